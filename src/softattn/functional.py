@@ -1,0 +1,299 @@
+"""Equation 1 of Soft-Attention, as pure functions on tensors.
+
+    f_sa = gamma * t * sum_k softmax(W_k * t)
+
+`t` is the feature map `x` of shape (B, C, H, W), `W_k * t` the k-th channel of one 2-D
+convolution, and the softmax runs over the H x W positions of each map.
+
+Source: Datta et al., "Soft-Attention Improves Skin Cancer Classification Performance",
+arXiv:2105.03358, equation 1.
+"""
+
+from collections.abc import Callable
+from typing import Literal, TypeAlias, overload
+
+import torch
+import torch.fx
+import torch.nn.functional as F
+from einops import rearrange, reduce
+from torch import Tensor
+
+from softattn.errors import ArgumentError, ArgumentTypeError, ShapeError, closest
+
+__all__ = ["attend", "attention_maps", "soft_attention", "spatial_softmax"]
+
+Activation: TypeAlias = str | Callable[[Tensor], Tensor] | None
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "elu": F.elu,
+    "gelu": F.gelu,
+    "leaky_relu": F.leaky_relu,
+    "relu": F.relu,
+    "sigmoid": torch.sigmoid,
+    "silu": F.silu,
+    "softplus": F.softplus,
+    "tanh": torch.tanh,
+}
+
+
+@overload
+def soft_attention(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = ...,
+    gamma: Tensor | float | None = ...,
+    *,
+    aggregate: bool = ...,
+    concat: bool = ...,
+    activation: Activation = ...,
+    return_maps: Literal[False] = ...,
+) -> Tensor: ...
+@overload
+def soft_attention(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = ...,
+    gamma: Tensor | float | None = ...,
+    *,
+    aggregate: bool = ...,
+    concat: bool = ...,
+    activation: Activation = ...,
+    return_maps: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+def soft_attention(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    gamma: Tensor | float | None = None,
+    *,
+    aggregate: bool = True,
+    concat: bool = False,
+    activation: Activation = None,
+    return_maps: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Scale a feature map by the attention that it draws on itself.
+
+    Example:
+        >>> import torch
+        >>> from softattn.functional import soft_attention
+        >>> x, weight = torch.randn(2, 64, 7, 7), torch.randn(16, 64, 3, 3)
+        >>> soft_attention(x, weight, gamma=0.01).shape
+        torch.Size([2, 64, 7, 7])
+        >>> features, maps = soft_attention(x, weight, aggregate=False, return_maps=True)
+        >>> features.shape, maps.shape
+        (torch.Size([2, 1024, 7, 7]), torch.Size([2, 16, 7, 7]))
+
+    Args:
+        x: the feature map, (B, C, H, W).
+        weight: one filter for each map, (K, C, kh, kw) with odd kh and kw.
+        bias: (K,). Without an activation it changes nothing, since a softmax doesn't see a
+            constant.
+        gamma: the factor of the equation; `None` for no factor.
+        aggregate: scale by the sum of the maps. Otherwise by each of the K maps, and the K scaled
+            copies stand one after another along the channels: all of the first map's, then all
+            of the second's.
+        concat: put `x` in front, along the channels.
+        activation: between convolution and softmax; a function, or the name of one.
+        return_maps: return the maps too.
+
+    Returns:
+        (B, C', H, W) in the dtype of `x`, where C' is C, or K * C without `aggregate`, plus C
+        with `concat`. With `return_maps` also the maps, as `attention_maps` gives them.
+
+    Raises:
+        ShapeError: `x`, `weight` and `bias` don't fit one another.
+    """
+    maps = attention_maps(x, weight, bias, activation=activation)
+    features = attend(x, maps, gamma, aggregate=aggregate, concat=concat)
+    return (features, maps) if return_maps else features
+
+
+def attention_maps(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: Activation = None
+) -> Tensor:
+    """Compute the attention maps of a feature map, softmax(W_k * t) of the equation.
+
+    Example:
+        >>> import torch
+        >>> from softattn.functional import attention_maps
+        >>> maps = attention_maps(torch.randn(2, 64, 7, 7), torch.randn(16, 64, 3, 3))
+        >>> maps.shape
+        torch.Size([2, 16, 7, 7])
+        >>> bool(torch.allclose(maps.sum(dim=(2, 3)), torch.ones(2, 16)))
+        True
+
+    Args:
+        x: the feature map, (B, C, H, W).
+        weight: one filter for each map, (K, C, kh, kw) with odd kh and kw. Beyond the border of
+            `x` the filters see zeros.
+        bias: (K,).
+        activation: between convolution and softmax; a function, or the name of one.
+
+    Returns:
+        (B, K, H, W). Each map is positive and sums to 1 over its H * W positions. In float32 at
+        least: half precision would round the sum of many small numbers away.
+
+    Raises:
+        ShapeError: `x`, `weight` and `bias` don't fit one another.
+    """
+    _check_shapes(x, weight, bias)
+    height, width = weight.shape[2:]
+    logits = F.conv2d(x, weight, bias, padding=(height // 2, width // 2))
+    return spatial_softmax(get_activation(activation)(logits))
+
+
+def spatial_softmax(logits: Tensor) -> Tensor:
+    """Turn logits into maps: a softmax over all positions of each map.
+
+    Example:
+        >>> import torch
+        >>> from softattn.functional import spatial_softmax
+        >>> spatial_softmax(torch.zeros(1, 1, 2, 2))
+        tensor([[[[0.2500, 0.2500],
+                  [0.2500, 0.2500]]]])
+
+    Args:
+        logits: (B, K, H, W).
+
+    Returns:
+        (B, K, H, W), in float32 at least.
+    """
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    return logits.flatten(2).softmax(dim=-1, dtype=dtype).reshape(logits.shape)
+
+
+def attend(
+    x: Tensor,
+    maps: Tensor,
+    gamma: Tensor | float | None = None,
+    *,
+    aggregate: bool = True,
+    concat: bool = False,
+) -> Tensor:
+    """Scale a feature map by attention maps: what the equation does once the maps are there.
+
+    Example:
+        >>> import torch
+        >>> from softattn.functional import attend
+        >>> x, maps = torch.ones(1, 2, 1, 2), torch.tensor([[[[0.25, 0.75]]]])
+        >>> attend(x, maps, gamma=4.0)
+        tensor([[[[1., 3.]],
+        <BLANKLINE>
+                 [[1., 3.]]]])
+
+    Args:
+        x: the feature map, (B, C, H, W).
+        maps: (B, K, H, W), from `attention_maps` or from elsewhere.
+        gamma: a factor; `None` for none.
+        aggregate: scale by the sum of the maps, not by each of them.
+        concat: put `x` in front, along the channels.
+
+    Returns:
+        (B, C', H, W) in the dtype and the memory format of `x`; C' as in `soft_attention`.
+
+    Raises:
+        ShapeError: `x` and `maps` aren't both 4-D of one batch and one size.
+    """
+    if (
+        x.ndim != 4
+        or maps.ndim != 4
+        or x.shape[0] != maps.shape[0]
+        or x.shape[2:] != maps.shape[2:]
+    ):
+        raise ShapeError(
+            "scaling a feature map by attention maps: expected x (B, C, H, W) and maps "
+            f"(B, K, H, W) of the same B, H and W, found x {tuple(x.shape)} "
+            f"and maps {tuple(maps.shape)}."
+        )
+    scales = reduce(maps, "b k h w -> b 1 h w", "sum") if aggregate else maps
+    if gamma is not None:
+        scales = gamma * scales
+    scales = scales.to(x.dtype)
+    attended = x * scales if aggregate else _scale_by_each(x, scales)
+    return torch.cat([x, attended], dim=1) if concat else attended
+
+
+def _scale_by_each(x: Tensor, scales: Tensor) -> Tensor:
+    # The product is written in the order in which the result lies in memory, so that the last
+    # rearrange copies nothing.
+    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        copies = rearrange(x, "b c h w -> b h w 1 c") * rearrange(scales, "b k h w -> b h w k 1")
+        return rearrange(copies, "b h w k c -> b (k c) h w")
+    copies = rearrange(x, "b c h w -> b 1 c h w") * rearrange(scales, "b k h w -> b k 1 h w")
+    return rearrange(copies, "b k c h w -> b (k c) h w")
+
+
+def get_activation(activation: Activation) -> Callable[[Tensor], Tensor]:
+    """Return the function that an `activation` argument means: itself, by name, or none.
+
+    Example:
+        >>> import torch
+        >>> from softattn.functional import get_activation
+        >>> get_activation("relu")(torch.tensor([-1.0, 1.0]))
+        tensor([0., 1.])
+
+    Raises:
+        ArgumentError: no activation has this name.
+        ArgumentTypeError: it is neither a name nor a function.
+    """
+    if activation is None:
+        return _identity
+    if callable(activation):
+        return activation
+    if not isinstance(activation, str):
+        raise ArgumentTypeError(
+            "choosing the activation before the softmax: expected a function, the name of one, "
+            f"or None, found {activation!r} ({type(activation).__name__})."
+        )
+    if activation not in _ACTIVATIONS:
+        raise ArgumentError(
+            f"choosing the activation before the softmax: there is none named {activation!r}. "
+            f"{closest(activation, _ACTIVATIONS)} Any function on tensors works too."
+        )
+    return _ACTIVATIONS[activation]
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
+def _check_shapes(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    doing = "computing attention maps"
+    if weight.ndim != 4 or weight.shape[2] % 2 == 0 or weight.shape[3] % 2 == 0:
+        raise ShapeError(
+            f"{doing}: expected a weight of shape (K, C, kh, kw) with odd kh and kw, "
+            f"found {tuple(weight.shape)}. A kernel of even size has no centre."
+        )
+    num_maps, channels = weight.shape[:2]
+    if bias is not None and bias.shape != (num_maps,):
+        raise ShapeError(
+            f"{doing}: expected a bias of shape ({num_maps},) for a weight with {num_maps} maps, "
+            f"found {tuple(bias.shape)}."
+        )
+    check_feature_map(x, channels, doing)
+
+
+def check_feature_map(x: Tensor, channels: int, doing: str) -> None:
+    """Raise a `ShapeError` unless x is (B, channels, H, W) with at least one position."""
+    expected = f"{doing}: expected x of shape (B, {channels}, H, W), found {tuple(x.shape)}."
+    if x.ndim == 3:
+        raise ShapeError(f"{expected} For a single feature map pass x.unsqueeze(0).")
+    if x.ndim != 4:
+        raise ShapeError(f"{expected} It has {x.ndim} dimensions, not 4.")
+    if x.shape[1] != channels:
+        hint = (
+            " This looks like channels last: pass x.permute(0, 3, 1, 2)."
+            if x.shape[3] == channels
+            else f" Build the attention with in_channels={x.shape[1]}."
+        )
+        raise ShapeError(expected + hint)
+    if x.shape[2] == 0 or x.shape[3] == 0:
+        raise ShapeError(f"{expected} A map needs at least one position.")
+
+
+# A symbolic trace (torchvision's feature extraction, torch.fx) keeps the equation as one node:
+# the shape checks can't run on its proxies.
+torch.fx.wrap("soft_attention")
+torch.fx.wrap("attention_maps")
+torch.fx.wrap("attend")
+torch.fx.wrap("spatial_softmax")

@@ -1,0 +1,194 @@
+"""The authors' layer exactly as they published it, and the weights that people have for it.
+
+It is not equation 1. Their `conv3d` has strides (1, 1, C) over the axes (height, width, channels)
+and a kernel of (C, 3, 3): C tall, 3 wide, and 3 deep along the channels. With stride C and SAME
+padding the one step along the channels takes the first three, so no other channel ever reaches
+the maps. Then come a bias and a ReLU before the softmax, and there is no gamma.
+
+Source: github.com/skrantidatta/Attention-based-Skin-Cancer-Classification.
+"""
+
+from collections.abc import Mapping
+from os import PathLike
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from softattn import functional
+from softattn.attention import SpatialAttention
+from softattn.checks import whole_number
+from softattn.errors import ArgumentTypeError
+from softattn.keras_files import Array, find_layer, open_arrays
+
+__all__ = ["KerasSoftAttention", "load_weights"]
+
+_DEPTH = 3  # channels that the authors' kernel reaches
+_WIDTH = 3
+
+
+class KerasSoftAttention(SpatialAttention):
+    """The authors' Keras layer, quirk for quirk, for PyTorch tensors.
+
+    Example:
+        >>> import torch
+        >>> from softattn.keras import KerasSoftAttention
+        >>> layer = KerasSoftAttention(in_channels=192, aggregate=True)
+        >>> features, maps = layer(torch.randn(2, 192, 8, 8), return_maps=True)
+        >>> features.shape, maps.shape
+        (torch.Size([2, 192, 8, 8]), torch.Size([2, 16, 8, 8]))
+
+        Only the first three channels reach the maps:
+
+        >>> x = torch.randn(1, 192, 8, 8)
+        >>> other = torch.cat([x[:, :3], torch.randn(1, 189, 8, 8)], dim=1)
+        >>> bool((layer(x, return_maps=True)[1] == layer(other, return_maps=True)[1]).all())
+        True
+
+    Args:
+        in_channels: C, the channels of the feature map (`ch` in their code).
+        num_maps: K (`m` in their code).
+        aggregate: scale the features by the sum of the maps, not by each of them.
+        concat: put x behind the attended features (`concat_with_x` in their code). In
+            `SoftAttention` it stands in front.
+        device: where the parameters are.
+        dtype: of the parameters.
+
+    Shape:
+        - x: (B, C, H, W), where theirs is (B, H, W, C).
+        - features: (B, C', H, W), where C' is `out_channels`: C, or K * C without `aggregate`,
+          plus C with `concat`.
+        - maps: (B, K, H, W), each sums to 1.
+
+    Attributes:
+        weight: (K, min(C, 3), C, 3): what `kernel_conv3d` (C, 3, 3, 1, K) does, as the weight of
+            a 2-D convolution. He-uniform.
+        bias: (K,), `bias_conv3d`. Zeros.
+
+    Raises:
+        ArgumentError: an argument is out of range.
+        ArgumentTypeError: an argument has the wrong type.
+        ShapeError: in `forward`, x isn't (B, C, H, W).
+
+    Source: `SoftAttention(ch, m, concat_with_x, aggregate)` in the authors' repository. The
+    convolution is TensorFlow's as XLA and GPUs compute it; its CPU kernels disagree with them and
+    with one another.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_maps: int = 16,
+        *,
+        aggregate: bool = False,
+        concat: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        doing = f"building {type(self).__name__}"
+        self.in_channels = whole_number(doing, "in_channels", in_channels)
+        self.num_maps = whole_number(doing, "num_maps", num_maps)
+        self.aggregate = aggregate
+        self.concat = concat
+
+        def parameter(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+
+        self.weight = parameter(self.num_maps, _DEPTH, self.in_channels, _WIDTH)
+        self.bias = parameter(self.num_maps)
+        self.reset_parameters()
+
+    @property
+    def out_channels(self) -> int:
+        """The channels that come out."""
+        copies = (1 if self.aggregate else self.num_maps) + self.concat
+        return copies * self.in_channels
+
+    def reset_parameters(self) -> None:
+        """Start again from the authors' he_uniform kernel and zero bias."""
+        nn.init.kaiming_uniform_(self.weight, nonlinearity="relu")
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor, return_maps: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Scale x as the authors' layer does; with `return_maps` give (features, maps)."""
+        functional.check_feature_map(x, self.in_channels, "computing the authors' attention")
+        maps = functional.spatial_softmax(F.relu(self._logits(x)))
+        features = functional.attend(x, maps, aggregate=self.aggregate)
+        if self.concat:
+            features = torch.cat([features, x], dim=1)
+        return self.emit(features, maps, return_maps)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        # SAME padding of C channels for 3 at stride C: none, unless C is below 3.
+        first = max(_DEPTH - self.in_channels, 0) // 2
+        depth = min(_DEPTH, self.in_channels)
+        # SAME padding of H rows for C.
+        centre = (self.in_channels - 1) // 2
+        above, below = centre, self.in_channels - 1 - centre
+        if not torch.compiler.is_compiling():
+            # Rows of the kernel further than H - 1 from the centre only ever see padding. An
+            # exported graph, which serves any H, keeps them.
+            above, below = min(above, x.shape[2] - 1), min(below, x.shape[2] - 1)
+        weight = self.weight[:, first : first + depth, centre - above : centre + below + 1]
+        padded = F.pad(x[:, :depth], [_WIDTH // 2, _WIDTH // 2, above, below])
+        return F.conv2d(padded, weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """Give the arguments, for `print(module)`."""
+        return (
+            f"{self.in_channels}, num_maps={self.num_maps}, aggregate={self.aggregate}, "
+            f"concat={self.concat}"
+        )
+
+
+def load_weights(
+    module: KerasSoftAttention,
+    source: str | PathLike[str] | Mapping[str, Array],
+    *,
+    layer: str | None = None,
+) -> KerasSoftAttention:
+    """Put the weights of the authors' layer into a module, from a Keras file or from arrays.
+
+    Example:
+        >>> import numpy as np
+        >>> from softattn.keras import KerasSoftAttention, load_weights
+        >>> layer = KerasSoftAttention(8, num_maps=2)
+        >>> arrays = {"kernel_conv3d": np.zeros((8, 3, 3, 1, 2)), "bias_conv3d": np.ones(2)}
+        >>> load_weights(layer, arrays).bias
+        Parameter containing:
+        tensor([1., 1.], requires_grad=True)
+
+    Args:
+        module: where the weights go.
+        source: a mapping with `kernel_conv3d` (C, 3, 3, 1, K) and `bias_conv3d` (K,), or the path
+            of a file: Keras 2 `.h5` or `.hdf5`, of weights or of a whole model; Keras 3
+            `.weights.h5`; a `.keras` archive. What it is shows from its content, not its name.
+            The layer is found by the shape of its kernel, then by its name. Nothing is unpickled.
+        layer: the name of the layer, where a file has several of this shape.
+
+    Returns:
+        The module.
+
+    Raises:
+        WeightsError: the file can't be read, or the layer isn't in it, or there are several, or
+            its weights have another shape. The module is then as it was.
+        ArgumentTypeError: the module isn't a `KerasSoftAttention`.
+        MissingExtraError: h5py isn't installed.
+    """
+    if not isinstance(module, KerasSoftAttention):
+        raise ArgumentTypeError(
+            "loading the authors' weights: expected a KerasSoftAttention, found "
+            f"{type(module).__name__}. The authors' kernel means something else to other layers."
+        )
+    wanted = (module.in_channels, module.num_maps, layer)
+    if isinstance(source, Mapping):
+        kernel, bias = find_layer(source, "the mapping", *wanted)
+    else:
+        with open_arrays(source) as arrays:
+            kernel, bias = find_layer(arrays, str(source), *wanted)
+    with torch.no_grad():
+        module.weight.copy_(rearrange(kernel, "rows cols depth 1 k -> k depth rows cols"))
+        module.bias.copy_(bias)
+    return module

@@ -1,0 +1,81 @@
+"""How a feature map lies in a tensor: the three layouts of image models, and the way between."""
+
+from enum import Enum
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from softattn.errors import ShapeError
+
+__all__ = ["Layout", "from_nchw", "to_nchw"]
+
+
+class Layout(str, Enum):
+    """How a feature map lies in a tensor."""
+
+    NCHW = "NCHW"
+    """(B, C, H, W): convolutional networks."""
+    NHWC = "NHWC"
+    """(B, H, W, C): Swin, MambaOut, Hiera."""
+    NLC = "NLC"
+    """(B, P + H * W, C): tokens, with P prefix tokens in front; ViT and its kin."""
+
+
+def to_nchw(
+    x: Tensor, layout: Layout, grid: tuple[int, int] | None = None, num_prefix_tokens: int = 0
+) -> Tensor:
+    """Bring a feature map from a layout to (B, C, H, W), without a copy.
+
+    Example:
+        >>> import torch
+        >>> from softattn.layout import Layout, to_nchw
+        >>> to_nchw(torch.zeros(2, 1 + 14 * 14, 192), Layout.NLC, (14, 14), 1).shape
+        torch.Size([2, 192, 14, 14])
+
+    Args:
+        x: (B, C, H, W), (B, H, W, C) or (B, P + H * W, C).
+        layout: which of these.
+        grid: H and W, which tokens don't show.
+        num_prefix_tokens: P, the tokens in front that are no position; they are left out.
+
+    Raises:
+        ShapeError: x isn't of this layout, or has other than P + H * W tokens.
+    """
+    if layout is Layout.NLC:
+        height, width = grid if grid is not None else (0, 0)
+        if x.ndim != 3 or x.shape[1] != num_prefix_tokens + height * width:
+            raise ShapeError(
+                f"putting tokens on a grid: expected (B, {num_prefix_tokens} + {height} * {width},"
+                f" C), found {tuple(x.shape)}."
+            )
+        tokens = x[:, num_prefix_tokens:]
+        return rearrange(tokens, "b (h w) c -> b c h w", h=height, w=width)
+    if x.ndim != 4:
+        raise ShapeError(
+            f"reading a feature map as {layout.value}: expected 4 dimensions, "
+            f"found {tuple(x.shape)}."
+        )
+    return rearrange(x, "b h w c -> b c h w") if layout is Layout.NHWC else x
+
+
+def from_nchw(x: Tensor, layout: Layout, prefix: Tensor | None = None) -> Tensor:
+    """Bring a feature map (B, C, H, W) back into a layout.
+
+    Example:
+        >>> import torch
+        >>> from softattn.layout import Layout, from_nchw
+        >>> from_nchw(torch.zeros(2, 192, 14, 14), Layout.NLC, torch.zeros(2, 1, 192)).shape
+        torch.Size([2, 197, 192])
+
+    Args:
+        x: (B, C, H, W).
+        layout: which is wanted.
+        prefix: (B, P, C), the tokens to put in front again.
+    """
+    if layout is Layout.NCHW:
+        return x
+    if layout is Layout.NHWC:
+        return rearrange(x, "b c h w -> b h w c")
+    tokens = rearrange(x, "b c h w -> b (h w) c")
+    return tokens if prefix is None else torch.cat([prefix, tokens], dim=1)
