@@ -44,8 +44,11 @@ def odd_pair(doing: str, name: str, value: object) -> tuple[int, int]:
         )
     height, width = (whole_number(doing, name, size) for size in pair)
     if height % 2 == 0 or width % 2 == 0:
+        below = (height - 1 + height % 2, width - 1 + width % 2)
+        above = (height + 1 - height % 2, width + 1 - width % 2)
+        nearest = (below, above) if isinstance(value, tuple | list) else (below[0], above[0])
         raise ArgumentError(
             f"{doing}: {name} must be odd, since an even kernel has no centre, found {value!r}. "
-            f"Nearest: {height - 1 + height % 2} and {height + 1 - height % 2}."
+            f"Nearest: {nearest[0]} or {nearest[1]}."
         )
     return height, width

@@ -58,5 +58,16 @@ def closest(name: str, options: Iterable[str], count: int = 3) -> str:
         return f"Closest: {', '.join(near)}."
     if not options:
         return "There are none."
-    shown = ", ".join(options[:10])
-    return f"There are: {shown}{', ...' if len(options) > 10 else ''}."
+    return f"There are: {listed(options, 10)}."
+
+
+def listed(names: Iterable[str], most: int = 20) -> str:
+    """List names for a message, and say how many more there are.
+
+    >>> from softattn.errors import listed
+    >>> listed(["a", "b", "c"], most=2)
+    'a, b, and 1 more'
+    """
+    names = list(names)
+    more = f", and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more if names else "nothing"

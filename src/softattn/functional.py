@@ -214,10 +214,11 @@ def attend(
 
 
 def _scale_by_each(x: Tensor, scales: Tensor) -> Tensor:
-    # The product is written in the order in which the result lies in memory, so that the last
-    # rearrange copies nothing.
+    # Each product is written in the order in which its result lies in memory, so that the
+    # rearranging after it copies nothing.
     if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
-        copies = rearrange(x, "b c h w -> b h w 1 c") * rearrange(scales, "b k h w -> b h w k 1")
+        scales = rearrange(scales, "b k h w -> b h w k 1").contiguous()
+        copies = rearrange(x, "b c h w -> b h w 1 c") * scales
         return rearrange(copies, "b h w k c -> b (k c) h w")
     copies = rearrange(x, "b c h w -> b 1 c h w") * rearrange(scales, "b k h w -> b k 1 h w")
     return rearrange(copies, "b k c h w -> b (k c) h w")
@@ -275,20 +276,21 @@ def _check_shapes(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
 
 def check_feature_map(x: Tensor, channels: int, doing: str) -> None:
     """Raise a `ShapeError` unless x is (B, channels, H, W) with at least one position."""
-    expected = f"{doing}: expected x of shape (B, {channels}, H, W), found {tuple(x.shape)}."
+    if x.ndim == 4 and x.shape[1] == channels and x.shape[2] > 0 and x.shape[3] > 0:
+        return
     if x.ndim == 3:
-        raise ShapeError(f"{expected} For a single feature map pass x.unsqueeze(0).")
-    if x.ndim != 4:
-        raise ShapeError(f"{expected} It has {x.ndim} dimensions, not 4.")
-    if x.shape[1] != channels:
-        hint = (
-            " This looks like channels last: pass x.permute(0, 3, 1, 2)."
-            if x.shape[3] == channels
-            else f" Build the attention with in_channels={x.shape[1]}."
-        )
-        raise ShapeError(expected + hint)
-    if x.shape[2] == 0 or x.shape[3] == 0:
-        raise ShapeError(f"{expected} A map needs at least one position.")
+        hint = "For a single feature map pass x.unsqueeze(0)."
+    elif x.ndim != 4:
+        hint = f"It has {x.ndim} dimensions, not 4."
+    elif x.shape[1] == channels:
+        hint = "A map needs at least one position."
+    elif x.shape[3] == channels:
+        hint = "This looks like channels last: pass x.permute(0, 3, 1, 2)."
+    else:
+        hint = f"Build the attention with in_channels={x.shape[1]}."
+    raise ShapeError(
+        f"{doing}: expected x of shape (B, {channels}, H, W), found {tuple(x.shape)}. {hint}"
+    )
 
 
 # A symbolic trace (torchvision's feature extraction, torch.fx) keeps the equation as one node:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from os import PathLike
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ class KerasSoftAttention(SpatialAttention):
         - maps: (B, K, H, W), each sums to 1.
 
     Attributes:
-        weight: (K, min(C, 3), C, 3): what `kernel_conv3d` (C, 3, 3, 1, K) does, as the weight of
+        weight: (K, 3, C, 3): what `kernel_conv3d` (C, 3, 3, 1, K) does, as the weight of
             a 2-D convolution. He-uniform.
         bias: (K,), `bias_conv3d`. Zeros.
 
@@ -113,27 +114,10 @@ class KerasSoftAttention(SpatialAttention):
 
     def forward(self, x: Tensor, return_maps: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Scale x as the authors' layer does; with `return_maps` give (features, maps)."""
-        functional.check_feature_map(x, self.in_channels, "computing the authors' attention")
-        maps = functional.spatial_softmax(F.relu(self._logits(x)))
-        features = functional.attend(x, maps, aggregate=self.aggregate)
-        if self.concat:
-            features = torch.cat([features, x], dim=1)
+        features, maps = _attention(
+            x, self.weight, self.bias, aggregate=self.aggregate, concat=self.concat
+        )
         return self.emit(features, maps, return_maps)
-
-    def _logits(self, x: Tensor) -> Tensor:
-        # SAME padding of C channels for 3 at stride C: none, unless C is below 3.
-        first = max(_DEPTH - self.in_channels, 0) // 2
-        depth = min(_DEPTH, self.in_channels)
-        # SAME padding of H rows for C.
-        centre = (self.in_channels - 1) // 2
-        above, below = centre, self.in_channels - 1 - centre
-        if not torch.compiler.is_compiling():
-            # Rows of the kernel further than H - 1 from the centre only ever see padding. An
-            # exported graph, which serves any H, keeps them.
-            above, below = min(above, x.shape[2] - 1), min(below, x.shape[2] - 1)
-        weight = self.weight[:, first : first + depth, centre - above : centre + below + 1]
-        padded = F.pad(x[:, :depth], [_WIDTH // 2, _WIDTH // 2, above, below])
-        return F.conv2d(padded, weight, self.bias)
 
     def extra_repr(self) -> str:
         """Give the arguments, for `print(module)`."""
@@ -141,6 +125,35 @@ class KerasSoftAttention(SpatialAttention):
             f"{self.in_channels}, num_maps={self.num_maps}, aggregate={self.aggregate}, "
             f"concat={self.concat}"
         )
+
+
+def _attention(
+    x: Tensor, weight: Tensor, bias: Tensor, *, aggregate: bool, concat: bool
+) -> tuple[Tensor, Tensor]:
+    functional.check_feature_map(x, weight.shape[2], "computing the authors' attention")
+    maps = functional.spatial_softmax(F.relu(_logits(x, weight, bias)))
+    features = functional.attend(x, maps, aggregate=aggregate)
+    return (torch.cat([features, x], dim=1) if concat else features), maps
+
+
+def _logits(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    channels, height = x.shape[1], x.shape[2]
+    # SAME padding of C channels for 3 at stride C: none, unless C is below 3.
+    first = max(_DEPTH - channels, 0) // 2
+    depth = min(_DEPTH, channels)
+    # SAME padding of H rows for C.
+    centre = (channels - 1) // 2
+    above, below = centre, channels - 1 - centre
+    if not torch.compiler.is_compiling():
+        # Rows of the kernel further than H - 1 from the centre only ever see padding. An
+        # exported graph, which serves any H, keeps them.
+        above, below = min(above, height - 1), min(below, height - 1)
+    weight = weight[:, first : first + depth, centre - above : centre + below + 1]
+    padded = F.pad(x[:, :depth], [_WIDTH // 2, _WIDTH // 2, above, below])
+    return F.conv2d(padded, weight, bias)
+
+
+torch.fx.wrap("_attention")  # for the reason given in softattn.functional
 
 
 def load_weights(

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from softattn.errors import WeightsError, missing_extra
+from softattn.errors import WeightsError, listed, missing_extra
 
 __all__ = ["Array", "find_layer", "open_arrays"]
 
@@ -69,7 +69,7 @@ def _weights_in_archive(path: Path) -> BytesIO:
         if _WEIGHTS_IN_ARCHIVE not in archive.namelist():
             raise WeightsError(
                 f"{_DOING}: the archive {path} holds no {_WEIGHTS_IN_ARCHIVE}, so it isn't a "
-                f".keras file. It holds: {_listed(archive.namelist())}."
+                f".keras file. It holds: {listed(archive.namelist())}."
             )
         return BytesIO(archive.read(_WEIGHTS_IN_ARCHIVE))
 
@@ -90,14 +90,14 @@ def find_layer(
     if len(kernels) > 1:
         raise WeightsError(
             f"{_DOING}: {where} has {len(kernels)} layers with a kernel of shape {shape}: "
-            f"{_listed(kernels)}. Say which with layer=, for example "
+            f"{listed(kernels)}. Say which with layer=, for example "
             f"layer={_layer_names(kernels[0])[-1]!r}."
         )
     bias = _bias_beside(arrays, kernels[0], num_maps)
     if bias is None:
         raise WeightsError(
             f"{_DOING}: {where} has the kernel {kernels[0]!r} but no bias of shape "
-            f"({num_maps},) beside it. It has: {_listed(_with_shapes(arrays))}."
+            f"({num_maps},) beside it. It has: {listed(_with_shapes(arrays))}."
         )
     return _tensor(arrays[kernels[0]]), _tensor(arrays[bias])
 
@@ -107,7 +107,7 @@ def _of_layer(arrays: Mapping[str, Array], where: str, layer: str) -> Mapping[st
     if not chosen:
         layers = dict.fromkeys(part for name in arrays for part in _layer_names(name)[-1:])
         raise WeightsError(
-            f"{_DOING}: {where} has no layer named {layer!r}. It has: {_listed(layers)}."
+            f"{_DOING}: {where} has no layer named {layer!r}. It has: {listed(layers)}."
         )
     return chosen
 
@@ -144,22 +144,14 @@ def _nothing_fits(arrays: Mapping[str, Array], where: str, shape: tuple[int, ...
     if others:
         found = next(iter(others.values())).shape
         return (
-            f"{message} It has {_listed(_with_shapes(others))}: "
+            f"{message} It has {listed(_with_shapes(others))}: "
             f"build the module with in_channels={found[0]}, num_maps={found[-1]}."
         )
-    return f"{message} It has: {_listed(_with_shapes(arrays))}."
+    return f"{message} It has: {listed(_with_shapes(arrays))}."
 
 
 def _with_shapes(arrays: Mapping[str, Array]) -> list[str]:
     return [f"{name} {tuple(array.shape)}" for name, array in arrays.items()]
-
-
-def _listed(names: "Mapping[str, None] | list[str]", most: int = 20) -> str:
-    names = list(names)
-    if not names:
-        return "nothing"
-    more = f", and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _tensor(array: Array) -> Tensor:

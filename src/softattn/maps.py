@@ -39,7 +39,7 @@ def capture_maps(model: nn.Module) -> Iterator[Mapping[str, Tensor]]:
         ModelError: the model holds no attention.
     """
     names = {
-        module: name.replace("_orig_mod.", "").removeprefix("_orig_mod")
+        module: _without_compiler(name)
         for name, module in model.named_modules()
         if isinstance(module, SpatialAttention)
     }
@@ -62,3 +62,8 @@ def capture_maps(model: nn.Module) -> Iterator[Mapping[str, Tensor]]:
         yield captured
     finally:
         observers.remove(observe)
+
+
+def _without_compiler(name: str) -> str:
+    # torch.compile puts a module of its own around the one that it compiles.
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")

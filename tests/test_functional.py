@@ -1,0 +1,267 @@
+import itertools
+
+import numpy as np
+import pytest
+import reference
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.autograd import gradcheck, gradgradcheck
+
+from softattn import ArgumentError, ArgumentTypeError, ShapeError, SoftAttnError, functional
+from softattn.functional import attend, attention_maps, soft_attention, spatial_softmax
+
+KERNELS = [(1, 1), (3, 3), (5, 5), (1, 3)]
+SIZES = [(1, 1), (4, 4), (5, 3), (7, 6)]
+
+
+def tensors(size=(5, 4), kernel=(3, 3), channels=4, num_maps=3, batch=2, dtype=torch.float64):
+    x = torch.randn(batch, channels, *size, dtype=dtype)
+    weight = torch.randn(num_maps, channels, *kernel, dtype=dtype)
+    return x, weight, torch.randn(num_maps, dtype=dtype)
+
+
+@pytest.mark.parametrize(("kernel", "size"), list(itertools.product(KERNELS, SIZES)))
+@pytest.mark.parametrize("aggregate", [True, False])
+@pytest.mark.parametrize("concat", [True, False])
+@pytest.mark.parametrize("gamma", [None, 0.01, -3.0])
+@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_equals_the_reference(kernel, size, aggregate, concat, gamma, activation, with_bias):
+    x, weight, bias = tensors(size, kernel)
+    bias = bias if with_bias else None
+    features, maps = soft_attention(
+        x,
+        weight,
+        bias,
+        gamma,
+        aggregate=aggregate,
+        concat=concat,
+        activation=activation,
+        return_maps=True,
+    )
+    expected, expected_maps = reference.soft_attention(
+        x.numpy(),
+        weight.numpy(),
+        None if bias is None else bias.numpy(),
+        gamma,
+        aggregate,
+        concat,
+        activation,
+    )
+    assert features.shape == expected.shape
+    assert maps.shape == expected_maps.shape
+    assert np.abs(features.numpy() - expected).max() <= 1e-12
+    assert np.abs(maps.numpy() - expected_maps).max() <= 1e-12
+
+
+@pytest.mark.parametrize("activation", [name for name in reference.ACTIVATIONS if name])
+def test_every_activation_equals_the_reference(activation):
+    x, weight, bias = tensors()
+    maps = attention_maps(x, weight, bias, activation=activation)
+    arrays = (x.numpy(), weight.numpy(), bias.numpy())
+    _, expected = reference.soft_attention(*arrays, None, True, False, activation)
+    assert np.abs(maps.numpy() - expected).max() <= 1e-12
+
+
+def test_the_reference_knows_every_activation():
+    assert set(functional._ACTIVATIONS) == {name for name in reference.ACTIVATIONS if name}
+
+
+def test_an_activation_may_be_a_function():
+    x, weight, bias = tensors()
+    maps = attention_maps(x, weight, bias, activation=torch.nn.Softplus())
+    assert torch.equal(maps, attention_maps(x, weight, bias, activation="softplus"))
+
+
+@pytest.mark.parametrize("aggregate", [True, False])
+@pytest.mark.parametrize("concat", [True, False])
+@pytest.mark.parametrize("activation", [None, "tanh"])
+def test_gradients(aggregate, concat, activation):
+    x, weight, bias = (t.requires_grad_() for t in tensors((3, 4), channels=2, num_maps=2))
+    gamma = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+
+    def function(*inputs):
+        options = {"aggregate": aggregate, "concat": concat, "activation": activation}
+        return soft_attention(*inputs, **options, return_maps=True)
+
+    assert gradcheck(function, (x, weight, bias, gamma))
+    assert gradgradcheck(function, (x, weight, bias, gamma))
+
+
+@pytest.mark.parametrize("channels", [1, 5, 64])
+def test_conv3d_over_a_single_channel_is_the_same(channels):
+    x, weight, bias = tensors((7, 6), channels=channels, num_maps=16, dtype=torch.float32)
+    weight /= 3 * channels**0.5
+    conv3d = torch.nn.Conv3d(1, 16, (channels, 3, 3), padding=(0, 1, 1))
+    conv3d.load_state_dict({"weight": weight[:, None], "bias": bias})
+    logits = conv3d(x[:, None])[:, :, 0]
+    maps = logits.flatten(2).softmax(-1).view_as(logits)
+    features = 0.01 * x * maps.sum(1, keepdim=True)
+    assert (attention_maps(x, weight, bias) - maps).abs().max() <= 1e-6
+    assert (soft_attention(x, weight, bias, 0.01) - features).abs().max() <= 1e-6
+
+
+shapes = st.tuples(
+    st.integers(1, 3), st.integers(1, 4), st.integers(1, 6), st.integers(1, 6), st.integers(1, 5)
+)
+
+
+@given(shapes, st.sampled_from(KERNELS), st.floats(-30, 30), st.integers(0, 2**31))
+@settings(max_examples=60, deadline=None)
+def test_maps_are_distributions(shape, kernel, scale, seed):
+    batch, channels, height, width, num_maps = shape
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, channels, height, width, generator=generator, dtype=torch.float64)
+    weight = scale * torch.randn(
+        num_maps, channels, *kernel, generator=generator, dtype=torch.float64
+    )
+    maps = attention_maps(x, weight)
+    assert (maps >= 0).all()
+    torch.testing.assert_close(maps.sum(dim=(2, 3)), torch.ones_like(maps[:, :, 0, 0]))
+    summed = maps.sum(dim=(1, 2, 3))
+    torch.testing.assert_close(summed, torch.full_like(summed, num_maps))
+
+
+@given(shapes, st.integers(0, 2**31))
+@settings(max_examples=40, deadline=None)
+def test_the_order_of_the_maps_changes_nothing_with_aggregate(shape, seed):
+    batch, channels, height, width, num_maps = shape
+    torch.manual_seed(seed)
+    x, weight, bias = tensors((height, width), (3, 3), channels, num_maps, batch)
+    order = torch.randperm(num_maps)
+    features = soft_attention(x, weight, bias, 0.5)
+    torch.testing.assert_close(features, soft_attention(x, weight[order], bias[order], 0.5))
+
+
+@given(st.integers(0, 2**31), st.floats(-5, 5))
+@settings(max_examples=20, deadline=None)
+def test_a_bias_is_never_felt_without_an_activation(seed, shift):
+    torch.manual_seed(seed)
+    x, weight, bias = tensors()
+    torch.testing.assert_close(attention_maps(x, weight, bias + shift), attention_maps(x, weight))
+    assert not torch.allclose(
+        attention_maps(x, weight, bias - 2.0, activation="relu"),
+        attention_maps(x, weight, bias + 2.0, activation="relu"),
+    )
+
+
+@given(st.floats(-100, 100), st.sampled_from(KERNELS), st.integers(0, 2**31))
+@settings(max_examples=30, deadline=None)
+def test_a_constant_input_gives_uniform_maps_away_from_the_border(value, kernel, seed):
+    torch.manual_seed(seed)
+    _, weight, bias = tensors(kernel=kernel)
+    x = torch.full((1, 4, 9, 8), value, dtype=torch.float64)
+    down, across = kernel[0] // 2, kernel[1] // 2
+    inner = attention_maps(x, weight, bias)[:, :, down : 9 - down, across : 8 - across]
+    expected = inner[:, :, :1, :1].expand_as(inner)
+    torch.testing.assert_close(inner, expected, rtol=1e-9, atol=0)
+
+
+def test_aggregate_is_the_sum_of_the_maps_copies():
+    x, weight, bias = tensors()
+    each = soft_attention(x, weight, bias, 2.0, aggregate=False).unflatten(1, (3, 4)).sum(1)
+    torch.testing.assert_close(soft_attention(x, weight, bias, 2.0), each)
+
+
+def test_maps_are_at_least_float32_and_features_keep_their_dtype():
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        x, weight, bias = tensors(dtype=dtype)
+        features, maps = soft_attention(x, weight, bias, 0.01, return_maps=True)
+        assert (features.dtype, maps.dtype) == (dtype, torch.float32)
+        torch.testing.assert_close(maps.sum(dim=(2, 3)), torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_large_logits_stay_finite(dtype):
+    logits = torch.tensor([1e4, -1e4, 0.0, 1e4], dtype=dtype).reshape(1, 1, 2, 2)
+    assert spatial_softmax(logits).flatten().tolist() == [0.5, 0.0, 0.0, 0.5]
+    x = torch.full((1, 1, 3, 3), 100.0, dtype=dtype)
+    weight = torch.full((2, 1, 1, 1), 100.0, dtype=dtype)
+    assert soft_attention(x, weight, gamma=0.01).isfinite().all()
+
+
+def test_attend_with_maps_from_elsewhere():
+    x, maps = torch.randn(2, 3, 4, 5), torch.rand(2, 2, 4, 5)
+    features = attend(x, maps, 0.5, aggregate=False, concat=True)
+    assert torch.equal(features[:, :3], x)
+    torch.testing.assert_close(features[:, 3:6], 0.5 * x * maps[:, :1])
+    torch.testing.assert_close(features[:, 6:], 0.5 * x * maps[:, 1:])
+
+
+@pytest.mark.parametrize("aggregate", [True, False])
+@pytest.mark.parametrize("concat", [True, False])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_keeps_the_memory_format(aggregate, concat, memory_format):
+    x, weight, bias = tensors((6, 5))
+    plain = soft_attention(x, weight, bias, 0.5, aggregate=aggregate, concat=concat)
+    x = x.to(memory_format=memory_format)
+    features = soft_attention(x, weight, bias, 0.5, aggregate=aggregate, concat=concat)
+    assert features.is_contiguous(memory_format=memory_format)
+    torch.testing.assert_close(features, plain)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((2, 5, 7, 7), "expected x of shape (B, 4, H, W), found (2, 5, 7, 7). Build the attention "
+         "with in_channels=5."),
+        ((2, 7, 7, 4), "found (2, 7, 7, 4). This looks like channels last: pass "
+         "x.permute(0, 3, 1, 2)."),
+        ((4, 7, 7), "found (4, 7, 7). For a single feature map pass x.unsqueeze(0)."),
+        ((2, 4), "found (2, 4). It has 2 dimensions, not 4."),
+        ((2, 4, 0, 7), "found (2, 4, 0, 7). A map needs at least one position."),
+        ((2, 4, 7, 0), "found (2, 4, 7, 0). A map needs at least one position."),
+    ],
+)  # fmt: skip
+def test_features_that_do_not_fit(shape, message):
+    with pytest.raises(ShapeError) as error:
+        soft_attention(torch.zeros(shape), torch.zeros(3, 4, 3, 3))
+    assert str(error.value).startswith("computing attention maps: expected x of shape")
+    assert message in str(error.value)
+    assert isinstance(error.value, SoftAttnError)
+    assert isinstance(error.value, ValueError)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 2, 3), (3, 4, 3, 2), (3, 4, 3), (4, 3, 3, 1, 3)])
+def test_weights_that_do_not_fit(shape):
+    with pytest.raises(ShapeError) as error:
+        soft_attention(torch.zeros(1, 4, 5, 5), torch.zeros(shape))
+    assert str(error.value) == (
+        "computing attention maps: expected a weight of shape (K, C, kh, kw) with odd kh and kw, "
+        f"found {shape}. A kernel of even size has no centre."
+    )
+
+
+def test_a_bias_that_does_not_fit():
+    with pytest.raises(ShapeError) as error:
+        soft_attention(torch.zeros(1, 4, 5, 5), torch.zeros(3, 4, 3, 3), torch.zeros(4))
+    assert str(error.value) == (
+        "computing attention maps: expected a bias of shape (3,) for a weight with 3 maps, "
+        "found (4,)."
+    )
+
+
+@pytest.mark.parametrize("maps", [(2, 3, 5, 4), (1, 3, 4, 5), (2, 4, 5)])
+def test_maps_that_do_not_fit(maps):
+    with pytest.raises(ShapeError) as error:
+        attend(torch.zeros(2, 8, 4, 5), torch.zeros(maps))
+    assert str(error.value) == (
+        "scaling a feature map by attention maps: expected x (B, C, H, W) and maps (B, K, H, W) "
+        f"of the same B, H and W, found x (2, 8, 4, 5) and maps {maps}."
+    )
+
+
+def test_an_activation_that_there_is_not():
+    with pytest.raises(ArgumentError) as error:
+        functional.get_activation("rellu")
+    assert str(error.value) == (
+        "choosing the activation before the softmax: there is none named 'rellu'. "
+        "Closest: relu, elu, gelu. Any function on tensors works too."
+    )
+    with pytest.raises(ArgumentTypeError) as error:
+        functional.get_activation(3)
+    assert str(error.value) == (
+        "choosing the activation before the softmax: expected a function, the name of one, "
+        "or None, found 3 (int)."
+    )

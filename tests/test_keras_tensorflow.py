@@ -1,0 +1,39 @@
+"""The authors' layer against TensorFlow itself; `make parity` installs it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_keras import assert_equals_tensorflow
+
+REFERENCE = Path(__file__).with_name("keras_reference.py")
+SIZES = ["5,6,8", "9,7,4", "7,7,32", "8,8,192", "3,5,13", "6,6,2", "1,4,1"]
+
+
+@pytest.fixture(scope="module")
+def arrays(tmp_path_factory):
+    # An interpreter of its own: TensorFlow and torch bring two versions of LLVM, which crash
+    # when they meet in one process.
+    python = os.environ.get("KERAS_PYTHON", sys.executable)
+    has_tensorflow = [
+        python,
+        "-c",
+        "import importlib.util as u, sys; sys.exit(not u.find_spec('tensorflow'))",
+    ]
+    if subprocess.run(has_tensorflow).returncode != 0:
+        pytest.skip("needs TensorFlow: `make parity` installs it and runs this test")
+    file = tmp_path_factory.mktemp("keras") / "arrays.npz"
+    subprocess.run([python, REFERENCE, file, *SIZES], check=True, capture_output=True)
+    return np.load(file)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("aggregate", [True, False])
+@pytest.mark.parametrize("concat", [True, False])
+def test_equals_tensorflow(arrays, size, aggregate, concat):
+    prefix = f"{size} {aggregate:d} {concat:d}/"
+    case = {n.removeprefix(prefix): arrays[n] for n in arrays.files if n.startswith(prefix)}
+    assert_equals_tensorflow(case, aggregate, concat)
