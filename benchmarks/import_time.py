@@ -1,0 +1,59 @@
+"""How much `import softattn` adds to importing torch and torchvision.
+
+    python benchmarks/import_time.py
+
+Each import runs in an interpreter of its own, both sides in turn. The share of what softattn adds
+is also taken within one interpreter, after torch and torchvision are there, which noise between
+interpreters can't touch.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+
+BASE = "import torch, torchvision"
+CODE = """
+from time import perf_counter
+start = perf_counter()
+import torch, torchvision
+middle = perf_counter()
+{then}
+print(middle - start, perf_counter() - middle)
+"""
+
+
+def measure(then: str) -> tuple[float, float]:
+    """Seconds to import torch and torchvision, and for what comes then, in a new interpreter."""
+    command = [sys.executable, "-c", CODE.format(then=then)]
+    first, second = subprocess.run(command, capture_output=True, check=True).stdout.split()
+    return float(first), float(second)
+
+
+def main() -> None:
+    """Run the benchmark and print it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=15)
+    repeats = parser.parse_args().repeats
+    measure("import softattn")  # fills the caches of the disk and of bytecode
+    bare, ours, shares = [], [], []
+    for _ in range(repeats):
+        bare.append(sum(measure("pass")))
+        base, added = measure("import softattn")
+        ours.append(base + added)
+        shares.append(added / base)
+    ratios = [a / b for a, b in zip(ours, bare, strict=True)]
+    print(f"{repeats} pairs of new interpreters, Python {sys.version.split()[0]}")
+    rows = [
+        (f"{BASE} (s)", bare),
+        (f"{BASE}, softattn (s)", ours),
+        ("ratio, pair by pair", ratios),
+        ("softattn's share within one interpreter", shares),
+    ]
+    print(f"{'':42}{'median':>10}{'min':>10}{'max':>10}")
+    for name, values in rows:
+        print(f"{name:42}{statistics.median(values):10.4f}{min(values):10.4f}{max(values):10.4f}")
+
+
+if __name__ == "__main__":
+    main()

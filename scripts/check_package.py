@@ -1,0 +1,43 @@
+"""Check that the wheel and the sdist in a folder hold what they should, and nothing else.
+
+python scripts/check_package.py dist
+"""
+
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+
+def main() -> None:
+    """Compare the contents with the files of the checkout; exit with a message if they differ."""
+    folder, root = Path(sys.argv[1]), Path(__file__).parents[1]
+    (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
+    modules = {f"softattn/{path.name}" for path in (root / "src/softattn").glob("*.py")}
+    modules |= {"softattn/py.typed"}
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    metadata = {name for name in names if ".dist-info/" in name}
+    _compare(wheel, names - metadata, modules)
+    with tarfile.open(sdist) as tar:
+        inside = {name.partition("/")[2] for name in tar.getnames()}
+    tests = {
+        path.relative_to(root).as_posix() for path in (root / "tests").rglob("*") if path.is_file()
+    }
+    tests = {name for name in tests if "__pycache__" not in name}
+    texts = {"README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "pyproject.toml"}
+    generated = {"PKG-INFO", ".gitignore"}
+    _compare(sdist, inside - generated, {f"src/{name}" for name in modules} | tests | texts)
+    print(f"{wheel.name}: {len(names)} files; {sdist.name}: {len(inside)} files")
+
+
+def _compare(archive: Path, found: set[str], expected: set[str]) -> None:
+    if found != expected:
+        sys.exit(
+            f"{archive.name}: missing {sorted(expected - found)}, unexpected "
+            f"{sorted(found - expected)}"
+        )
+
+
+if __name__ == "__main__":
+    main()
