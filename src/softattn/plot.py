@@ -70,7 +70,7 @@ def plot_maps(image: Tensor, maps: Tensor, title: str | None = None) -> "Figure"
     for index, cell in enumerate(grid.flat):
         cell.axis("off")
         if index < len(maps):
-            cell.imshow(maps[index], cmap=_COLOURS)
+            cell.imshow(maps[index].numpy(), cmap=_COLOURS)
     return figure
 
 
@@ -127,7 +127,7 @@ def _colour_scale(attention: Tensor) -> Any:
 
 
 def _show(axes: Any, picture: Tensor, title: str) -> None:
-    axes.imshow(picture.detach().cpu().clamp(0, 1))
+    axes.imshow(picture.detach().cpu().clamp(0, 1).numpy())
     axes.set_title(title)
     axes.axis("off")
 

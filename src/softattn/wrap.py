@@ -170,7 +170,7 @@ def _timm_attention(doing: str, name: str) -> Callable[[int], nn.Module]:
     except ImportError as error:
         raise missing_extra(f"building the attention {name!r}", "timm", "timm") from error
     try:
-        factory: Callable[[int], nn.Module] | None = get_attn(name)  # type: ignore[no-untyped-call]
+        factory: Callable[[int], nn.Module] | None = get_attn(name)
     except AssertionError:
         factory = None
     if factory is None:

@@ -64,7 +64,8 @@ def _timm() -> ModuleType | None:
         import timm
     except ImportError:
         return None
-    return timm
+    module: ModuleType = timm
+    return module
 
 
 def _resolve(name: str) -> tuple[str, str]:

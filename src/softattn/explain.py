@@ -1,0 +1,190 @@
+"""From image files and a model's name to figures of the attention that the model pays."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torchvision.transforms import v2
+
+from softattn.classifier import SoftAttentionClassifier
+from softattn.errors import ArgumentError, WeightsError, listed, missing_extra
+from softattn.maps import capture_maps
+from softattn.plot import plot_maps
+from softattn.wrap import wrap_backbone
+
+__all__ = ["Explainer", "explain_files", "load_explainer"]
+
+
+class Explainer(NamedTuple):
+    """A model with attention, how it wants its images, and where its weights are from."""
+
+    model: SoftAttentionClassifier
+    transform: Callable[[Image.Image], Tensor]
+    backbone_from: str
+    attention_from: str
+
+    def look(self, image: Image.Image) -> tuple[Tensor, Tensor]:
+        """Give what the model sees of an image, (3, H, W) from 0 to 1, and its maps (K, h, w)."""
+        seen = self.transform(image)
+        with torch.inference_mode(), capture_maps(self.model.attention) as maps:
+            self.model.forward_features(_normalized(seen, self.model.pretrained_cfg)[None])
+        (attention,) = maps.values()
+        return seen, attention[0]
+
+
+def load_explainer(
+    name: str,
+    *,
+    at: str | None = None,
+    weights: str | PathLike[str] | None = None,
+    pretrained: bool = False,
+    num_maps: int = 16,
+    seed: int = 0,
+) -> Explainer:
+    """Build a model of timm or torchvision with soft attention on a feature map.
+
+    Args:
+        name: of the model, as for `wrap_backbone`.
+        at: the module whose output gets attention, as for `wrap_backbone`; the last feature map
+            if not given.
+        weights: a file with the state_dict of the model as its library builds it, or of the
+            whole that `wrap_backbone` made of it, attention included.
+        pretrained: have the library fetch its weights.
+        num_maps: K, the number of attention maps.
+        seed: of the weights that no file gives.
+
+    Raises:
+        SoftAttnError: what `wrap_backbone` raises.
+        WeightsError: the file can't be read or doesn't fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = wrap_backbone(
+            name, num_classes=1, at=at, pretrained=pretrained, num_maps=num_maps
+        ).eval()
+    untrained = f"untrained, seed {seed}"
+    sources = ("pretrained" if pretrained else untrained, untrained)
+    if weights is not None:
+        sources = _load(model, Path(weights), untrained)
+    return Explainer(model, _transform(model), *sources)
+
+
+def _transform(model: SoftAttentionClassifier) -> Callable[[Image.Image], Tensor]:
+    size = list(model.backbone.feature_map.input_size[1:])
+    cfg = model.pretrained_cfg
+    enlarged = [round(side / cfg.get("crop_pct", 1.0)) for side in size]
+    interpolation = v2.InterpolationMode(cfg.get("interpolation", "bilinear"))
+    # The shorter side for square images, as torchvision and timm do; both sides for others.
+    resize = v2.Resize(enlarged[:1] if size[0] == size[1] else enlarged, interpolation)
+    parts = [resize, v2.CenterCrop(size), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+    return v2.Compose(parts)  # type: ignore[no-any-return]
+
+
+def _normalized(image: Tensor, cfg: Mapping[str, Any]) -> Tensor:
+    mean, std = cfg.get("mean", (0.485, 0.456, 0.406)), cfg.get("std", (0.229, 0.224, 0.225))
+    normalized: Tensor = v2.functional.normalize(image, list(mean), list(std))
+    return normalized
+
+
+def _load(model: SoftAttentionClassifier, path: Path, untrained: str) -> tuple[str, str]:
+    """Load what the file holds; say where backbone and attention are from."""
+    state = _read_state(path)
+    whole = any(key.startswith("attention.") for key in state)
+    if whole:
+        # The head isn't shown, and may be for any number of classes.
+        state = {key: value for key, value in state.items() if not key.startswith("head.")}
+        expected = {k: v for k, v in model.state_dict().items() if not k.startswith("head.")}
+    else:
+        state = {f"backbone.model.{key}": value for key, value in state.items()}
+        expected = {k: v for k, v in model.state_dict().items() if k.startswith("backbone.")}
+    # Files of other libraries leave out these counters, which evaluation doesn't read.
+    needed = {k: v for k, v in expected.items() if not k.endswith("num_batches_tracked")}
+    differing = [k for k, v in needed.items() if k not in state or state[k].shape != v.shape]
+    if differing:
+        raise WeightsError(
+            f"loading {path}: {len(differing)} of the model's {len(needed)} tensors are missing "
+            f"in the file or have another shape there, among them {_named(differing)}. "
+            f"It holds {_named(state)}. Is it of another model?"
+        )
+    model.load_state_dict({k: v for k, v in state.items() if k in expected}, strict=False)
+    unused = [key for key in state if key not in expected]
+    backbone = f"{path.name} (without {_named(unused)})" if unused else path.name
+    return backbone, path.name if whole else untrained
+
+
+def _named(keys: Iterable[str]) -> str:
+    return listed([key.removeprefix("backbone.model.") for key in keys], 3)
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise WeightsError(f"loading weights: {path} is no file.")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except ImportError:
+        raise missing_extra("reading a .safetensors file", "safetensors", "hub") from None
+    except Exception as error:  # torch and safetensors raise errors of many kinds
+        raise WeightsError(
+            f"loading {path}: it is neither a file that torch.save wrote with tensors alone nor "
+            f"a .safetensors file, or it is damaged ({error})."
+        ) from error
+    for key in ("state_dict", "model"):
+        state = state.get(key, state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise WeightsError(
+            f"loading {path}: expected a state_dict, a mapping from names to tensors, found "
+            f"{type(state).__name__}. Save it with torch.save(model.state_dict(), ...)."
+        )
+    return state
+
+
+def read_image(path: Path) -> Image.Image:
+    """Open an image file as RGB, the way up that its camera says.
+
+    Raises:
+        ArgumentError: there is no such file, or it isn't an image.
+    """
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except FileNotFoundError:
+        raise ArgumentError(f"reading an image: {path} is no file.") from None
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise ArgumentError(
+            f"reading an image: {path} isn't one, or is damaged ({error})."
+        ) from error
+
+
+def explain_files(
+    images: Sequence[str | PathLike[str]], explainer: Explainer, out: str | PathLike[str]
+) -> Iterator[Path]:
+    """Write a figure for each image, `OUT/<name>-attention.png`, and yield its path.
+
+    Raises:
+        ArgumentError: an image can't be read, or two would get the same figure. Nothing is
+            written for any image unless all can be read.
+    """
+    paths = [Path(image) for image in images]
+    targets = [Path(out) / f"{path.stem}-attention.png" for path in paths]
+    for path, target in zip(paths, targets, strict=True):
+        if targets.count(target) > 1:
+            others = [p for p, t in zip(paths, targets, strict=True) if t == target]
+            raise ArgumentError(
+                f"explaining {path}: {listed([str(p) for p in others])} would all be written to "
+                f"{target}. Explain them into separate folders."
+            )
+        read_image(path)
+    Path(out).mkdir(parents=True, exist_ok=True)
+    for path, target in zip(paths, targets, strict=True):
+        image, maps = explainer.look(read_image(path))
+        title = f"{path.name}; attention: {explainer.attention_from}"
+        plot_maps(image, maps, title).savefig(target, dpi=120)
+        yield target

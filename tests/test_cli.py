@@ -1,0 +1,41 @@
+import subprocess
+import sys
+
+import pytest
+
+from softattn.cli import main
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    assert "explain" in capsys.readouterr().out
+
+
+def test_arguments_that_do_not_fit_together(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["explain", "a.png", "--model", "m", "--out", "o", "--weights", "w", "--pretrained"])
+    assert stopped.value.code == 2
+    assert "not allowed with argument" in capsys.readouterr().err
+
+
+def test_runs_as_a_module():
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "softattn.cli",
+            "explain",
+            "none.png",
+            "--model",
+            "none",
+            "--out",
+            "o",
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 2
+    assert run.stderr.startswith("softattn explain: ")
+    assert "Traceback" not in run.stderr

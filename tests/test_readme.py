@@ -1,0 +1,31 @@
+"""The code in the README runs as it is pasted."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_there_is_code():
+    assert len(BLOCKS) >= 2
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
+def test_code_runs(block):
+    names = {}
+    exec(compile(block, README.name, "exec"), names)
+    assert "torch" in names
+
+
+def test_files_that_it_names_are_there():
+    text = README.read_text()
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
+    assert links
+    assert all((README.parent / link).exists() for link in links)
+    targets = re.findall(r"^make (\w+)", text, re.MULTILINE)
+    assert set(targets) >= {"demo", "test"}
+    makefile = (README.parent / "Makefile").read_text()
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
