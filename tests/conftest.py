@@ -4,6 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 
+# Scripts for TensorFlow's interpreter, not tests.
+collect_ignore = ["data", "keras_reference.py"]
+
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:

@@ -6,8 +6,12 @@ from collections.abc import Sequence
 
 from softattn.errors import SoftAttnError
 from softattn.explain import explain_files, load_explainer
+from softattn.info import summarize
 
 __all__ = ["main"]
+
+_NAME = "a model of timm or torchvision"
+_AT = "the module whose output gets attention; default: the last feature map"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,6 +38,17 @@ def _explain(options: argparse.Namespace) -> None:
     print(f"  attention: {explainer.attention_from}")
     for path in explain_files(options.images, explainer, options.out):
         print(path)
+
+
+def _info(options: argparse.Namespace) -> None:
+    print(
+        summarize(
+            options.model,
+            at=options.at,
+            num_classes=options.num_classes,
+            num_maps=options.num_maps,
+        )
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,6 +78,18 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument(
         "--seed", type=int, default=0, help="of the weights that no file gives; default: 0"
     )
+
+    info = commands.add_parser(
+        "info",
+        help="say where attention goes in a model, and what it costs",
+        description="Say where attention goes in a model, how large the map is, and how many "
+        "parameters and multiply-adds (for one image) backbone, attention and head have.",
+    )
+    info.set_defaults(run=_info)
+    info.add_argument("model", metavar="NAME", help=_NAME)
+    info.add_argument("--at", metavar="MODULE", help=_AT)
+    info.add_argument("--num-classes", type=int, default=1000, metavar="N", help="default: 1000")
+    info.add_argument("--num-maps", type=int, default=16, metavar="K", help="default: 16")
     return parser
 
 
