@@ -189,6 +189,27 @@ def test_attend_with_maps_from_elsewhere():
     torch.testing.assert_close(features[:, 6:], 0.5 * x * maps[:, 1:])
 
 
+def test_defaults_are_the_equation_without_gamma():
+    x, weight, bias = tensors()
+    maps = attention_maps(x=x, weight=weight, bias=bias)
+    expected = x * maps.sum(dim=1, keepdim=True)
+    torch.testing.assert_close(attend(x=x, maps=maps), expected)
+    torch.testing.assert_close(soft_attention(x=x, weight=weight, bias=bias), expected)
+    torch.testing.assert_close(soft_attention(x, weight), expected)
+
+
+def test_options_go_by_name():
+    x, weight, bias = tensors()
+    maps = attention_maps(x, weight)
+    for function, arguments in (
+        (soft_attention, (x, weight, bias, 1.0, False)),
+        (attention_maps, (x, weight, bias, "relu")),
+        (attend, (x, maps, 1.0, False)),
+    ):
+        with pytest.raises(TypeError, match="positional argument"):
+            function(*arguments)
+
+
 @pytest.mark.parametrize("aggregate", [True, False])
 @pytest.mark.parametrize("concat", [True, False])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -210,6 +231,7 @@ def test_keeps_the_memory_format(aggregate, concat, memory_format):
          "x.permute(0, 3, 1, 2)."),
         ((4, 7, 7), "found (4, 7, 7). For a single feature map pass x.unsqueeze(0)."),
         ((2, 4), "found (2, 4). It has 2 dimensions, not 4."),
+        ((2, 4, 7, 7, 7), "found (2, 4, 7, 7, 7). It has 5 dimensions, not 4."),
         ((2, 4, 0, 7), "found (2, 4, 0, 7). A map needs at least one position."),
         ((2, 4, 7, 0), "found (2, 4, 7, 0). A map needs at least one position."),
     ],

@@ -12,6 +12,11 @@ from softattn.functional import Activation
 
 __all__ = ["SoftAttention", "SoftAttentionBlock", "SpatialAttention"]
 
+# torch 2.6 has no is_exporting, and can't tell the two apart.
+_exporting: Callable[[], bool] = getattr(
+    torch.compiler, "is_exporting", torch.compiler.is_compiling
+)
+
 Observer = Callable[["SpatialAttention", Tensor], None]
 
 # Called with every attention module that computes maps, and the maps. Empty but inside
@@ -257,11 +262,11 @@ class SoftAttentionBlock(nn.Module):
     def _pooled(self, x: Tensor) -> Tensor:
         if self.pool == 1:
             return x
-        if torch.compiler.is_compiling():
-            # An exported graph with ceil_mode serves only sizes of one remainder. Padding by
-            # less than a window, then rounding down, is the same for every size.
+        if _exporting():
+            # A graph with a stride in its pooling serves only sizes of one remainder. This is
+            # the same for every size, with more work.
             x = F.pad(x, (0, self.pool - 1) * 2, value=-torch.inf)
-            return F.max_pool2d(x, self.pool)
+            return F.max_pool2d(x, self.pool, stride=1)[:, :, :: self.pool, :: self.pool]
         return F.max_pool2d(x, self.pool, ceil_mode=True)
 
     def extra_repr(self) -> str:

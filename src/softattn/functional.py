@@ -15,7 +15,6 @@ from typing import Literal, TypeAlias, overload
 import torch
 import torch.fx
 import torch.nn.functional as F
-from einops import rearrange, reduce
 from torch import Tensor
 
 from softattn.errors import ArgumentError, ArgumentTypeError, ShapeError, closest
@@ -205,7 +204,7 @@ def attend(
             f"(B, K, H, W) of the same B, H and W, found x {tuple(x.shape)} "
             f"and maps {tuple(maps.shape)}."
         )
-    scales = reduce(maps, "b k h w -> b 1 h w", "sum") if aggregate else maps
+    scales = maps.sum(dim=1, keepdim=True) if aggregate else maps
     if gamma is not None:
         scales = gamma * scales
     scales = scales.to(x.dtype)
@@ -214,14 +213,14 @@ def attend(
 
 
 def _scale_by_each(x: Tensor, scales: Tensor) -> Tensor:
-    # Each product is written in the order in which its result lies in memory, so that the
-    # rearranging after it copies nothing.
+    # Each product is written in the order in which its result lies in memory, so that putting
+    # the maps' copies one after another moves nothing.
     if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
-        scales = rearrange(scales, "b k h w -> b h w k 1").contiguous()
-        copies = rearrange(x, "b c h w -> b h w 1 c") * scales
-        return rearrange(copies, "b h w k c -> b (k c) h w")
-    copies = rearrange(x, "b c h w -> b 1 c h w") * rearrange(scales, "b k h w -> b k 1 h w")
-    return rearrange(copies, "b k c h w -> b (k c) h w")
+        scales = scales.permute(0, 2, 3, 1).unsqueeze(-1).contiguous()
+        copies = x.permute(0, 2, 3, 1).unsqueeze(-2) * scales  # (B, H, W, K, C)
+        return copies.flatten(3).permute(0, 3, 1, 2)
+    copies = x.unsqueeze(1) * scales.unsqueeze(2)  # (B, K, C, H, W)
+    return copies.flatten(1, 2)
 
 
 def get_activation(activation: Activation) -> Callable[[Tensor], Tensor]:

@@ -148,8 +148,8 @@ def _logits(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         # Rows of the kernel further than H - 1 from the centre only ever see padding. An
         # exported graph, which serves any H, keeps them.
         above, below = min(above, height - 1), min(below, height - 1)
-    weight = weight[:, first : first + depth, centre - above : centre + below + 1]
-    padded = F.pad(x[:, :depth], [_WIDTH // 2, _WIDTH // 2, above, below])
+    weight = weight.narrow(1, first, depth).narrow(2, centre - above, above + below + 1)
+    padded = F.pad(x.narrow(1, 0, depth), [_WIDTH // 2, _WIDTH // 2, above, below])
     return F.conv2d(padded, weight, bias)
 
 
