@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils.hooks import RemovableHandle
 
 from softattn.errors import ModelError
 
@@ -112,7 +113,7 @@ def _pair(size: object) -> tuple[int, int] | None:
 def record_calls(model: nn.Module, inputs: Inputs, keep: set[str]) -> dict[str, Calls]:
     """Run a model once, in evaluation, and tell what each of its modules did.
 
-    The model is left in evaluation and with hooks: pass a copy.
+    The model is left in evaluation: pass a copy.
 
     Example:
         >>> import torch
@@ -129,22 +130,23 @@ def record_calls(model: nn.Module, inputs: Inputs, keep: set[str]) -> dict[str, 
     """
     calls = {name: Calls() for name, _ in model.named_modules(remove_duplicate=False)}
 
-    def watch(name: str, module: nn.Module) -> None:
+    def watch(name: str, module: nn.Module) -> RemovableHandle:
         def note(_module: nn.Module, _args: object, output: object) -> None:
             calls[name].count += 1
             calls[name].ndim = output.ndim if isinstance(output, Tensor) else 0
             calls[name].output = output if name in keep else None
 
         # In front, where the attention's hook is going to be.
-        module.register_forward_hook(note, prepend=True)
+        return module.register_forward_hook(note, prepend=True)
 
-    for name, module in model.named_modules(remove_duplicate=False):
-        watch(name, module)
-    model.eval()
+    named = model.named_modules(remove_duplicate=False)
+    handles = [watch(name, module) for name, module in named]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     with torch.no_grad(), torch.random.fork_rng(list(devices)), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # such as of checkpointing where no gradient is needed
-        model(*inputs)
+        model.eval()(*inputs)
+    for handle in handles:
+        handle.remove()
     return calls
 
 

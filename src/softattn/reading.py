@@ -6,6 +6,7 @@ error, never a guess.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from softattn.errors import ModelError
@@ -15,6 +16,10 @@ __all__ = ["Hints", "Output", "Reading", "fit_grid", "read_map"]
 
 Grid = tuple[int, int]
 Shape = tuple[int, ...]
+
+
+def _unknown() -> Shape | None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,8 @@ class Output:
     """What the channels may be, by the module's own parameters; empty if it has none."""
     num_prefix_tokens: int | None = None
     """As the network declares them: of its last tokens, not of those inside."""
+    halve: Callable[[], Shape | None] = _unknown
+    """Gives the shape for a picture half as high, if the network runs on it."""
 
 
 @dataclass(frozen=True)
@@ -94,16 +101,22 @@ def _positions(shape: Shape, layout: Layout) -> Grid:
 
 
 def _read_layout(output: Output) -> Layout:
-    """Tell NCHW from NHWC by proportions, and by the channels where these leave it open."""
-    both = [Layout.NCHW, Layout.NHWC]
+    """Tell NCHW from NHWC by proportions, and by more where these leave it open."""
     fitting = [
         layout
-        for layout in both
+        for layout in (Layout.NCHW, Layout.NHWC)
         if output.picture and _off(_positions(output.shape, layout), output.picture) is not None
     ]
     if len(fitting) != 1:
-        channels = {Layout.NCHW: output.shape[1], Layout.NHWC: output.shape[3]}
-        fitting = [layout for layout in fitting or both if channels[layout] in output.channels]
+        lower = output.halve() or output.shape
+        channels = {Layout.NCHW: 1, Layout.NHWC: 3}
+        height = {Layout.NCHW: 2, Layout.NHWC: 1}
+        fitting = [
+            layout
+            for layout in channels
+            if lower[height[layout]] < output.shape[height[layout]]
+            and lower[channels[layout]] == output.shape[channels[layout]]
+        ] or [layout for layout in channels if output.shape[channels[layout]] in output.channels]
     if len(fitting) != 1:
         raise ModelError(
             f"its output {output.shape} may be (B, C, H, W), (B, H, W, C), or no map at "

@@ -4,7 +4,9 @@ Everything is read off a rehearsal, so that what can't be is refused before a mo
 """
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -115,8 +117,27 @@ def _read(seen: Rehearsal, host: str, x: Tensor, hints: Hints) -> Reading:
         (pictures[0][2], pictures[0][3]) if pictures else None,
         frozenset(vector.shape[0] for vector in vectors),
         _declared(seen.model, host, "num_prefix_tokens"),
+        partial(_shape_of_half, seen, host),
     )
     return read_map(output, hints)
+
+
+def _shape_of_half(seen: Rehearsal, host: str) -> tuple[int, ...] | None:
+    """Give the shape of a host's output for a picture half as high, if it runs on that."""
+    halves = [
+        part[:, :, : part.shape[2] // 2] if isinstance(part, Tensor) and part.ndim == 4 else part
+        for part in seen.inputs
+    ]
+    shapes: list[tuple[int, ...]] = []
+
+    def note(_module: nn.Module, _args: object, output: object) -> None:
+        shapes.append(tuple(output.shape) if isinstance(output, Tensor) else ())
+
+    handle = seen.model.get_submodule(host).register_forward_hook(note, prepend=True)
+    # A network that takes one size raises, before the host has run or after.
+    with handle, torch.no_grad(), suppress(Exception):
+        seen.model(*halves)
+    return shapes[0] if shapes and len(shapes[0]) == 4 else None
 
 
 def _declared(model: nn.Module, name: str, attribute: str) -> Any:
