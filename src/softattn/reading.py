@@ -186,7 +186,9 @@ def fit_grid(count: int, picture: Grid) -> Grid | None:
     if count < 2:
         return None
     near = math.isqrt(count * picture[0] // picture[1])
-    heights = [h for h in range(max(near - 1, 1), near + 3) if count % h == 0]
+    # How far the height can be off when height and width are rounded, and one more.
+    far = picture[0] // (2 * picture[1]) + 2
+    heights = [h for h in range(max(near - far, 1), near + far + 1) if count % h == 0]
     offs = {(h, count // h): _off((h, count // h), picture) for h in heights}
     fitting = {grid: off for grid, off in offs.items() if off is not None}
     return min(fitting, key=lambda grid: fitting[grid]) if fitting else None

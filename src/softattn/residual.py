@@ -9,6 +9,7 @@ from einops import reduce
 from torch import Tensor, nn
 
 from softattn.attention import SoftAttention
+from softattn.checks import finite_number
 from softattn.errors import ModelError, ShapeError
 from softattn.functional import Activation, attention_maps
 from softattn.layout import Layout, from_nchw, to_nchw
@@ -142,6 +143,7 @@ class ResidualAttention(SoftAttention):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        finite_number(f"building {type(self).__name__}", "gamma", gamma)
         super().__init__(
             in_channels,
             num_maps,
@@ -161,7 +163,7 @@ class ResidualAttention(SoftAttention):
                 f"attending inside a network: the module gave a {type(x).__name__} in this pass, "
                 "and one tensor in the pass in evaluation that attention was inserted after."
             )
-        features, maps = residual_attention(
+        result = residual_attention(
             x,
             self.weight,
             self.bias,
@@ -171,6 +173,9 @@ class ResidualAttention(SoftAttention):
             self.reading.grid,
             self.reading.num_prefix_tokens,
         )
+        # The features last: to torchvision's feature extraction, the output of a module is the
+        # last node in it.
+        maps, features = result[1], result[0]
         return self.emit(features, maps, return_maps)
 
     def _load_from_state_dict(

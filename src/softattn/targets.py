@@ -62,17 +62,25 @@ def find_targets(
     """
     hosts = find_hosts(model, names, doing)
     seen = rehearse(model, hosts, inputs, doing)
-    return [_target(seen, host, name, hints, doing) for host, name in hosts.items()]
+    # Who gives hints knows the order of the tokens too.
+    own = _own_maps(seen, hosts) if hints == Hints() else {}
+    return [_target(seen, host, name, hints, own, doing) for host, name in hosts.items()]
 
 
-def _target(seen: Rehearsal, host: str, name: str, hints: Hints, doing: str) -> Target:
+def _target(
+    seen: Rehearsal,
+    host: str,
+    name: str,
+    hints: Hints,
+    own: Mapping[str, Tensor],
+    doing: str,
+) -> Target:
     may = [n for n, call in seen.calls.items() if n and call.count == 1 and call.ndim in (3, 4)]
     try:
         x = _single_output(seen, host, name)
         reading = _read(seen, host, x, hints)
         maps = to_nchw(x, reading.layout, reading.grid, reading.num_prefix_tokens)
-        # Who gives hints knows the order of the tokens too.
-        if hints == Hints() and _is_reordered(seen, name, maps):
+        if name in own and _is_reordered(maps, own[name]):
             raise ModelError(
                 f"its output {tuple(x.shape)} is no spatial map: the tokens stand in another "
                 "order than in the model's own map of this stage."
@@ -147,23 +155,27 @@ def _declared(model: nn.Module, name: str, attribute: str) -> Any:
     return next((getattr(m, attribute) for m in reversed(around) if hasattr(m, attribute)), None)
 
 
-def _is_reordered(seen: Rehearsal, name: str, maps: Tensor) -> bool:
-    """Tell whether the model's own map of a stage, if it has one, has these values elsewhere.
-
-    timm's models give their stages as maps. Hiera's tokens stand window by window.
-    """
+def _own_maps(seen: Rehearsal, hosts: Mapping[str, str]) -> dict[str, Tensor]:
+    """Give the maps that the model itself makes of its stages of tokens, as timm's models can."""
+    outputs = {name: seen.calls[host].output for host, name in hosts.items()}
+    tokens = {n for n, x in outputs.items() if isinstance(x, Tensor) and x.ndim == 3}
     stages = getattr(seen.model, "feature_info", None)
     infos = stages if isinstance(stages, list) else []
     modules = [info.get("module") for info in infos if isinstance(info, Mapping)]
+    known = {name: modules.index(name) for name in modules if name in tokens}
     give_stages: Any = getattr(seen.model, "forward_intermediates", None)
-    if maps.is_meta or name not in modules or give_stages is None:
-        return False
-    try:
-        with torch.no_grad():
-            index = modules.index(name)
-            (own,) = give_stages(*seen.inputs, indices=[index], intermediates_only=True)
-    except Exception:  # what the model can't give is no evidence
-        return False
-    if own.shape != maps.shape or torch.equal(own, maps):
+    if not known or give_stages is None:
+        return {}
+    # What the model can't give is no evidence.
+    with torch.no_grad(), suppress(Exception):
+        indices = sorted(known.values())
+        maps = give_stages(*seen.inputs, indices=indices, intermediates_only=True)
+        return dict(zip((modules[index] for index in indices), maps, strict=True))
+    return {}
+
+
+def _is_reordered(maps: Tensor, own: Tensor) -> bool:
+    """Tell whether a model's own map has the same values elsewhere: Hiera's are by windows."""
+    if maps.is_meta or own.shape != maps.shape or torch.equal(own, maps):
         return False
     return torch.equal(own.flatten().sort().values, maps.flatten().sort().values)
