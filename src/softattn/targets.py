@@ -162,15 +162,17 @@ def _own_maps(seen: Rehearsal, hosts: Mapping[str, str]) -> dict[str, Tensor]:
     stages = getattr(seen.model, "feature_info", None)
     infos = stages if isinstance(stages, list) else []
     modules = [info.get("module") for info in infos if isinstance(info, Mapping)]
-    known = {name: modules.index(name) for name in modules if name in tokens}
+    known = {name: modules.index(name) for name in tokens if name in modules}
     give_stages: Any = getattr(seen.model, "forward_intermediates", None)
     if not known or give_stages is None:
         return {}
     # What the model can't give is no evidence.
     with torch.no_grad(), suppress(Exception):
-        indices = sorted(known.values())
+        # In the model's order, in which it gives them.
+        names = sorted(known, key=lambda name: known[name])
+        indices = [known[name] for name in names]
         maps = give_stages(*seen.inputs, indices=indices, intermediates_only=True)
-        return dict(zip((modules[index] for index in indices), maps, strict=True))
+        return dict(zip(names, maps, strict=True))
     return {}
 
 
