@@ -152,9 +152,7 @@ def agree(row: dict[str, Any], wanted: list[int]) -> bool:
 def summary(rows: list[dict[str, Any]]) -> str:
     lines = []
     for library in ("torchvision", "timm"):
-        counts = Counter(
-            row["result"] for row in rows if row["name"].partition(":")[0] == library
-        )
+        counts = Counter(row["result"] for row in rows if row["name"].partition(":")[0] == library)
         lines.append(
             f"{library}: {counts['wrapped']} of {counts.total()} wrapped, "
             f"{counts['refused']} refused, {counts['broken']} broken"
