@@ -2,6 +2,8 @@
 
 from softattn import functional, keras
 from softattn.attention import SoftAttention, SoftAttentionBlock, SpatialAttention
+from softattn.backbones import SpatialBackbone
+from softattn.classifier import SoftAttentionClassifier
 from softattn.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -11,7 +13,9 @@ from softattn.errors import (
     SoftAttnError,
     WeightsError,
 )
+from softattn.finding import find_backbone
 from softattn.maps import capture_maps
+from softattn.wrap import wrap_backbone
 
 __version__ = "0.1.0"
 
@@ -23,10 +27,14 @@ __all__ = [
     "ShapeError",
     "SoftAttention",
     "SoftAttentionBlock",
+    "SoftAttentionClassifier",
     "SoftAttnError",
     "SpatialAttention",
+    "SpatialBackbone",
     "WeightsError",
     "capture_maps",
+    "find_backbone",
     "functional",
     "keras",
+    "wrap_backbone",
 ]

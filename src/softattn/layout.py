@@ -1,5 +1,6 @@
 """How a feature map lies in a tensor: the three layouts of image models, and the way between."""
 
+from dataclasses import dataclass
 from enum import Enum
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from softattn.errors import ShapeError
 
-__all__ = ["Layout", "from_nchw", "to_nchw"]
+__all__ = ["Layout", "TokenGrid", "find_grid", "from_nchw", "to_nchw"]
 
 
 class Layout(str, Enum):
@@ -20,6 +21,59 @@ class Layout(str, Enum):
     """(B, H, W, C): Swin, MambaOut, Hiera."""
     NLC = "NLC"
     """(B, P + H * W, C): tokens, with P prefix tokens in front; ViT and its kin."""
+
+
+@dataclass(frozen=True)
+class TokenGrid:
+    """Which grid the tokens of an input lie on: its size over a stride, rounded down or up.
+
+    Example:
+        >>> from softattn.layout import TokenGrid
+        >>> TokenGrid(stride=14).size(384, 224)
+        (27, 16)
+    """
+
+    stride: int
+    round_up: bool = False
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Return H and W of the grid for an input of this height and width."""
+        if self.round_up:
+            return -(-height // self.stride), -(-width // self.stride)
+        return height // self.stride, width // self.stride
+
+
+def find_grid(
+    num_tokens: int, height: int, width: int, stride: int | None = None
+) -> TokenGrid | None:
+    """Find the grid that an input of this size has, given how many tokens there are.
+
+    Example:
+        >>> from softattn.layout import find_grid
+        >>> find_grid(64 * 48, height=1024, width=768)
+        TokenGrid(stride=16, round_up=False)
+        >>> find_grid(197, 224, 224) is None
+        True
+
+    Args:
+        num_tokens: H * W of the grid, without prefix tokens.
+        height: of the input.
+        width: of the input.
+        stride: the one to prefer, where the model says one.
+
+    Returns:
+        The grid, of at least 2 x 2; or `None` if no stride gives as many tokens. Strides that
+        divide the input come first, since nothing is cut off or padded with them.
+    """
+    strides = range(1, min(height, width) + 1)
+    exact = [s for s in strides if height % s == 0 and width % s == 0]
+    for candidate in [*([stride] if stride else []), *exact, *strides]:
+        for round_up in (False, True):
+            grid = TokenGrid(candidate, round_up)
+            rows, columns = grid.size(height, width)
+            if rows * columns == num_tokens and min(rows, columns) > 1:
+                return grid
+    return None
 
 
 def to_nchw(

@@ -1,0 +1,231 @@
+"""Where the last spatial feature map of a model is, found by one dry run."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from softattn.backbones import FeatureMap, Source, SpatialBackbone
+from softattn.errors import ModelError
+from softattn.places import Place, find_place, model_facts
+from softattn.probe import DryRun, describe, dry_run
+from softattn.taps import does_not_run, last_map
+from softattn.truncate import truncate
+
+__all__ = ["BackbonePlan", "find_backbone", "plan_backbone"]
+
+_LISTS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+
+_logger = logging.getLogger("softattn")
+
+
+@dataclass(frozen=True)
+class BackbonePlan:
+    """A feature map that was found in a model, which isn't changed until `build`."""
+
+    name: str
+    """Of the class of the model that was given."""
+    model: nn.Module
+    """What gives the map: that model, or the part of it that is needed."""
+    feature_map: FeatureMap
+    pretrained_cfg: Mapping[str, Any]
+    dropped: tuple[str, ...]
+    """The modules that the map doesn't need."""
+    unused: tuple[nn.Parameter, ...]
+    """Parameters of the other modules that the map doesn't need either."""
+
+    def build(self) -> SpatialBackbone:
+        """Drop what the map doesn't need, and return the backbone."""
+        if self.feature_map.source is not Source.TRUNCATED:
+            for name in self.dropped:
+                self.model.set_submodule(name, nn.Identity())
+        for parameter in self.unused:
+            parameter.requires_grad_(False)
+        if self.dropped:
+            _logger.info(
+                "%s: dropped %s: the feature map doesn't need it.",
+                self.name,
+                ", ".join(self.dropped),
+            )
+        auxiliary = getattr(self.model, "training_only", ())
+        if auxiliary:
+            _logger.warning(
+                "%s: dropped the auxiliary heads %s, so training gives no auxiliary outputs.",
+                self.name,
+                ", ".join(auxiliary),
+            )
+        return SpatialBackbone(self.model, self.feature_map, self.pretrained_cfg, self.dropped)
+
+
+def find_backbone(
+    model: nn.Module,
+    at: str | None = None,
+    input_size: tuple[int, ...] | None = None,
+    pretrained_cfg: Mapping[str, Any] | None = None,
+) -> SpatialBackbone:
+    """Find the last spatial feature map of a model, by one dry run.
+
+    Example:
+        >>> import torch, torchvision
+        >>> from softattn.finding import find_backbone
+        >>> model = torchvision.models.resnet18()
+        >>> find_backbone(model, at="layer3").feature_map.channels
+        256
+
+    What comes after the map is dropped: modules that the map doesn't need give place to
+    `nn.Identity`, and parameters that are left without a use are frozen, so that distributed
+    training finds none without a gradient. With `at`, or where the model is traced, it isn't
+    changed, and the result shares its parameters.
+
+    Args:
+        model: anything that makes of a batch of images a map, somewhere.
+        at: a module of it, or a node of its traced graph, that gives the map. Otherwise the last
+            one is found: by timm's `forward_features`, then its `forward_intermediates`, for
+            models that have these; or else in the traced graph, before the pooling.
+        input_size: (C, H, W) or (H, W) of the dry run, where the model doesn't say it.
+        pretrained_cfg: its preprocessing, in timm's words, where the model doesn't say it.
+
+    Raises:
+        ModelError: there is no such map, or the model doesn't run. It is then as it was.
+    """
+    return plan_backbone(model, at, input_size, pretrained_cfg).build()
+
+
+def plan_backbone(
+    model: nn.Module,
+    at: str | None = None,
+    input_size: tuple[int, ...] | None = None,
+    pretrained_cfg: Mapping[str, Any] | None = None,
+) -> BackbonePlan:
+    """Find what `find_backbone` does, and change nothing yet."""
+    cfg = pretrained_cfg if pretrained_cfg is not None else getattr(model, "pretrained_cfg", None)
+    cfg = dict(cfg) if isinstance(cfg, Mapping) else {}
+    first, *others = _input_sizes(model, cfg, input_size)
+    try:
+        return _plan(model, at, first, cfg)
+    except ModelError:
+        for size in others:
+            with suppress(ModelError):
+                return _plan(model, at, size, cfg)
+        raise
+
+
+def _plan(
+    model: nn.Module, at: str | None, size: tuple[int, int, int], cfg: Mapping[str, Any]
+) -> BackbonePlan:
+    if at is None and hasattr(model, "forward_features"):
+        source, place, run = _ask(model, size)
+        features = place.to_nchw(run.output, *size[1:])
+        dropped, unused = _without_use(model, run, features)
+        part = model
+    else:
+        tap = at if at is not None else last_map(model, size)
+        part = truncate(model, tap)
+        source, place, run = _read_part(model, part, tap, size)
+        at = tap
+        features = place.to_nchw(run.output, *size[1:])
+        kept = {id(parameter) for parameter in part.parameters()}
+        dropped = tuple(_top(model, lambda m: all(id(p) not in kept for p in m.parameters())))
+        unused = _without_use(part, run, features, drop=False)[1]
+    height, width = features.shape[2:]
+    found = FeatureMap(features.shape[1], (height, width), size, source, place, at)
+    return BackbonePlan(type(model).__name__, part, found, cfg, dropped, unused)
+
+
+def _ask(model: nn.Module, size: tuple[int, int, int]) -> tuple[Source, Place, DryRun]:
+    """Find the map by timm's contract."""
+    tried = []
+    for source in (Source.FEATURES, Source.NORMED_INTERMEDIATES, Source.INTERMEDIATES):
+        if source is not Source.FEATURES and not hasattr(model, "forward_intermediates"):
+            break
+        try:
+            run = dry_run(model, partial(source.read, model), size)
+        except Exception as error:
+            if source is Source.FEATURES:
+                raise does_not_run(model, size, error) from error
+            tried.append(f"{source.value} raises {type(error).__name__}: {error}")
+            continue
+        place = find_place(run.output, *size[1:], **model_facts(model, last=True))
+        if place is not None:
+            return source, place, run
+        tried.append(f"{source.value} gives {describe(run.output)}")
+    raise ModelError(
+        f"looking for the last feature map of {type(model).__name__} for an input of {size}: "
+        f"{'; '.join(tried)}. None is a map of at least 2 x 2 positions. Pass a larger "
+        "input_size, or at= with the name of a module that gives one tensor (B, C, H, W), "
+        "(B, H, W, C) or (B, tokens, C)."
+    )
+
+
+def _read_part(
+    model: nn.Module, part: nn.Module, at: str, size: tuple[int, int, int]
+) -> tuple[Source, Place, DryRun]:
+    """Find the map in what a truncated model gives."""
+    try:
+        run = dry_run(part, part, size)
+    except Exception as error:
+        raise does_not_run(model, size, error) from error
+    place = find_place(run.output, *size[1:], **model_facts(model, last=False))
+    if place is None:
+        raise ModelError(
+            f"looking for a feature map of {type(model).__name__} at {at!r}: it gives "
+            f"{describe(run.output)} for an input of {size}, which is no map of at least 2 x 2 "
+            "positions. Pass the name of a module that gives one tensor (B, C, H, W), "
+            "(B, H, W, C) or (B, tokens, C)."
+        )
+    return Source.TRUNCATED, place, run
+
+
+def _without_use(
+    model: nn.Module, run: DryRun, features: Tensor, drop: bool = True
+) -> tuple[tuple[str, ...], tuple[nn.Parameter, ...]]:
+    """Return the modules that a map doesn't need, and the other parameters that it doesn't."""
+    reached = run.reached(features)
+    if reached is None:
+        return (), ()
+
+    def useless(module: nn.Module) -> bool:
+        return run.called.isdisjoint(module.modules()) and reached.isdisjoint(module.parameters())
+
+    dropped = tuple(_top(model, useless)) if drop else ()
+    gone = {id(p) for name in dropped for p in model.get_submodule(name).parameters()}
+    unused = (p for p in model.parameters() if p not in reached and id(p) not in gone)
+    return dropped, tuple(p for p in unused if p.is_floating_point())
+
+
+def _top(
+    module: nn.Module, useless: Callable[[nn.Module], bool], prefix: str = ""
+) -> Iterator[str]:
+    """Yield the names of the useless modules that have parameters and lie in no other such."""
+    for name, child in module.named_children():
+        if next(child.parameters(), None) is None:
+            continue
+        # Lists stay lists, since their model may ask for their length.
+        if useless(child) and not isinstance(child, _LISTS):
+            yield prefix + name
+        else:
+            yield from _top(child, useless, f"{prefix}{name}.")
+
+
+def _input_sizes(
+    model: Any, cfg: Mapping[str, Any], given: tuple[int, ...] | None
+) -> list[tuple[int, int, int]]:
+    """Return the size that is given, or that a model is made for, or else a usual one.
+
+    Twice where its first convolution takes other channels: its configuration doesn't know that it
+    was built for one channel (`in_chans=1`), or the convolution stands after a rearrangement.
+    """
+    channels, *size = cfg.get("input_size", (3, 224, 224))
+    made_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    made_for = given or made_for or getattr(model, "image_size", None)
+    if made_for:
+        size = [made_for, made_for] if isinstance(made_for, int) else list(made_for)
+    if len(size) == 3:
+        return [(size[0], size[1], size[2])]
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    counts = [channels] if first is None else [channels, first.in_channels]
+    return [(count, size[0], size[1]) for count in dict.fromkeys(counts)]

@@ -1,0 +1,68 @@
+"""Which parameters an optimizer treats alike: decay, and learning rates by depth."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+__all__ = ["decays", "layer_ids", "make_groups"]
+
+
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """Tell whether weight decay makes sense for a parameter: it does for matrices and filters.
+
+    Not for biases, the scale of a norm, gamma, tokens, and tables of positions, which are called
+    something else than `weight`.
+
+    Example:
+        >>> import torch
+        >>> from softattn.groups import decays
+        >>> table = torch.nn.Parameter(torch.zeros(1, 197, 192))
+        >>> decays("blocks.0.mlp.fc1.weight", table), decays("pos_embed", table)
+        (True, False)
+    """
+    return parameter.ndim > 1 and "weight" in name.rpartition(".")[2]
+
+
+def layer_ids(model: nn.Module) -> dict[str, int]:
+    """Number the layers of a model from the input on, and return the layer of each parameter.
+
+    Example:
+        >>> import torch
+        >>> from softattn.groups import layer_ids
+        >>> block = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
+        >>> layer_ids(torch.nn.Sequential(block, torch.nn.Linear(8, 2)))
+        {'0.0.weight': 0, '0.0.bias': 0, '0.1.weight': 0, '0.1.bias': 0, '1.weight': 1, '1.bias': 1}
+
+    A timm model says itself what its layers are (`group_matcher`). Otherwise a layer is what
+    stands under the first number in the parameters' names (`layer1.0`, `features.3`).
+    """
+    matcher: Any = getattr(model, "group_matcher", None)
+    if matcher is not None:
+        try:
+            from timm.models import group_parameters
+        except ImportError:
+            pass
+        else:
+            return dict(group_parameters(model, matcher(coarse=False), reverse=True))
+    numbers: dict[tuple[str, ...], int] = {}
+    ids = {}
+    for name, _ in model.named_parameters():
+        path = name.split(".")[:-1]
+        digits = [place for place, part in enumerate(path) if part.isdigit()]
+        layer = tuple(path[: digits[0] + 1] if digits else path[:1])
+        ids[name] = numbers.setdefault(layer, len(numbers))
+    return ids
+
+
+def make_groups(
+    parameters: Iterable[tuple[nn.Parameter, float, float]],
+) -> list[dict[str, Any]]:
+    """Put parameters, each with its learning rate and weight decay, into an optimizer's groups."""
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for parameter, lr, weight_decay in parameters:
+        group = groups.setdefault(
+            (lr, weight_decay), {"params": [], "lr": lr, "weight_decay": weight_decay}
+        )
+        group["params"].append(parameter)
+    return list(groups.values())

@@ -1,0 +1,163 @@
+"""Which node of a traced model is its last feature map."""
+
+from collections.abc import Iterable
+from itertools import takewhile
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from softattn.errors import ModelError
+from softattn.places import find_place
+from softattn.probe import black_image, describe, untouched
+from softattn.truncate import trace
+
+__all__ = ["last_map"]
+
+
+def last_map(model: nn.Module, input_size: tuple[int, int, int]) -> str:
+    """Find the last feature map on the way to a model's output, before it is pooled.
+
+    Example:
+        >>> import torchvision
+        >>> from softattn.taps import last_map
+        >>> last_map(torchvision.models.resnet18(), (3, 64, 64))
+        'layer4'
+
+    It is looked for among what the model's own forward calls, and inside a module only where no
+    map comes out of one, or where a module still makes a map of it (it holds a convolution of
+    more than 1 x 1) before it gives a vector.
+
+    Args:
+        model: it isn't changed.
+        input_size: (C, H, W) of the image that is run through it.
+
+    Returns:
+        The name of a module or of a node, for `truncate`.
+
+    Raises:
+        ModelError: there is no map, or the model can't be traced or doesn't run.
+    """
+    inside: set[str] = set()
+    while True:
+        nodes = trace(model, inside, training=False)
+        values = _values(model, next(iter(nodes.values())).graph, input_size)
+        names = {node: name for name, node in nodes.items()}
+        found, after = _last(model, values, input_size)
+        closed = [node for node in after if _hides_map(model, node, found is None)]
+        if not closed:
+            break
+        inside.add(str(closed[0].target))
+    if found is None:
+        given = values[_output(values)]
+        raise ModelError(
+            f"looking for the last feature map of {type(model).__name__}: on the way to its "
+            f"output, {describe(given)}, nothing has positions on a map of at least 2 x 2 for an "
+            f"input of {input_size}. Pass a larger input_size, or at= with the name of a module "
+            "that gives a map."
+        )
+    return names[found]
+
+
+class _Recorder(fx.Interpreter):
+    """Run a graph, and remember the shape of each value."""
+
+    def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
+        super().__init__(module, graph=graph)
+        self.values: dict[fx.Node, Any] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        shape_only = isinstance(value, Tensor)
+        self.values[n] = torch.empty(value.shape, device="meta") if shape_only else value
+        return value
+
+
+def _values(
+    model: nn.Module, graph: fx.Graph, input_size: tuple[int, int, int]
+) -> dict[fx.Node, Any]:
+    recorder = _Recorder(model, graph)
+    placeholders = sum(node.op == "placeholder" for node in graph.nodes)
+    try:
+        with untouched(model), torch.no_grad():
+            image = black_image(model, input_size)
+            recorder.run(image, *[None] * (placeholders - 1))
+    except Exception as error:
+        raise does_not_run(model, input_size, error) from error
+    return recorder.values
+
+
+def does_not_run(
+    model: nn.Module, input_size: tuple[int, int, int], error: Exception
+) -> ModelError:
+    """Say that a model doesn't run on an input of this size."""
+    first_line = str(error).partition("\n")[0].rstrip(".")  # torch.fx appends its graph
+    return ModelError(
+        f"running {type(model).__name__} on an input of {input_size}: "
+        f"{type(error).__name__}: {first_line}. If it needs an input of another size, pass "
+        "input_size=(C, H, W)."
+    )
+
+
+def _output(values: Iterable[fx.Node]) -> fx.Node:
+    return next(node for node in values if node.op == "output")
+
+
+def _last(
+    model: nn.Module, values: dict[fx.Node, Any], input_size: tuple[int, int, int]
+) -> tuple[fx.Node | None, list[fx.Node]]:
+    """Return the last node with a map, and the nodes between it and the output, last first."""
+    output = _output(values)
+    way, used = [], {output}
+    for node in reversed(values):
+        if node in used:
+            used.update(node.all_input_nodes)
+            way.append(node)
+    maps = [
+        node
+        for node in way
+        if node.op not in ("output", "placeholder")
+        and not _is_pool(model, node)
+        and find_place(values[node], *input_size[1:]) is not None
+    ]
+    found = _before_class_map(model, values, maps, values[output])
+    return found, way if found is None else way[: way.index(found)]
+
+
+def _before_class_map(
+    model: nn.Module, values: dict[fx.Node, Any], maps: list[fx.Node], scores: object
+) -> fx.Node | None:
+    """Return the last map, unless a 1 x 1 convolution made it as a map for each class."""
+    classes = scores.shape[-1] if isinstance(scores, Tensor) and scores.ndim == 2 else None
+    of_head = list(takewhile(lambda node: values[node].shape[1] == classes, maps))
+    if any(_kernel(model, node) == 1 for node in of_head):
+        maps = maps[len(of_head) :]
+    return maps[0] if maps else None
+
+
+def _kernel(model: nn.Module, node: fx.Node) -> int:
+    """Return the size of the largest convolution in what a node calls, 0 if there is none."""
+    if node.op != "call_module":
+        return 0
+    modules = model.get_submodule(str(node.target)).modules()
+    return max((max(m.kernel_size) for m in modules if isinstance(m, nn.Conv2d)), default=0)
+
+
+def _is_pool(model: nn.Module, node: fx.Node) -> bool:
+    """Tell whether a node pools to a fixed size, which may be more than 1 x 1 (VGG)."""
+    if node.op == "call_function":
+        return node.target in (F.adaptive_avg_pool2d, F.adaptive_max_pool2d)
+    if node.op != "call_module":
+        return False
+    module = model.get_submodule(str(node.target))
+    return isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d)
+
+
+def _hides_map(model: nn.Module, node: fx.Node, nothing_found: bool) -> bool:
+    """Tell whether to look for a map inside what a node calls."""
+    if node.op != "call_module":
+        return False
+    if next(model.get_submodule(str(node.target)).children(), None) is None:
+        return False
+    return nothing_found or _kernel(model, node) > 1

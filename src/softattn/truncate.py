@@ -1,0 +1,231 @@
+"""A model up to one of its inner points, without anything that comes after.
+
+The model is traced only as deep as the point lies: modules beside the way to it are called as
+they are, with their own control flow, training mode and gradient checkpointing.
+"""
+
+import inspect
+import sys
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.utils.checkpoint import checkpoint
+from torchvision.models.feature_extraction import NodePathTracer
+
+from softattn.errors import ModelError, closest
+
+__all__ = ["TruncatedModel", "trace", "truncate"]
+
+
+class _ShallowTracer(NodePathTracer):  # type: ignore[misc]
+    """Trace into the named modules, and into no others."""
+
+    # What a module does to its buffers (a norm counts its batches) must be a node of the graph.
+    # Otherwise it happens while tracing.
+    proxy_buffer_attributes = True
+
+    def __init__(self, inside: Collection[str]) -> None:
+        # timm lists functions whose control flow can't be traced, for this purpose.
+        layers = sys.modules.get("timm.layers")
+        functions = layers.get_notrace_functions() if layers is not None else ()
+        super().__init__(autowrap_functions=tuple(functions))
+        self.inside = inside
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return module_qualified_name not in self.inside
+
+
+class TruncatedModel(nn.Module):
+    """What `truncate` gives: the modules that are needed, under their names, and two graphs.
+
+    Two, since a model may do something else in training. It can be copied and pickled, and
+    `torch.compile` and `torch.export` see plain code.
+
+    Attributes:
+        training_only: modules that the whole model calls in training and not in evaluation:
+            auxiliary heads.
+    """
+
+    def __init__(
+        self,
+        root: nn.Module,
+        train_graph: fx.Graph,
+        eval_graph: fx.Graph,
+        training_only: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__()
+        self.training_only = training_only
+        self._graphs = (eval_graph, train_graph)
+        self._checkpointing = False
+        for graph in self._graphs:
+            for node in graph.nodes:
+                if node.op in ("call_module", "get_attr"):
+                    _share(root, self, str(node.target))
+        self.training = root.training
+        self._compile()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give what stands at the point."""
+        features: Tensor = self._steps[self.training](self, x)
+        return features
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only what stands between the modules; compute the inside once more for gradients."""
+        self._checkpointing = enable
+        self._compile()
+
+    def _compile(self) -> None:
+        steps = []
+        for graph in self._graphs:
+            graph = _checkpointed(graph) if self._checkpointing else graph
+            code = graph.python_code(root_module="self")
+            scope = dict(code.globals)
+            exec(code.src, scope)
+            steps.append(scope["forward"])
+        self._steps = tuple(steps)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Generated functions can't be pickled; the graphs can.
+        return {name: value for name, value in self.__dict__.items() if name != "_steps"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._compile()
+
+
+def _checkpointed(graph: fx.Graph) -> fx.Graph:
+    """Copy a graph, with a checkpoint around each module."""
+    result = fx.Graph()
+    result.output(result.graph_copy(graph, {}))
+    for node in result.nodes:
+        if node.op == "call_module":
+            with result.inserting_before(node):
+                module = result.get_attr(str(node.target))
+            node.op, node.target, node.args = "call_function", _recomputed, (module, *node.args)
+    return result
+
+
+def _recomputed(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    return checkpoint(module, *args, use_reentrant=False, **kwargs)
+
+
+def _share(root: nn.Module, copy: nn.Module, target: str) -> None:
+    """Put what root has under a dotted name into the copy, under the same name."""
+    *path, name = target.split(".")
+    for part in path:
+        root = getattr(root, part)
+        if part not in copy._modules:
+            copy.add_module(part, nn.Module())
+            copy._modules[part].training = root.training  # type: ignore[union-attr]
+        copy = getattr(copy, part)
+    value = getattr(root, name)
+    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+        copy.register_buffer(name, value, name not in root._non_persistent_buffers_set)
+    else:
+        setattr(copy, name, value)
+
+
+def trace(model: nn.Module, inside: Collection[str], training: bool) -> dict[str, fx.Node]:
+    """Trace a model in one mode, and name the nodes of its graph by their place in it.
+
+    Arguments of the model's forward but the first have their default values.
+    """
+    tracer = _ShallowTracer(inside)
+    defaults = list(inspect.signature(model.forward).parameters.values())[1:]
+    concrete = {
+        p.name: p.default for p in defaults if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    }
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        # Not train() or eval(), which a model may have changed to do more.
+        for module, _ in modes:
+            module.training = training
+        tracer.trace(model, concrete_args=concrete)
+    except Exception as error:
+        raise ModelError(
+            f"tracing {type(model).__name__}: its forward can't be traced "
+            f"({type(error).__name__}: {error}). Give the model a method forward_features(x) that "
+            "returns the feature map (B, C, H, W)."
+        ) from error
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    return {name: node for node, name in tracer.node_to_qualname.items()}
+
+
+def truncate(model: nn.Module, at: str, inside: Iterable[str] = ()) -> TruncatedModel:
+    """Give the part of a model that computes what stands at an inner point.
+
+    Example:
+        >>> import torch, torchvision
+        >>> from softattn.truncate import truncate
+        >>> model = torchvision.models.resnet18()
+        >>> part = truncate(model, "layer3")
+        >>> part(torch.zeros(1, 3, 64, 64)).shape
+        torch.Size([1, 256, 4, 4])
+        >>> len(model.state_dict()), len(part.state_dict())
+        (122, 90)
+
+    Args:
+        model: it isn't changed. Its parameters are shared.
+        at: the name of a module, as in `named_modules()`; or of a node of the traced graph, as in
+            `torchvision.models.feature_extraction.get_graph_node_names`.
+        inside: modules to trace into beside those on the way.
+
+    Raises:
+        ModelError: nothing has this name, or the model can't be traced.
+    """
+    parts = at.split(".")
+    around = {*inside, *(".".join(parts[:end]) for end in range(1, len(parts)))}
+    in_training, in_evaluation = (trace(model, around, training) for training in (True, False))
+    for nodes in (in_training, in_evaluation):
+        if at not in nodes:
+            raise _not_there(model, at, nodes)
+    called, always_called = map(_called, (in_training.values(), in_evaluation.values()))
+    return TruncatedModel(
+        model,
+        _cut(in_training[at]),
+        _cut(in_evaluation[at]),
+        tuple(name for name in called if name not in always_called),
+    )
+
+
+def _called(nodes: Iterable[fx.Node]) -> list[str]:
+    return [str(node.target) for node in nodes if node.op == "call_module"]
+
+
+def _not_there(model: nn.Module, at: str, nodes: Iterable[str]) -> ModelError:
+    doing = f"truncating {type(model).__name__} at {at!r}"
+    if at in dict(model.named_modules()):
+        return ModelError(
+            f"{doing}: the module is there, but forward doesn't call it. "
+            f"Called there are: {', '.join(list(nodes)[-10:])}."
+        )
+    names = [name for name, _ in model.named_modules() if name]
+    return ModelError(f"{doing}: nothing has this name. {closest(at, [*names, *nodes])}")
+
+
+def _cut(point: fx.Node) -> fx.Graph:
+    """Return the graph that ends at a node, with nothing in it that isn't needed there."""
+    graph = point.graph
+    needed: set[fx.Node] = set()
+    waiting = [point]
+    for node in graph.nodes:
+        if node is point:
+            break
+        # A change in place matters to what comes after even if its result isn't used by name.
+        if node.op == "call_method" and str(node.target).endswith("_"):
+            waiting.append(node)
+    while waiting:
+        node = waiting.pop()
+        if node not in needed:
+            needed.add(node)
+            waiting.extend(node.all_input_nodes)
+    for node in reversed(graph.nodes):
+        if node.op == "output":
+            node.args = (point,)
+        elif node not in needed and (node.op != "placeholder" or node.prev.op == "placeholder"):
+            graph.erase_node(node)
+    graph.lint()
+    return graph

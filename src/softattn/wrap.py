@@ -1,0 +1,214 @@
+"""`wrap_backbone`: attention on the last feature map of any image model, and a new head."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from softattn.attention import SoftAttention
+from softattn.backbones import FeatureMap
+from softattn.checks import fraction, whole_number
+from softattn.classifier import HeadFactory, SoftAttentionClassifier
+from softattn.errors import ArgumentError, ArgumentTypeError, ModelError, closest, missing_extra
+from softattn.finding import plan_backbone
+from softattn.heads import ClassifierHead
+from softattn.probe import describe, dry_run
+from softattn.zoo import load_model
+
+__all__ = ["wrap_backbone"]
+
+Block = str | Callable[[int], nn.Module] | None
+
+_HEADS = ("pool", "flatten")
+
+# For messages: timm has no list of them.
+_TIMM_ATTENTIONS = ("se", "ese", "eca", "ceca", "ge", "gc", "gca", "cbam", "lcbam", "coord")
+
+
+def wrap_backbone(
+    backbone: str | nn.Module,
+    num_classes: int,
+    *,
+    at: str | None = None,
+    block: Block = None,
+    pretrained: bool = False,
+    head: str | HeadFactory = "pool",
+    num_maps: int = 16,
+    drop_rate: float = 0.0,
+    input_size: int | tuple[int, ...] | None = None,
+    **backbone_kwargs: Any,
+) -> SoftAttentionClassifier:
+    """Put attention on the last feature map of an image model, and a new head on it.
+
+    Example:
+        >>> import torch
+        >>> from softattn import wrap_backbone
+        >>> model = wrap_backbone("resnet18", num_classes=7)
+        >>> model(torch.randn(2, 3, 64, 64)).shape
+        torch.Size([2, 7])
+
+        The paper's model, whose backbone ends inside the network:
+
+        >>> from functools import partial
+        >>> from softattn import SoftAttentionBlock
+        >>> with torch.device("meta"):
+        ...     model = wrap_backbone(
+        ...         "timm:inception_resnet_v2", num_classes=7, at="repeat_2.8.branch0.bn.drop",
+        ...         block=SoftAttentionBlock, head="flatten",
+        ...     )
+        >>> model.num_features, model.head_hidden_size
+        (384, 6144)
+
+    Args:
+        backbone: the name of a model of timm or torchvision, with `timm:` or `torchvision:` in
+            front where both have it and timm's isn't meant; or a model that you built, which
+            keeps its weights and loses its head.
+        num_classes: how many scores are wanted.
+        at: a module of the model, or a node of its traced graph, after which the attention goes.
+            What comes after it is dropped, its parameters too. Otherwise the last feature map is
+            found.
+        block: what makes the attention: a function from channels to a module, or the name of one
+            of timm's ("se", "eca", "cbam"); `SoftAttention` with `num_maps` maps if not given.
+        pretrained: load the library's weights into a model that is given by name.
+        head: "pool" (mean over positions, then a linear layer; any input size), "flatten" (the
+            paper's: a linear layer on all positions; one input size), or a function
+            (in_channels, num_classes) that builds a module.
+        num_maps: K, of the default attention.
+        drop_rate: of the dropout before the linear layer.
+        input_size: of the images, where the model doesn't say it: one number, (H, W) or
+            (C, H, W).
+        backbone_kwargs: for the function that builds the model, as `img_size=384` for timm's.
+
+    Returns:
+        The model. Under `backbone.model.` are the parameters of the original, with its names.
+
+    Raises:
+        ArgumentError: an argument has a value that can't work.
+        ArgumentTypeError: an argument is of a type that can't work.
+        ModelError: the model has no feature map there, or doesn't run. It is then as it was.
+        MissingExtraError: timm is needed and isn't installed.
+    """
+    doing = "wrapping a backbone"
+    num_classes = whole_number(doing, "num_classes", num_classes)
+    drop_rate = fraction(doing, "drop_rate", drop_rate)
+    # timm and torchvision have these names for the size of a model that is made for one.
+    made_for = backbone_kwargs.get("img_size", backbone_kwargs.get("image_size"))
+    size = _image_size(doing, made_for if input_size is None else input_size)
+    make_attention, make_head = (
+        _attention_factory(doing, block, num_maps),
+        _head_factory(doing, head),
+    )
+    model, cfg, name = _load(doing, backbone, pretrained, backbone_kwargs)
+    plan = plan_backbone(model, at, size, cfg)
+    like = next((p for p in plan.model.parameters() if p.is_floating_point()), torch.zeros(0))
+    with torch.device(like.device):
+        attention = make_attention(plan.feature_map.channels).to(like)
+        attended = _attended(attention, plan.feature_map)
+        new_head = make_head(attended, num_classes, drop_rate).to(like)
+    for part in (attention, new_head):
+        part.train(plan.model.training)
+    config: dict[str, Any] | None = None
+    if name is not None and isinstance(block, str | None) and isinstance(head, str):
+        config = {"backbone": name, "num_classes": num_classes, "at": at, "block": block}
+        config |= {"head": head, "num_maps": num_maps, "drop_rate": drop_rate}
+        config |= {"input_size": input_size, **backbone_kwargs}
+    return SoftAttentionClassifier(
+        plan.build(), attention, new_head, attended.shape[1], num_classes, config
+    )
+
+
+def _load(
+    doing: str, backbone: str | nn.Module, pretrained: bool, kwargs: dict[str, Any]
+) -> tuple[nn.Module, Mapping[str, Any] | None, str | None]:
+    """Return the model, its preprocessing, and its name if it has one."""
+    if isinstance(backbone, str):
+        named = load_model(backbone, pretrained, kwargs)
+        return named.model, named.pretrained_cfg, named.name
+    if not isinstance(backbone, nn.Module):
+        raise ArgumentTypeError(
+            f"{doing}: expected the name of a model or a torch.nn.Module, found {backbone!r} "
+            f"({type(backbone).__name__})."
+        )
+    if pretrained or kwargs:
+        given = ["pretrained=True"] if pretrained else []
+        raise ArgumentError(
+            f"{doing}: {', '.join([*given, *kwargs])} is for a model that is given by name. This "
+            f"{type(backbone).__name__} is built already, and keeps its weights."
+        )
+    return backbone, None, None
+
+
+def _image_size(doing: str, value: object) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    sizes = tuple(value) if isinstance(value, tuple | list) else (value, value)
+    if len(sizes) not in (2, 3):
+        raise ArgumentError(
+            f"{doing}: input_size must be one number, (H, W) or (C, H, W), found {value!r}."
+        )
+    return tuple(whole_number(doing, "input_size", size) for size in sizes)
+
+
+def _attention_factory(doing: str, block: Block, num_maps: int) -> Callable[[int], nn.Module]:
+    if block is None:
+        return partial(SoftAttention, num_maps=whole_number(doing, "num_maps", num_maps))
+    if isinstance(block, str):
+        return _timm_attention(doing, block)
+    if isinstance(block, nn.Module) or not callable(block):
+        raise ArgumentTypeError(
+            f"{doing}: block must be a function from channels to a module, as SoftAttention is, "
+            f"or the name of one of timm's attentions, found {block!r}."
+        )
+    return block
+
+
+def _timm_attention(doing: str, name: str) -> Callable[[int], nn.Module]:
+    try:
+        from timm.layers.create_attn import get_attn
+    except ImportError as error:
+        raise missing_extra(f"building the attention {name!r}", "timm", "timm") from error
+    try:
+        factory: Callable[[int], nn.Module] | None = get_attn(name)  # type: ignore[no-untyped-call]
+    except AssertionError:
+        factory = None
+    if factory is None:
+        raise ArgumentError(
+            f"{doing}: timm has no attention named {name!r}. {closest(name, _TIMM_ATTENTIONS)}"
+        )
+    return factory
+
+
+def _head_factory(doing: str, head: str | HeadFactory) -> Callable[[Tensor, int, float], nn.Module]:
+    """Return what makes a head of (attended features, num_classes, drop_rate)."""
+    if isinstance(head, str):
+        if head not in _HEADS:
+            raise ArgumentError(
+                f"{doing}: there is no head named {head!r}. {closest(head, _HEADS)} A function "
+                "(in_channels, num_classes) works too."
+            )
+        return partial(_linear_head, flatten=head == "flatten")
+    if isinstance(head, nn.Module) or not callable(head):
+        raise ArgumentTypeError(
+            f'{doing}: head must be "pool", "flatten", or a function (in_channels, num_classes) '
+            f"that builds a module, found {head!r}."
+        )
+    return lambda x, num_classes, drop_rate: head(x.shape[1], num_classes)
+
+
+def _linear_head(x: Tensor, num_classes: int, drop_rate: float, flatten: bool) -> nn.Module:
+    size = (x.shape[2], x.shape[3]) if flatten else None
+    return ClassifierHead(x.shape[1], num_classes, size, drop_rate)
+
+
+def _attended(attention: nn.Module, found: FeatureMap) -> Tensor:
+    """Return what an attention gives for the feature map, checked."""
+    doing = f"putting {type(attention).__name__} on a map of {found.channels} x {found.size}"
+    try:
+        features = dry_run(attention, attention, (found.channels, *found.size)).output
+    except Exception as error:
+        raise ModelError(f"{doing}: it raises {type(error).__name__}: {error}") from error
+    if not isinstance(features, Tensor) or features.ndim != 4:
+        raise ModelError(f"{doing}: expected a map (B, C, H, W), it gives {describe(features)}.")
+    return features

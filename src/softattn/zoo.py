@@ -1,0 +1,127 @@
+"""Models by name, from timm and torchvision."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torchvision
+from torch import nn
+
+from softattn.errors import ArgumentError, ArgumentTypeError, closest, missing_extra
+
+__all__ = ["NamedModel", "load_model"]
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A model that was built from a name."""
+
+    model: nn.Module
+    name: str
+    """With the library in front: `timm:resnet50`."""
+    pretrained_cfg: Mapping[str, Any]
+    """The preprocessing, with timm's keys: input_size, mean, std, interpolation, crop_pct."""
+
+
+def load_model(
+    name: str, pretrained: bool = False, kwargs: Mapping[str, Any] | None = None
+) -> NamedModel:
+    """Build a model of timm or torchvision.
+
+    Example:
+        >>> from softattn.zoo import load_model
+        >>> load_model("torchvision:resnet18").name
+        'torchvision:resnet18'
+        >>> load_model("resnet18").name
+        'timm:resnet18'
+
+    Args:
+        name: of a timm model, with or without a tag, or of a torchvision classifier. Where both
+            have it, timm's is built; `timm:` or `torchvision:` in front chooses. Other prefixes
+            (`hf-hub:`, `local-dir:`) are timm's own.
+        pretrained: load the library's weights; torchvision's are its `DEFAULT`.
+        kwargs: for the library's own function.
+
+    Raises:
+        ArgumentError: neither library has a model of this name.
+        ArgumentTypeError: the model takes no such keyword arguments.
+        MissingExtraError: only timm has or could have it, and timm isn't installed.
+    """
+    library, name = _resolve(name)
+    try:
+        if library == "timm":
+            return _from_timm(name, pretrained, dict(kwargs or {}))
+        return _from_torchvision(name, pretrained, dict(kwargs or {}))
+    except TypeError as error:
+        raise ArgumentTypeError(
+            f"building {library}:{name} with {dict(kwargs or {})}: {error}."
+        ) from error
+
+
+def _timm() -> ModuleType | None:
+    try:
+        import timm
+    except ImportError:
+        return None
+    return timm
+
+
+def _resolve(name: str) -> tuple[str, str]:
+    timm = _timm()
+    prefix, colon, rest = name.partition(":")
+    of_torchvision = torchvision.models.list_models(module=torchvision.models)
+    if prefix == "torchvision":
+        if rest in of_torchvision:
+            return "torchvision", rest
+        raise ArgumentError(
+            f"building {name}: torchvision has no classifier named {rest!r}. "
+            f"{closest(rest, of_torchvision)}"
+        )
+    if timm is None:
+        if not colon and name in of_torchvision:
+            return "torchvision", name
+        raise missing_extra(
+            f"building {name} (torchvision has no classifier of this name)", "timm", "timm"
+        )
+    bare = rest if prefix == "timm" else name
+    if (colon and prefix != "timm") or timm.is_model(bare):
+        return "timm", bare
+    if prefix != "timm" and name in of_torchvision:
+        return "torchvision", name
+    options = timm.list_models() if prefix == "timm" else [*timm.list_models(), *of_torchvision]
+    raise ArgumentError(
+        f"building {name}: {'timm has' if prefix == 'timm' else 'timm and torchvision have'} no "
+        f"model named {bare!r}. {closest(bare.split('.')[0], dict.fromkeys(options))}"
+    )
+
+
+def _from_timm(name: str, pretrained: bool, kwargs: dict[str, Any]) -> NamedModel:
+    import timm
+
+    architecture, _, tag = name.partition(".")
+    tagged = timm.list_pretrained(f"{architecture}.*") if ":" not in name and tag else ()
+    if tag and tagged and name not in tagged:
+        raise ArgumentError(
+            f"building timm:{name}: {architecture} has no weights tagged {tag!r}. "
+            f"{closest(name, tagged)}"
+        )
+    model = timm.create_model(name, pretrained=pretrained, **kwargs)
+    cfg: Mapping[str, Any] = getattr(model, "pretrained_cfg", {})
+    return NamedModel(model, f"timm:{name}", cfg)
+
+
+def _from_torchvision(name: str, pretrained: bool, kwargs: dict[str, Any]) -> NamedModel:
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    model = torchvision.models.get_model(name, weights=weights if pretrained else None, **kwargs)
+    preset = weights.transforms()
+    crop, resize = preset.crop_size[0], preset.resize_size[0]
+    cfg = {
+        "architecture": name,
+        "input_size": (3, crop, crop),
+        "mean": tuple(preset.mean),
+        "std": tuple(preset.std),
+        "interpolation": preset.interpolation.value,
+        "crop_pct": crop / resize,
+    }
+    return NamedModel(model, f"torchvision:{name}", cfg)
