@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,7 +27,10 @@ _logger = logging.getLogger("softattn")
 class BackbonePlan:
     """A feature map that was found in a model, which isn't changed until `build`."""
 
+    name: str
+    """Of the class of the model that was given."""
     model: nn.Module
+    """What gives the map: that model, or the part of it that is needed."""
     feature_map: FeatureMap
     pretrained_cfg: Mapping[str, Any]
     dropped: tuple[str, ...]
@@ -43,15 +47,16 @@ class BackbonePlan:
             parameter.requires_grad_(False)
         if self.dropped:
             _logger.info(
-                "%s: dropped %s, which come after the feature map or beside it.",
-                type(self.model).__name__,
+                "%s: dropped %s: the feature map doesn't need it.",
+                self.name,
                 ", ".join(self.dropped),
             )
-        training_only = getattr(self.model, "training_only", ())
-        if training_only:
+        auxiliary = getattr(self.model, "training_only", ())
+        if auxiliary:
             _logger.warning(
-                "dropped the auxiliary heads %s: training gives no auxiliary outputs.",
-                ", ".join(training_only),
+                "%s: dropped the auxiliary heads %s, so training gives no auxiliary outputs.",
+                self.name,
+                ", ".join(auxiliary),
             )
         return SpatialBackbone(self.model, self.feature_map, self.pretrained_cfg, self.dropped)
 
@@ -99,7 +104,19 @@ def plan_backbone(
     """Find what `find_backbone` does, and change nothing yet."""
     cfg = pretrained_cfg if pretrained_cfg is not None else getattr(model, "pretrained_cfg", None)
     cfg = dict(cfg) if isinstance(cfg, Mapping) else {}
-    size = _input_size(model, cfg, input_size)
+    first, *others = _input_sizes(model, cfg, input_size)
+    try:
+        return _plan(model, at, first, cfg)
+    except ModelError:
+        for size in others:
+            with suppress(ModelError):
+                return _plan(model, at, size, cfg)
+        raise
+
+
+def _plan(
+    model: nn.Module, at: str | None, size: tuple[int, int, int], cfg: Mapping[str, Any]
+) -> BackbonePlan:
     if at is None and hasattr(model, "forward_features"):
         source, place, run = _ask(model, size)
         features = place.to_nchw(run.output, *size[1:])
@@ -116,7 +133,7 @@ def plan_backbone(
         unused = _without_use(part, run, features, drop=False)[1]
     height, width = features.shape[2:]
     found = FeatureMap(features.shape[1], (height, width), size, source, place, at)
-    return BackbonePlan(part, found, cfg, dropped, unused)
+    return BackbonePlan(type(model).__name__, part, found, cfg, dropped, unused)
 
 
 def _ask(model: nn.Module, size: tuple[int, int, int]) -> tuple[Source, Place, DryRun]:
@@ -194,16 +211,21 @@ def _top(
             yield from _top(child, useless, f"{prefix}{name}.")
 
 
-def _input_size(
+def _input_sizes(
     model: Any, cfg: Mapping[str, Any], given: tuple[int, ...] | None
-) -> tuple[int, int, int]:
-    """Return the size that is given, or the one that a model is made for, or else a usual one."""
+) -> list[tuple[int, int, int]]:
+    """Return the size that is given, or that a model is made for, or else a usual one.
+
+    Twice where its first convolution takes other channels: its configuration doesn't know that it
+    was built for one channel (`in_chans=1`), or the convolution stands after a rearrangement.
+    """
     channels, *size = cfg.get("input_size", (3, 224, 224))
-    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    channels = first.in_channels if first is not None else channels
     made_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
     made_for = given or made_for or getattr(model, "image_size", None)
     if made_for:
         size = [made_for, made_for] if isinstance(made_for, int) else list(made_for)
-    channels, height, width = size if len(size) == 3 else (channels, *size)
-    return channels, height, width
+    if len(size) == 3:
+        return [(size[0], size[1], size[2])]
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    counts = [channels] if first is None else [channels, first.in_channels]
+    return [(count, size[0], size[1]) for count in dict.fromkeys(counts)]

@@ -1,6 +1,7 @@
 """Which node of a traced model is its last feature map."""
 
 from collections.abc import Iterable
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -91,9 +92,10 @@ def does_not_run(
     model: nn.Module, input_size: tuple[int, int, int], error: Exception
 ) -> ModelError:
     """Say that a model doesn't run on an input of this size."""
+    first_line = str(error).partition("\n")[0].rstrip(".")  # torch.fx appends its graph
     return ModelError(
         f"running {type(model).__name__} on an input of {input_size}: "
-        f"{type(error).__name__}: {error}. If it needs an input of another size, pass "
+        f"{type(error).__name__}: {first_line}. If it needs an input of another size, pass "
         "input_size=(C, H, W)."
     )
 
@@ -107,23 +109,39 @@ def _last(
 ) -> tuple[fx.Node | None, list[fx.Node]]:
     """Return the last node with a map, and the nodes between it and the output, last first."""
     output = _output(values)
-    given = values[output]
-    classes = given.shape[-1] if isinstance(given, Tensor) and given.ndim == 2 else None
-    used = {output}
-    after: list[fx.Node] = []
+    way, used = [], {output}
     for node in reversed(values):
-        if node not in used:
-            continue
-        used.update(node.all_input_nodes)
-        value = values[node]
-        # A map with a channel for each class is the head's (SqueezeNet).
-        of_head = isinstance(value, Tensor) and value.ndim == 4 and value.shape[1] == classes
-        candidate = node.op not in ("output", "placeholder") and not of_head
-        is_map = candidate and find_place(value, *input_size[1:]) is not None
-        if is_map and not _is_pool(model, node):
-            return node, after
-        after.append(node)
-    return None, after
+        if node in used:
+            used.update(node.all_input_nodes)
+            way.append(node)
+    maps = [
+        node
+        for node in way
+        if node.op not in ("output", "placeholder")
+        and not _is_pool(model, node)
+        and find_place(values[node], *input_size[1:]) is not None
+    ]
+    found = _before_class_map(model, values, maps, values[output])
+    return found, way if found is None else way[: way.index(found)]
+
+
+def _before_class_map(
+    model: nn.Module, values: dict[fx.Node, Any], maps: list[fx.Node], scores: object
+) -> fx.Node | None:
+    """Return the last map, unless a 1 x 1 convolution made it as a map for each class."""
+    classes = scores.shape[-1] if isinstance(scores, Tensor) and scores.ndim == 2 else None
+    of_head = list(takewhile(lambda node: values[node].shape[1] == classes, maps))
+    if any(_kernel(model, node) == 1 for node in of_head):
+        maps = maps[len(of_head) :]
+    return maps[0] if maps else None
+
+
+def _kernel(model: nn.Module, node: fx.Node) -> int:
+    """Return the size of the largest convolution in what a node calls, 0 if there is none."""
+    if node.op != "call_module":
+        return 0
+    modules = model.get_submodule(str(node.target)).modules()
+    return max((max(m.kernel_size) for m in modules if isinstance(m, nn.Conv2d)), default=0)
 
 
 def _is_pool(model: nn.Module, node: fx.Node) -> bool:
@@ -140,9 +158,6 @@ def _hides_map(model: nn.Module, node: fx.Node, nothing_found: bool) -> bool:
     """Tell whether to look for a map inside what a node calls."""
     if node.op != "call_module":
         return False
-    module = model.get_submodule(str(node.target))
-    if next(module.children(), None) is None:
+    if next(model.get_submodule(str(node.target)).children(), None) is None:
         return False
-    if nothing_found:
-        return True
-    return any(max(m.kernel_size) > 1 for m in module.modules() if isinstance(m, nn.Conv2d))
+    return nothing_found or _kernel(model, node) > 1

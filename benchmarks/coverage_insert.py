@@ -1,0 +1,182 @@
+"""Which stages of timm's models `insert_attention` reaches, and that the models stay as they are.
+
+For the smallest model of every file of timm, at every module that its `feature_info` names:
+attention is inserted with gamma 0 into the model with random weights, the output is compared with
+that from before, bit for bit, and attention is taken out again. Results go to a JSON lines file as
+they come, and a run that was stopped goes on from there; the table goes to docs/insertion.md.
+"""
+
+import argparse
+import fnmatch
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from softattn import SoftAttnError
+from softattn.insert import insert_attention, remove_attention
+
+PAGE = """# Where attention was inserted
+
+`make coverage-insert` wrote this page, with timm {timm} and torch {torch}. For the smallest model
+of every file of timm, `insert_attention` went to every module that the model's `feature_info`
+names, with gamma 0, random weights and the default input size, on the CPU.
+
+{summary}
+
+| file | model | stages | identical | refused | broken |
+| --- | --- | ---: | ---: | ---: | ---: |
+{rows}
+
+## Refused
+
+{refused}
+
+## Broken
+
+{broken}
+"""
+
+
+def tensors(output: object) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, tuple | list | dict):
+        for part in output.values() if isinstance(output, dict) else output:
+            yield from tensors(part)
+
+
+def bits(output: object) -> list[bytes]:
+    return [part.contiguous().numpy().tobytes() for part in tensors(output)]
+
+
+def state(model: nn.Module) -> tuple[Any, ...]:
+    hooks = [list(module._forward_hooks.items()) for module in model.modules()]
+    kinds = [(name, type(module), module.training) for name, module in model.named_modules()]
+    return list(model.state_dict()), hooks, kinds
+
+
+def parameters(name: str) -> int:
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def smallest(file: str) -> str:
+    return min(timm.list_models(module=file), key=parameters)
+
+
+def try_stages(model: nn.Module, stages: list[str], x: Tensor, before: list[bytes]) -> str:
+    """Say "identical", "refused: ..." or "broken: ..."."""
+    as_it_was = state(model)
+    try:
+        insert_attention(model, stages)
+    except SoftAttnError as error:
+        changed = state(model) != as_it_was
+        return "broken: refused and changed" if changed else f"refused: {error}"
+    except Exception as error:  # whatever it is, it goes into the table
+        return f"broken: {type(error).__name__}: {error}"
+    try:
+        same = bits(model(x)) == before
+    except Exception as error:
+        same, reason = False, f"{type(error).__name__}: {error}"
+    else:
+        reason = "another output"
+    remove_attention(model)
+    if state(model) != as_it_was:
+        same, reason = False, "another model after the removal"
+    return "identical" if same else f"broken: {reason}"
+
+
+@torch.no_grad()
+def try_model(name: str) -> dict[str, str]:
+    torch.manual_seed(0)
+    model = timm.create_model(name).eval()
+    infos = getattr(model, "feature_info", None) or []
+    stages = list(dict.fromkeys(info["module"] for info in infos))
+    x = torch.randn(1, *model.pretrained_cfg["input_size"])
+    before = bits(model(x))
+    # All at once, which takes two passes. Only if that isn't well, one after another.
+    if stages and try_stages(model, stages, x, before) == "identical":
+        return dict.fromkeys(stages, "identical")
+    return {stage: try_stages(model, [stage], x, before) for stage in stages}
+
+
+def read(path: Path) -> dict[str, dict[str, Any]]:
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {row["file"]: row for row in map(json.loads, lines)}
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    def count(row: dict[str, Any], kind: str) -> int:
+        return sum(result.startswith(kind) for result in row["stages"].values())
+
+    def reasons(kind: str) -> str:
+        found = [
+            f"- `{row['model']}` at `{stage}`: {short(result)}"
+            for row in rows
+            for stage, result in row["stages"].items()
+            if result.startswith(kind)
+        ]
+        return "\n".join(found) or "None."
+
+    def short(result: str) -> str:
+        reason = result.split(": ", 1)[1].split("': ", 1)[-1]
+        return reason.split(" Others give")[0]
+
+    kinds = ("identical", "refused", "broken")
+    total = {kind: sum(count(row, kind) for row in rows) for kind in kinds}
+    summary = (
+        f"{len(rows)} models, {sum(total.values())} stages: {total['identical']} with outputs that "
+        f"are identical to the last bit, {total['refused']} refused, {total['broken']} broken."
+    )
+    table = [
+        f"| {row['file']} | {row['model']} | {len(row['stages'])} | "
+        + " | ".join(str(count(row, kind)) for kind in kinds)
+        + " |"
+        for row in rows
+    ]
+    return PAGE.format(
+        timm=timm.__version__,
+        torch=torch.__version__,
+        summary=summary,
+        rows="\n".join(table),
+        refused=reasons("refused"),
+        broken=reasons("broken"),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--filter", default="*", help="the files of timm, such as 'swin*'")
+    parser.add_argument("--results", type=Path, default=Path("out/coverage_insert.jsonl"))
+    parser.add_argument("--page", type=Path, default=Path("docs/insertion.md"))
+    arguments = parser.parse_args()
+    arguments.results.parent.mkdir(parents=True, exist_ok=True)
+    files = [file for file in timm.list_modules() if fnmatch.fnmatch(file, arguments.filter)]
+    for file in sorted(files):
+        if file in read(arguments.results) or not timm.list_models(module=file):
+            continue
+        start = time.perf_counter()
+        name = smallest(file)
+        row = {"file": file, "model": name, "stages": try_model(name)}
+        with arguments.results.open("a") as lines:
+            lines.write(json.dumps(row) + "\n")
+        kinds = [result.split(":")[0] for result in row["stages"].values()]
+        seen = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+        print(f"{file}: {name}: {seen} ({time.perf_counter() - start:.0f} s)", flush=True)
+    rows = read(arguments.results)
+    text = page([rows[file] for file in sorted(rows)])
+    arguments.page.parent.mkdir(parents=True, exist_ok=True)
+    if arguments.filter == "*":
+        arguments.page.write_text(text)
+    print(text.split("\n\n")[2])
+
+
+if __name__ == "__main__":
+    main()

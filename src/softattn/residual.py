@@ -1,0 +1,190 @@
+"""Attention that lets a network be: x + gamma * a * x, in whatever layout x has."""
+
+from typing import Any
+
+import torch
+import torch.fx
+import torch.nn.functional as F
+from einops import reduce
+from torch import Tensor, nn
+
+from softattn.attention import SoftAttention
+from softattn.checks import finite_number
+from softattn.errors import ModelError, ShapeError
+from softattn.functional import Activation, attention_maps
+from softattn.layout import Layout, from_nchw, to_nchw
+from softattn.reading import Reading, fit_grid
+
+__all__ = ["ResidualAttention", "residual_attention"]
+
+
+def residual_attention(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    gamma: Tensor,
+    activation: Activation = None,
+    layout: str = "NCHW",
+    grid: tuple[int, int] | None = None,
+    num_prefix_tokens: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Add to a feature map what attention makes of it: x + gamma * a * x, a the summed map.
+
+    Computed as x * (1 + gamma * a) in float32 at least, which at gamma 0 is x to the last bit,
+    infinities, NaNs and the signs of zeros too.
+
+    Example:
+        >>> import torch
+        >>> from softattn.residual import residual_attention
+        >>> x, weight = torch.randn(2, 64, 7, 7), torch.randn(16, 64, 3, 3)
+        >>> attended, maps = residual_attention(x, weight, None, torch.tensor(0.0))
+        >>> bool((attended == x).all()), maps.shape
+        (True, torch.Size([2, 16, 7, 7]))
+
+    Args:
+        x: the feature map, in any layout.
+        weight: (K, C, kh, kw), as for `softattn.functional.attention_maps`.
+        bias: (K,).
+        gamma: ().
+        activation: between convolution and softmax; a function, or the name of one.
+        layout: how x lies, the value of a `Layout`.
+        grid: of tokens, at one size. At others it is the grid of these proportions.
+        num_prefix_tokens: P, the tokens in front; they stay as they are.
+
+    Returns:
+        The shape, dtype and layout of x; and the maps (B, K, H, W), in float32 at least.
+
+    Raises:
+        ShapeError: x has another shape, or so many tokens that no such grid has them.
+    """
+    how = Layout(layout)
+    if how is Layout.NLC and grid is not None:
+        grid = _grid_of(x, grid, num_prefix_tokens)
+    # Some networks compute some of their maps in another dtype than their parameters have.
+    weight = weight.to(x.dtype)
+    bias = None if bias is None else bias.to(x.dtype)
+    nchw = to_nchw(x, how, grid, num_prefix_tokens)
+    maps = attention_maps(nchw, weight, bias, activation=activation)
+    # Half precision may overflow before the softmax. Such a map says nothing: it is left out.
+    summed = torch.nan_to_num(reduce(maps, "b k h w -> b 1 h w", "sum"))
+    scales = from_nchw(1 + gamma * summed, how)
+    if num_prefix_tokens:
+        scales = F.pad(scales, (0, 0, num_prefix_tokens, 0), value=1.0)
+    return (x * scales).to(x.dtype), maps
+
+
+# A symbolic trace keeps it as one node: the grid is counted, which proxies can't be.
+torch.fx.wrap("residual_attention")
+
+
+def _grid_of(x: Tensor, grid: tuple[int, int], num_prefix_tokens: int) -> tuple[int, int]:
+    count = int(x.shape[1]) - num_prefix_tokens
+    if count == grid[0] * grid[1]:
+        return grid
+    scaled = fit_grid(count, grid)
+    if scaled is None:
+        raise ShapeError(
+            f"attending tokens {tuple(x.shape)}: no grid of the proportions of {grid[0]} x "
+            f"{grid[1]} has {count} positions ({num_prefix_tokens} tokens in front). Insert with "
+            "an example= of the size that you use."
+        )
+    return scaled
+
+
+class ResidualAttention(SoftAttention):
+    """Soft-Attention that lets a network be: x + gamma * a * x, in the layout that x has.
+
+    `insert_attention` builds and places it.
+
+    Example:
+        >>> import torch
+        >>> from softattn.residual import ResidualAttention
+        >>> from softattn.layout import Layout
+        >>> attention = ResidualAttention(192, layout=Layout.NLC, grid=(14, 14))
+        >>> attention(torch.randn(2, 196, 192)).shape
+        torch.Size([2, 196, 192])
+
+    Args:
+        in_channels: C, the channels of the feature map.
+        num_maps: K, the number of attention maps.
+        kernel_size: as in `SoftAttention`.
+        gamma: as in `SoftAttention`; here it starts at 0.
+        activation: as in `SoftAttention`.
+        bias: as in `SoftAttention`.
+        layout: how x lies.
+        grid: as in `residual_attention`.
+        num_prefix_tokens: as in `residual_attention`.
+        device: where the parameters are.
+        dtype: of the parameters.
+
+    Shape:
+        - x: (B, C, H, W), (B, H, W, C) or (B, P + H * W, C), and so is what comes out.
+        - maps: (B, K, H, W).
+
+    Raises:
+        ShapeError: in `forward`, as `residual_attention`.
+        ModelError: in `forward`, x isn't one tensor.
+    """
+
+    gamma: nn.Parameter
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_maps: int = 16,
+        kernel_size: int | tuple[int, int] = 3,
+        *,
+        gamma: float = 0.0,
+        activation: Activation = None,
+        bias: bool = True,
+        layout: Layout = Layout.NCHW,
+        grid: tuple[int, int] | None = None,
+        num_prefix_tokens: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        finite_number(f"building {type(self).__name__}", "gamma", gamma)
+        super().__init__(
+            in_channels,
+            num_maps,
+            kernel_size,
+            gamma=gamma,
+            activation=activation,
+            bias=bias,
+            device=device,
+            dtype=dtype,
+        )
+        self.reading = Reading(layout, grid, num_prefix_tokens)
+
+    def forward(self, x: Tensor, return_maps: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Add its attention to x; with `return_maps` give (features, maps)."""
+        if isinstance(x, tuple | list | dict):
+            raise ModelError(
+                f"attending inside a network: the module gave a {type(x).__name__} in this pass, "
+                "and one tensor in the pass in evaluation that attention was inserted after."
+            )
+        result = residual_attention(
+            x,
+            self.weight,
+            self.bias,
+            self.gamma,
+            self.activation,
+            self.reading.layout.value,
+            self.reading.grid,
+            self.reading.num_prefix_tokens,
+        )
+        # The features last: to torchvision's feature extraction, the output of a module is the
+        # last node in it.
+        maps, features = result[1], result[0]
+        return self.emit(features, maps, return_maps)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        # A checkpoint from before the insertion has none of these keys, and nothing is missing.
+        if any(key.startswith(prefix) for key in state_dict):
+            super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def extra_repr(self) -> str:
+        """Give the arguments, for `print(module)`."""
+        return f"{super().extra_repr()}, layout={self.reading.layout.value}"

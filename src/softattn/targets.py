@@ -1,0 +1,183 @@
+"""Targets: what attention meets behind each named module, or why it can't go there.
+
+Everything is read off a rehearsal, so that what can't be is refused before a model is changed.
+"""
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from softattn.dry_run import Inputs, describe
+from softattn.errors import ModelError, closest
+from softattn.hosts import Rehearsal, find_hosts, rehearse
+from softattn.layout import to_nchw
+from softattn.reading import Hints, Output, Reading, read_map
+
+__all__ = ["Target", "find_targets"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where attention goes, and what it meets there."""
+
+    host: str
+    """The module whose output is attended: the one asked for, or the last of its sequence."""
+    holder: str
+    """The module that the attention is a child of, seen from the host; "" for the host."""
+    reading: Reading
+    channels: int
+    device: torch.device
+    dtype: torch.dtype
+
+
+def find_targets(
+    model: nn.Module, names: Iterable[str], inputs: Inputs | None, hints: Hints, doing: str
+) -> list[Target]:
+    """Find what attention meets behind each module, or raise an error; the model isn't touched.
+
+    Example:
+        >>> import torch
+        >>> from softattn.reading import Hints
+        >>> from softattn.targets import find_targets
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
+        >>> [target] = find_targets(net, ["0"], None, Hints(), "inserting")
+        >>> target.reading.layout.value, target.channels
+        ('NCHW', 8)
+
+    Args:
+        model: the network.
+        names: of modules, as in `named_modules()`.
+        inputs: of the dry run; `None` for those that the model declares.
+        hints: what the caller says about the outputs.
+        doing: how an error begins.
+
+    Raises:
+        ArgumentError: no module has this name, or two names mean one place.
+        ModelError: attention can't go there.
+    """
+    hosts = find_hosts(model, names, doing)
+    seen = rehearse(model, hosts, inputs, doing)
+    # Who gives hints knows the order of the tokens too.
+    own = _own_maps(seen, hosts) if hints == Hints() else {}
+    return [_target(seen, host, name, hints, own, doing) for host, name in hosts.items()]
+
+
+def _target(
+    seen: Rehearsal,
+    host: str,
+    name: str,
+    hints: Hints,
+    own: Mapping[str, Tensor],
+    doing: str,
+) -> Target:
+    may = [n for n, call in seen.calls.items() if n and call.count == 1 and call.ndim in (3, 4)]
+    try:
+        x = _single_output(seen, host, name)
+        reading = _read(seen, host, x, hints)
+        maps = to_nchw(x, reading.layout, reading.grid, reading.num_prefix_tokens)
+        if name in own and _is_reordered(maps, own[name]):
+            raise ModelError(
+                f"its output {tuple(x.shape)} is no spatial map: the tokens stand in another "
+                "order than in the model's own map of this stage."
+            )
+    except ModelError as error:
+        others = f"Others give a tensor of 3 or 4 dimensions. {closest(name, may)}"
+        raise ModelError(f"{doing} at {name!r}: {error} {others}") from None
+    return Target(host, seen.holders[host], reading, maps.shape[1], x.device, x.dtype)
+
+
+def _single_output(seen: Rehearsal, host: str, name: str) -> Tensor:
+    call = seen.calls[host]
+    named = "it" if host == name else f"its last module {host!r}"
+    if call.count == 0:
+        raise ModelError(
+            f"{named} doesn't run in a pass in evaluation, so attention there would never be felt."
+        )
+    if call.count > 1:
+        raise ModelError(
+            f"{named} runs {call.count} times in a pass, and one attention can't be at "
+            f"{call.count} places."
+        )
+    x = call.output
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        found = f"of {x.dtype}" if isinstance(x, Tensor) else describe(x)
+        raise ModelError(
+            f"its output is {found}, and attention needs one tensor of floating point numbers."
+        )
+    return x
+
+
+def _read(seen: Rehearsal, host: str, x: Tensor, hints: Hints) -> Reading:
+    pictures = [part.shape for part in seen.inputs if isinstance(part, Tensor) and part.ndim == 4]
+    if pictures and (x.ndim == 0 or x.shape[0] != pictures[0][0]):
+        raise ModelError(
+            f"its output {tuple(x.shape)} hasn't the input's batch of {pictures[0][0]} in front: "
+            "these are windows, or sums over the batch."
+        )
+    vectors = [p for p in seen.model.get_submodule(host).parameters() if p.ndim == 1]
+    output = Output(
+        tuple(x.shape),
+        (pictures[0][2], pictures[0][3]) if pictures else None,
+        frozenset(vector.shape[0] for vector in vectors),
+        _declared(seen.model, host, "num_prefix_tokens"),
+        partial(_shape_of_half, seen, host),
+    )
+    return read_map(output, hints)
+
+
+def _shape_of_half(seen: Rehearsal, host: str) -> tuple[int, ...] | None:
+    """Give the shape of a host's output for a picture half as high, if it runs on that."""
+    halves = [
+        part[:, :, : part.shape[2] // 2] if isinstance(part, Tensor) and part.ndim == 4 else part
+        for part in seen.inputs
+    ]
+    shapes: list[tuple[int, ...]] = []
+
+    def note(_module: nn.Module, _args: object, output: object) -> None:
+        shapes.append(tuple(output.shape) if isinstance(output, Tensor) else ())
+
+    handle = seen.model.get_submodule(host).register_forward_hook(note, prepend=True)
+    # A network that takes one size raises, before the host has run or after.
+    with handle, torch.no_grad(), suppress(Exception):
+        seen.model(*halves)
+    return shapes[0] if shapes and len(shapes[0]) == 4 else None
+
+
+def _declared(model: nn.Module, name: str, attribute: str) -> Any:
+    """Give an attribute of the nearest module around a name that has it, or `None`."""
+    parts = name.split(".")
+    around = [model.get_submodule(".".join(parts[:depth])) for depth in range(len(parts))]
+    return next((getattr(m, attribute) for m in reversed(around) if hasattr(m, attribute)), None)
+
+
+def _own_maps(seen: Rehearsal, hosts: Mapping[str, str]) -> dict[str, Tensor]:
+    """Give the maps that the model itself makes of its stages of tokens, as timm's models can."""
+    outputs = {name: seen.calls[host].output for host, name in hosts.items()}
+    tokens = {n for n, x in outputs.items() if isinstance(x, Tensor) and x.ndim == 3}
+    stages = getattr(seen.model, "feature_info", None)
+    infos = stages if isinstance(stages, list) else []
+    modules = [info.get("module") for info in infos if isinstance(info, Mapping)]
+    known = {name: modules.index(name) for name in tokens if name in modules}
+    give_stages: Any = getattr(seen.model, "forward_intermediates", None)
+    if not known or give_stages is None:
+        return {}
+    # What the model can't give is no evidence.
+    with torch.no_grad(), suppress(Exception):
+        # In the model's order, in which it gives them.
+        names = sorted(known, key=lambda name: known[name])
+        indices = [known[name] for name in names]
+        maps = give_stages(*seen.inputs, indices=indices, intermediates_only=True)
+        return dict(zip(names, maps, strict=True))
+    return {}
+
+
+def _is_reordered(maps: Tensor, own: Tensor) -> bool:
+    """Tell whether a model's own map has the same values elsewhere: Hiera's are by windows."""
+    if maps.is_meta or own.shape != maps.shape or torch.equal(own, maps):
+        return False
+    return torch.equal(own.flatten().sort().values, maps.flatten().sort().values)

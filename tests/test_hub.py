@@ -1,0 +1,237 @@
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from softattn import (
+    ArgumentTypeError,
+    MissingExtraError,
+    ModelError,
+    SoftAttention,
+    SoftAttentionClassifier,
+    WeightsError,
+    wrap_backbone,
+)
+from softattn.hub import from_pretrained, save_pretrained
+from softattn.insert import insert_attention
+
+NAME = "timm:test_resnet"
+
+
+def build(backbone: Any = NAME, **kwargs: Any) -> SoftAttentionClassifier:
+    torch.manual_seed(0)
+    return wrap_backbone(backbone, num_classes=3, **kwargs).eval()
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    save_pretrained(build(), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def change(folder: Path, **changes: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    for key, value in changes.items():
+        (config if key in config else config["arguments"])[key] = value
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"at": "layer3", "block": "se", "head": "flatten", "input_size": (3, 64, 64)},
+        {"num_maps": 2, "drop_rate": 0.5, "in_chans": 1, "input_size": (1, 64, 64)},
+        {"backbone": "timm:test_vit", "img_size": 64},
+        {"backbone": "torchvision:shufflenet_v2_x0_5"},
+    ],
+    ids=str,
+)
+def test_the_same_model_comes_back(options: dict[str, Any], tmp_path: Path) -> None:
+    model = build(**options)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.01)
+    save_pretrained(model, tmp_path)
+    loaded = from_pretrained(str(tmp_path))
+    assert not loaded.training
+    state = model.state_dict()
+    assert list(loaded.state_dict()) == list(state)
+    assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items())
+    x = torch.randn(1, options.get("in_chans", 3), 64, 64)
+    assert torch.equal(loaded(x), model(x))
+
+
+def test_what_is_in_the_folder(saved: Path) -> None:
+    assert {path.name for path in saved.iterdir()} == {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    }
+    config = json.loads((saved / "config.json").read_text())
+    assert config["model"] == "softattn.SoftAttentionClassifier"
+    assert config["arguments"]["backbone"] == NAME
+    assert set(load_file(saved / "model.safetensors")) == set(build().state_dict())
+    card = huggingface_hub.ModelCard.load(saved / "README.md")
+    assert card.data.library_name == "softattn"
+    assert card.data.pipeline_tag == "image-classification"
+    assert "# timm:test_resnet with Soft-Attention, 3 classes" in card.text
+    assert "| input | (3, 160, 160) |" in card.text
+
+
+def test_a_card_that_is_there_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    save_pretrained(build(), tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize("number", [0, 9])
+def test_another_number_of_classes(number: int, tmp_path: Path) -> None:
+    model = build()
+    model.reset_classifier(number)
+    save_pretrained(model, tmp_path)
+    loaded = from_pretrained(tmp_path)
+    assert loaded.num_classes == number
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(loaded(x), model(x))
+
+
+def test_half_precision_and_channels_last(tmp_path: Path) -> None:
+    model = build().half().to(memory_format=torch.channels_last)
+    save_pretrained(model, tmp_path)
+    for key, value in from_pretrained(tmp_path).state_dict().items():
+        assert torch.equal(value, model.state_dict()[key].to(value.dtype))
+
+
+def test_saving_leaves_the_random_state_alone(tmp_path: Path) -> None:
+    model, state = build(), torch.get_rng_state()
+    save_pretrained(model, tmp_path)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_from_a_repository(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def download(repo_id: str, filename: str, revision: str | None = None, **_: Any) -> str:
+        asked.append((repo_id, filename, revision))
+        return str(saved / filename)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub.hub_mixin, "hf_hub_download", download)
+    assert from_pretrained("someone/model", revision="v1").num_classes == 3
+    assert asked == [
+        ("someone/model", "config.json", "v1"),
+        ("someone/model", "model.safetensors", "v1"),
+    ]
+
+
+def test_nothing_is_unpickled(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("unpickled")
+
+    monkeypatch.setattr(torch, "load", refuse)
+    monkeypatch.setattr(pickle, "load", refuse)
+    monkeypatch.setattr(pickle, "loads", refuse)
+    monkeypatch.setattr(pickle, "Unpickler", refuse)
+    from_pretrained(saved)
+    (saved / "model.safetensors").unlink()
+    torch.save(build().state_dict(), saved / "pytorch_model.bin")
+    with pytest.raises(
+        WeightsError, match=r"there is no model.safetensors in it. Weights in other"
+    ):
+        from_pretrained(saved)
+
+
+@pytest.mark.parametrize("source", ["checkpoint_path", "pretrained", "pretrained_cfg", "weights"])
+def test_a_config_that_wants_weights_from_elsewhere(source: str, saved: Path) -> None:
+    change(saved, **{source: "evil.bin"})
+    with pytest.raises(
+        WeightsError, match=f"wants weights from elsewhere, by {source}. That isn't"
+    ):
+        from_pretrained(saved)
+
+
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [
+        (
+            lambda: build(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), input_size=8),
+            "given a module",
+        ),
+        (lambda: build(block=partial(SoftAttention, num_maps=2)), "a function for its block"),
+        (lambda: build(act_layer=nn.SiLU), "with can't be written: Object of type type is not"),
+        (lambda: insert_attention(build(), "backbone.model.layer3"), r"changed since .* 3 of its"),
+    ],
+)
+def test_models_that_no_arguments_build(model: Any, text: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    with pytest.raises(ModelError, match=text) as raised:
+        save_pretrained(model(), folder)
+    assert "Save its state_dict instead: torch.save(model.state_dict(), path)." in str(raised.value)
+    assert not folder.exists()
+
+
+def test_another_module_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        ArgumentTypeError, match=r"expected a SoftAttentionClassifier, found Linear"
+    ):
+        save_pretrained(nn.Linear(2, 2), tmp_path)
+
+
+def truncate(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"no weights")
+
+
+def remove_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def write_other_config(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+
+
+def break_config(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("damage", "text"),
+    [
+        (remove_config, "found no config.json, or one of something else than a softattn.SoftAtt"),
+        (write_other_config, "found no config.json, or one of something else"),
+        (break_config, "no folder that save_pretrained made"),
+        (shutil.rmtree, "no folder that save_pretrained made, and no repository that can be had"),
+        (truncate, "model.safetensors doesn't fit its config.json"),
+        (partial(change, num_maps=3), "doesn't fit its config.json: Error.* loading state_dict"),
+        (partial(change, backbone="timm:test_resnat"), "builds no model: .*test_resnet"),
+        (partial(change, colour="red"), "builds no model: .*colour"),
+        (partial(change, arguments={}), "doesn't say what to build: {}"),
+        (partial(change, arguments={"backbone": 3, "num_classes": 3}), "doesn't say what to build"),
+    ],
+)
+def test_files_that_do_not_fit(damage: Any, text: str, saved: Path) -> None:
+    damage(saved)
+    with pytest.raises(WeightsError, match=f"(?s)loading .*{text}"):
+        from_pretrained(saved, local_files_only=True)
+
+
+def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    for call in (partial(save_pretrained, build(), tmp_path), partial(from_pretrained, tmp_path)):
+        with pytest.raises(MissingExtraError, match=r"pip install 'softattn\[hub\]'"):
+            call()
+
+
+def test_importing_it_imports_no_hub() -> None:
+    code = "import sys, softattn.hub; sys.exit('huggingface_hub' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

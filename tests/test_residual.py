@@ -1,0 +1,153 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from softattn import ModelError, ShapeError
+from softattn.layout import Layout, from_nchw
+from softattn.residual import ResidualAttention, residual_attention
+
+DTYPES = {
+    torch.float16: torch.int16,
+    torch.bfloat16: torch.int16,
+    torch.float32: torch.int32,
+    torch.float64: torch.int64,
+}
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    # Bits, since zeros of two signs are equal. But any operation may set the quiet bit of a NaN.
+    if a.dtype != b.dtype or not torch.equal(a.isnan(), b.isnan()):
+        return False
+    a, b = (value.masked_fill(value.isnan(), 0).view(DTYPES[a.dtype]) for value in (a, b))
+    return torch.equal(a, b)
+
+
+def lay(nchw: Tensor, layout: Layout, prefix: int) -> Tensor:
+    in_front = torch.randn(nchw.shape[0], prefix, nchw.shape[1]).to(nchw)
+    return from_nchw(nchw, layout, in_front if prefix else None)
+
+
+LAYOUTS = [(Layout.NCHW, 0), (Layout.NHWC, 0), (Layout.NLC, 0), (Layout.NLC, 3)]
+
+
+@pytest.mark.parametrize(("layout", "prefix"), LAYOUTS)
+def test_it_is_x_plus_gamma_a_x(layout: Layout, prefix: int) -> None:
+    torch.manual_seed(0)
+    nchw = torch.randn(2, 5, 4, 6, dtype=torch.float64)
+    weight, bias = torch.randn(3, 5, 3, 3).double(), torch.randn(3).double()
+    x = lay(nchw, layout, prefix)
+
+    y, maps = residual_attention(
+        x, weight, bias, torch.tensor(0.7), "relu", layout.value, (4, 6), prefix
+    )
+
+    logits = F.relu(F.conv2d(nchw, weight, bias, padding=1)).numpy()
+    exponentials = np.exp(logits - logits.max(axis=(2, 3), keepdims=True))
+    expected_maps = exponentials / exponentials.sum(axis=(2, 3), keepdims=True)
+    a = torch.from_numpy(expected_maps.sum(axis=1, keepdims=True))
+    expected = from_nchw(nchw + 0.7 * a * nchw, layout, x[:, :prefix] if prefix else None)
+    np.testing.assert_allclose(maps, expected_maps, rtol=1e-10)
+    torch.testing.assert_close(y, expected, rtol=1e-7, atol=0)
+    if prefix:
+        assert torch.equal(y[:, :prefix], x[:, :prefix])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@settings(max_examples=20, deadline=None)
+@given(halves=st.lists(st.integers(-(2**15), 2**15 - 1), min_size=12, max_size=12))
+def test_gamma_zero_leaves_every_bit(
+    dtype: torch.dtype, layout: tuple[Layout, int], halves: list[int]
+) -> None:
+    torch.manual_seed(0)
+    how, prefix = layout
+    nchw = torch.randn(2, 3, 4, 2).to(dtype)
+    nchw[1].view(-1)[:12] = torch.tensor(halves, dtype=torch.int16).view(torch.half).to(dtype)
+    x = lay(nchw, how, prefix)
+    attention = ResidualAttention(
+        3, num_maps=2, layout=how, grid=(4, 2), num_prefix_tokens=prefix, dtype=dtype
+    )
+    assert same_bits(attention(x), x)
+
+
+@pytest.mark.parametrize("value", [-0.0, torch.inf, -torch.inf, torch.nan, 5e-45, 6.5e4])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gamma_zero_leaves_special_values(value: float, dtype: torch.dtype) -> None:
+    # The largest halves overflow in the convolution, and its maps are NaN.
+    x = torch.full((1, 8, 3, 3), value).to(dtype)
+    weight = torch.ones(4, 8, 3, 3, dtype=dtype)
+    y, _ = residual_attention(x, weight, None, torch.tensor(0.0, dtype=dtype))
+    assert same_bits(y, x)
+
+
+def test_an_overflow_before_the_softmax_adds_nothing() -> None:
+    x = torch.full((1, 8, 3, 3), 6e4, dtype=torch.half)
+    weight = torch.ones(4, 8, 3, 3, dtype=torch.half)
+    y, maps = residual_attention(x, weight, None, torch.tensor(1.0))
+    assert maps.isnan().any()
+    assert torch.equal(y, x)
+
+
+def test_half_precision_rounds_once() -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(1, 4, 8, 8).bfloat16(), torch.zeros(1, 4, 1, 1)
+    y, _ = residual_attention(x, weight, None, torch.tensor(0.2))
+    exact = x.double() * (1 + 0.2 / 64)
+    assert torch.equal(y, exact.to(torch.bfloat16))
+
+
+def test_a_map_of_another_dtype_than_the_parameters() -> None:
+    attention = ResidualAttention(4).half()
+    assert attention(torch.randn(1, 4, 3, 3)).dtype == torch.float32
+
+
+def test_gamma_learns_from_zero() -> None:
+    torch.manual_seed(0)
+    attention = ResidualAttention(4)
+    attention(torch.randn(2, 4, 5, 5)).square().sum().backward()
+    assert attention.gamma.grad is not None
+    assert attention.gamma.grad.abs() > 0.01
+    for parameter in attention.parameters():
+        assert parameter.grad is not None
+
+
+def test_gradients_are_right() -> None:
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, 3, 3, 2), torch.randn(2, 3, 3, 3), torch.randn(2), torch.tensor(0.5)]
+    leaves = tuple(value.double().requires_grad_() for value in inputs)
+    assert torch.autograd.gradcheck(lambda *args: residual_attention(*args)[0], leaves)
+
+
+def test_memory_format_is_kept() -> None:
+    attention = ResidualAttention(4)
+    x = torch.randn(2, 4, 5, 5)
+    assert attention(x).is_contiguous()
+    assert attention(x.to(memory_format=torch.channels_last)).is_contiguous(
+        memory_format=torch.channels_last
+    )
+
+
+def test_tokens_of_another_size_have_a_grid_of_the_same_proportions() -> None:
+    attention = ResidualAttention(4, layout=Layout.NLC, grid=(4, 6), num_prefix_tokens=1)
+    for height, width in [(4, 6), (2, 3), (8, 12)]:
+        tokens = torch.randn(1, 1 + height * width, 4)
+        assert attention(tokens, return_maps=True)[1].shape[2:] == (height, width)
+
+
+def test_tokens_of_no_such_grid_are_refused() -> None:
+    attention = ResidualAttention(4, layout=Layout.NLC, grid=(4, 4), num_prefix_tokens=1)
+    with pytest.raises(ShapeError, match="no grid of the proportions of 4 x 4 has 24 positions"):
+        attention(torch.randn(1, 25, 4))
+
+
+def test_a_tuple_is_refused() -> None:
+    with pytest.raises(ModelError, match="the module gave a tuple in this pass"):
+        ResidualAttention(4)((torch.randn(1, 4, 3, 3),))
+
+
+def test_an_empty_batch() -> None:
+    assert ResidualAttention(4)(torch.randn(0, 4, 3, 3)).shape == (0, 4, 3, 3)

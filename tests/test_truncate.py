@@ -1,0 +1,204 @@
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+
+from softattn import ModelError
+from softattn.truncate import truncate
+
+
+class Norm(nn.BatchNorm2d):
+    """A norm with a module of its own inside, as timm's have."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.drop = nn.Identity()
+
+    def forward(self, x):
+        if self.training:
+            self.num_batches_tracked.add_(1)
+        x = F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, self.training
+        )
+        return F.relu(self.drop(x))
+
+
+class Network(nn.Module):
+    """A bit of everything before and after `norm`."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.block = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(inplace=True))
+        self.norm = Norm(4)
+        self.aux = nn.Linear(4, 2)
+        self.unused = nn.Linear(4, 2)
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x, scale=None, flag=False):
+        if scale is not None and flag:
+            x = x * scale
+        x = self.conv(x)
+        x.mul_(2)
+        x = F.dropout(x, 0.5, self.training)
+        x = self.norm(self.block(x))
+        auxiliary = self.aux(x.mean((2, 3))) if self.training else None
+        scores = self.fc(x.mean((2, 3)))
+        return (scores, auxiliary) if self.training else scores
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return Network().eval()
+
+
+@pytest.fixture
+def x():
+    return torch.randn(2, 3, 8, 8)
+
+
+def output_of(model, name, x):
+    found = []
+    # A copy at once: what comes after may change it in place.
+    handle = model.get_submodule(name).register_forward_hook(
+        lambda module, args, output: found.append(output.clone())
+    )
+    model(x)
+    handle.remove()
+    return found[0]
+
+
+@pytest.mark.parametrize("name", ["conv", "block", "block.0", "norm", "norm.drop"])
+def test_it_computes_what_the_model_computes_there(network, x, name):
+    assert torch.equal(truncate(network, name)(x), output_of(network, name, x))
+
+
+def test_a_change_in_place_before_the_point_counts(network, x):
+    assert torch.equal(truncate(network, "dropout")(x), 2 * network.conv(x))
+
+
+def test_only_what_is_needed_is_kept(network):
+    part = truncate(network, "norm.drop")
+    state, whole = part.state_dict(), network.state_dict()
+    assert set(state) == {name for name in whole if name.split(".")[0] in ("conv", "block", "norm")}
+    assert all(state[name].data_ptr() == whole[name].data_ptr() for name in state)
+
+
+def test_every_parameter_gets_a_gradient(network, x):
+    part = truncate(network, "norm.drop").train()
+    part(x).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in part.parameters())
+
+
+def test_the_model_is_left_as_it_was(network, x):
+    before = copy.deepcopy(network.state_dict())
+    modes = {name: module.training for name, module in network.named_modules()}
+    network.block.train()
+    modes["block"] = modes["block.0"] = modes["block.1"] = True
+    truncate(network, "norm.drop")
+    after = network.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert {name: module.training for name, module in network.named_modules()} == modes
+
+
+def test_training_is_another_graph(network, x):
+    part = truncate(network, "norm.drop")
+    assert not part.training
+    assert torch.equal(part(x), part(x))
+    part.train()
+    assert not torch.equal(part(x), part(x))  # dropout
+    assert part.norm.num_batches_tracked == 2
+    assert network.norm.num_batches_tracked == 2
+
+
+def test_auxiliary_heads_are_named(network):
+    assert truncate(network, "norm").training_only == ("aux",)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_are_independent(network, x, again):
+    part = truncate(network, "norm.drop")
+    other = again(part)
+    assert torch.equal(other(x), part(x))
+    with torch.no_grad():
+        other.conv.weight.zero_()
+    assert not torch.equal(other(x), part(x))
+    assert not torch.equal(other.train()(x), part(x))
+
+
+def test_compile_and_export(network, x):
+    part = truncate(network, "norm.drop")
+    compiled = torch.compile(part, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(x), part(x))
+    batch = torch.export.Dim("batch")
+    exported = torch.export.export(part, (x,), dynamic_shapes=({0: batch},)).module()
+    assert torch.allclose(exported(x[:1].repeat(5, 1, 1, 1)), part(x[:1]).expand(5, -1, -1, -1))
+
+
+def test_checkpointing_changes_no_gradient(network, x):
+    network.eval()  # without dropout, whose order of random numbers is its own
+    gradients = []
+    for enable in (False, True):
+        part = truncate(copy.deepcopy(network), "norm.drop")
+        part.set_grad_checkpointing(enable)
+        part(x).square().sum().backward()
+        gradients.append([parameter.grad for parameter in part.parameters()])
+        saved = copy.deepcopy(part)
+        assert torch.equal(saved(x), part(x))
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_checkpointing_saves_less():
+    model = nn.Sequential(nn.Sequential(*(nn.Sequential(nn.Tanh()) for _ in range(8))), nn.Tanh())
+    counts = []
+    for enable in (False, True):
+        part = truncate(model, "1")
+        part.set_grad_checkpointing(enable)
+        saved = []
+        with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda t: t):
+            part(torch.ones(1, 1, 2, 2, requires_grad=True))
+        counts.append(len(saved))
+    assert counts[1] < counts[0]
+
+
+def test_a_module_that_is_not_there():
+    with pytest.raises(
+        ModelError, match=r"ResNet at 'layr3'.*nothing has this name\. Closest: lay"
+    ):
+        truncate(torchvision.models.resnet18(), "layr3")
+
+
+def test_a_module_that_is_not_called(network):
+    with pytest.raises(ModelError, match=r"'unused': the module is there, but forward doesn't"):
+        truncate(network, "unused")
+
+
+def test_a_module_that_only_training_calls(network):
+    with pytest.raises(ModelError, match=r"'aux': the module is there, but forward doesn't call"):
+        truncate(network, "aux")
+
+
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.inner = nn.Conv2d(4, 4, 3)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.inner(x) if x.sum() > 0 else x
+
+
+def test_a_forward_that_cannot_be_traced():
+    with pytest.raises(ModelError, match=r"Branching: its forward can't be traced \(TraceError"):
+        truncate(Branching(), "inner")
+
+
+def test_control_flow_beside_the_way_does_not_matter():
+    model = nn.Sequential(Branching(), nn.ReLU(), nn.Flatten())
+    assert truncate(model, "1")(torch.ones(1, 3, 8, 8)).ndim == 4
