@@ -123,15 +123,16 @@ def test_the_originals_weights_load_under_their_own_names(way, x):
     )
 
 
-def test_compile_in_one_graph(model, x):
+@pytest.mark.parametrize("way", ["NHWC", "tokens", "truncated", "the paper's"])
+def test_compile_in_one_graph(way, x):
     torch.compiler.reset()
+    model = WAYS[way]().eval()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
-    assert torch.equal(compiled(x), model(x))
     scores, maps = compiled(x, return_maps=True)
     expected = model(x, return_maps=True)
     assert torch.equal(scores, expected[0])
     assert torch.equal(maps, expected[1])
-    compiled.train()(x).sum().backward()
+    assert torch.equal(compiled(x), expected[0])
 
 
 def test_export_with_a_batch_of_any_size(model, x):
@@ -196,37 +197,41 @@ def test_any_input_size():
     assert (scores.shape, maps.shape) == ((2, 3), (2, 16, 3, 2))
 
 
-def _train(rank, port, way, path):
+DISTRIBUTED = ("NCHW", "tokens", "truncated")
+
+
+def _train(rank, port, path):
     store = f"tcp://127.0.0.1:{port}"
     torch.distributed.init_process_group("gloo", store, world_size=2, rank=rank)
-    torch.manual_seed(0)
-    model = WAYS[way]().train()
-    parallel = DistributedDataParallel(model)
-    optimizer = torch.optim.SGD(model.param_groups(lr=0.01))
-    torch.manual_seed(rank)
-    for _ in range(3):
-        optimizer.zero_grad()
-        parallel(torch.randn(2, 3, 64, 64)).square().sum().backward()
-        optimizer.step()
-    torch.save(model.state_dict(), f"{path}/{rank}.pt")
+    for way in DISTRIBUTED:
+        torch.manual_seed(0)
+        model = WAYS[way]().train()
+        parallel = DistributedDataParallel(model)
+        optimizer = torch.optim.SGD(model.param_groups(lr=0.01))
+        torch.manual_seed(rank)
+        for _ in range(3):
+            optimizer.zero_grad()
+            parallel(torch.randn(2, 3, 64, 64)).square().sum().backward()
+            optimizer.step()
+        torch.save(model.state_dict(), f"{path}/{way}{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("way", ["NCHW", "tokens", "truncated"])
-def test_two_processes_stay_equal(way, tmp_path):
+def test_two_processes_stay_equal(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(_train, (port, way, str(tmp_path)), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
-    torch.manual_seed(0)
-    start = WAYS[way]().state_dict()
-    changed = [key for key in first if not torch.equal(first[key], start[key])]
-    assert "attention.weight" in changed
-    assert any(key.startswith("backbone.") for key in changed)
-    for key in first:
-        if "running" not in key and "num_batches" not in key:
-            assert torch.equal(first[key], second[key]), key
+    mp.spawn(_train, (port, str(tmp_path)), nprocs=2)
+    for way in DISTRIBUTED:
+        first, second = (torch.load(tmp_path / f"{way}{rank}.pt") for rank in (0, 1))
+        torch.manual_seed(0)
+        start = WAYS[way]().state_dict()
+        changed = [key for key in first if not torch.equal(first[key], start[key])]
+        assert "attention.weight" in changed
+        assert any(key.startswith("backbone.") for key in changed)
+        for key in first:
+            if "running" not in key and "num_batches" not in key:
+                assert torch.equal(first[key], second[key]), (way, key)
 
 
 def test_the_papers_inception_resnet():
