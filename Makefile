@@ -2,18 +2,20 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-KERAS := .venv-keras
 READY := $(VENV)/.ready
+KERAS := .venv-keras
+WHEEL := .venv-wheel
 # Two torch processes with two threads each slow one another down; one thread each does not.
-TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
-.PHONY: demo test parity lint check clean
+.PHONY: demo test lint parity package test-wheel coverage-models coverage-insert mutants bench \
+	check clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py --out out/demo
 
 test: $(READY)
-	$(TEST) --cov --cov-report=term
+	$(PYTEST) --cov --cov-report=term
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -24,19 +26,50 @@ lint: $(READY)
 parity: $(READY) $(KERAS)/.ready
 	KERAS_PYTHON=$(KERAS)/bin/python $(BIN)/python -m pytest -q tests/test_keras_tensorflow.py
 
-$(KERAS)/.ready: pyproject.toml
-	$(PYTHON) -m venv $(KERAS)
-	$(KERAS)/bin/python -m pip install -q --upgrade pip
-	$(KERAS)/bin/python -m pip install -q --group keras
-	touch $@
+package: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python scripts/check_package.py dist
 
-check: lint test parity
+# The wheel in an empty environment, without extras: what needs one skips and says so.
+test-wheel: package
+	$(PYTHON) -m venv --clear $(WHEEL)
+	$(WHEEL)/bin/python -m pip install -q --upgrade pip
+	$(WHEEL)/bin/python -m pip install -q dist/*.whl --group test
+	OMP_NUM_THREADS=1 $(WHEEL)/bin/python -m pytest -q -n 2 --dist worksteal tests
+	rm -rf $(WHEEL)
+
+# Every model of torchvision and timm: half an hour on two cores. Writes docs/models.md.
+coverage-models: $(READY)
+	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/coverage_models.py
+
+# Every stage of the smallest model of every timm file. Writes docs/insertion.md.
+coverage-insert: $(READY)
+	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/coverage_insert.py
+
+# Changes every operator of functional.py, one at a time; the tests must notice each.
+mutants: $(READY)
+	$(BIN)/python -m pip install -q --group mutation
+	scripts/mutants.sh
+
+bench: $(READY)
+	$(BIN)/python benchmarks/import_time.py
+	$(BIN)/python benchmarks/wrapped_cost.py
+
+check: lint test parity test-wheel
 
 clean:
-	rm -rf $(VENV) $(KERAS) build dist out site
+	rm -rf $(VENV) $(KERAS) $(WHEEL) build dist out site
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
 	$(BIN)/python -m pip install -q -e '.[all]' --group dev
+	touch $@
+
+$(KERAS)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(KERAS)
+	$(KERAS)/bin/python -m pip install -q --upgrade pip
+	$(KERAS)/bin/python -m pip install -q --group keras
 	touch $@

@@ -227,6 +227,7 @@ def test_keeps_the_memory_format(aggregate, concat, memory_format):
     [
         ((2, 5, 7, 7), "expected x of shape (B, 4, H, W), found (2, 5, 7, 7). Build the attention "
          "with in_channels=5."),
+        ((2, 5, 7, 3), "found (2, 5, 7, 3). Build the attention with in_channels=5."),
         ((2, 7, 7, 4), "found (2, 7, 7, 4). This looks like channels last: pass "
          "x.permute(0, 3, 1, 2)."),
         ((4, 7, 7), "found (4, 7, 7). For a single feature map pass x.unsqueeze(0)."),
@@ -245,7 +246,23 @@ def test_features_that_do_not_fit(shape, message):
     assert isinstance(error.value, ValueError)
 
 
-@pytest.mark.parametrize("shape", [(3, 4, 2, 3), (3, 4, 3, 2), (3, 4, 3), (4, 3, 3, 1, 3)])
+def test_channels_last_is_told_for_many_channels_too():
+    with pytest.raises(ShapeError, match="This looks like channels last"):
+        soft_attention(torch.zeros(1, 7, 7, 300), torch.zeros(2, 300, 3, 3))
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (3, 4, 2, 3),
+        (3, 4, 3, 2),
+        (3, 4, 4, 3),
+        (3, 4, 3, 4),
+        (3, 4, 3, 8),
+        (3, 4, 3),
+        (4, 3, 3, 1, 3),
+    ],
+)
 def test_weights_that_do_not_fit(shape):
     with pytest.raises(ShapeError) as error:
         soft_attention(torch.zeros(1, 4, 5, 5), torch.zeros(shape))
@@ -264,7 +281,18 @@ def test_a_bias_that_does_not_fit():
     )
 
 
-@pytest.mark.parametrize("maps", [(2, 3, 5, 4), (1, 3, 4, 5), (2, 4, 5)])
+@pytest.mark.parametrize(
+    "maps",
+    [
+        (2, 3, 5, 4),
+        (2, 3, 4, 4),
+        (2, 3, 4, 6),
+        (1, 3, 4, 5),
+        (3, 3, 4, 5),
+        (2, 4, 5),
+        (2, 3, 4, 5, 1),
+    ],
+)
 def test_maps_that_do_not_fit(maps):
     with pytest.raises(ShapeError) as error:
         attend(torch.zeros(2, 8, 4, 5), torch.zeros(maps))
@@ -272,6 +300,12 @@ def test_maps_that_do_not_fit(maps):
         "scaling a feature map by attention maps: expected x (B, C, H, W) and maps (B, K, H, W) "
         f"of the same B, H and W, found x (2, 8, 4, 5) and maps {maps}."
     )
+
+
+@pytest.mark.parametrize("x", [(8, 4, 5), (2, 8, 4, 5, 1)])
+def test_features_that_are_not_4_d_can_not_be_scaled(x):
+    with pytest.raises(ShapeError, match=r"expected x \(B, C, H, W\) and maps"):
+        attend(torch.zeros(x), torch.zeros(2, 3, 4, 5))
 
 
 def test_an_activation_that_there_is_not():

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from softattn.cli import main
+
 README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
 
@@ -18,6 +20,12 @@ def test_code_runs(block):
     names = {}
     exec(compile(block, README.name, "exec"), names)
     assert "torch" in names
+
+
+def test_the_numbers_are_those_of_the_command(capsys):
+    pytest.importorskip("timm", reason="needs softattn[timm]")
+    assert main(["info", "resnet50"]) == 0
+    assert f"```\n{capsys.readouterr().out}```" in README.read_text()
 
 
 def test_files_that_it_names_are_there():

@@ -14,6 +14,7 @@ from softattn.errors import (
     WeightsError,
 )
 from softattn.finding import find_backbone
+from softattn.insert import insert_attention, remove_attention
 from softattn.maps import capture_maps
 from softattn.wrap import wrap_backbone
 
@@ -35,6 +36,8 @@ __all__ = [
     "capture_maps",
     "find_backbone",
     "functional",
+    "insert_attention",
     "keras",
+    "remove_attention",
     "wrap_backbone",
 ]

@@ -275,7 +275,7 @@ def _check_shapes(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
 
 def check_feature_map(x: Tensor, channels: int, doing: str) -> None:
     """Raise a `ShapeError` unless x is (B, channels, H, W) with at least one position."""
-    if x.ndim == 4 and x.shape[1] == channels and x.shape[2] > 0 and x.shape[3] > 0:
+    if x.ndim == 4 and x.shape[1] == channels and 0 not in x.shape[2:]:
         return
     if x.ndim == 3:
         hint = "For a single feature map pass x.unsqueeze(0)."

@@ -26,7 +26,7 @@ _CARD = """---
 # {{ backbone }} with Soft-Attention, {{ num_classes }} classes
 
 `{{ backbone }}` with [Soft-Attention](https://arxiv.org/abs/2105.03358) on its last feature map,
-built and saved with [softattn](https://pypi.org/project/softattn) {{ softattn }}.
+built and saved with softattn {{ softattn }}.
 
 ```python
 from softattn.hub import from_pretrained

@@ -75,7 +75,7 @@ def insert_attention(
         >>> torch.equal(remove_attention(model)(x), before)
         True
 
-    The model is changed in target. No module is replaced and no key renamed: a checkpoint from
+    The model is changed in place. No module is replaced and no key renamed: a checkpoint from
     before loads, strictly, and leaves the attention as it is. Of a plain `Sequential` the last
     module holds the attention, so that it is there too when checkpointing walks the sequence.
     Insert before `torch.compile` and before wrapping in `DistributedDataParallel`.
@@ -153,7 +153,7 @@ def remove_attention(model: ModelT) -> ModelT:
         >>> list(remove_attention(net).state_dict())
         ['0.weight', '0.bias']
 
-    The model is changed in target.
+    The model is changed in place.
 
     Args:
         model: a network, or a copy of one.
