@@ -36,7 +36,10 @@ class _AttendOutput:
         self.path = path
 
     def __call__(self, module: nn.Module, args: object, output: Any) -> Any:
-        return module.get_submodule(self.path)(output)
+        # Not get_submodule, which torch 2.6 can't compile.
+        for name in self.path.split("."):
+            module = getattr(module, name)
+        return module(output)
 
 
 def insert_attention(

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from enum import Enum
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from softattn.errors import ShapeError
@@ -103,14 +102,14 @@ def to_nchw(
                 f"putting tokens on a grid: expected (B, {num_prefix_tokens} + {height} * {width},"
                 f" C), found {tuple(x.shape)}."
             )
-        tokens = x[:, num_prefix_tokens:]
-        return rearrange(tokens, "b (h w) c -> b c h w", h=height, w=width)
+        tokens = x.narrow(1, num_prefix_tokens, height * width)
+        return tokens.transpose(1, 2).unflatten(2, (height, width))
     if x.ndim != 4:
         raise ShapeError(
             f"reading a feature map as {layout.value}: expected 4 dimensions, "
             f"found {tuple(x.shape)}."
         )
-    return rearrange(x, "b h w c -> b c h w") if layout is Layout.NHWC else x
+    return x.permute(0, 3, 1, 2) if layout is Layout.NHWC else x
 
 
 def from_nchw(x: Tensor, layout: Layout, prefix: Tensor | None = None) -> Tensor:
@@ -130,6 +129,6 @@ def from_nchw(x: Tensor, layout: Layout, prefix: Tensor | None = None) -> Tensor
     if layout is Layout.NCHW:
         return x
     if layout is Layout.NHWC:
-        return rearrange(x, "b c h w -> b h w c")
-    tokens = rearrange(x, "b c h w -> b (h w) c")
+        return x.permute(0, 2, 3, 1)
+    tokens = x.flatten(2).transpose(1, 2)
     return tokens if prefix is None else torch.cat([prefix, tokens], dim=1)

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 import torch.fx
 import torch.nn.functional as F
-from einops import reduce
 from torch import Tensor, nn
 
 from softattn.attention import SoftAttention
@@ -66,7 +65,7 @@ def residual_attention(
     nchw = to_nchw(x, how, grid, num_prefix_tokens)
     maps = attention_maps(nchw, weight, bias, activation=activation)
     # Half precision may overflow before the softmax. Such a map says nothing: it is left out.
-    summed = torch.nan_to_num(reduce(maps, "b k h w -> b 1 h w", "sum"))
+    summed = torch.nan_to_num(maps.sum(dim=1, keepdim=True))
     scales = from_nchw(1 + gamma * summed, how)
     if num_prefix_tokens:
         scales = F.pad(scales, (0, 0, num_prefix_tokens, 0), value=1.0)
@@ -158,7 +157,7 @@ class ResidualAttention(SoftAttention):
 
     def forward(self, x: Tensor, return_maps: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Add its attention to x; with `return_maps` give (features, maps)."""
-        if isinstance(x, tuple | list | dict):
+        if isinstance(x, (tuple, list, dict)):
             raise ModelError(
                 f"attending inside a network: the module gave a {type(x).__name__} in this pass, "
                 "and one tensor in the pass in evaluation that attention was inserted after."
