@@ -635,6 +635,7 @@ def train_three_steps(rank: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path: Any) -> None:
     torch.multiprocessing.spawn(train_three_steps, (str(tmp_path),), nprocs=2)
     one, two = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
