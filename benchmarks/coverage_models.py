@@ -100,6 +100,7 @@ def check(name: str) -> dict[str, Any]:
         row["layout"] = found.place.layout.value
         row["prefix"] = found.place.num_prefix_tokens
         row["dropped"] = list(model.backbone.dropped)
+        row["frozen"] = [name for name, p in model.named_parameters() if not p.requires_grad]
     except SoftAttnError as error:
         row["result"], row["why"] = "refused", str(error)
     except Exception as error:
@@ -173,8 +174,9 @@ def page(rows: list[dict[str, Any]]) -> str:
         "# Models",
         "",
         "`wrap_backbone(name, num_classes=2)` for every classifier of torchvision and every",
-        f"architecture of timm, with {versions}: each was wrapped and run on two images of its",
-        "default size, and had to give scores of shape (2, 2) and 16 maps with more than one row",
+        f"architecture of timm, with {versions}:",
+        "each was wrapped and run on two images of its default size, and had to give scores of",
+        "shape (2, 2) and 16 maps with more than one row",
         "and column. `make coverage-models` writes this page.",
         "",
         *(f"- {line}" for line in summary(rows).splitlines()),
@@ -190,7 +192,12 @@ def page(rows: list[dict[str, Any]]) -> str:
     failed = [row for row in rows if row["result"] != "wrapped"]
     if failed:
         lines += ["## Not wrapped", "", *(f"- `{r['name']}`: {r['why']}" for r in failed), ""]
+    frozen = [row for row in rows if row.get("frozen")]
     lines += [
+        f"In {len(frozen)} models some parameters of modules that run have no part in the map.",
+        "They are frozen, so that distributed training finds no parameter without a gradient:",
+        f"{', '.join(row['name'].partition(':')[2] for row in frozen)}.",
+        "",
         "## All",
         "",
         "The map is C x H x W at the input size, before attention. Dropped are the modules that",

@@ -356,7 +356,7 @@ def test_finding_changes_nothing_but_what_it_drops():
 
 
 def test_a_model_without_checkpointing_says_so():
-    with pytest.raises(ModelError, match="Features has no set_grad_checkpointing"):
+    with pytest.raises(ModelError, match="of Features: it has no set_grad_checkpointing"):
         find_backbone(Features(), input_size=(8, 8)).set_grad_checkpointing()
 
 

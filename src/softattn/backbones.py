@@ -99,13 +99,17 @@ class SpatialBackbone(nn.Module):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Have the model compute parts again for gradients, instead of keeping them."""
+        doing = f"setting gradient checkpointing of {type(self.model).__name__}"
         switch: Any = getattr(self.model, "set_grad_checkpointing", None)
         if switch is None:
             raise ModelError(
-                f"setting gradient checkpointing: {type(self.model).__name__} has no "
-                "set_grad_checkpointing. timm's models have it, and truncated ones."
+                f"{doing}: it has no set_grad_checkpointing. timm's models have it, and those "
+                "that are truncated by at=."
             )
-        switch(enable)
+        try:
+            switch(enable)
+        except (AssertionError, NotImplementedError) as error:
+            raise ModelError(f"{doing}: the model refuses: {error}.") from error
 
     def extra_repr(self) -> str:
         """Say where the map is, for `print(module)`."""

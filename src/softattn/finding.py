@@ -42,7 +42,8 @@ class BackbonePlan:
         """Drop what the map doesn't need, and return the backbone."""
         if self.feature_map.source is not Source.TRUNCATED:
             for name in self.dropped:
-                self.model.set_submodule(name, nn.Identity())
+                nothing = nn.Identity().train(self.model.get_submodule(name).training)
+                self.model.set_submodule(name, nothing)
         for parameter in self.unused:
             parameter.requires_grad_(False)
         if self.dropped:
@@ -104,7 +105,7 @@ def plan_backbone(
     """Find what `find_backbone` does, and change nothing yet."""
     cfg = pretrained_cfg if pretrained_cfg is not None else getattr(model, "pretrained_cfg", None)
     cfg = dict(cfg) if isinstance(cfg, Mapping) else {}
-    first, *others = _input_sizes(model, cfg, input_size)
+    first, *others = _input_sizes(model, cfg, input_size, by_name=pretrained_cfg is not None)
     try:
         return _plan(model, at, first, cfg)
     except ModelError:
@@ -212,20 +213,23 @@ def _top(
 
 
 def _input_sizes(
-    model: Any, cfg: Mapping[str, Any], given: tuple[int, ...] | None
+    model: Any, cfg: Mapping[str, Any], given: tuple[int, ...] | None, by_name: bool
 ) -> list[tuple[int, int, int]]:
-    """Return the size that is given, or that a model is made for, or else a usual one.
+    """Return the sizes to try: the one given, or those that a model is made for.
 
-    Twice where its first convolution takes other channels: its configuration doesn't know that it
-    was built for one channel (`in_chans=1`), or the convolution stands after a rearrangement.
+    Its configuration doesn't know that it was built for another size or number of channels than
+    its weights are from; and its first convolution doesn't know what stands before.
     """
-    channels, *size = cfg.get("input_size", (3, 224, 224))
+    count, *size = cfg.get("input_size", (3, 224, 224))
+    sizes = [size]
     made_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
-    made_for = given or made_for or getattr(model, "image_size", None)
+    made_for = made_for or getattr(model, "image_size", None)
     if made_for:
-        size = [made_for, made_for] if isinstance(made_for, int) else list(made_for)
-    if len(size) == 3:
-        return [(size[0], size[1], size[2])]
+        own = [made_for, made_for] if isinstance(made_for, int) else list(made_for)
+        sizes = [size, own] if by_name else [own, size]
+    if given is not None:
+        sizes = [list(given)]
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    counts = [channels] if first is None else [channels, first.in_channels]
-    return [(count, size[0], size[1]) for count in dict.fromkeys(counts)]
+    counts = [count] if first is None else [count, first.in_channels]
+    full = ([c, *size] if len(size) == 2 else size for c in counts for size in sizes)
+    return list(dict.fromkeys((c, h, w) for c, h, w in full))

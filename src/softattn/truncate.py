@@ -78,7 +78,7 @@ class TruncatedModel(nn.Module):
     def _compile(self) -> None:
         steps = []
         for graph in self._graphs:
-            graph = _checkpointed(graph) if self._checkpointing else graph
+            graph = _checkpointed(self, graph) if self._checkpointing else graph
             code = graph.python_code(root_module="self")
             scope = dict(code.globals)
             exec(code.src, scope)
@@ -94,16 +94,21 @@ class TruncatedModel(nn.Module):
         self._compile()
 
 
-def _checkpointed(graph: fx.Graph) -> fx.Graph:
-    """Copy a graph, with a checkpoint around each module."""
+def _checkpointed(model: nn.Module, graph: fx.Graph) -> fx.Graph:
+    """Copy a graph, with a checkpoint around each module that is made of others."""
     result = fx.Graph()
     result.output(result.graph_copy(graph, {}))
     for node in result.nodes:
-        if node.op == "call_module":
+        if node.op == "call_module" and _is_block(model.get_submodule(str(node.target))):
             with result.inserting_before(node):
                 module = result.get_attr(str(node.target))
             node.op, node.target, node.args = "call_function", _recomputed, (module, *node.args)
     return result
+
+
+def _is_block(module: nn.Module) -> bool:
+    # Not a single ReLU, which may change in place the input that a checkpoint keeps.
+    return any(True for _ in module.children()) and any(True for _ in module.parameters())
 
 
 def _recomputed(module: nn.Module, *args: Any, **kwargs: Any) -> Any:

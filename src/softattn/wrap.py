@@ -107,16 +107,18 @@ def wrap_backbone(
         attention = make_attention(plan.feature_map.channels).to(like)
         attended = _attended(attention, plan.feature_map)
         new_head = make_head(attended, num_classes, drop_rate).to(like)
-    for part in (attention, new_head):
-        part.train(plan.model.training)
     config: dict[str, Any] | None = None
     if name is not None and isinstance(block, str | None) and isinstance(head, str):
         config = {"backbone": name, "num_classes": num_classes, "at": at, "block": block}
         config |= {"head": head, "num_maps": num_maps, "drop_rate": drop_rate}
         config |= {"input_size": input_size, **backbone_kwargs}
-    return SoftAttentionClassifier(
+    built = SoftAttentionClassifier(
         plan.build(), attention, new_head, attended.shape[1], num_classes, config
     )
+    # Parts of the model may be in another mode than the whole: they keep theirs.
+    for module in (built, built.backbone, *attention.modules(), *new_head.modules()):
+        module.training = plan.model.training
+    return built
 
 
 def _load(
