@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from softattn.dry_run import Calls, copy_sharing_parameters, default_inputs, describe, record_calls
+from softattn.dry_run import Calls, copy_sharing_parameters, default_inputs, record_calls
 
 
 class Sized(nn.Module):
@@ -66,8 +66,3 @@ def test_the_random_state_stays() -> None:
     record_calls(dropout, (-torch.ones(4),), keep=set())
     list(default_inputs(dropout))
     assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_outputs_are_described() -> None:
-    output = {"out": torch.zeros(2, 3), "aux": [None, torch.zeros(1)]}
-    assert describe(output) == "a dict of (out: (2, 3), aux: a list of (NoneType, (1,)))"

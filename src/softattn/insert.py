@@ -80,6 +80,9 @@ def insert_attention(
     module holds the attention, so that it is there too when checkpointing walks the sequence.
     Insert before `torch.compile` and before wrapping in `DistributedDataParallel`.
 
+    In a network that classifies from a class token, attention on the other tokens is felt by what
+    mixes tokens afterwards: behind the last block that is nothing.
+
     What the modules give is seen in a dry run, in evaluation, on a copy that shares the
     parameters. Whatever can't be is refused before the model is changed.
 
