@@ -609,6 +609,7 @@ def test_removing_from_a_model_that_has_none() -> None:
         remove_attention(res_net())
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 @pytest.mark.parametrize(
     ("wrap", "text"),
     [

@@ -75,7 +75,7 @@ def insert_attention(
         >>> torch.equal(remove_attention(model)(x), before)
         True
 
-    The model is changed in target. No module is replaced and no key renamed: a checkpoint from
+    The model is changed in place. No module is replaced and no key renamed: a checkpoint from
     before loads, strictly, and leaves the attention as it is. Of a plain `Sequential` the last
     module holds the attention, so that it is there too when checkpointing walks the sequence.
     Insert before `torch.compile` and before wrapping in `DistributedDataParallel`.
@@ -96,9 +96,9 @@ def insert_attention(
         bias: as in `SoftAttention`.
         layout: of the outputs, where their shapes leave it open: `"NCHW"`, `"NHWC"` or `"NLC"`.
         grid: (height, width) of tokens, where their number leaves it open. At other numbers it
-            is the grid of the same proportions. With a `num_prefix_tokens` or `layout` it also
-            says that the tokens stand in rows, which is then not compared with a map of the
-            model's own.
+            is the grid of the same proportions. Who gives this, `num_prefix_tokens` or `layout`
+            also vouches that the tokens stand row by row, which otherwise is compared with the
+            model's own map, if it has one.
         num_prefix_tokens: the tokens in front that are no position.
         example: an input for the dry run, or a tuple of all inputs. By default random numbers, of
             the size that the model declares, or else 224 x 224.
@@ -156,7 +156,7 @@ def remove_attention(model: ModelT) -> ModelT:
         >>> list(remove_attention(net).state_dict())
         ['0.weight', '0.bias']
 
-    The model is changed in target.
+    The model is changed in place.
 
     Args:
         model: a network, or a copy of one.
