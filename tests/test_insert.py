@@ -129,6 +129,7 @@ def test_the_network_computes_what_it_did_and_is_given_back(
     assert torch.equal(model(x), output)
     assert [key for key in model.state_dict() if "soft_attention" not in key] == keys
     assert KEYS.get(kind, keys[0]) in model.state_dict()
+    assert not any(attention.training for attention in attentions(model).values())
     with capture_maps(model) as maps:
         assert not torch.allclose(open_up(model, 5.0)(x), output)
     assert len(maps) == len(names)
