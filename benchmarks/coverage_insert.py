@@ -117,17 +117,24 @@ def page(rows: list[dict[str, Any]]) -> str:
         return sum(result.startswith(kind) for result in row["stages"].values())
 
     def reasons(kind: str) -> str:
-        found = [
-            f"- `{row['model']}` at `{stage}`: {short(result)}"
-            for row in rows
-            for stage, result in row["stages"].items()
-            if result.startswith(kind)
-        ]
-        return "\n".join(found) or "None."
+        lines: list[str] = []
+        for row in rows:
+            stages: dict[str, list[str]] = {}
+            for stage, result in row["stages"].items():
+                if result.startswith(kind):
+                    # One line for stages that differ in their names and shapes only.
+                    stages.setdefault(short(result, stage), []).append(stage)
+            for reason, names in stages.items():
+                lines.append(
+                    f"- `{row['model']}` at {', '.join(f'`{n}`' for n in names)}: {reason}"
+                )
+        return "\n".join(lines) or "None."
 
-    def short(result: str) -> str:
-        reason = result.split(": ", 1)[1].split("': ", 1)[-1]
-        return reason.split(" Others give")[0]
+    def short(result: str, stage: str) -> str:
+        reason = result.split(": ", 1)[1].removeprefix("inserting attention")
+        reason = reason.removeprefix(f" at {stage!r}").removeprefix(": ")
+        reason = reason.split(" Others give")[0].split(" Closest:")[0].split(" There are:")[0]
+        return reason.replace(repr(stage), "of this name") if stage else reason
 
     kinds = ("identical", "refused", "broken")
     total = {kind: sum(count(row, kind) for row in rows) for kind in kinds}

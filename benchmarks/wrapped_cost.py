@@ -50,7 +50,8 @@ def main() -> None:
         memory = [peak_memory(run, args.device) for run in steps]
         print(
             f"{name} | {1000 * first:.1f} | {1000 * second:.1f} | {second / first:.4f} "
-            f"| {operations[1] / operations[0]:.4f} | {memory[0]:.1f} | {memory[1]:.1f} | {memory[1] - memory[0]:.1f}"
+            f"| {operations[1] / operations[0]:.4f} "
+            f"| {memory[0]:.1f} | {memory[1]:.1f} | {memory[1] - memory[0]:.1f}"
         )
 
 

@@ -360,6 +360,24 @@ def test_a_model_without_checkpointing_says_so():
         find_backbone(Features(), input_size=(8, 8)).set_grad_checkpointing()
 
 
+@pytest.mark.parametrize("grad", [True, False])
+def test_tables_that_evaluation_stores_are_not_left_behind(grad):
+    model = timm.create_model("levit_128s").eval()
+    with torch.set_grad_enabled(grad):
+        find_backbone(model)
+    copy.deepcopy(model)  # fails on tensors with a graph
+    tables = [m.attention_bias_cache for m in model.modules() if hasattr(m, "attention_bias_cache")]
+    assert tables
+    assert not any(tables)
+
+
+def test_tokens_that_get_their_prefix_later():
+    model = timm.create_model("cait_xxs24_224", depth=2, img_size=64)
+    place = find_backbone(model, at="blocks.0").feature_map.place
+    assert (place.num_prefix_tokens, place.grid) == (0, TokenGrid(16))
+    assert find_backbone(model).feature_map.place.num_prefix_tokens == 1
+
+
 def test_print_says_where_the_map_is():
     backbone = find_backbone(torchvision.models.resnet18(), at="layer3")
     assert "256 x 14 x 14, forward, truncated, at='layer3'" in repr(backbone)

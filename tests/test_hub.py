@@ -33,10 +33,16 @@ def build(backbone: Any = NAME, **kwargs: Any) -> SoftAttentionClassifier:
     return wrap_backbone(backbone, num_classes=3, **kwargs).eval()
 
 
+@pytest.fixture(scope="module")
+def saved_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    save_pretrained(build(), folder)
+    return folder
+
+
 @pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    save_pretrained(build(), tmp_path / "model")
-    return tmp_path / "model"
+def saved(saved_once: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved_once, tmp_path / "model"))
 
 
 def change(folder: Path, **changes: Any) -> None:

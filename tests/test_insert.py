@@ -4,8 +4,10 @@ import pickle
 import re
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import timm
 import torch
@@ -127,6 +129,7 @@ def test_the_network_computes_what_it_did_and_is_given_back(
     assert torch.equal(model(x), output)
     assert [key for key in model.state_dict() if "soft_attention" not in key] == keys
     assert KEYS.get(kind, keys[0]) in model.state_dict()
+    assert not any(attention.training for attention in attentions(model).values())
     with capture_maps(model) as maps:
         assert not torch.allclose(open_up(model, 5.0)(x), output)
     assert len(maps) == len(names)
@@ -170,6 +173,29 @@ def test_hooks_that_are_there_see_what_the_network_sees() -> None:
     remove_attention(model)
     model(IMAGE)
     assert not torch.equal(after, seen[-1])
+
+
+@pytest.mark.parametrize("flip", [False, True], ids=["NCHW", "NHWC"])
+def test_a_map_as_wide_and_high_as_it_has_channels(flip: bool) -> None:
+    model, x = Cube(flip), torch.randn(1, 3, 32, 32)
+    insert_attention(model, "conv", example=x)
+    assert attentions(model)["conv.soft_attention"].reading.layout.value == "NCHW"
+    insert_attention(model, "last", example=x)
+    found = attentions(model)["last.soft_attention"].reading.layout.value
+    assert found == ("NHWC" if flip else "NCHW")
+
+
+class Cube(nn.Module):
+    def __init__(self, flip: bool) -> None:
+        super().__init__()
+        self.flip = flip
+        self.conv = nn.Conv2d(3, 16, 3, stride=2, padding=1)
+        self.last = nn.Identity()
+        self.head = nn.Linear(16 * 16 * 16, 2)  # runs on one size only
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.head(self.last(x.permute(0, 2, 3, 1) if self.flip else x).flatten(1))
 
 
 def test_a_copy_uses_its_own_attention() -> None:
@@ -236,6 +262,18 @@ def test_export_with_any_batch_and_size() -> None:
     program = torch.export.export(model, (IMAGE,), dynamic_shapes=[{0: auto, 2: auto, 3: auto}])
     for x in (IMAGE, torch.randn(3, 3, 96, 128)):
         torch.testing.assert_close(program.module()(x), model(x))
+
+
+def test_onnx(tmp_path: Path) -> None:
+    model = open_up(insert_attention(res_net(), ["layer3", "layer4"]))
+    auto = torch.export.Dim.AUTO
+    sizes = [{0: auto, 2: auto, 3: auto}]
+    program = torch.onnx.export(model, (IMAGE,), dynamo=True, dynamic_shapes=sizes, verbose=False)
+    program.save(tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    for x in (IMAGE, torch.randn(3, 3, 96, 128)):
+        [y] = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(y), model(x).detach())
 
 
 def test_export_of_tokens() -> None:
@@ -450,7 +488,7 @@ ERRORS: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     (["stem", "stem"], {}, ArgumentError, "two insertions at one place: 'stem' and 'stem' have"),
     ("shared", {}, ModelError, "it runs 2 times in a pass, and one attention can't be at 2"),
     ("trained_only", {}, ModelError, "at 'trained_only': it doesn't run in a pass in evaluation"),
-    ("pair", {}, ModelError, "its output is a tuple of ((2, 6, 112, 112), (2, 6, 112, 112)), and"),
+    ("pair", {}, ModelError, "its output is a tuple of 2: a tensor (2, 6, 112, 112), a tensor (2"),
     ("count", {}, ModelError, "its output is of torch.int64, and attention needs one tensor of"),
     (
         "windows",
@@ -475,7 +513,7 @@ ERRORS: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
         "stem",
         {"example": torch.zeros(1, 5, 8, 8)},
         ModelError,
-        "Own doesn't run on an input of shape (1, 5, 8, 8) (RuntimeError: ",
+        "Own doesn't run on a tensor (1, 5, 8, 8) (RuntimeError: ",
     ),
 ]
 
@@ -572,6 +610,7 @@ def test_removing_from_a_model_that_has_none() -> None:
         remove_attention(res_net())
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 @pytest.mark.parametrize(
     ("wrap", "text"),
     [
@@ -585,6 +624,24 @@ def test_models_that_would_not_notice(wrap: Callable[[nn.Module], Any], text: st
     model = wrap(res_net())
     with pytest.raises(SoftAttnError, match=text):
         insert_attention(model, "layer4")
+
+
+def test_a_distributed_model() -> None:
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        model = nn.parallel.DistributedDataParallel(res_net())
+        with pytest.raises(ModelError, match="which would not reduce the gradients of other"):
+            insert_attention(model, "module.layer1")
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_it_prints() -> None:
+    model = insert_attention(res_net(), "layer4", num_maps=2)
+    assert "(soft_attention): ResidualAttention(96, num_maps=2, kernel_size=(3, 3), gamma=0.0" in (
+        repr(model)
+    )
 
 
 def test_removing_from_a_compiled_model() -> None:
@@ -623,8 +680,6 @@ def train_three_steps(rank: int, folder: str) -> None:
     model = timm.create_model("test_resnet", num_classes=5)
     insert_attention(model, ["layer3", "layer4"])
     parallel = nn.parallel.DistributedDataParallel(model)
-    with pytest.raises(ModelError, match="the model is in DistributedDataParallel"):
-        insert_attention(parallel, "module.layer1")
     optimizer = torch.optim.SGD(parallel.parameters(), lr=0.1)
     torch.manual_seed(rank)
     for _ in range(3):
@@ -635,7 +690,8 @@ def train_three_steps(rank: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes(tmp_path: Any) -> None:
+@pytest.mark.slow
+def test_two_processes(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(train_three_steps, (str(tmp_path),), nprocs=2)
     one, two = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert all(torch.equal(one[name], two[name]) for name in one)

@@ -102,8 +102,14 @@ def test_prefix_tokens_are_counted_where_the_model_is_silent(declared):
     assert (place.layout, place.grid, place.num_prefix_tokens) == (Layout.NLC, TokenGrid(16), 2)
 
 
-def test_a_declared_number_of_prefix_tokens_is_believed():
-    assert find_place(torch.zeros(1, 2 + 196, 8), 224, 224, num_prefix_tokens=1) is None
+def test_a_declared_number_of_prefix_tokens_is_tried_first():
+    def count(num_tokens, declared):
+        place = find_place(torch.zeros(1, num_tokens, 8), 64, 64, num_prefix_tokens=declared)
+        return place.num_prefix_tokens
+
+    # Nine tokens are 3 x 3, or 2 x 2 behind five.
+    assert (count(9, None), count(9, 5)) == (0, 5)
+    assert count(16, 1) == 0
 
 
 @pytest.mark.parametrize("value", [[torch.zeros(1, 8, 4, 4)], None, {"x": 1}])

@@ -175,7 +175,8 @@ def test_a_module_that_is_not_there():
 
 
 def test_a_module_that_is_not_called(network):
-    with pytest.raises(ModelError, match=r"'unused': the module is there, but forward doesn't"):
+    message = r"'unused': the module is there, but forward doesn't call it.* Called last are .*fc"
+    with pytest.raises(ModelError, match=message):
         truncate(network, "unused")
 
 
@@ -198,6 +199,29 @@ class Branching(nn.Module):
 def test_a_forward_that_cannot_be_traced():
     with pytest.raises(ModelError, match=r"Branching: its forward can't be traced \(TraceError"):
         truncate(Branching(), "inner")
+
+
+class Numbered(nn.Module):
+    """Modules whose names end like counts, one that is called twice, and one beside a function."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv_0 = nn.Conv2d(3, 4, 1)
+        self.conv_1 = nn.Conv2d(4, 5, 1)
+        self.relu = nn.ReLU()
+        self.conv = nn.Conv2d(5, 6, 1)
+
+    def forward(self, x):
+        x = F.relu(self.conv_0(x))
+        return self.relu(self.conv(self.relu(self.conv_1(x))))
+
+
+@pytest.mark.parametrize(
+    ("at", "channels"),
+    [("conv_0", 4), ("conv_1", 5), ("relu", 5), ("conv", 6), ("relu_1", 4), ("relu_2", 6)],
+)
+def test_names_that_end_in_numbers(at, channels):
+    assert truncate(Numbered(), at)(torch.ones(1, 3, 2, 2)).shape[1] == channels
 
 
 def test_control_flow_beside_the_way_does_not_matter():

@@ -148,21 +148,3 @@ def record_calls(model: nn.Module, inputs: Inputs, keep: set[str]) -> dict[str, 
     for handle in handles:
         handle.remove()
     return calls
-
-
-def describe(output: object) -> str:
-    """Say what an output is: the shape of a tensor, the parts of a tuple.
-
-    >>> import torch
-    >>> from softattn.dry_run import describe
-    >>> describe((torch.zeros(2, 3), None))
-    'a tuple of ((2, 3), NoneType)'
-    """
-    if isinstance(output, Tensor):
-        return str(tuple(output.shape))
-    if isinstance(output, Mapping):
-        parts = ", ".join(f"{key}: {describe(value)}" for key, value in output.items())
-        return f"a {type(output).__name__} of ({parts})"
-    if isinstance(output, tuple | list):
-        return f"a {type(output).__name__} of ({', '.join(map(describe, output))})"
-    return type(output).__name__

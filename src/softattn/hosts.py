@@ -15,10 +15,10 @@ from softattn.dry_run import (
     Inputs,
     copy_sharing_parameters,
     default_inputs,
-    describe,
     record_calls,
 )
 from softattn.errors import ArgumentError, ModelError, closest
+from softattn.probe import describe
 
 __all__ = ["CHILD", "Rehearsal", "find_hosts", "join", "rehearse"]
 
@@ -144,7 +144,7 @@ def rehearse(
         if failure is None:
             return run
     raise ModelError(
-        f"{doing}: {type(model).__name__} doesn't run on an input of shape {' or '.join(tried)} "
+        f"{doing}: {type(model).__name__} doesn't run on {' or '.join(tried)} "
         f"({type(failure).__name__}: {failure}). Pass example=, an input that it runs on."
     ) from failure
 

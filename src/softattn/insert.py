@@ -83,6 +83,9 @@ def insert_attention(
     module holds the attention, so that it is there too when checkpointing walks the sequence.
     Insert before `torch.compile` and before wrapping in `DistributedDataParallel`.
 
+    In a network that classifies from a class token, attention on the other tokens is felt by what
+    mixes tokens afterwards: behind the last block that is nothing.
+
     What the modules give is seen in a dry run, in evaluation, on a copy that shares the
     parameters. Whatever can't be is refused before the model is changed.
 
@@ -96,9 +99,9 @@ def insert_attention(
         bias: as in `SoftAttention`.
         layout: of the outputs, where their shapes leave it open: `"NCHW"`, `"NHWC"` or `"NLC"`.
         grid: (height, width) of tokens, where their number leaves it open. At other numbers it
-            is the grid of the same proportions. With a `num_prefix_tokens` or `layout` it also
-            says that the tokens stand in rows, which is then not compared with a map of the
-            model's own.
+            is the grid of the same proportions. Who gives this, `num_prefix_tokens` or `layout`
+            also vouches that the tokens stand row by row, which otherwise is compared with the
+            model's own map, if it has one.
         num_prefix_tokens: the tokens in front that are no position.
         example: an input for the dry run, or a tuple of all inputs. By default random numbers, of
             the size that the model declares, or else 224 x 224.

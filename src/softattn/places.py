@@ -10,7 +10,8 @@ from softattn.layout import Layout, TokenGrid, find_grid, to_nchw
 
 __all__ = ["Place", "find_place"]
 
-# timm's models have up to 10 prefix tokens, and not each says how many.
+# timm's models have up to 10 prefix tokens. Not each says how many, and some have none inside that
+# come in at the end (CaiT).
 _MOST_PREFIX_TOKENS = 10
 
 
@@ -54,7 +55,8 @@ def find_place(
         height: of the input.
         width: of the input.
         channels_last: how a shape that fits both ways is to be read.
-        num_prefix_tokens: how many tokens are no positions, where the model says so.
+        num_prefix_tokens: how many tokens are no positions, where the model says so; what it says
+            is tried first.
         stride: of the grid of tokens, where the model says so.
 
     Returns:
@@ -71,10 +73,8 @@ def find_place(
             return Place(Layout.NHWC)
         return Place(Layout.NCHW) if min(value.shape[2:]) > 1 else None
     if value.ndim == 3:
-        counts = (
-            range(_MOST_PREFIX_TOKENS + 1) if num_prefix_tokens is None else [num_prefix_tokens]
-        )
-        for count in counts:
+        declared = [] if num_prefix_tokens is None else [num_prefix_tokens]
+        for count in [*declared, *range(_MOST_PREFIX_TOKENS + 1)]:
             grid = find_grid(value.shape[1] - count, height, width, stride)
             if grid is not None:
                 return Place(Layout.NLC, grid, count)

@@ -72,21 +72,41 @@ def dry_run(
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation, and give modes, gradients' flags and random state back."""
-    modes = [(module, module.training) for module in model.modules()]
+    """Put a model into evaluation, and afterwards give back everything that it holds.
+
+    That is modes, hooks, gradients' flags, random state, and what modules store in passing: some
+    keep a table in evaluation (LeViT's attention biases), which with gradients could no longer
+    be copied.
+    """
+    held = [(vars(module), _contents(module)) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     device = _place(model).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
             # Not eval(), which a model may have changed to do more.
-            for module, _ in modes:
+            for module in model.modules():
                 module.training = False
             yield
         finally:
-            for module, mode in modes:
-                module.training = mode
+            for attributes, contents in held:
+                attributes.clear()
+                for name, (value, copied) in contents.items():
+                    attributes[name] = value
+                    if isinstance(value, dict):
+                        value.clear()
+                        value.update(copied)
+                    elif isinstance(value, list):
+                        value[:] = copied
             for parameter, flag in flags:
                 parameter.requires_grad_(flag)
+
+
+def _contents(module: nn.Module) -> dict[str, tuple[Any, Any]]:
+    """Return a module's attributes, each with a copy of what it contains."""
+    return {
+        name: (value, value.copy() if isinstance(value, dict | list) else None)
+        for name, value in vars(module).items()
+    }
 
 
 def black_image(model: nn.Module, input_size: tuple[int, int, int]) -> Tensor:

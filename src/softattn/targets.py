@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from softattn.dry_run import Inputs, describe
+from softattn.dry_run import Inputs
 from softattn.errors import ModelError, closest
 from softattn.hosts import Rehearsal, find_hosts, rehearse
 from softattn.layout import to_nchw
+from softattn.probe import describe
 from softattn.reading import Hints, Output, Reading, read_map
 
 __all__ = ["Target", "find_targets"]

@@ -6,7 +6,7 @@ they are, with their own control flow, training mode and gradient checkpointing.
 
 import inspect
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -150,13 +150,31 @@ def trace(model: nn.Module, inside: Collection[str], training: bool) -> dict[str
     except Exception as error:
         raise ModelError(
             f"tracing {type(model).__name__}: its forward can't be traced "
-            f"({type(error).__name__}: {error}). Give the model a method forward_features(x) that "
-            "returns the feature map (B, C, H, W)."
+            f"({type(error).__name__}: {error}). A model with a method forward_features(x) isn't "
+            "traced for its last map, without at=; and insert_attention, which keeps what comes "
+            "after, never traces."
         ) from error
     finally:
         for module, mode in modes:
             module.training = mode
-    return {name: node for node, name in tracer.node_to_qualname.items()}
+    return _names(tracer.node_to_qualname)
+
+
+def _names(paths: Mapping[fx.Node, str]) -> dict[str, fx.Node]:
+    """Name nodes: the first call of a module by the module, others by their place."""
+    modules: dict[str, fx.Node] = {}
+    for node in paths:
+        if node.op == "call_module":
+            modules.setdefault(str(node.target), node)
+    names = {node: name for name, node in modules.items()}
+    # torchvision takes the end of a module's name for a count (`conv1_1`), so a place may be taken.
+    taken = set(modules)
+    for node, path in paths.items():
+        if node not in names:
+            options = (path, *(f"{path}_{count}" for count in range(1, len(paths) + 1)))
+            names[node] = next(option for option in options if option not in taken)
+            taken.add(names[node])
+    return {names[node]: node for node in paths}
 
 
 def truncate(model: nn.Module, at: str, inside: Iterable[str] = ()) -> TruncatedModel:
@@ -200,15 +218,17 @@ def _called(nodes: Iterable[fx.Node]) -> list[str]:
     return [str(node.target) for node in nodes if node.op == "call_module"]
 
 
-def _not_there(model: nn.Module, at: str, nodes: Iterable[str]) -> ModelError:
+def _not_there(model: nn.Module, at: str, nodes: Mapping[str, fx.Node]) -> ModelError:
     doing = f"truncating {type(model).__name__} at {at!r}"
-    if at in dict(model.named_modules()):
-        return ModelError(
-            f"{doing}: the module is there, but forward doesn't call it. "
-            f"Called there are: {', '.join(list(nodes)[-10:])}."
-        )
     names = [name for name, _ in model.named_modules() if name]
-    return ModelError(f"{doing}: nothing has this name. {closest(at, [*names, *nodes])}")
+    if at in names:
+        called = [name for name, node in nodes.items() if node.op == "call_module"]
+        return ModelError(
+            f"{doing}: the module is there, but forward doesn't call it, at least not always. "
+            f"Called last are {', '.join(called[-5:])}."
+        )
+    options = dict.fromkeys([*names, *nodes])
+    return ModelError(f"{doing}: nothing has this name. {closest(at, options)}")
 
 
 def _cut(point: fx.Node) -> fx.Graph:
