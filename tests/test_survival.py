@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.export import Dim
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from softattn import SoftAttention, SoftAttentionBlock
 from softattn.keras import KerasSoftAttention
@@ -221,9 +222,11 @@ def test_symbolic_trace(module, x):
 
     model = Model().eval()
     traced = torch.fx.symbolic_trace(model)
+    extractor = create_feature_extractor(model, ["attention"])
     for size in (9, 12):
         images = torch.randn(2, 3, size, size)
         torch.testing.assert_close(traced(images), model(images))
+        torch.testing.assert_close(extractor(images)["attention"], model(images))
 
 
 def test_train_and_eval_agree_but_for_dropout(module, x):

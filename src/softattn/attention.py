@@ -148,7 +148,7 @@ class SoftAttention(SpatialAttention):
 
     def forward(self, x: Tensor, return_maps: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Scale x by its attention; with `return_maps` give (features, maps)."""
-        features, maps = functional.soft_attention(
+        result = functional.soft_attention(
             x,
             self.weight,
             self.bias,
@@ -158,6 +158,9 @@ class SoftAttention(SpatialAttention):
             activation=self.activation,
             return_maps=True,
         )
+        # The features last: to torchvision's feature extraction, the output of a module is the
+        # last node in it.
+        maps, features = result[1], result[0]
         return self.emit(features, maps, return_maps)
 
     def extra_repr(self) -> str:

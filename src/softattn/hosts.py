@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from softattn.dry_run import (
+from softattn.calls import (
     Calls,
     Inputs,
     copy_sharing_parameters,

@@ -114,9 +114,8 @@ class KerasSoftAttention(SpatialAttention):
 
     def forward(self, x: Tensor, return_maps: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Scale x as the authors' layer does; with `return_maps` give (features, maps)."""
-        features, maps = _attention(
-            x, self.weight, self.bias, aggregate=self.aggregate, concat=self.concat
-        )
+        result = _attention(x, self.weight, self.bias, aggregate=self.aggregate, concat=self.concat)
+        maps, features = result[1], result[0]  # in this order, as in SoftAttention
         return self.emit(features, maps, return_maps)
 
     def extra_repr(self) -> str:

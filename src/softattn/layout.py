@@ -103,7 +103,7 @@ def to_nchw(
                 f" C), found {tuple(x.shape)}."
             )
         tokens = x.narrow(1, num_prefix_tokens, height * width)
-        return tokens.transpose(1, 2).unflatten(2, (height, width))
+        return tokens.transpose(1, 2).reshape(x.shape[0], x.shape[2], height, width)
     if x.ndim != 4:
         raise ShapeError(
             f"reading a feature map as {layout.value}: expected 4 dimensions, "

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from softattn.dry_run import Inputs
+from softattn.calls import Inputs
 from softattn.errors import ModelError, closest
 from softattn.hosts import Rehearsal, find_hosts, rehearse
 from softattn.layout import to_nchw

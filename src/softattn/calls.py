@@ -39,7 +39,7 @@ def copy_sharing_parameters(model: nn.Module, doing: str) -> nn.Module:
 
     Example:
         >>> import torch
-        >>> from softattn.dry_run import copy_sharing_parameters
+        >>> from softattn.calls import copy_sharing_parameters
         >>> norm = torch.nn.BatchNorm2d(8)
         >>> copied = copy_sharing_parameters(norm, "copying a norm")
         >>> copied.weight is norm.weight, copied.running_mean is norm.running_mean
@@ -74,7 +74,7 @@ def default_inputs(model: nn.Module) -> Iterator[Inputs]:
 
     Example:
         >>> import torch
-        >>> from softattn.dry_run import default_inputs
+        >>> from softattn.calls import default_inputs
         >>> [tuple(x.shape) for (x,) in default_inputs(torch.nn.Conv2d(1, 8, 3))]
         [(2, 1, 224, 224), (2, 3, 224, 224)]
     """
@@ -117,7 +117,7 @@ def record_calls(model: nn.Module, inputs: Inputs, keep: set[str]) -> dict[str, 
 
     Example:
         >>> import torch
-        >>> from softattn.dry_run import record_calls
+        >>> from softattn.calls import record_calls
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
         >>> calls = record_calls(net, (torch.zeros(1, 3, 8, 8),), keep={"0"})
         >>> calls["0"].count, tuple(calls["0"].output.shape), calls["1"]
