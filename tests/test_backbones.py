@@ -2,7 +2,6 @@ import copy
 import logging
 
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -11,6 +10,8 @@ from torch import nn
 from softattn import ModelError, find_backbone
 from softattn.backbones import Source
 from softattn.layout import Layout, TokenGrid
+
+timm = pytest.importorskip("timm", reason="needs softattn[timm]")
 
 
 def tokens_to_map(x, grid, num_prefix=0):

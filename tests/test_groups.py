@@ -1,11 +1,13 @@
 import pytest
-import timm
 import torch
-from timm.optim import create_optimizer_v2
 from torch import nn
 
 from softattn import ArgumentError, ArgumentTypeError, wrap_backbone
 from softattn.groups import layer_ids
+
+create_optimizer = pytest.importorskip(
+    "timm.optim", reason="needs softattn[timm]"
+).create_optimizer_v2
 
 
 @pytest.fixture(params=["test_vit", "test_resnet", "torchvision:shufflenet_v2_x0_5"])
@@ -57,7 +59,7 @@ def test_frozen_parameters_are_left_out(model):
 
 @pytest.mark.parametrize("layer_decay", [None, 0.5])
 def test_timms_factory_agrees(model, layer_decay):
-    optimizer = create_optimizer_v2(
+    optimizer = create_optimizer(
         model, opt="sgd", lr=1.0, weight_decay=0.05, layer_decay=layer_decay
     )
     timms = {

@@ -7,10 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from softattn import (
@@ -24,6 +22,10 @@ from softattn import (
 )
 from softattn.hub import from_pretrained, save_pretrained
 from softattn.insert import insert_attention
+
+pytest.importorskip("timm", reason="needs softattn[timm]")
+huggingface_hub = pytest.importorskip("huggingface_hub", reason="needs softattn[hub]")
+load_file = pytest.importorskip("safetensors.torch", reason="needs softattn[hub]").load_file
 
 NAME = "timm:test_resnet"
 

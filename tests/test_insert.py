@@ -7,13 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import pytest
-import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from timm.models.densenet import DenseNet
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -28,9 +25,11 @@ from softattn import (
 from softattn.insert import insert_attention, remove_attention
 from softattn.residual import ResidualAttention
 
+timm = pytest.importorskip("timm", reason="needs softattn[timm]")
+
 
 def dense_net() -> nn.Module:
-    return DenseNet(growth_rate=8, block_config=(2, 2), num_classes=5)
+    return timm.models.densenet.DenseNet(growth_rate=8, block_config=(2, 2), num_classes=5)
 
 
 def small(name: str, **kwargs: Any) -> Callable[[], nn.Module]:
@@ -265,6 +264,7 @@ def test_export_with_any_batch_and_size() -> None:
 
 
 def test_onnx(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs softattn[onnx]")
     model = open_up(insert_attention(res_net(), ["layer3", "layer4"]))
     auto = torch.export.Dim.AUTO
     sizes = [{0: auto, 2: auto, 3: auto}]

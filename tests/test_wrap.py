@@ -5,7 +5,6 @@ import socket
 from functools import partial
 
 import pytest
-import timm
 import torch
 import torch.multiprocessing as mp
 import torchvision
@@ -23,6 +22,8 @@ from softattn import (
     capture_maps,
     wrap_backbone,
 )
+
+timm = pytest.importorskip("timm", reason="needs softattn[timm]")
 
 # One of each way to a map: NCHW, NHWC, tokens, intermediates, traced, truncated at a name.
 WAYS = {

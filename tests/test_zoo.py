@@ -1,12 +1,13 @@
 import sys
 
 import pytest
-import timm
 import torch
 import torchvision
 
 from softattn import ArgumentError, ArgumentTypeError, MissingExtraError
 from softattn.zoo import load_model
+
+timm = pytest.importorskip("timm", reason="needs softattn[timm]")
 
 
 @pytest.mark.parametrize(
