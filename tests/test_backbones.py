@@ -319,6 +319,16 @@ REFUSED = {
         r"gives a list of 2: .*; forward_intermediates, with the last norm raises ValueError: no "
         r"such maps; forward_intermediates raises ValueError: no such maps\. None is a map",
     ),
+    "a dict": (
+        lambda: Features(lambda x: {"map": x, "more": None}),
+        {"input_size": (8, 8)},
+        r"forward_features gives a dict with map, more\. None is",
+    ),
+    "nothing": (
+        lambda: Features(lambda x: None),
+        {"input_size": (8, 8)},
+        r"forward_features gives a NoneType\. None is",
+    ),
     "another size, at a name": (
         lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.Linear(30, 30), nn.ReLU()),
         {"at": "2"},
