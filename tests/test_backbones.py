@@ -270,7 +270,71 @@ def listed(x):
     return [x, x.mean((2, 3))]
 
 
+class Intermediates(Features):
+    """A model whose own features are a list, and that can give maps where `can` says so."""
+
+    def __init__(self, can):
+        super().__init__(listed)
+        self.can = can
+        self.seen = []
+
+    def forward_intermediates(self, x, indices, norm, output_fmt, intermediates_only):
+        self.seen.append(norm)
+        if norm not in self.can:
+            raise ValueError("no such maps")
+        return [self.conv(x) + norm]
+
+
+@pytest.mark.parametrize(
+    ("can", "source"),
+    [
+        ((True, False), Source.NORMED_INTERMEDIATES),
+        ((False,), Source.INTERMEDIATES),
+    ],
+)
+def test_intermediates_are_asked_after_features(can, source):
+    model = Intermediates(can)
+    backbone = find_backbone(model, input_size=(8, 8))
+    assert backbone.feature_map.source is source
+    assert model.seen == []  # what the model noted in the dry run is forgotten
+    x = torch.randn(1, 3, 8, 8)
+    assert torch.equal(backbone(x), model.conv(x) + can[0])
+
+
+def test_a_pool_of_fixed_size_that_is_a_function():
+    class Pools(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3)
+
+        def forward(self, x):
+            return F.adaptive_avg_pool2d(self.conv(x), 2).flatten(1)
+
+    assert find_backbone(Pools(), input_size=(8, 8)).feature_map.at == "conv"
+
+
 REFUSED = {
+    "three ways": (
+        lambda: Intermediates(()),
+        {"input_size": (8, 8)},
+        r"gives a list of 2: .*; forward_intermediates, with the last norm raises ValueError: no "
+        r"such maps; forward_intermediates raises ValueError: no such maps\. None is a map",
+    ),
+    "a dict": (
+        lambda: Features(lambda x: {"map": x, "more": None}),
+        {"input_size": (8, 8)},
+        r"forward_features gives a dict with map, more\. None is",
+    ),
+    "nothing": (
+        lambda: Features(lambda x: None),
+        {"input_size": (8, 8)},
+        r"forward_features gives a NoneType\. None is",
+    ),
+    "another size, at a name": (
+        lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.Linear(30, 30), nn.ReLU()),
+        {"at": "2"},
+        r"running Sequential on an input of \(3, 224, 224\): RuntimeError.*pass input_size",
+    ),
     "a list": (
         lambda: Features(listed),
         {"input_size": (8, 8)},
