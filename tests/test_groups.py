@@ -5,9 +5,8 @@ from torch import nn
 from softattn import ArgumentError, ArgumentTypeError, wrap_backbone
 from softattn.groups import layer_ids
 
-create_optimizer = pytest.importorskip(
-    "timm.optim", reason="needs softattn[timm]"
-).create_optimizer_v2
+timm = pytest.importorskip("timm", reason="needs softattn[timm]")
+optim = pytest.importorskip("timm.optim")
 
 
 @pytest.fixture(params=["test_vit", "test_resnet", "torchvision:shufflenet_v2_x0_5"])
@@ -59,7 +58,7 @@ def test_frozen_parameters_are_left_out(model):
 
 @pytest.mark.parametrize("layer_decay", [None, 0.5])
 def test_timms_factory_agrees(model, layer_decay):
-    optimizer = create_optimizer(
+    optimizer = optim.create_optimizer_v2(
         model, opt="sgd", lr=1.0, weight_decay=0.05, layer_decay=layer_decay
     )
     timms = {
