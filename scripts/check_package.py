@@ -3,6 +3,7 @@
 python scripts/check_package.py dist
 """
 
+import subprocess
 import sys
 import tarfile
 import zipfile
@@ -21,13 +22,13 @@ def main() -> None:
     _compare(wheel, names - metadata, modules)
     with tarfile.open(sdist) as tar:
         inside = {name.partition("/")[2] for name in tar.getnames()}
-    tests = {
-        path.relative_to(root).as_posix() for path in (root / "tests").rglob("*") if path.is_file()
-    }
-    tests = {name for name in tests if "__pycache__" not in name}
-    texts = {"README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "pyproject.toml"}
+    listed = subprocess.run(
+        ["git", "ls-files", "tests", "docs"], cwd=root, capture_output=True, text=True, check=True
+    )
+    texts = {"README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md"}
+    texts |= {"Makefile", "pyproject.toml", *listed.stdout.split()}
     generated = {"PKG-INFO", ".gitignore"}
-    _compare(sdist, inside - generated, {f"src/{name}" for name in modules} | tests | texts)
+    _compare(sdist, inside - generated, {f"src/{name}" for name in modules} | texts)
     print(f"{wheel.name}: {len(names)} files; {sdist.name}: {len(inside)} files")
 
 
