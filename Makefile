@@ -37,7 +37,7 @@ test-wheel: package
 	$(PYTHON) -m venv --clear $(WHEEL)
 	$(WHEEL)/bin/python -m pip install -q --upgrade pip
 	$(WHEEL)/bin/python -m pip install -q dist/*.whl --group test
-	OMP_NUM_THREADS=1 $(WHEEL)/bin/python -m pytest -q -n 2 --dist worksteal tests
+	OMP_NUM_THREADS=1 $(WHEEL)/bin/python -m pytest -q -rs -n 2 --dist worksteal tests
 	rm -rf $(WHEEL)
 
 # Every model of torchvision and timm: half an hour on two cores. Writes docs/models.md.

@@ -25,6 +25,7 @@ TOML
 bin="$root/.venv/bin"
 "$bin/cosmic-ray" init mutants.toml mutants.sqlite
 "$bin/cr-filter-operators" mutants.sqlite mutants.toml
+"$bin/cr-filter-pragma" mutants.sqlite  # "no mutate": types of overloads
 OMP_NUM_THREADS=1 "$bin/cosmic-ray" exec mutants.toml mutants.sqlite
 "$bin/cr-report" --surviving-only --show-diff mutants.sqlite
 "$bin/cr-rate" --fail-over 0 mutants.sqlite

@@ -263,6 +263,10 @@ def test_export_with_any_batch_and_size() -> None:
         torch.testing.assert_close(program.module()(x), model(x))
 
 
+@pytest.mark.skipif(
+    torch.__version__ < (2, 7),
+    reason="torch 2.6 can't export a batch norm to ONNX, attended or not",
+)
 def test_onnx(tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs softattn[onnx]")
     model = open_up(insert_attention(res_net(), ["layer3", "layer4"]))

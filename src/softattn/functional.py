@@ -45,7 +45,7 @@ def soft_attention(
     aggregate: bool = ...,
     concat: bool = ...,
     activation: Activation = ...,
-    return_maps: Literal[False] = ...,
+    return_maps: Literal[False] = ...,  # pragma: no mutate
 ) -> Tensor: ...
 @overload
 def soft_attention(
@@ -57,7 +57,7 @@ def soft_attention(
     aggregate: bool = ...,
     concat: bool = ...,
     activation: Activation = ...,
-    return_maps: Literal[True],
+    return_maps: Literal[True],  # pragma: no mutate
 ) -> tuple[Tensor, Tensor]: ...
 def soft_attention(
     x: Tensor,
@@ -275,7 +275,7 @@ def _check_shapes(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
 
 def check_feature_map(x: Tensor, channels: int, doing: str) -> None:
     """Raise a `ShapeError` unless x is (B, channels, H, W) with at least one position."""
-    if x.ndim == 4 and x.shape[1] == channels and 0 not in x.shape[2:]:
+    if x.ndim == 4 and x.shape[1] == channels and 0 not in (x.shape[2], x.shape[3]):
         return
     if x.ndim == 3:
         hint = "For a single feature map pass x.unsqueeze(0)."
