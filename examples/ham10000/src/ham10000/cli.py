@@ -1,11 +1,12 @@
 """The command `ham10000`: arguments in, one line of error out."""
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from ham10000 import __version__
 from ham10000.commands import COMMANDS
@@ -20,16 +21,29 @@ def build_parser() -> ArgumentParser:
     """Return the parser, with a subcommand for each of `COMMANDS`."""
     parser = ArgumentParser(
         prog="ham10000",
+        formatter_class=_Formatter,
         description="HAM10000 from the download to batches, with no lesion in two splits.",
         version=__version__,
     )
     subcommands = parser.add_subcommands(dest="command")
     for name, function in COMMANDS.items():
         text = " ".join((function.__doc__ or "").partition("Args:")[0].split())
-        command = ArgumentParser(description=text)
+        command = ArgumentParser(description=text, formatter_class=_Formatter)
         _ARGUMENTS[name](command)
         subcommands.add_subcommand(name, command, help=text.partition(". ")[0])
     return parser
+
+
+class _Formatter(DefaultHelpFormatter):
+    """Help that gives defaults where there are some, and no names of Python's types."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        if action.default in (None, False, argparse.SUPPRESS) or action.required:
+            return text
+        default = action.default
+        shown = " ".join(default) if isinstance(default, list) else default
+        return f"{text} (default: {shown})"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -186,9 +186,7 @@ def synthesize(
     return 0
 
 
-def explore(
-    out: Path, data: Path | None = None, seed: int = 0, workers: int | None = None
-) -> int:
+def explore(out: Path, data: Path | None = None, seed: int = 0, workers: int | None = None) -> int:
     """Show what is in a data set, as one HTML page.
 
     Args:

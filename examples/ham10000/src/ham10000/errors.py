@@ -54,7 +54,7 @@ def cannot_write(path: Path, error: OSError) -> WriteError:
         >>> from pathlib import Path
         >>> from ham10000.errors import cannot_write
         >>> print(cannot_write(Path("cache"), OSError(28, "No space left on device")))
-        writing cache: no space left on device. Free some, or write to another place; nothing half-written was left behind.
+        writing cache: no space left on device. Free some, or write to another place; ...
     """
     reason = (error.strerror or str(error)).lower()
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -63,9 +63,7 @@ def cannot_write(path: Path, error: OSError) -> WriteError:
         if full
         else "Write to another place, or change its permissions"
     )
-    return WriteError(
-        f"writing {path}: {reason}. {remedy}; nothing half-written was left behind."
-    )
+    return WriteError(f"writing {path}: {reason}. {remedy}; nothing half-written was left behind.")
 
 
 def closest(name: str, options: Iterable[str], count: int = 3) -> str:
@@ -94,6 +92,6 @@ def some(names: Iterable[object], count: int = 3) -> str:
         >>> some(["a", "b", "c", "d", "e"])
         'a, b, c and 2 more'
     """
-    names = [str(name) for name in names]
-    rest = len(names) - count
-    return ", ".join(names[:count]) + (f" and {rest} more" if rest > 0 else "")
+    shown = [str(name) for name in names]
+    rest = len(shown) - count
+    return ", ".join(shown[:count]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,4 +1,4 @@
-"""What the commands print: tables that a person reads, 80 columns wide where there is no terminal."""
+"""What the commands print: tables that a person reads."""
 
 import pandas as pd
 from rich.console import Console
@@ -50,6 +50,6 @@ def print_counts(counts: pd.DataFrame, title: str, corner: str = "") -> None:
     table.add_column(corner, no_wrap=True)
     for name in counts.columns:
         table.add_column(str(name), justify="right", no_wrap=True)
-    for name, row in counts.iterrows():
-        table.add_row(str(name), *(f"{int(value):,}" for value in row))
+    for label, row in counts.iterrows():
+        table.add_row(str(label), *(f"{int(value):,}" for value in row))
     console().print(table)

@@ -75,7 +75,8 @@ def _check(opened: zipfile.ZipFile, doing: str, most: int) -> list[zipfile.ZipIn
             entry.file_size > _CHUNK and entry.file_size / packed > MAX_RATIO
         ):
             raise _refusal(
-                doing, f"the entry {entry.filename!r} unpacks {packed:,} to {entry.file_size:,} bytes"
+                doing,
+                f"the entry {entry.filename!r} unpacks {packed:,} to {entry.file_size:,} bytes",
             )
         total += entry.file_size
         if total > most:
@@ -90,9 +91,7 @@ def _check(opened: zipfile.ZipFile, doing: str, most: int) -> list[zipfile.ZipIn
     return entries
 
 
-def _extract_one(
-    opened: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, doing: str
-) -> None:
+def _extract_one(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, doing: str) -> None:
     path = folder / PurePosixPath(entry.filename.replace("\\", "/")).name
     try:
         with opened.open(entry) as packed, path.open("xb") as file:

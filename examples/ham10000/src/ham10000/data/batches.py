@@ -79,9 +79,7 @@ class Batches(Dataset[Batch]):
             raise ArgumentError(f"making batches: batch_size must be at least 1, not {batch_size}.")
         self.data, self.augment, self.batch_size = data, augment, batch_size
         self.indices = torch.tensor(list(sampler), dtype=torch.long)
-        sequential = isinstance(sampler, SequentialShard)
-        self.positions = self.indices if sequential else sampler.positions()
-        self.epoch = 0 if sequential else sampler.epoch
+        self.positions, self.epoch = sampler.positions(), sampler.epoch
         length = len(self.indices)
         self._length = length // batch_size if drop_last else -(-length // batch_size)
 

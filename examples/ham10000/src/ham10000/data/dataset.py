@@ -39,7 +39,7 @@ class HAM10000(Dataset[Item]):
         ...     data = HAM10000(Path(folder) / "set", size=32, metadata=["age"])
         ...     image, target, extras = data[0]
         >>> image.shape, data.classes[target], sorted(extras)
-        (torch.Size([3, 32, 32]), 'nv', ['age', 'age_known'])
+        (torch.Size([3, 32, 32]), 'akiec', ['age', 'age_known'])
 
     Args:
         root: the data set's folder; `None` for the one that HAM10000_DIR names.

@@ -44,9 +44,7 @@ def download(
     """
     names = [*SOURCES, "kaggle"]
     if source not in names:
-        raise ArgumentError(
-            f"downloading: there is no source {source!r}. {closest(source, names)}"
-        )
+        raise ArgumentError(f"downloading: there is no source {source!r}. {closest(source, names)}")
     for part in parts:
         if part not in PARTS:
             raise ArgumentError(f"downloading: there is no part {part!r}. {closest(part, PARTS)}")

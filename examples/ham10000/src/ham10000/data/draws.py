@@ -38,10 +38,10 @@ def uniform(seed: int, epoch: int, positions: Tensor, columns: int, stream: int 
     Returns:
         (B, columns), float32 on the CPU, uniform in [0, 1).
     """
-    key = np.uint64(seed & (2**64 - 1))
+    key = np.array(seed & (2**64 - 1), dtype=np.uint64)
     with np.errstate(over="ignore"):  # arithmetic modulo 2 ** 64 is meant
         for number in (epoch, stream):
-            key = _mix(np.asarray(key + _GOLDEN * np.uint64(number + 1)))[()]
+            key = _mix(np.asarray(key + _GOLDEN * np.uint64(number + 1)))
         rows = _mix(positions.cpu().numpy().astype(np.uint64) * _GOLDEN + key)
         table = _mix(rows[:, None] + _GOLDEN * np.arange(1, columns + 1, dtype=np.uint64))
     # The upper 24 bits, which is what a float32 holds exactly.

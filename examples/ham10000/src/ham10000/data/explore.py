@@ -54,7 +54,9 @@ def explore(root: Path, out: Path, *, seed: int = 0, workers: int | None = None)
             text = f"{CLASS_NAMES[name]}; {int((table['dx'] == name).sum()):,} images"
             sheets.append({"title": name, "text": text, "image": _inline(file, "jpeg")})
     loader = jinja2.PackageLoader("ham10000.data", "templates")
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined
+    )
     page = environment.get_template("explore.html.j2").render(
         name=folder.root.resolve().name,
         facts=_facts(table, len(folder.masks)),

@@ -43,7 +43,7 @@ def fetch(
     *,
     sums: str | None = None,
     most: int = 8 * 2**30,
-    patience: Patience = Patience(),  # noqa: B008 - it is frozen
+    patience: Patience = Patience(),
 ) -> Path:
     """Download a file, unless it is there already with the right sum.
 
@@ -64,7 +64,9 @@ def fetch(
     downloader = _Resuming(path, most, patience)
     pooch.get_logger().setLevel("ERROR")  # the progress bar says what pooch would
     try:
-        pooch.retrieve(url, known_hash=sums, fname=path.name, path=path.parent, downloader=downloader)
+        pooch.retrieve(
+            url, known_hash=sums, fname=path.name, path=path.parent, downloader=downloader
+        )
     except ValueError as error:  # pooch's word for a wrong sum
         raise DownloadError(
             f"downloading {path.name} from {url}: other bytes arrived than were published "

@@ -18,13 +18,13 @@ from torchvision.transforms.v2 import functional as F
 
 __all__ = ["Fingerprint", "fingerprint", "hash_distance", "similarity", "spectrum"]
 
-HEIGHT, WIDTH = 96, 128
+HEIGHT, WIDTH = 72, 96
 """The size in which fine structure is compared; of HAM10000's shape, 4 to 3."""
 
 # Of the frequencies, phase correlation takes those that survive JPEG; in cycles a pixel.
-_HIGHEST = 0.18
+_HIGHEST = 0.24
 # Fine structure is what is left without a blur, relative to how much of it is nearby; in pixels.
-_BLUR, _NEARBY = 1.5, 6.0
+_BLUR, _NEARBY = 1.1, 4.5
 # Greys; below it there is only noise, which must not be blown up.
 _NOISE = 1.5
 
@@ -86,7 +86,8 @@ def spectrum(greys: NDArray[np.uint8]) -> Tensor:
     weight = torch.exp(-(down**2 + across**2) / (2 * _HIGHEST**2))
     phases = phases / phases.abs().clamp_min(1e-9) * weight
     energy = torch.fft.irfft2(phases.abs() ** 2, s=(HEIGHT, WIDTH))[:, :1, :1]
-    return phases / energy.clamp_min(1e-12).sqrt()
+    result: Tensor = phases / energy.clamp_min(1e-12).sqrt()
+    return result
 
 
 def similarity(first: Tensor, second: Tensor) -> NDArray[np.float32]:

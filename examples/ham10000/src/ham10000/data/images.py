@@ -4,10 +4,10 @@ import io
 import warnings
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
@@ -42,7 +42,7 @@ def read_mask(path: Path) -> Tensor:
         MissingDataError: there is no such file.
         DataError: it can't be decoded whole.
     """
-    return (decode(read_bytes(path), path, "PNG") > 0).to(torch.uint8)
+    return (decode(read_bytes(path), path, "PNG") > 0).byte()
 
 
 def read_bytes(path: Path) -> bytes:
@@ -65,16 +65,16 @@ def decode(raw: bytes, path: Path, kind: str = "JPEG") -> Tensor:
         DataError: they are not such an image, too large, or cut short.
     """
     size = probe(raw, path, kind)
-    mode = ImageReadMode.RGB if kind == "JPEG" else ImageReadMode.GRAY
-    # A buffer of its own: torch warns of the read-only memory of bytes.
-    data = torch.frombuffer(bytearray(raw), dtype=torch.uint8)
     try:
-        return decode_image(data, mode=mode)
-    except RuntimeError as error:
+        with Image.open(io.BytesIO(raw)) as image:
+            pixels = np.array(image.convert("RGB" if kind == "JPEG" else "L"))
+    except (OSError, ValueError, SyntaxError) as error:
         raise DataError(
             f"decoding {path}: it is a {kind} of {size[0]} x {size[1]} by its header, and the rest "
             f"is cut short or damaged ({len(raw)} bytes). Get it again."
         ) from error
+    # Pillow's pixels lie channels last.
+    return torch.from_numpy(pixels).reshape(*pixels.shape[:2], -1).permute(2, 0, 1).contiguous()
 
 
 def probe(raw: bytes, path: Path, kind: str = "JPEG") -> tuple[int, int]:

@@ -132,14 +132,14 @@ def find_files(
     repeats: dict[str, list[Path]] = {}
     for folder in _matching(root, folders):
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-            name, ending = os.path.splitext(entry.name)
+            path = Path(entry.path)
             # macOS puts ._ files beside the real ones.
-            if ending.lower() not in endings or name.startswith(".") or entry.is_dir():
+            if path.suffix.lower() not in endings or path.name.startswith(".") or entry.is_dir():
                 continue
-            if name in found:
-                repeats.setdefault(name, []).append(Path(entry.path))
+            if path.stem in found:
+                repeats.setdefault(path.stem, []).append(path)
             else:
-                found[name] = Path(entry.path)
+                found[path.stem] = path
     return found, repeats
 
 

@@ -73,7 +73,5 @@ def contact_sheet(
     rows = -(-len(thumbs) // columns)
     sheet = Image.new("RGB", (columns * step - 4, max(1, rows * step - 4)), "white")
     for place, thumb in enumerate(thumbs):
-        sheet.paste(
-            Image.fromarray(thumb), (place % columns * step, place // columns * step)
-        )
+        sheet.paste(Image.fromarray(thumb), (place % columns * step, place // columns * step))
     return sheet

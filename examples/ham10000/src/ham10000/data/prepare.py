@@ -179,7 +179,7 @@ def _write_array(
     digests: list[bytes] = []
     with replacing(path) as file:
         header = npy.header_data_from_array_1_0(np.empty(0, dtype=np.uint8))
-        npy.write_array_header_1_0(file, {**header, "shape": shape})  # type: ignore[no-untyped-call]
+        npy.write_array_header_1_0(file, {**header, "shape": shape})
         for digest, image in items:
             digests.append(digest)
             file.write(image.contiguous().numpy().data)

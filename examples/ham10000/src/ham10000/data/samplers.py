@@ -163,6 +163,11 @@ class SequentialShard(Sampler[int]):
     def __init__(self, length: int, rank: int = 0, num_replicas: int = 1) -> None:
         check_rank(rank, num_replicas)
         self.range = range(length * rank // num_replicas, length * (rank + 1) // num_replicas)
+        self.epoch = 0
+
+    def positions(self) -> Tensor:
+        """Return where in the data set this rank's samples stand, counted over all ranks."""
+        return torch.tensor(self.range, dtype=torch.long)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.range)

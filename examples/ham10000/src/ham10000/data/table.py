@@ -29,16 +29,16 @@ def find_table(root: Path) -> Path:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read the metadata table and check every row.
+    r"""Read the metadata table and check every row.
 
     Example:
         >>> import tempfile
         >>> from pathlib import Path
         >>> from ham10000.data.table import read_table
-        >>> text = "lesion_id,image_id,dx,dx_type,age,sex,localization\\nL1,I1,nv,histo,,male,back\\n"
+        >>> header = "lesion_id,image_id,dx,dx_type,age,sex,localization"
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder) / "HAM10000_metadata.csv"
-        ...     _ = path.write_text(text)
+        ...     _ = path.write_text(f"{header}\nL1,I1,nv,histo,,male,back\n")
         ...     table = read_table(path)
         >>> table.dx.tolist(), table.age.isna().tolist()
         (['nv'], [True])
@@ -71,7 +71,9 @@ def read_table(path: Path) -> pd.DataFrame:
     repeated = table["image_id"].duplicated()
     if repeated.any():
         name = str(table["image_id"][repeated].iloc[0])
-        rows = [number + 2 for number in range(len(table)) if table["image_id"].iloc[number] == name]
+        rows = [
+            number + 2 for number in range(len(table)) if table["image_id"].iloc[number] == name
+        ]
         raise DataError(
             f"{doing}: rows {some(rows)} have the same image_id {name!r} "
             f"({int(repeated.sum())} repeated in all). Keep one row for each image."
@@ -114,7 +116,9 @@ def read_csv(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
         )
     if table.empty:
         raise DataError(f"{doing}: it has a header and no rows. Get it again.")
-    return table.apply(lambda column: column.astype(str).str.strip())
+    for name in table.columns:
+        table[name] = table[name].astype(str).str.strip()
+    return table
 
 
 def _decode(path: Path, doing: str) -> str:

@@ -13,24 +13,21 @@ MAX_HAIRS = 6
 _HAIR_COLUMNS = 8
 
 
-def draw_hairs(images: Tensor, seed: int, epoch: int, positions: Tensor, share: float) -> Tensor:
+def draw_hairs(images: Tensor, seed: int, epoch: int, positions: Tensor, share: float) -> None:
     """Draw a few dark curved hairs over a share of the images.
 
     Args:
-        images: (B, 3, H, W), in [0, 1].
+        images: (B, 3, H, W), in [0, 1], which are changed in place.
         seed: of the run.
         epoch: counted from 0.
         positions: (B,), where in the epoch each sample stands.
         share: the part of the images that get hairs.
-
-    Returns:
-        (B, 3, H, W), in [0, 1].
     """
     height, width = images.shape[2:]
     draws = uniform(seed, epoch, positions, 2 + MAX_HAIRS * _HAIR_COLUMNS, stream=11)
     chosen = (draws[:, 0] < share).nonzero()[:, 0]
     if len(chosen) == 0:
-        return images
+        return
     draws = draws[chosen]
     count = 1 + (draws[:, 1] * MAX_HAIRS).long()
     hairs = draws[:, 2:].reshape(-1, MAX_HAIRS, _HAIR_COLUMNS).to(images.device)
@@ -52,22 +49,22 @@ def draw_hairs(images: Tensor, seed: int, epoch: int, positions: Tensor, share: 
         place = (row * width + (column + step).clamp(max=width - 1)).flatten(1)
         value = (dark * (thick >= step))[..., None].expand_as(row).flatten(1)
         alpha.scatter_reduce_(1, place, value.to(alpha.dtype), "amax")
-    result = images.clone()
-    result[chosen.to(images.device)] *= 1 - alpha.reshape(-1, 1, height, width)
-    return result
+    images[chosen.to(images.device)] *= 1 - alpha.reshape(-1, 1, height, width)
 
 
-def draw_rulers(images: Tensor, seed: int, epoch: int, positions: Tensor, share: float) -> Tensor:
+def draw_rulers(images: Tensor, seed: int, epoch: int, positions: Tensor, share: float) -> None:
     """Draw the scale of a ruler along an edge of a share of the images.
 
-    Arguments and result are those of `draw_hairs`.
+    The arguments are those of `draw_hairs`.
     """
     height, width = images.shape[2:]
     draws = uniform(seed, epoch, positions, 6, stream=12)
     chosen = (draws[:, 0] < share).nonzero()[:, 0]
     if len(chosen) == 0:
-        return images
-    side, pitch, offset, inset, dark = draws[chosen, 1:].to(images.device)[:, :, None, None].unbind(1)
+        return
+    side, pitch, offset, inset, dark = (
+        draws[chosen, 1:].to(images.device)[:, :, None, None].unbind(1)
+    )
     across = torch.arange(width, device=images.device)[None, None, :]
     down = torch.arange(height, device=images.device)[None, :, None]
     number = (side * 4).long()
@@ -83,6 +80,4 @@ def draw_rulers(images: Tensor, seed: int, epoch: int, positions: Tensor, share:
     on_line = ((place - tick).abs() * spacing) <= max(0.5, width / 400)
     long = torch.where(tick % 5 == 0, 0.08, 0.04) * extent
     inked = on_line & (depth >= 0) & (depth < long.clamp_min(math.ceil(height / 50)))
-    result = images.clone()
-    result[chosen.to(images.device)] *= 1 - (inked * (0.4 + 0.5 * dark))[:, None].to(images.dtype)
-    return result
+    images[chosen.to(images.device)] *= 1 - (inked * (0.4 + 0.5 * dark))[:, None].to(images.dtype)

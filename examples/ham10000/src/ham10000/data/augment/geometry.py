@@ -49,8 +49,12 @@ def matrices(
         zooms = zooms * torch.where(draws[:, 5:7] < 0.5, -1.0, 1.0)
     sine, cosine = angle.sin(), angle.cos()
     turn = torch.stack(
-        [cosine * zooms[:, 0], sine * zooms[:, 1] / aspect]
-        + [-sine * zooms[:, 0] * aspect, cosine * zooms[:, 1]],
+        [
+            cosine * zooms[:, 0],
+            sine * zooms[:, 1] / aspect,
+            -sine * zooms[:, 0] * aspect,
+            cosine * zooms[:, 1],
+        ],
         dim=1,
     ).reshape(-1, 2, 2)
     # The coordinates span 2, so a shift by a part of the size is twice that part.

@@ -112,7 +112,9 @@ def augment_offline(
     paths = folder.paths()
     rows = rows_of(split, folder.table, "train")
     names, labels = folder.table["image_id"].tolist(), folder.table["dx"].tolist()
-    copies = [copy for label in CLASSES for copy in _copies([r for r in rows if labels[r] == label])]
+    copies = [
+        copy for label in CLASSES for copy in _copies([r for r in rows if labels[r] == label])
+    ]
 
     def job(copy: _Copy) -> bytes:
         image = resize(read_image(paths[copy.row]), size)

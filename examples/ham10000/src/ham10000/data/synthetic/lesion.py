@@ -133,13 +133,13 @@ def _paint(
         )
         factor *= 1 - (0.3 * kind.network * _above(meshes, 0.1))[..., None]
     colour = image * factor
-    shown = int(round(30 * kind.dark_dots))
+    shown = round(30 * kind.dark_dots)
     _blend(colour, _spots(lesion.spots[:shown] * [1, 1, 0.6], u, v), (0.2, 0.13, 0.12), 0.75)
-    shown = int(round(24 * kind.pale_dots))
+    shown = round(24 * kind.pale_dots)
     _blend(colour, _spots(lesion.spots[39 : 39 - shown : -1], u, v), (0.93, 0.86, 0.76), 0.55)
-    shown = int(round(22 * kind.lacunae))
+    shown = round(22 * kind.lacunae)
     _blend(colour, _spots(lesion.spots[:shown] * [1, 1, 2.6], u, v), (0.5, 0.08, 0.2), 0.75)
-    shown = int(round(9 * kind.vessels))
+    shown = round(9 * kind.vessels)
     _blend(colour, _lines(lesion.vessels[:shown], u, v), (0.7, 0.14, 0.17), 0.75)
     _blend(colour, kind.blue * _above(veil, 0.5), (0.38, 0.42, 0.53), 0.7)
     _blend(colour, kind.scale * _above(flake, 0.6), (0.94, 0.88, 0.84), 0.6)

@@ -12,7 +12,13 @@ Floats: TypeAlias = NDArray[np.float32]
 
 # From very light to dark brown, as red, green and blue.
 _TONES = np.array(
-    [[0.93, 0.77, 0.72], [0.87, 0.67, 0.6], [0.8, 0.58, 0.49], [0.66, 0.46, 0.37], [0.5, 0.34, 0.27]]
+    [
+        [0.93, 0.77, 0.72],
+        [0.87, 0.67, 0.6],
+        [0.8, 0.58, 0.49],
+        [0.66, 0.46, 0.37],
+        [0.5, 0.34, 0.27],
+    ]
 )
 # HAM10000 comes from Austria and Australia: mostly light skin. The dark end is there all the same.
 _TONE_SHARES = [0.36, 0.3, 0.18, 0.1, 0.06]
@@ -98,4 +104,6 @@ def vignette(image: Floats, rng: np.random.Generator) -> None:
     centre = np.array([height, width]) / 2 + rng.normal(0, 0.02, 2) * width
     radius = rng.uniform(0.47, 0.6) * width
     distance = np.hypot(down - centre[0], across - centre[1])
-    image *= np.clip((radius - distance) / (0.03 * width) + 0.5, 0.03, 1)[..., None].astype(np.float32)
+    image *= np.clip((radius - distance) / (0.03 * width) + 0.5, 0.03, 1)[..., None].astype(
+        np.float32
+    )
