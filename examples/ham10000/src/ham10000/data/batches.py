@@ -7,18 +7,26 @@ A batch is known by its number alone, so that it is the same whoever makes it: t
 worker, and on two ranks of 32 the same images, with the same augmentation, as on one rank of 64.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from ham10000.data.dataset import HAM10000
 from ham10000.data.samplers import EpochSampler, SequentialShard
 from ham10000.errors import ArgumentError
 
-__all__ = ["Batch", "Batches"]
+__all__ = ["Augmentation", "Batch", "Batches"]
+
+
+class Augmentation(Protocol):
+    """What augments a batch; `Augment` does."""
+
+    def __call__(
+        self, images: Tensor, positions: Tensor, epoch: int, out: Tensor | None = None
+    ) -> Tensor:
+        """See `Augment.__call__`."""
 
 
 class Batch(NamedTuple):
@@ -59,7 +67,7 @@ class Batches(Dataset[Batch]):
         data: where images come from.
         sampler: which of them, in which order.
         batch_size: of this rank.
-        augment: a function of (images, positions, epoch), applied to each batch.
+        augment: what is done to each batch.
         drop_last: leave the last batch out if it is short.
 
     Raises:
@@ -71,7 +79,7 @@ class Batches(Dataset[Batch]):
         data: HAM10000,
         sampler: EpochSampler | SequentialShard,
         batch_size: int,
-        augment: Callable[[Tensor, Tensor, int], Tensor] | None = None,
+        augment: Augmentation | None = None,
         *,
         drop_last: bool = False,
     ) -> None:
@@ -79,6 +87,7 @@ class Batches(Dataset[Batch]):
             raise ArgumentError(f"making batches: batch_size must be at least 1, not {batch_size}.")
         self.data, self.augment, self.batch_size = data, augment, batch_size
         self.indices = torch.tensor(list(sampler), dtype=torch.long)
+        self._buffer: Tensor | None = None
         self.positions, self.epoch = sampler.positions(), sampler.epoch
         length = len(self.indices)
         self._length = length // batch_size if drop_last else -(-length // batch_size)
@@ -90,8 +99,30 @@ class Batches(Dataset[Batch]):
         if not 0 <= number < len(self):
             raise IndexError(f"taking batch {number} of an epoch of {len(self)}")
         part = slice(number * self.batch_size, (number + 1) * self.batch_size)
-        images, targets = self.data.read(self.indices[part].tolist())
-        positions = self.positions[part]
-        if self.augment is not None:
-            images = self.augment(images, positions, self.epoch)
+        indices, positions = self.indices[part].tolist(), self.positions[part]
+        if self.augment is None:
+            return Batch(*self.data.read(indices), positions)
+        images, targets = self.data.read(indices, self._buffer_for(len(indices)))
+        out = _shared(images.shape) if get_worker_info() is not None else None
+        images = self.augment(images, positions, self.epoch, out=out)
         return Batch(images, targets, positions)
+
+    def _buffer_for(self, length: int) -> Tensor | None:
+        # The uint8 batch is only on its way to the augmentation, so all batches share its memory.
+        if self.data.size is None:
+            return None
+        if self._buffer is None:
+            shape = (self.batch_size, 3, self.data.size, self.data.size)
+            self._buffer = torch.empty(shape, dtype=torch.uint8)
+        return self._buffer[:length]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_buffer": None}  # a worker makes its own
+
+
+def _shared(shape: torch.Size) -> Tensor:
+    """Return memory that a worker can hand over, so that the result isn't copied into such."""
+    # The way of torch's own collate function; there is no public one that doesn't copy.
+    storage = torch.UntypedStorage._new_shared(4 * shape.numel())  # type: ignore[no-untyped-call]
+    result: Tensor = torch.empty(0, dtype=torch.float32).set_(storage, 0, list(shape))  # type: ignore[call-overload]
+    return result

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -119,13 +120,17 @@ class HAM10000(Dataset[Item]):
         masks = self._masks(chosen) if self.masks else [None] * len(chosen)
         return [self._item(*parts) for parts in zip(chosen, images, masks, strict=True)]
 
-    def read(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def read(self, indices: Sequence[int], out: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the images and targets of a batch, untransformed.
+
+        Args:
+            indices: of the items.
+            out: memory that a cache may use for the images, (B, 3, H, W), uint8; new unless given.
 
         Returns:
             (B, 3, H, W), uint8, and (B,), int64.
         """
-        images = self._images(indices)
+        images = self._images(indices, out)
         images = images if isinstance(images, Tensor) else torch.stack(list(images))
         return images, torch.tensor([self.targets[index] for index in indices])
 
@@ -144,7 +149,9 @@ class HAM10000(Dataset[Item]):
             extras["mask"] = mask
         return (image, target, extras) if extras else (image, target)
 
-    def _images(self, indices: Sequence[int]) -> Sequence[Tensor] | Tensor:
+    def _images(
+        self, indices: Sequence[int], out: Tensor | None = None
+    ) -> Sequence[Tensor] | Tensor:
         images = [read_image(self._paths[self.rows[index]]) for index in indices]
         return images if self.size is None else [resize(image, self.size) for image in images]
 
@@ -214,8 +221,13 @@ class CachedHAM10000(HAM10000):
     def _map(self) -> None:
         self._cache = open_cache(self.root)
 
-    def _images(self, indices: Sequence[int]) -> Tensor:
-        return torch.from_numpy(self._cache.images[[self.rows[index] for index in indices]])
+    def _images(self, indices: Sequence[int], out: Tensor | None = None) -> Tensor:
+        rows = [self.rows[index] for index in indices]
+        if out is None:
+            return torch.from_numpy(self._cache.images[rows])
+        # The rows are there; told to clip, NumPy writes to `out` without a copy between.
+        np.take(self._cache.images, rows, axis=0, out=out.numpy(), mode="clip")
+        return out
 
     def _masks(self, indices: Sequence[int]) -> Tensor:
         assert self._cache.masks is not None  # `_open` saw to it

@@ -112,13 +112,16 @@ class Augment:
         self.preset, self.seed = preset, seed
         self.mean, self.std = torch.tensor(mean), torch.tensor(std)
 
-    def __call__(self, images: Tensor, positions: Tensor, epoch: int) -> Tensor:
+    def __call__(
+        self, images: Tensor, positions: Tensor, epoch: int, out: Tensor | None = None
+    ) -> Tensor:
         """Augment a batch where it is.
 
         Args:
             images: (B, 3, H, W), uint8.
             positions: (B,), where in the epoch each sample stands over all ranks.
             epoch: counted from 0.
+            out: where the result goes, (B, 3, H, W), float32, contiguous; new memory unless given.
 
         Returns:
             (B, 3, H, W), float32, normalized.
@@ -138,7 +141,9 @@ class Augment:
             )
         places, colours = self._parameters(images, positions, epoch)
         mean, std = (values.to(images.device).reshape(3, 1, 1) for values in (self.mean, self.std))
-        result = torch.empty(images.shape, dtype=torch.float32, device=images.device)
+        result = out
+        if result is None:
+            result = torch.empty(images.shape, dtype=torch.float32, device=images.device)
         for part in _parts(images, 2):
             values = images[part].float()
             if places is not None:
@@ -148,11 +153,11 @@ class Augment:
             elif self.preset.paints:
                 torch.mul(values, 1 / 255, out=result[part])
             else:
-                torch.addcmul(-mean / std, values, 1 / (255 * std), out=result[part])
+                torch.mul(values, 1 / (255 * std), out=result[part]).sub_(mean / std)
         if self.preset.paints:
             for part in _parts(images, 8):
                 self._paint(result[part].clamp_(0, 1), positions[part], epoch)
-                torch.addcmul(-mean / std, result[part], 1 / std, out=result[part])
+                result[part].sub_(mean).div_(std)
         return result
 
     def _parameters(
