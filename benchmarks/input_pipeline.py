@@ -225,13 +225,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    console = Console(width=100, highlight=False)
+    console = Console(width=110, highlight=False)
     table = Table(
         title=f"{options.images:,} images, {options.workers} workers, batches of {options.batch}: "
         "images a second (best of the rounds)"
     )
-    table.add_column("images, size, augmentation")
-    for name in ("PIL", "cache", "ratio (range)", "busy, ratio", "grows, PIL", "grows, cache"):
+    table.add_column("images, size, augmentation", no_wrap=True)
+    for name in ("PIL", "cache", "ratio (range)", "busy", "grows, PIL", "cache"):
         table.add_column(name, justify="right")
     with tempfile.TemporaryDirectory() as place:
         for large in (False, True):

@@ -85,9 +85,7 @@ def honest_split(
     inside = np.bincount(groups[drawn], minlength=len(size))
     sides = np.where((inside == size)[groups], "test", "train").astype("<U5")
     rest = np.flatnonzero(sides == "train")
-    for _, held in _folds(table, groups, rest, round(1 / val_share), seed, doing):
-        sides[held] = "val"
-        break
+    sides[_draw_val(table, groups, rest, seed, val_share)] = "val"
     split = _as_split(table, sides)
     check_split(split, table, doing)
     return split
@@ -163,6 +161,28 @@ def _draw_test(table: pd.DataFrame, seed: int) -> NDArray[np.bool_]:
     )
     drawn: NDArray[np.bool_] = table["image_id"].isin(test["image_id"]).to_numpy()
     return drawn
+
+
+def _draw_val(
+    table: pd.DataFrame,
+    groups: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    seed: int,
+    share: float,
+) -> NDArray[np.int64]:
+    # Groups are drawn, not images; a group counts as the class of its first image.
+    chosen = pd.DataFrame({"group": groups[rows], "dx": table["dx"].to_numpy()[rows]})
+    firsts = chosen.drop_duplicates("group")
+    counts = firsts["dx"].value_counts()
+    if counts.min() < 2 or len(firsts) * share < len(counts):
+        raise SplitError(
+            f"drawing the validation set: {counts.index[-1]} has {counts.min()} lesions left, and "
+            f"{share:.0%} of {len(firsts)} must hold every class. Take more images."
+        )
+    _, val = train_test_split(
+        firsts["group"], test_size=share, stratify=firsts["dx"], random_state=seed
+    )
+    return rows[np.isin(groups[rows], val.to_numpy())]
 
 
 def _folds(
