@@ -4,12 +4,14 @@
 
 Both sides make an epoch of augmented float32 batches of the same images, with the same number of
 workers of a DataLoader, in turn, so that what else the machine does meets both. Beside the ratio of
-images a second stands that of processor time, which other work disturbs less. The left side is
-what most projects do: `PIL.Image.open`, resize, one affine transform, flips, to a tensor, normalize,
-image by image. The right side maps a cache that `ham10000 prepare` made, and augments a batch at a
-time. Once on the images as they are, once on the same images enlarged to 600 x 450, the size that
-HAM10000 is published in. The preset `strong` has, on the left, ColorJitter and RandAugment's four
-odd jobs; hairs and rulers, which torchvision doesn't have, are drawn on the right side only.
+images a second stands that of processor time, "busy", which other work disturbs less.
+
+The left side is what most projects do: `PIL.Image.open`, resize, one affine transform, flips, to a
+tensor, normalize, image by image. The right side maps a cache that `ham10000 prepare` made, and
+augments a batch at a time. Once on the images as they are, once on the same images enlarged to
+600 x 450, the size that HAM10000 is published in. The preset `strong` has, on the left, ColorJitter
+and four odd jobs of RandAugment's kind; hairs and rulers, which torchvision doesn't have, are drawn
+on the right side only.
 
 Memory is what a worker has for itself beyond the pages of files and what it hands over, at most
 over an epoch, less what it has after its first batches.

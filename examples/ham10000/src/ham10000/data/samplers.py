@@ -132,7 +132,8 @@ class EpochSampler(Sampler[int]):
         stop = self.num_samples
         if self.drop_last:
             stop -= (stop - self.done) % self.num_replicas
-        return torch.arange(self.done + self.rank, stop, self.num_replicas)
+        # A range, unlike torch.arange, may begin beyond its end: then this rank has none left.
+        return torch.tensor(range(self.done + self.rank, stop, self.num_replicas), dtype=torch.long)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.draw()[self.positions()].tolist())
