@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ham10000.data.verify import Report
+from ham10000.data.report import Report
 
 __all__ = ["console", "print_counts", "print_report"]
 

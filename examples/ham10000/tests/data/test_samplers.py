@@ -10,6 +10,7 @@ from ham10000.data.samplers import EpochSampler, SequentialShard
 from ham10000.errors import ArgumentError
 
 TARGETS = [0] * 60 + [1] * 25 + [2] * 4
+GOLDEN = [[15818310, 1740951], [9414747, 11489141], [2042702, 11457025]]
 
 
 @settings(max_examples=40, deadline=None)
@@ -106,6 +107,11 @@ def test_impossible_samplers_are_refused() -> None:
         EpochSampler([])
     with pytest.raises(ArgumentError, match="num_samples"):
         EpochSampler(TARGETS, num_samples=0)
+
+
+def test_draws_are_those_of_every_other_run() -> None:
+    drawn = uniform(1, 2, torch.tensor([0, 1, 2**40]), columns=2, stream=3)
+    assert (drawn * 2**24).long().tolist() == GOLDEN
 
 
 def test_draws_are_uniform_and_belong_to_their_position() -> None:

@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from ham10000.data.layout import open_folder
-from ham10000.data.verify import Finding, Report, verify
+from ham10000.data.report import Finding, Report
+from ham10000.data.verify import verify
 from ham10000.errors import DataError, MissingDataError
 
 FIRST = "HAM10000_images_part_1"

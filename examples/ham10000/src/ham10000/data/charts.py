@@ -47,9 +47,10 @@ def _classes(table: pd.DataFrame) -> Figure:
         (0.2, lesions, _ORANGE, "lesions"),
     ):
         bars = axes.bar(place + shift, counts.to_numpy(), 0.4, color=colour, label=name)
-        axes.bar_label(bars, [f"{count:,}" for count in counts], fontsize=7, padding=1)
+        axes.bar_label(bars, [f"{count:,}" for count in counts], fontsize=6, padding=1)
     axes.set_xticks(place, CLASSES)
     axes.set_yscale("log")
+    axes.set_ylim(top=2 * max(images))
     axes.set_ylabel("number, log scale")
     axes.legend(frameon=False)
     return figure
@@ -123,7 +124,7 @@ def _colours(table: pd.DataFrame) -> Figure:
 
 CHARTS: tuple[Chart, ...] = (
     ("Classes", "Images and lesions of each class. The scale is logarithmic.", _classes),
-    ("Images per lesion", "Why a split by image leaks: these lesions have several.", _lesions),
+    ("Images per lesion", "Lesions with several images are why a split by image leaks.", _lesions),
     ("Age", "Median, quartiles and outliers, of the images whose age is known.", _ages),
     ("Sex", "Share of the images.", _sexes),
     ("Site", "Where on the body.", _sites),

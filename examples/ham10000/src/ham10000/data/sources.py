@@ -35,8 +35,10 @@ class RemoteFile:
     """More bytes than the file can have."""
 
 
-def _dataverse(number: int) -> str:
-    return f"https://dataverse.harvard.edu/api/access/datafile/{number}?format=original"
+def _dataverse(number: int, *, table: bool = False) -> str:
+    # The Dataverse turns tables into tab-separated ones of its own, unless asked not to.
+    form = "?format=original" if table else ""
+    return f"https://dataverse.harvard.edu/api/access/datafile/{number}{form}"
 
 
 def _challenge(name: str) -> str:
@@ -62,7 +64,7 @@ SOURCES: dict[str, tuple[RemoteFile, ...]] = {
         RemoteFile(
             "metadata",
             "HAM10000_metadata.csv",
-            _dataverse(4338392),
+            _dataverse(4338392, table=True),
             "md5:8f85fb1aa29d80a2797247e434deb79d",
         ),
         RemoteFile(
@@ -77,7 +79,7 @@ SOURCES: dict[str, tuple[RemoteFile, ...]] = {
             _dataverse(3855824),
             folder="ISIC2018_Task3_Test_Images",
         ),
-        RemoteFile("test", "ISIC2018_Task3_Test_GroundTruth.csv", _dataverse(6924466)),
+        RemoteFile("test", "ISIC2018_Task3_Test_GroundTruth.csv", _dataverse(6924466, table=True)),
     ),
     "isic": (
         RemoteFile(
