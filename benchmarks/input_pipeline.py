@@ -30,7 +30,7 @@ from pathlib import Path
 import psutil
 import torch
 from ham10000.data.augment import PRESETS, Augment
-from ham10000.data.batches import Batches
+from ham10000.data.batches import Batches, make_slots
 from ham10000.data.dataset import CachedHAM10000
 from ham10000.data.files import write_text
 from ham10000.data.layout import data_folder, open_folder
@@ -105,11 +105,11 @@ def left(data: JPEGs, batch: int, workers: int, epoch: int) -> DataLoader[tuple[
 
 
 def right(
-    data: CachedHAM10000, augment: Augment, batch: int, workers: int, epoch: int
+    data: CachedHAM10000, augment: Augment, slots: Tensor, workers: int, epoch: int
 ) -> DataLoader[tuple[Tensor, ...]]:
     sampler = EpochSampler(data.targets, seed=0)
     sampler.set_epoch(epoch)
-    batches = Batches(data, sampler, batch, augment)
+    batches = Batches(data, sampler, slots.shape[1], augment, slots=slots)
     return DataLoader(batches, batch_size=None, num_workers=workers)
 
 
@@ -195,9 +195,10 @@ def compare(
 ) -> Iterator[tuple[Epoch, Epoch]]:
     jpegs = JPEGs(paths, cached.targets, size, preset)
     augment = Augment(preset)
+    slots = make_slots(options.batch, size, options.workers)
     for epoch in range(options.rounds):
         old = run(left(jpegs, options.batch, options.workers, epoch), options.workers)
-        new = run(right(cached, augment, options.batch, options.workers, epoch), options.workers)
+        new = run(right(cached, augment, slots, options.workers, epoch), options.workers)
         yield old, new
 
 

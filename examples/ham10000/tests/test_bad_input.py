@@ -1,4 +1,4 @@
-"""Bad input through the command: one line that names the file and the row or the fix, and no more."""
+"""Bad input through the command: one line that names the file and the row or the fix."""
 
 import os
 from collections.abc import Callable
@@ -29,8 +29,8 @@ def rows(root: Path, change: Callable[[list[str]], list[str]]) -> None:
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "image missing": (lambda root: first_image(root).unlink(), "which row 2 of"),
     "image cut": (
-        lambda root: os.truncate(first_image(root), 400),
-        "cut short or damaged (400 bytes). Get it again.",
+        lambda root: os.truncate(first_image(root), first_image(root).stat().st_size - 90),
+        "is cut short or damaged",
     ),
     "not a JPEG": (lambda root: first_image(root).write_bytes(b"GIF89a" * 9), "it is not a JPEG"),
     "zero bytes": (lambda root: first_image(root).write_bytes(b""), "the file is empty"),

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from ham10000.data.augment import Augment
-from ham10000.data.batches import Batches
+from ham10000.data.batches import Batches, make_slots
 from ham10000.data.dataset import HAM10000, CachedHAM10000
 from ham10000.data.metadata import METADATA, encode_metadata
 from ham10000.data.prepare import prepare
@@ -155,6 +155,26 @@ def test_one_and_two_ranks_with_and_without_workers_see_the_same(cache: Path) ->
             assert torch.equal(batch.images[rank::2], ranks[rank][step].images)
             assert torch.equal(batch.targets[rank::2], ranks[rank][step].targets)
             assert torch.equal(batch.positions[rank::2], ranks[rank][step].positions)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_shared_slots_change_nothing_for_who_uses_batches_at_once(
+    cache: Path, workers: int
+) -> None:
+    data = CachedHAM10000(cache)
+    expected = epoch(data, rank=0, replicas=1, batch=16, workers=0)
+    slots = make_slots(16, SIZE, workers)
+    sampler = EpochSampler(data.targets, "class", 7)
+    sampler.set_epoch(2)
+    batches = Batches(data, sampler, 16, Augment("strong", seed=7), slots=slots)
+    previous = None
+    for step, batch in enumerate(DataLoader(batches, batch_size=None, num_workers=workers)):
+        assert torch.equal(batch.images, expected[step].images)
+        # The one before is still whole too.
+        assert previous is None or torch.equal(previous, expected[step - 1].images)
+        previous = batch.images
+    with pytest.raises(ArgumentError, match="the slots are for"):
+        Batches(data, sampler, 8, slots=slots)
 
 
 def test_batches_over_jpegs_and_over_the_cache_are_the_same(synthetic: Path, cache: Path) -> None:

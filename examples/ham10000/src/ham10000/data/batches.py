@@ -17,7 +17,7 @@ from ham10000.data.dataset import HAM10000
 from ham10000.data.samplers import EpochSampler, SequentialShard
 from ham10000.errors import ArgumentError
 
-__all__ = ["Augmentation", "Batch", "Batches"]
+__all__ = ["Augmentation", "Batch", "Batches", "make_slots"]
 
 
 class Augmentation(Protocol):
@@ -69,9 +69,13 @@ class Batches(Dataset[Batch]):
         batch_size: of this rank.
         augment: what is done to each batch.
         drop_last: leave the last batch out if it is short.
+        slots: memory for augmented images, from `make_slots`, that batches share in turn. It saves
+            the time that the system takes to find memory for each, most of the time where images
+            are large; but a batch's images last only until `len(slots)` batches later, so that
+            they must be used at once, and not be kept.
 
     Raises:
-        ArgumentError: the batch size is no size.
+        ArgumentError: the batch size is no size, or the slots don't fit it.
     """
 
     def __init__(
@@ -82,12 +86,19 @@ class Batches(Dataset[Batch]):
         augment: Augmentation | None = None,
         *,
         drop_last: bool = False,
+        slots: Tensor | None = None,
     ) -> None:
         if batch_size < 1:
             raise ArgumentError(f"making batches: batch_size must be at least 1, not {batch_size}.")
         self.data, self.augment, self.batch_size = data, augment, batch_size
         self.indices = torch.tensor(list(sampler), dtype=torch.long)
         self._buffer: Tensor | None = None
+        self._slots = slots
+        if slots is not None and (data.size is None or slots.shape[1:] != self._shape()):
+            raise ArgumentError(
+                f"making batches: the slots are for {tuple(slots.shape[1:])}, and a batch is of "
+                f"batch_size {batch_size} and size {data.size}."
+            )
         self.positions, self.epoch = sampler.positions(), sampler.epoch
         length = len(self.indices)
         self._length = length // batch_size if drop_last else -(-length // batch_size)
@@ -103,7 +114,11 @@ class Batches(Dataset[Batch]):
         if self.augment is None:
             return Batch(*self.data.read(indices), positions)
         images, targets = self.data.read(indices, self._buffer_for(len(indices)))
-        out = _shared(images.shape) if get_worker_info() is not None else None
+        out = None
+        if self._slots is not None:
+            out = self._slots[number % len(self._slots), : len(indices)]
+        elif get_worker_info() is not None:
+            out = _shared(images.shape)
         images = self.augment(images, positions, self.epoch, out=out)
         return Batch(images, targets, positions)
 
@@ -112,12 +127,40 @@ class Batches(Dataset[Batch]):
         if self.data.size is None:
             return None
         if self._buffer is None:
-            shape = (self.batch_size, 3, self.data.size, self.data.size)
-            self._buffer = torch.empty(shape, dtype=torch.uint8)
+            self._buffer = torch.empty(self._shape(), dtype=torch.uint8)
         return self._buffer[:length]
+
+    def _shape(self) -> tuple[int, ...]:
+        size = self.data.size or 0
+        return (self.batch_size, 3, size, size)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_buffer": None}  # a worker makes its own
+
+
+def make_slots(batch_size: int, size: int, workers: int, prefetch_factor: int = 2) -> Tensor:
+    """Make shared memory for as many batches as a `DataLoader` has under way, and two more.
+
+    So a batch's images last until the next but one is asked for.
+
+    Example:
+        >>> from ham10000.data.batches import make_slots
+        >>> make_slots(batch_size=8, size=32, workers=2).shape
+        torch.Size([6, 8, 3, 32, 32])
+
+    Args:
+        batch_size: of a rank.
+        size: of an image, in pixels.
+        workers: the loader's `num_workers`.
+        prefetch_factor: the loader's.
+
+    Returns:
+        (N, batch_size, 3, size, size), float32, shared.
+    """
+    number = workers * prefetch_factor + 2
+    slots = torch.empty(number, batch_size, 3, size, size)
+    slots.share_memory_()  # type: ignore[no-untyped-call]
+    return slots
 
 
 def _shared(shape: torch.Size) -> Tensor:
