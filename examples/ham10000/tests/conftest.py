@@ -40,18 +40,6 @@ def real() -> Path:
     return Path(os.environ[DATA_VARIABLE])
 
 
-def edit(path: Path, old: str, new: str) -> None:
-    """Replace a text in a file once; it must be there."""
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
-
-
-def leftovers(folder: Path) -> list[str]:
-    """Names of unfinished files below a folder."""
-    return [path.name for path in folder.rglob(".ham10000-part-*")]
-
-
 @pytest.fixture(autouse=True)
 def _no_data_folder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     # So that no test reads the real images because somebody's environment names them.

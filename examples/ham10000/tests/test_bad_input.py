@@ -5,14 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from bad_files import bomb, edit, leftovers
 
 from ham10000.cli import main
 from ham10000.data.layout import open_folder
 from ham10000.data.prepare import prepare
 from ham10000.data.split import paper_split
 from ham10000.data.splitfile import write_split
-from tests.conftest import edit, leftovers
-from tests.data.test_images import bomb
 
 TABLE = "HAM10000_metadata.csv"
 

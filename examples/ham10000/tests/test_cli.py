@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from bad_files import leftovers
 
 from ham10000 import cli
-from tests.conftest import leftovers
 
 
 def test_a_refusal_is_one_line_without_traceback(

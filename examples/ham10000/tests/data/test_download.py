@@ -6,6 +6,7 @@ from pathlib import Path
 
 import kagglehub
 import pytest
+from bad_server import Site, serve
 
 from ham10000.data import download as module
 from ham10000.data.challenge import convert_challenge
@@ -15,7 +16,6 @@ from ham10000.data.layout import open_folder
 from ham10000.data.sources import SOURCES
 from ham10000.data.table import read_table
 from ham10000.errors import ArgumentError, DataError, DownloadError
-from tests.data.server import Site, serve
 
 QUICK = Patience(connect=1, read=1, attempts=2, pause=0.01)
 

@@ -4,10 +4,10 @@ import random
 from pathlib import Path
 
 import pytest
+from bad_server import Site, serve
 
 from ham10000.data.fetch import Patience, fetch
 from ham10000.errors import DownloadError, WriteError
-from tests.data.server import Site, serve
 
 BODY = random.Random(0).randbytes(300_000)
 SUM = f"md5:{hashlib.md5(BODY).hexdigest()}"

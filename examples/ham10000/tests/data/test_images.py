@@ -1,28 +1,14 @@
-import io
 import struct
 import zlib
 from pathlib import Path
 
 import pytest
 import torch
+from bad_files import bomb, jpeg
 from PIL import Image
 
 from ham10000.data.images import MAX_PIXELS, decode, read_image, read_mask, resize
 from ham10000.errors import DataError, MissingDataError
-
-
-def jpeg(width: int = 40, height: int = 30, mode: str = "RGB") -> bytes:
-    file = io.BytesIO()
-    Image.effect_noise((width, height), 60).convert(mode).save(file, "JPEG")
-    return file.getvalue()
-
-
-def bomb(width: int, height: int) -> bytes:
-    """A JPEG of a few bytes whose header claims a huge image."""
-    raw = bytearray(jpeg())
-    start = raw.index(b"\xff\xc0") + 5
-    raw[start : start + 4] = struct.pack(">HH", height, width)
-    return bytes(raw)
 
 
 def png(width: int, height: int) -> bytes:

@@ -1,9 +1,7 @@
 import errno
 import json
-import multiprocessing
 import os
 import resource
-import signal
 import subprocess
 import sys
 import time
@@ -11,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bad_files import edit
 
 from ham10000.data.cache import open_cache
 from ham10000.data.images import read_image, resize
 from ham10000.data.layout import open_folder
 from ham10000.data.prepare import prepare
 from ham10000.errors import ArgumentError, CacheError, DataError, MissingDataError, WriteError
-from tests.conftest import edit
 
 KEPT = {".lock", "cache.json"}
 
@@ -140,25 +138,19 @@ def test_a_full_disk_at_the_last_moment_leaves_nothing(
     assert files(tmp_path / "cache") <= {".lock"}
 
 
-def _prepare_slowly(data: Path, out: Path) -> None:
-    prepare(data, out, size=1500, workers=1)
-
-
 def test_a_killed_run_leaves_no_cache_and_the_next_one_cleans_up(
     synthetic: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "cache"
-    process = multiprocessing.get_context("spawn").Process(
-        target=_prepare_slowly, args=(synthetic, out)
-    )
-    process.start()
+    arguments = ["prepare", "--data", str(synthetic), "--size", "1500", "--workers", "1"]
+    process = subprocess.Popen([sys.executable, "-m", "ham10000", *arguments, "--out", str(out)])
     end = time.monotonic() + 60
     while not any(name.startswith(".ham10000-part-") for name in files(out)):
         assert time.monotonic() < end
-        assert process.is_alive()
+        assert process.poll() is None
         time.sleep(0.01)
-    os.kill(process.pid or 0, signal.SIGKILL)
-    process.join()
+    process.kill()
+    process.wait()
     with pytest.raises(MissingDataError, match=r"no cache\.json"):
         open_cache(out)
     assert prepare(synthetic, out, size=20).built
