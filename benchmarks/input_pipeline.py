@@ -1,0 +1,256 @@
+"""How fast batches come out of a cache, beside decoding JPEGs with PIL image by image.
+
+    python benchmarks/input_pipeline.py --data DIR
+
+Both sides make an epoch of augmented float32 batches of the same images, with the same number of
+workers of a DataLoader, in turn, so that what else the machine does meets both. Beside the ratio of
+images a second stands that of processor time, "busy", which other work disturbs less.
+
+The left side is what most projects do: `PIL.Image.open`, resize, one affine transform, flips, to a
+tensor, normalize, image by image. The right side maps a cache that `ham10000 prepare` made, and
+augments a batch at a time. Once on the images as they are, once on the same images enlarged to
+600 x 450, the size that HAM10000 is published in. The preset `strong` has, on the left, ColorJitter
+and four odd jobs of RandAugment's kind; hairs and rulers, which torchvision doesn't have, are drawn
+on the right side only.
+
+Memory is what a worker has for itself beyond the pages of files and what it hands over, at most
+over an epoch, less what it has after its first batches.
+"""
+
+import argparse
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from ham10000.data.augment import PRESETS, Augment
+from ham10000.data.batches import Batches, make_slots
+from ham10000.data.dataset import CachedHAM10000
+from ham10000.data.files import write_text
+from ham10000.data.layout import data_folder, open_folder
+from ham10000.data.prepare import prepare
+from ham10000.data.samplers import EpochSampler
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+
+class JPEGs(Dataset[tuple[Tensor, int]]):
+    """Images decoded with PIL and transformed one by one."""
+
+    def __init__(self, paths: list[Path], targets: list[int], size: int, preset: str) -> None:
+        self.paths, self.targets = paths, targets
+        self.transform = per_image(size, preset)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        with Image.open(self.paths[index]) as image:
+            return self.transform(image.convert("RGB")), self.targets[index]
+
+
+def per_image(size: int, name: str) -> Callable[[Image.Image], Tensor]:
+    preset = PRESETS[name]
+    steps: list[Callable[..., object]] = [
+        v2.Resize((size, size)),
+        v2.RandomAffine(
+            preset.degrees,
+            translate=(preset.shift, preset.shift),
+            scale=(1 - preset.zoom, 1 + preset.zoom),
+            interpolation=v2.InterpolationMode.BILINEAR,
+        ),
+        v2.RandomHorizontalFlip(),
+        v2.RandomVerticalFlip(),
+    ]
+    if preset.colours:
+        steps.append(
+            v2.ColorJitter(preset.brightness, preset.contrast, preset.saturation, preset.hue)
+        )
+    if preset.odd_jobs:
+        jobs = [
+            v2.GaussianBlur(5, (0.1, 1.1)),
+            v2.RandomAdjustSharpness(2, p=1),
+            v2.RandomPosterize(4, p=1),
+            v2.Lambda(lambda image: v2.functional.adjust_gamma(image, random.uniform(0.7, 1.4))),
+        ]
+        steps.append(v2.RandomApply([v2.RandomChoice(jobs)], p=0.5))
+    steps += [
+        v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize([0.5] * 3, [0.5] * 3),
+    ]
+    return v2.Compose(steps)
+
+
+def left(data: JPEGs, batch: int, workers: int, epoch: int) -> DataLoader[tuple[Tensor, ...]]:
+    generator = torch.Generator().manual_seed(epoch)
+    return DataLoader(
+        data,
+        batch,
+        shuffle=True,
+        generator=generator,
+        num_workers=workers,
+        persistent_workers=False,
+    )
+
+
+def right(
+    data: CachedHAM10000, augment: Augment, slots: Tensor, workers: int, epoch: int
+) -> DataLoader[tuple[Tensor, ...]]:
+    sampler = EpochSampler(data.targets, seed=0)
+    sampler.set_epoch(epoch)
+    batches = Batches(data, sampler, slots.shape[1], augment, slots=slots)
+    return DataLoader(batches, batch_size=None, num_workers=workers)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What an epoch took."""
+
+    rate: float
+    """Images a second."""
+    busy: float
+    """Seconds of processor time, of this process and its workers."""
+    growth: int
+    """Of the worker that grew most, in bytes."""
+
+
+def own_memory() -> dict[int, int]:
+    """Return how much memory each child of this process has for itself, in bytes."""
+    own = {}
+    for child in psutil.Process().children():
+        try:
+            memory = child.memory_info()
+        except psutil.NoSuchProcess:
+            continue
+        own[child.pid] = memory.rss - memory.shared
+    return own
+
+
+def busy() -> float:
+    """Return the processor time of this process and of its children that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def run(loader: DataLoader[tuple[Tensor, ...]], workers: int) -> Epoch:
+    """Go through an epoch."""
+    images, growth = 0, 0
+    first: dict[int, int] = {}
+    began, busy_before = time.perf_counter(), busy()
+    batches = iter(loader)
+    for number, batch in enumerate(batches):
+        images += len(batch[0])
+        if number == 2 * workers:  # each worker has made a batch, and has what it needs for one
+            first = own_memory()
+        elif number > 2 * workers:
+            own = own_memory()
+            growth = max([growth, *(own[pid] - first.get(pid, own[pid]) for pid in own)])
+    seconds = time.perf_counter() - began
+    del batches  # ends the workers, whose time counts once they have ended
+    return Epoch(images / seconds, busy() - busy_before, growth)
+
+
+def enlarge(paths: list[Path], out: Path) -> list[Path]:
+    """Write the images at 600 x 450, as JPEGs of the published files' quality."""
+
+    def job(path: Path) -> Path:
+        with Image.open(path) as image:
+            image.resize((600, 450), Image.Resampling.BICUBIC).save(out / path.name, quality=95)
+        return out / path.name
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(job, paths))
+
+
+def subset(root: Path, number: int, out: Path, large: bool) -> tuple[Path, list[Path]]:
+    """Make a data set of some of the images, so that the cache holds these and no others."""
+    folder = open_folder(root)
+    rows = sorted(random.Random(0).sample(range(len(folder.table)), number))
+    paths = [folder.paths()[row] for row in rows]
+    images = out / "HAM10000_images_part_1"
+    images.mkdir(parents=True)
+    if large:
+        enlarge(paths, images)
+    else:
+        for path in paths:
+            (images / path.name).symlink_to(path.resolve())
+    table = folder.table.iloc[rows]
+    write_text(out / "HAM10000_metadata.csv", table.to_csv(index=False))
+    return out, [images / path.name for path in paths]
+
+
+def compare(
+    paths: list[Path], cached: CachedHAM10000, size: int, preset: str, options: argparse.Namespace
+) -> Iterator[tuple[Epoch, Epoch]]:
+    jpegs = JPEGs(paths, cached.targets, size, preset)
+    augment = Augment(preset)
+    slots = make_slots(options.batch, size, options.workers)
+    for epoch in range(options.rounds):
+        old = run(left(jpegs, options.batch, options.workers, epoch), options.workers)
+        new = run(right(cached, augment, slots, options.workers, epoch), options.workers)
+        yield old, new
+
+
+def report(table: Table, name: str, rounds: list[tuple[Epoch, Epoch]], batch_bytes: int) -> None:
+    """Add a row: each side's best round, and the ratios of the pairs of rounds."""
+    ratios = sorted(new.rate / old.rate for old, new in rounds)
+    of_busy = sorted(old.busy / new.busy for old, new in rounds)
+    table.add_row(
+        name,
+        f"{max(old.rate for old, _ in rounds):,.0f}",
+        f"{max(new.rate for _, new in rounds):,.0f}",
+        f"{ratios[len(ratios) // 2]:.1f} ({ratios[0]:.1f} to {ratios[-1]:.1f})",
+        f"{of_busy[len(of_busy) // 2]:.1f}",
+        f"{max(old.growth for old, _ in rounds) / batch_bytes:.2f}",
+        f"{max(new.growth for _, new in rounds) / batch_bytes:.2f}",
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", type=Path, help="HAM10000; what HAM10000_DIR names unless given")
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[128, 224])
+    parser.add_argument("--presets", nargs="+", default=["authors", "strong"])
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    console = Console(width=110, highlight=False)
+    table = Table(
+        title=f"{options.images:,} images, {options.workers} workers, batches of {options.batch}: "
+        "images a second (best of the rounds)"
+    )
+    table.add_column("images, size, augmentation", no_wrap=True)
+    for name in ("PIL", "cache", "ratio (range)", "busy", "grows, PIL", "cache"):
+        table.add_column(name, justify="right")
+    with tempfile.TemporaryDirectory() as place:
+        for large in (False, True):
+            kind = "600 x 450" if large else "as they are"
+            root = Path(place) / kind.replace(" ", "")
+            root, paths = subset(data_folder(options.data), options.images, root, large)
+            for size in options.sizes:
+                cache = prepare(root, Path(place) / f"cache{size}{large}", size).cache
+                cached = CachedHAM10000(cache.path)
+                for preset in options.presets:
+                    rounds = list(compare(paths, cached, size, preset, options))
+                    batch_bytes = options.batch * 3 * size * size * 4
+                    report(table, f"{kind}, {size}, {preset}", rounds, batch_bytes)
+    console.print(table)
+    console.print("Growth is in batches: 1.00 is the bytes of one float32 batch.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,6 @@
+"""`python -m ham10000`, the same as `ham10000`."""
+
+from ham10000.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

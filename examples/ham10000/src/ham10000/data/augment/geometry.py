@@ -1,0 +1,97 @@
+"""Rotation, shift, zoom and flips of a batch in one resampling, with the edge pixels repeated."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["COLUMNS", "matrices", "warp"]
+
+COLUMNS = 7
+"""How many random numbers a sample needs: angle, 2 shifts, 2 zooms, 2 flips."""
+
+
+def matrices(
+    draws: Tensor,
+    *,
+    degrees: float,
+    shift: float,
+    zoom: float,
+    flips: bool,
+    aspect: float = 1.0,
+) -> Tensor:
+    """Turn random numbers into matrices that say where each output pixel comes from.
+
+    Example:
+        >>> import torch
+        >>> from ham10000.data.augment.geometry import matrices
+        >>> halves = torch.full((1, 7), 0.5)  # the middle of every range
+        >>> matrices(halves, degrees=180, shift=0.1, zoom=0.1, flips=False)
+        tensor([[[1., 0., 0.],
+                 [-0., 1., 0.]]])
+
+    Args:
+        draws: (B, COLUMNS), uniform in [0, 1).
+        degrees: rotation is by at most so much, either way.
+        shift: by at most this part of the size, along each axis.
+        zoom: by a factor between 1 - zoom and 1 + zoom, along each axis.
+        flips: mirror left to right, and top to bottom, each half of the time.
+        aspect: width by height of the images.
+
+    Returns:
+        (B, 2, 3), on coordinates from -1 to 1, x first.
+    """
+    signed = 2 * draws - 1
+    angle = signed[:, 0] * math.radians(degrees)
+    zooms = 1 + zoom * signed[:, 3:5]
+    if flips:
+        zooms = zooms * torch.where(draws[:, 5:7] < 0.5, -1.0, 1.0)
+    sine, cosine = angle.sin(), angle.cos()
+    turn = torch.stack(
+        [
+            cosine * zooms[:, 0],
+            sine * zooms[:, 1] / aspect,
+            -sine * zooms[:, 0] * aspect,
+            cosine * zooms[:, 1],
+        ],
+        dim=1,
+    ).reshape(-1, 2, 2)
+    # The coordinates span 2, so a shift by a part of the size is twice that part.
+    return torch.cat([turn, 2 * shift * signed[:, 1:3, None]], dim=2)
+
+
+def warp(images: Tensor, matrices: Tensor, *, nearest: bool = False) -> Tensor:
+    """Resample images, with the edge pixels repeated outside (Keras's fill mode `nearest`).
+
+    Example:
+        >>> import torch
+        >>> from ham10000.data.augment.geometry import warp
+        >>> image = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
+        >>> warp(image, torch.tensor([[[-1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]]))
+        tensor([[[[2., 1.],
+                  [4., 3.]]]])
+
+    Args:
+        images: (B, C, H, W), floating point.
+        matrices: (B, 2, 3), from `matrices`.
+        nearest: take the nearest pixel and none between, for masks.
+
+    Returns:
+        (B, C, H, W).
+    """
+    height, width = images.shape[2:]
+    across = torch.linspace(-1, 1, width, device=images.device)
+    down = torch.linspace(-1, 1, height, device=images.device)
+    grid = images.new_empty((len(images), 2, height, width), dtype=torch.float32)
+    # Each coordinate is a sum of one that varies along a row and one along a column, and all x lie
+    # before all y: that is ten times as fast as the matrix product of affine_grid.
+    for axis in range(2):
+        row = matrices[:, axis, 0, None] * across
+        column = matrices[:, axis, 1, None] * down + matrices[:, axis, 2, None]
+        torch.add(row[:, None, :], column[:, :, None], out=grid[:, axis])
+    # Held inside by hand, coordinates need no padding, and grid_sample is faster without.
+    grid.clamp_(-1, 1)
+    mode = "nearest" if nearest else "bilinear"
+    grid = grid.permute(0, 2, 3, 1).to(images.dtype)
+    return F.grid_sample(images, grid, mode, "zeros", align_corners=True)

@@ -1,0 +1,167 @@
+"""The authors' augmentation on disk, before training: 51,699 files out of 9,187.
+
+Their generator makes ceil((8000 - n) / 50) batches for a class of n images, cycling through the
+class in batches of 50 whose last one of each pass is short, so that no class ends at 8,000.
+"""
+
+import io
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ham10000.data.augment import geometry
+from ham10000.data.augment.batch import PRESETS
+from ham10000.data.draws import uniform
+from ham10000.data.facts import CLASSES
+from ham10000.data.files import new_folder
+from ham10000.data.images import read_image, resize
+from ham10000.data.layout import Folder
+from ham10000.data.parallel import in_order
+from ham10000.data.splitfile import rows_of
+from ham10000.errors import SplitError, cannot_write
+
+__all__ = ["augment_offline", "offline_counts", "offline_plan"]
+
+# The authors' numbers.
+TARGET, BATCH = 8_000, 50
+
+
+@dataclass(frozen=True)
+class _Copy:
+    row: int
+    number: int
+    """0 for the original, then 1, 2, ... for the augmented ones."""
+
+
+def offline_counts(count: int) -> tuple[int, int]:
+    """Return how many originals and how many augmented copies a class of `count` images gives.
+
+    Example:
+        >>> from ham10000.data.augment.offline import offline_counts
+        >>> offline_counts(304), offline_counts(6042)  # akiec and nv
+        ((304, 6688), (6042, 2000))
+    """
+    if count == 0:
+        return 0, 0
+    batches = max(0, -(-(TARGET - count) // BATCH))
+    batches_a_pass = -(-count // BATCH)
+    passes, rest = divmod(batches, batches_a_pass)
+    return count, passes * count + min(rest * BATCH, count)
+
+
+def offline_plan(split: pd.DataFrame) -> pd.DataFrame:
+    """Count what `augment_offline` writes, for each class.
+
+    Args:
+        split: a split without folds; only its training side is augmented.
+
+    Returns:
+        Columns originals, augmented and total; a row a class, and one for all.
+
+    Raises:
+        SplitError: the split has folds.
+    """
+    if "fold" in split.columns:
+        raise SplitError(
+            "augmenting offline: this split has folds, and each would need files of its own. "
+            "Use a split of the protocol paper or honest."
+        )
+    train = split[split["split"] == "train"]["dx"].value_counts()
+    counts = [offline_counts(int(train.get(name, 0))) for name in CLASSES]
+    plan = pd.DataFrame(counts, index=list(CLASSES), columns=["originals", "augmented"])
+    plan.loc["all"] = plan.sum()
+    return plan.assign(total=plan["originals"] + plan["augmented"])
+
+
+def augment_offline(
+    folder: Folder,
+    split: pd.DataFrame,
+    out: Path,
+    *,
+    size: int,
+    seed: int,
+    workers: int | None = None,
+) -> pd.DataFrame:
+    """Write the authors' augmented training set: a folder a class, and an index.
+
+    Args:
+        folder: the data set.
+        split: who trains; without folds.
+        out: a folder that holds nothing yet; it appears when all files are in it.
+        size: in pixels; images become size x size before they are augmented.
+        seed: of the augmentation.
+        workers: how many threads; as many as there are cores unless given.
+
+    Returns:
+        What `offline_plan` says, all of it written. `index.csv` in `out` has a row a file, with
+        the image that it was made of, its lesion and dx.
+
+    Raises:
+        SplitError: the split has folds.
+        ArgumentError: there is something at `out`.
+        Ham10000Error: an image is missing or damaged; nothing is written.
+        WriteError: the disk is full; nothing is left.
+    """
+    plan = offline_plan(split)
+    paths = folder.paths()
+    rows = rows_of(split, folder.table, "train")
+    names, labels = folder.table["image_id"].tolist(), folder.table["dx"].tolist()
+    copies = [
+        copy for label in CLASSES for copy in _copies([r for r in rows if labels[r] == label])
+    ]
+
+    def job(copy: _Copy) -> bytes:
+        image = resize(read_image(paths[copy.row]), size)
+        if copy.number:
+            image = _move(image, seed, copy)
+        return _encode(image)
+
+    index: list[tuple[str, str, str, str]] = []
+    with new_folder(out) as partial:
+        try:
+            for label in CLASSES:
+                (partial / label).mkdir()
+            encoded = in_order(job, copies, "Augmenting", workers)
+            for copy, raw in zip(copies, encoded, strict=True):
+                name, label = names[copy.row], labels[copy.row]
+                ending = f"_aug{copy.number:04d}" if copy.number else ""
+                file = f"{label}/{name}{ending}.jpg"
+                (partial / file).write_bytes(raw)
+                lesion = str(folder.table["lesion_id"].iloc[copy.row])
+                index.append((file, name, lesion, label))
+            table = pd.DataFrame(index, columns=["file", "image_id", "lesion_id", "dx"])
+            table.to_csv(partial / "index.csv", index=False, lineterminator="\n")
+            os.sync() if hasattr(os, "sync") else None
+        except OSError as error:
+            raise cannot_write(out, error) from error
+    return plan
+
+
+def _copies(rows: list[int]) -> Iterator[_Copy]:
+    originals, augmented = offline_counts(len(rows))
+    for row in rows:
+        yield _Copy(row, 0)
+    for number in range(augmented):
+        # Whole passes and then some: the first images of a class have one copy more.
+        yield _Copy(rows[number % originals], 1 + number // originals)
+
+
+def _move(image: Tensor, seed: int, copy: _Copy) -> Tensor:
+    preset = PRESETS["authors"]
+    draws = uniform(seed, copy.number, torch.tensor([copy.row]), geometry.COLUMNS, stream=31)
+    matrices = geometry.matrices(
+        draws, degrees=preset.degrees, shift=preset.shift, zoom=preset.zoom, flips=preset.flips
+    )
+    return geometry.warp(image[None].float(), matrices)[0].round().to(torch.uint8)
+
+
+def _encode(image: Tensor) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=95)
+    return file.getvalue()

@@ -1,0 +1,242 @@
+"""HAM10000 as a data set for PyTorch: over the JPEGs, and with the same items over a cache."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+from ham10000.data.cache import open_cache
+from ham10000.data.facts import CLASSES
+from ham10000.data.images import read_image, read_mask, resize
+from ham10000.data.layout import data_folder, open_folder
+from ham10000.data.metadata import encode_metadata
+from ham10000.data.splitfile import read_split, rows_of
+from ham10000.errors import ArgumentError, MissingDataError
+
+__all__ = ["HAM10000", "CachedHAM10000"]
+
+Item: TypeAlias = tuple[Any, ...]
+Transform: TypeAlias = Callable[..., Any]
+
+
+class HAM10000(Dataset[Item]):
+    """HAM10000 over its JPEGs, in torchvision's conventions.
+
+    An item is (image, target): the image as uint8 (3, H, W), the target as a place in `classes`.
+    With `metadata` or `masks` it is (image, target, extras), a dict of tensors.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ham10000.data.dataset import HAM10000
+        >>> from ham10000.data.synthetic import synthesize
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     synthesize(Path(folder) / "set", images=20, seed=0, width=60)
+        ...     data = HAM10000(Path(folder) / "set", size=32, metadata=["age"])
+        ...     image, target, extras = data[0]
+        >>> image.shape, data.classes[target], sorted(extras)
+        (torch.Size([3, 32, 32]), 'akiec', ['age', 'age_known'])
+
+    Args:
+        root: the data set's folder; `None` for the one that HAM10000_DIR names.
+        split: "train", "val" or "test"; `None` for all images.
+        transform: of the image. With masks it gets image and mask, as tv_tensors, and returns both.
+        target_transform: of the target.
+        split_file: who is where; split.csv in `root` unless given.
+        fold: which fold of the split file, if it has any.
+        metadata: columns that an item brings: age, sex, localization, dx_type.
+        masks: whether an item brings its mask, uint8 (1, H, W), 0 or 1.
+        size: resize to size x size, as a cache of that size has it; `None` for the file's size.
+
+    Raises:
+        MissingDataError: the data set, the split file or an image is not there.
+        DataError: the table can't be used.
+        SplitError: the split is none, or lacks what was asked for.
+    """
+
+    classes = CLASSES
+    class_to_idx = dict(zip(CLASSES, range(len(CLASSES)), strict=True))  # noqa: RUF012
+
+    def __init__(
+        self,
+        root: Path | str | None = None,
+        split: str | None = None,
+        transform: Transform | None = None,
+        target_transform: Callable[[int], Any] | None = None,
+        *,
+        split_file: Path | str | None = None,
+        fold: int | None = None,
+        metadata: Sequence[str] = (),
+        masks: bool = False,
+        size: int | None = None,
+    ) -> None:
+        self.root = data_folder(Path(root) if root is not None else None)
+        self.split, self.fold, self.size = split, fold, size
+        self.transform, self.target_transform, self.masks = transform, target_transform, masks
+        self._open()
+        self._choose(split_file, metadata)
+
+    def _open(self) -> None:
+        folder = open_folder(self.root)
+        self._paths = folder.paths()
+        self._mask_paths = folder.mask_paths() if self.masks else []
+        self.table = folder.table
+
+    def _choose(self, split_file: Path | str | None, metadata: Sequence[str]) -> None:
+        self.rows = list(range(len(self.table)))
+        if self.split is not None:
+            path = Path(split_file) if split_file is not None else self.root / "split.csv"
+            if not path.exists():
+                raise MissingDataError(
+                    f"taking {self.split!r} of {self.root}: there is no split file {path}. "
+                    f"Make it with: ham10000 split --out {path}"
+                )
+            self.rows = rows_of(read_split(path, self.table), self.table, self.split, self.fold)
+        elif split_file is not None or self.fold is not None:
+            raise ArgumentError(
+                f"opening {self.root}: a split file or fold was given, but not which part of it. "
+                "Pass split='train', 'val' or 'test'."
+            )
+        self.table = self.table.iloc[self.rows].reset_index(drop=True)
+        self.targets = [self.class_to_idx[name] for name in self.table["dx"]]
+        self.metadata = encode_metadata(self.table, metadata)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Item:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Item]:
+        """Return several items; a `DataLoader` asks for a batch this way."""
+        # A negative index counts from the end, as in a list.
+        chosen = [range(len(self))[index] for index in indices]
+        images = self._images(chosen)
+        masks = self._masks(chosen) if self.masks else [None] * len(chosen)
+        return [self._item(*parts) for parts in zip(chosen, images, masks, strict=True)]
+
+    def read(self, indices: Sequence[int], out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the images and targets of a batch, untransformed.
+
+        Args:
+            indices: of the items.
+            out: memory that a cache may use for the images, (B, 3, H, W), uint8; new unless given.
+
+        Returns:
+            (B, 3, H, W), uint8, and (B,), int64.
+        """
+        images = self._images(indices, out)
+        images = images if isinstance(images, Tensor) else torch.stack(list(images))
+        return images, torch.tensor([self.targets[index] for index in indices])
+
+    def _item(self, index: int, image: Tensor, mask: Tensor | None) -> Item:
+        if mask is not None:
+            image, mask = tv_tensors.Image(image), tv_tensors.Mask(mask)
+        if self.transform is not None and mask is not None:
+            image, mask = self.transform(image, mask)
+        elif self.transform is not None:
+            image = self.transform(image)
+        target: Any = self.targets[index]
+        if self.target_transform is not None:
+            target = self.target_transform(target)
+        extras = {name: values[index] for name, values in self.metadata.items()}
+        if mask is not None:
+            extras["mask"] = mask
+        return (image, target, extras) if extras else (image, target)
+
+    def _images(
+        self, indices: Sequence[int], out: Tensor | None = None
+    ) -> Sequence[Tensor] | Tensor:
+        images = [read_image(self._paths[self.rows[index]]) for index in indices]
+        return images if self.size is None else [resize(image, self.size) for image in images]
+
+    def _masks(self, indices: Sequence[int]) -> Sequence[Tensor] | Tensor:
+        masks = [read_mask(self._mask_paths[self.rows[index]]) for index in indices]
+        if self.size is None:
+            return masks
+        return [resize(mask, self.size, mask=True) for mask in masks]
+
+    def __repr__(self) -> str:
+        part = f", split={self.split!r}" if self.split is not None else ""
+        return f"{type(self).__name__}({str(self.root)!r}{part}): {len(self)} images"
+
+
+class CachedHAM10000(HAM10000):
+    """HAM10000 over a cache that `prepare` made: the same items, and a batch is one read.
+
+    Arguments, attributes and errors are those of `HAM10000`, except that `root` is the cache's
+    folder, and `size` is the cache's.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ham10000.data.dataset import CachedHAM10000
+        >>> from ham10000.data.prepare import prepare
+        >>> from ham10000.data.synthetic import synthesize
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     synthesize(Path(folder) / "set", images=20, seed=0, width=60)
+        ...     _ = prepare(Path(folder) / "set", Path(folder) / "cache", size=32)
+        ...     images, targets = CachedHAM10000(Path(folder) / "cache").read([0, 5, 7])
+        >>> images.shape, targets.shape
+        (torch.Size([3, 3, 32, 32]), torch.Size([3]))
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        split: str | None = None,
+        transform: Transform | None = None,
+        target_transform: Callable[[int], Any] | None = None,
+        *,
+        split_file: Path | str | None = None,
+        fold: int | None = None,
+        metadata: Sequence[str] = (),
+        masks: bool = False,
+    ) -> None:
+        super().__init__(
+            root,
+            split,
+            transform,
+            target_transform,
+            split_file=split_file,
+            fold=fold,
+            metadata=metadata,
+            masks=masks,
+        )
+
+    def _open(self) -> None:
+        self._map()
+        self.table, self.size = self._cache.table, self._cache.size
+        if self.masks and self._cache.masks is None:
+            raise MissingDataError(
+                f"opening the cache {self.root}: it has no masks. "
+                f"Make it again with: ham10000 prepare --masks --out {self.root}"
+            )
+
+    def _map(self) -> None:
+        self._cache = open_cache(self.root)
+
+    def _images(self, indices: Sequence[int], out: Tensor | None = None) -> Tensor:
+        rows = [self.rows[index] for index in indices]
+        if out is None:
+            return torch.from_numpy(self._cache.images[rows])
+        # The rows are there; told to clip, NumPy writes to `out` without a copy between.
+        np.take(self._cache.images, rows, axis=0, out=out.numpy(), mode="clip")
+        return out
+
+    def _masks(self, indices: Sequence[int]) -> Tensor:
+        assert self._cache.masks is not None  # `_open` saw to it
+        return torch.from_numpy(self._cache.masks[[self.rows[index] for index in indices]])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A mapped array would be pickled with all that it maps; a worker maps the file itself.
+        return {name: value for name, value in vars(self).items() if name != "_cache"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._map()

@@ -1,0 +1,61 @@
+"""What is known of HAM10000: its classes, its columns and its counts.
+
+Source: Tschandl, Rosendahl and Kittler, Sci. Data 5, 180161 (2018), doi:10.7910/DVN/DBW86T.
+"""
+
+CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
+"""The seven diagnoses, in alphabetical order; a target is a place in this order."""
+
+CLASS_NAMES = {
+    "akiec": "actinic keratosis, Bowen's disease",
+    "bcc": "basal cell carcinoma",
+    "bkl": "benign keratosis",
+    "df": "dermatofibroma",
+    "mel": "melanoma",
+    "nv": "melanocytic nevus",
+    "vasc": "vascular lesion",
+}
+
+COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization")
+
+SEXES = ("female", "male")
+DX_TYPES = ("confocal", "consensus", "follow_up", "histo")
+LOCALIZATIONS = (
+    "abdomen",
+    "acral",
+    "back",
+    "chest",
+    "ear",
+    "face",
+    "foot",
+    "genital",
+    "hand",
+    "lower extremity",
+    "neck",
+    "scalp",
+    "trunk",
+    "upper extremity",
+)
+
+NUM_IMAGES = 10_015
+NUM_LESIONS = 7_470
+CLASS_COUNTS = {
+    "akiec": 327,
+    "bcc": 514,
+    "bkl": 1_099,
+    "df": 115,
+    "mel": 1_113,
+    "nv": 6_705,
+    "vasc": 142,
+}
+NUM_TEST_IMAGES = 1_511
+"""The official test set of ISIC 2018 Task 3 as the Dataverse holds it; the challenge has 1,512."""
+
+WIDTH, HEIGHT = 600, 450
+"""The size of the published images."""
+
+LICENCE = (
+    "HAM10000 is published under CC BY-NC 4.0 (https://creativecommons.org/licenses/by-nc/4.0/): "
+    "name its authors, and don't use it commercially. Cite: Tschandl, P., Rosendahl, C., "
+    "Kittler, H., The HAM10000 dataset, Sci. Data 5, 180161 (2018), doi:10.7910/DVN/DBW86T."
+)

@@ -1,0 +1,195 @@
+"""One file over HTTP: resumed where it was cut, checked, and never half a file under its name.
+
+pooch keeps the books: it checks the sum, moves the file into place, and leaves alone what is there
+already. What it has no downloader for is resuming.
+"""
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pooch
+import requests
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from urllib3.exceptions import HTTPError
+
+from ham10000.errors import DownloadError, cannot_write
+
+__all__ = ["Patience", "fetch"]
+
+_CHUNK = 1 << 18
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait, in seconds, and how often to try again."""
+
+    connect: float = 20.0
+    read: float = 60.0
+    """Without a single byte."""
+    slow: float = 120.0
+    """Below `least` bytes a second."""
+    least: float = 1024.0
+    attempts: int = 5
+    pause: float = 2.0
+    """After the first failure; twice as long after each further one."""
+
+
+def fetch(
+    url: str,
+    path: Path,
+    *,
+    sums: str | None = None,
+    most: int = 8 * 2**30,
+    patience: Patience = Patience(),
+) -> Path:
+    """Download a file, unless it is there already with the right sum.
+
+    What has arrived when a connection breaks is kept beside the file as `.part`, and the next
+    attempt asks for the rest only, if the server can tell that the file is still the same.
+
+    Args:
+        url: where from.
+        path: where to.
+        sums: as pooch takes it, such as "md5:..."; `None` takes whatever arrives.
+        most: refuse a file of more bytes.
+        patience: how long to wait.
+
+    Raises:
+        DownloadError: no connection, a refusal, too slow, too large, or other bytes than published.
+        WriteError: the disk is full, or may not be written to.
+    """
+    downloader = _Resuming(path, most, patience)
+    pooch.get_logger().setLevel("ERROR")  # the progress bar says what pooch would
+    try:
+        pooch.retrieve(
+            url, known_hash=sums, fname=path.name, path=path.parent, downloader=downloader
+        )
+    except ValueError as error:  # pooch's word for a wrong sum
+        raise DownloadError(
+            f"downloading {path.name} from {url}: other bytes arrived than were published "
+            f"(expected {sums}). Nothing was kept. Try again later, or another --source."
+        ) from error
+    except OSError as error:
+        if isinstance(error, DownloadError):
+            raise
+        raise cannot_write(path, error) from error
+    return path
+
+
+class _Resuming:
+    """A downloader as pooch calls one."""
+
+    def __init__(self, path: Path, most: int, patience: Patience) -> None:
+        self.part = path.with_name(path.name + ".part")
+        self.tag = path.with_name(path.name + ".part.etag")
+        self.doing = f"downloading {path.name}"
+        self.most, self.patience = most, patience
+
+    def __call__(self, url: str, output_file: str, _: object, check_only: bool = False) -> None:
+        problem = ""
+        for attempt in range(self.patience.attempts):
+            if attempt:
+                time.sleep(self.patience.pause * 2 ** (attempt - 1))
+            try:
+                self._attempt(url)
+            except (requests.RequestException, HTTPError, TimeoutError) as error:
+                problem = _reason(error)
+                continue
+            shutil.move(self.part, output_file)
+            self.tag.unlink(missing_ok=True)
+            return
+        kept = self.part.stat().st_size if self.part.exists() else 0
+        rest = f" {kept:,} bytes are kept, and the next try goes on from there." if kept else ""
+        raise DownloadError(
+            f"{self.doing} from {url}: {problem}, after {self.patience.attempts} attempts.{rest}"
+        )
+
+    def _attempt(self, url: str) -> None:
+        have = self.part.stat().st_size if self.part.exists() and self.tag.exists() else 0
+        headers = {"Accept-Encoding": "identity"}  # so that bytes count as they lie on disk
+        if have:
+            headers |= {"Range": f"bytes={have}-", "If-Range": self.tag.read_text()}
+        timeout = (self.patience.connect, self.patience.read)
+        with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
+            if response.status_code == 416:  # more is there than the server has: start afresh
+                self.part.unlink(missing_ok=True)
+                raise requests.ConnectionError("the kept part did not fit")
+            if response.status_code >= 500 or response.status_code in (408, 429):
+                raise requests.HTTPError(f"the server answers {response.status_code}")
+            if response.status_code not in (200, 206):
+                raise DownloadError(
+                    f"{self.doing} from {url}: the server answers {response.status_code} "
+                    f"({response.reason}). The file may have moved; try another --source."
+                )
+            resumed = response.status_code == 206
+            self._remember(response)
+            self._receive(response, have if resumed else 0)
+
+    def _remember(self, response: requests.Response) -> None:
+        tag = response.headers.get("ETag", "")
+        if tag and not tag.startswith("W/"):  # a weak tag doesn't vouch for the bytes
+            self.tag.write_text(tag)
+        else:
+            self.tag.unlink(missing_ok=True)
+
+    def _receive(self, response: requests.Response, have: int) -> None:
+        length = response.headers.get("Content-Length")
+        total = have + int(length) if length is not None and length.isdigit() else None
+        self._check_size(total or 0)
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+        console = Console(stderr=True)
+        with (
+            self.part.open("ab" if have else "wb") as file,
+            Progress(
+                *columns,
+                TransferSpeedColumn(),
+                console=console,
+                transient=True,
+                disable=not console.is_terminal,
+            ) as bar,
+        ):
+            task = bar.add_task(self.part.stem, total=total, completed=have)
+            size, began, then = have, time.monotonic(), have
+            # read1 returns what there is; read would wait for a whole chunk of a slow server.
+            while chunk := response.raw.read1(_CHUNK):
+                file.write(chunk)
+                size += len(chunk)
+                self._check_size(size)
+                bar.update(task, completed=size)
+                if (passed := time.monotonic() - began) > self.patience.slow:
+                    if (size - then) / passed < self.patience.least:
+                        raise TimeoutError(f"only {(size - then) / passed:.0f} bytes a second")
+                    began, then = time.monotonic(), size
+        if total is not None and size < total:
+            raise requests.ConnectionError(f"the connection was cut at {size:,} of {total:,} bytes")
+
+    def _check_size(self, size: int) -> None:
+        if size > self.most:
+            self.part.unlink(missing_ok=True)
+            raise DownloadError(
+                f"{self.doing}: it has more than {self.most:,} bytes, which it can't have. "
+                "This is not the published file; try another --source."
+            )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, requests.Timeout) or "timed out" in str(error).lower():
+        return "the server doesn't answer in time"
+    if isinstance(error, requests.ConnectionError) and not error.args:
+        return "no connection"
+    text = str(error)
+    for sign, meaning in (
+        ("NameResolution", "no network, or no such server"),
+        ("name resolution", "no network, or no such server"),
+        ("refused", "the connection is refused"),
+        ("unreachable", "no network"),
+        ("IncompleteRead", "the connection was cut"),
+        ("reset", "the connection was cut"),
+        ("aborted", "the connection was cut"),
+    ):
+        if sign in text:
+            return meaning
+    return text

@@ -1,0 +1,111 @@
+"""Writing files whole or not at all: a temporary name beside the place, fsync, rename."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from ham10000.errors import ArgumentError, Ham10000Error, cannot_write
+
+__all__ = ["new_folder", "replacing", "sync_folder", "write_text"]
+
+PARTIAL = ".ham10000-part-"
+"""How the names of unfinished files begin."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file under a temporary name, and give it its own once everything is on disk.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ham10000.data.files import replacing
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with replacing(Path(folder) / "a.txt") as file:
+        ...         _ = file.write(b"whole")
+        ...     [path.name for path in Path(folder).iterdir()]
+        ['a.txt']
+
+    Raises:
+        WriteError: the system refuses; then what was there before is still there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=PARTIAL, dir=path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    partial = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files that only their owner reads; a result is for everyone whom the umask
+        # lets see it.
+        partial.chmod(0o666 & ~_umask())
+        partial.replace(path)
+        sync_folder(path.parent)
+    except Ham10000Error:
+        raise
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all, with the line ends of Unix on every system."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Fill a folder under a temporary name beside its place, and give it its own at the end.
+
+    Raises:
+        ArgumentError: there is something at its place already.
+        WriteError: the system refuses; then nothing is left.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ArgumentError(
+            f"writing {path}: it exists already and isn't an empty folder. "
+            "Choose another place, or remove it first."
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=path.parent))
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    try:
+        yield partial
+        partial.chmod(0o777 & ~_umask())
+        partial.replace(path)
+        sync_folder(path.parent)
+    except Ham10000Error:
+        raise
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def sync_folder(path: Path) -> None:
+    """Bring a folder's list of names to disk, where the system can (Windows can't)."""
+    if os.name != "posix":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

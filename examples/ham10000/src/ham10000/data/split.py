@@ -1,0 +1,210 @@
+"""Who trains and who tests: the authors' rule, an honest one, and folds. Always by lesion."""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedGroupKFold, train_test_split
+
+from ham10000.data.duplicates import groups_of
+from ham10000.data.facts import CLASSES
+from ham10000.data.splitfile import check_split
+from ham10000.errors import ArgumentError, SplitError
+
+__all__ = ["honest_split", "kfold_split", "paper_split", "summary"]
+
+# The authors hold back 15 % of the lesions that have one image.
+TEST_SHARE = 0.15
+
+
+def paper_split(table: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Split as the authors do: lesions with one image are the pool, 15 % of it tests.
+
+    The authors draw without a seed and validate on the test set; here the draw has a seed, and
+    there is no validation set, since the authors have none.
+
+    Example:
+        >>> from ham10000.data.split import paper_split, summary
+        >>> from ham10000.data.synthetic import synthetic_table
+        >>> split = paper_split(synthetic_table(images=600, seed=0), seed=42)
+        >>> sorted(set(split["split"]))
+        ['test', 'train']
+
+    Args:
+        table: as `read_table` gives it, in the file's order, which the draw depends on.
+        seed: of the draw.
+
+    Returns:
+        A row an image with image_id, lesion_id, dx and split, in the order of the table.
+
+    Raises:
+        SplitError: a class has too few lesions with one image.
+    """
+    drawn = _draw_test(table, seed)
+    split = _as_split(table, np.where(drawn, "test", "train"))
+    check_split(split, table, "splitting by the rule of the paper")
+    return split
+
+
+def honest_split(
+    table: pd.DataFrame, seed: int, pairs: pd.DataFrame | None = None, val_share: float = 0.1
+) -> pd.DataFrame:
+    """Split into training, validation and test sets that share no lesion and no near-duplicate.
+
+    The test set is the one that `paper_split` draws from this seed, so that numbers compare, less
+    the images that have a near-duplicate outside it: these go back, with all of their group. The
+    validation set comes out of the rest, stratified by diagnosis.
+
+    Example:
+        >>> from ham10000.data.split import honest_split
+        >>> from ham10000.data.synthetic import synthetic_table
+        >>> split = honest_split(synthetic_table(images=900, seed=0), seed=42)
+        >>> sorted(set(split["split"]))
+        ['test', 'train', 'val']
+
+    Args:
+        table: as `read_table` gives it.
+        seed: of all draws.
+        pairs: the near-duplicates, from `find_pairs`.
+        val_share: how much of what doesn't test validates, between 0 and 0.5.
+
+    Returns:
+        As `paper_split`.
+
+    Raises:
+        ArgumentError: the share is out of bounds.
+        SplitError: a class has too few lesions.
+    """
+    doing = "splitting honestly"
+    if not 0 < val_share <= 0.5:
+        raise ArgumentError(
+            f"{doing}: val_share must be above 0 and at most 0.5, found {val_share}."
+        )
+    groups = groups_of(table, pairs)
+    drawn = _draw_test(table, seed)
+    size = np.bincount(groups)
+    inside = np.bincount(groups[drawn], minlength=len(size))
+    sides = np.where((inside == size)[groups], "test", "train").astype("<U5")
+    rest = np.flatnonzero(sides == "train")
+    sides[_draw_val(table, groups, rest, seed, val_share)] = "val"
+    split = _as_split(table, sides)
+    check_split(split, table, doing)
+    return split
+
+
+def kfold_split(
+    table: pd.DataFrame, seed: int, folds: int = 5, pairs: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Split into folds, each of which tests once; the next one validates meanwhile.
+
+    Example:
+        >>> from ham10000.data.split import kfold_split
+        >>> from ham10000.data.synthetic import synthetic_table
+        >>> split = kfold_split(synthetic_table(images=900, seed=0), seed=42, folds=3)
+        >>> split[split["split"] == "test"]["image_id"].is_unique, len(split)
+        (True, 2700)
+
+    Args:
+        table: as `read_table` gives it.
+        seed: of the draw.
+        folds: how many, at least 3.
+        pairs: the near-duplicates, from `find_pairs`.
+
+    Returns:
+        As `paper_split`, with a column fold: the rows of each fold are a split of their own.
+
+    Raises:
+        ArgumentError: fewer than three folds.
+        SplitError: a class has fewer lesions than there are folds.
+    """
+    doing = f"splitting into {folds} folds"
+    if folds < 3:
+        raise ArgumentError(
+            f"{doing}: one fold tests, one validates and the others train, so 3 is the least."
+        )
+    groups = groups_of(table, pairs)
+    held = [rows for _, rows in _folds(table, groups, np.arange(len(table)), folds, seed, doing)]
+    parts = []
+    for fold in range(folds):
+        sides = np.full(len(table), "train", dtype="<U5")
+        sides[held[fold]] = "test"
+        sides[held[(fold + 1) % folds]] = "val"
+        parts.append(_as_split(table, sides).assign(fold=fold))
+    split = pd.concat(parts, ignore_index=True)
+    check_split(split, table, doing)
+    return split
+
+
+def summary(split: pd.DataFrame) -> pd.DataFrame:
+    """Count the images of each class on each side (of fold 0 where there are folds)."""
+    if "fold" in split.columns:
+        split = split[split["fold"] == split["fold"].min()]
+    counts = pd.crosstab(split["split"], split["dx"])
+    order = [side for side in ("train", "val", "test") if side in counts.index]
+    return counts.reindex(index=order, columns=list(CLASSES), fill_value=0)
+
+
+def _draw_test(table: pd.DataFrame, seed: int) -> NDArray[np.bool_]:
+    # In exactly this form the authors' draw can be repeated: the images of lesions with one image
+    # in the table's order, stratified by dx.
+    sizes = table.groupby("lesion_id")["image_id"].transform("size")
+    single = table[sizes == 1]
+    counts = single["dx"].value_counts()
+    few = [name for name in CLASSES if (table["dx"] == name).any() and counts.get(name, 0) < 2]
+    if few or len(single) * TEST_SHARE < table["dx"].nunique():
+        raise SplitError(
+            f"drawing the test set: {', '.join(few) or 'some class'} has too few lesions with one "
+            f"image for 15 % of them to hold every class ({len(single)} in all). "
+            "Take more images, or the protocol kfold."
+        )
+    _, test = train_test_split(
+        single, test_size=TEST_SHARE, stratify=single["dx"], random_state=seed
+    )
+    drawn: NDArray[np.bool_] = table["image_id"].isin(test["image_id"]).to_numpy()
+    return drawn
+
+
+def _draw_val(
+    table: pd.DataFrame,
+    groups: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    seed: int,
+    share: float,
+) -> NDArray[np.int64]:
+    # Groups are drawn, not images; a group counts as the class of its first image.
+    chosen = pd.DataFrame({"group": groups[rows], "dx": table["dx"].to_numpy()[rows]})
+    firsts = chosen.drop_duplicates("group")
+    counts = firsts["dx"].value_counts()
+    if counts.min() < 2 or len(firsts) * share < len(counts):
+        raise SplitError(
+            f"drawing the validation set: {counts.index[-1]} has {counts.min()} lesions left, and "
+            f"{share:.0%} of {len(firsts)} must hold every class. Take more images."
+        )
+    _, val = train_test_split(
+        firsts["group"], test_size=share, stratify=firsts["dx"], random_state=seed
+    )
+    return rows[np.isin(groups[rows], val.to_numpy())]
+
+
+def _folds(
+    table: pd.DataFrame,
+    groups: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    folds: int,
+    seed: int,
+    doing: str,
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    labels, of_rows = table["dx"].to_numpy()[rows], groups[rows]
+    lesions = pd.DataFrame({"dx": labels, "group": of_rows}).groupby("dx")["group"].nunique()
+    few = lesions.index[lesions < folds]
+    if len(few):
+        raise SplitError(
+            f"{doing}: {few[0]} has {lesions[few[0]]} lesions, fewer than the {folds} parts that "
+            "each need one. Take more images, or fewer parts."
+        )
+    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
+    parts = splitter.split(rows, labels, of_rows)
+    return [(rows[train], rows[held]) for train, held in parts]
+
+
+def _as_split(table: pd.DataFrame, sides: NDArray[np.str_]) -> pd.DataFrame:
+    return table[["image_id", "lesion_id", "dx"]].reset_index(drop=True).assign(split=sides)

@@ -1,0 +1,168 @@
+"""The file that says which image is on which side, and the checks that every such file passes."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from ham10000.data.facts import CLASSES
+from ham10000.data.files import write_text
+from ham10000.data.table import read_csv
+from ham10000.errors import SplitError, closest, some
+
+__all__ = ["SPLITS", "check_split", "read_split", "rows_of", "write_split"]
+
+SPLITS = ("train", "val", "test")
+COLUMNS = ("image_id", "lesion_id", "dx", "split")
+
+
+def write_split(split: pd.DataFrame, path: Path) -> None:
+    """Write a split whole or not at all; the same split gives the same bytes."""
+    write_text(path, split.to_csv(index=False, lineterminator="\n"))
+
+
+def read_split(path: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """Read a split that `write_split` or anybody else wrote, and check it against the data set.
+
+    Args:
+        path: a table with the columns image_id, lesion_id, dx and split (train, val or test), and
+            optionally fold: then the rows of each fold are a split of their own.
+        table: as `read_table` gives it.
+
+    Returns:
+        These columns; fold as a whole number.
+
+    Raises:
+        MissingDataError: there is no such file.
+        DataError: it is no such table.
+        SplitError: a lesion is on two sides, an image is unknown or there twice, or a class is
+            missing on a side; the message names the row.
+    """
+    split = read_csv(path, COLUMNS)
+    if "fold" in split.columns:
+        folds = pd.to_numeric(split["fold"], errors="coerce")
+        wrong = folds.isna() | (folds % 1 != 0)
+        if wrong.any():
+            row = int(wrong.to_numpy().argmax())
+            raise SplitError(
+                f"reading {path}: row {row + 2} has fold {split['fold'].iloc[row]!r}, "
+                "which is no whole number."
+            )
+        split["fold"] = folds.astype("int64")
+    check_split(split, table, f"reading {path}")
+    return split
+
+
+def check_split(split: pd.DataFrame, table: pd.DataFrame, doing: str = "checking a split") -> None:
+    """Refuse a split that is none.
+
+    Example:
+        >>> import pandas as pd
+        >>> from ham10000.data.splitfile import check_split
+        >>> table = pd.DataFrame({"image_id": ["a", "b"], "lesion_id": ["x", "x"], "dx": "nv"})
+        >>> check_split(table.assign(split=["train", "test"]), table)
+        Traceback (most recent call last):
+            ...
+        ham10000.errors.SplitError: checking a split: lesion x is on two sides: train (a, row 2) ...
+
+    Raises:
+        SplitError: see `read_split`.
+    """
+    unknown = ~split["split"].isin(SPLITS)
+    if unknown.any():
+        row, name = _first(unknown), str(split["split"][unknown].iloc[0])
+        raise SplitError(
+            f"{doing}: row {row} has split {name!r}. Expected {', '.join(SPLITS)}. "
+            f"{closest(name, SPLITS)}"
+        )
+    _check_against(split, table, doing)
+    if "fold" not in split.columns:
+        _check_sides(split, doing)
+        return
+    for fold, rows in split.groupby("fold"):
+        _check_sides(rows, f"{doing}, fold {fold}")
+
+
+def _check_against(split: pd.DataFrame, table: pd.DataFrame, doing: str) -> None:
+    known = table.set_index("image_id")
+    unknown = ~split["image_id"].isin(known.index)
+    if unknown.any():
+        names = split["image_id"][unknown]
+        raise SplitError(
+            f"{doing}: row {_first(unknown)} names the image {names.iloc[0]}, which the data set "
+            f"doesn't have ({len(names)} such: {some(names)}). Make the split from this data set."
+        )
+    for column in ("lesion_id", "dx"):
+        expected = known[column].reindex(split["image_id"]).to_numpy()
+        differs = pd.Series(split[column].to_numpy() != expected)
+        if differs.any():
+            row = int(differs.to_numpy().argmax())
+            raise SplitError(
+                f"{doing}: row {row + 2} gives the image {split['image_id'].iloc[row]} the "
+                f"{column} {split[column].iloc[row]}, the data set {expected[row]}. "
+                "Make the split from this data set."
+            )
+
+
+def _check_sides(rows: pd.DataFrame, doing: str) -> None:
+    repeated = rows["image_id"].duplicated()
+    if repeated.any():
+        name = rows["image_id"][repeated].iloc[0]
+        raise SplitError(
+            f"{doing}: the image {name} is there twice, again in row "
+            f"{rows.index[repeated][0] + 2}. Keep one row for each."
+        )
+    sides = rows.groupby("lesion_id")["split"].nunique()
+    torn = sides.index[sides > 1]
+    if len(torn):
+        of_it = rows[rows["lesion_id"] == torn[0]]
+        places = [
+            f"{side} ({first['image_id'].iloc[0]}, row {first.index[0] + 2})"
+            for side, first in of_it.groupby("split", sort=False)
+        ]
+        raise SplitError(
+            f"{doing}: lesion {torn[0]} is on two sides: {' and '.join(places)}; "
+            f"{len(torn)} such lesions in all. Images of one lesion must stay on one side: make "
+            "the split with ham10000 split."
+        )
+    present = set(rows["split"])
+    for side in ("train", "test"):
+        if side not in present:
+            raise SplitError(f"{doing}: no row has split {side!r}, so there is nothing on it.")
+    counts = pd.crosstab(rows["split"], rows["dx"])
+    for side in counts.index:
+        empty = [name for name in CLASSES if name in counts and counts.loc[side, name] == 0]
+        if empty:
+            raise SplitError(
+                f"{doing}: {side} has no image of {', '.join(empty)}, so that nothing can be "
+                "learned or measured there. Take more images, fewer folds, or another seed."
+            )
+
+
+def rows_of(
+    split: pd.DataFrame, table: pd.DataFrame, side: str, fold: int | None = None
+) -> list[int]:
+    """Return which rows of the table are on a side, in the order of the table.
+
+    Raises:
+        SplitError: there is no such side or fold, or the split has folds and none is chosen.
+    """
+    doing = f"taking {side!r} of a split"
+    if "fold" in split.columns:
+        folds = sorted(set(split["fold"]))
+        if fold not in folds:
+            raise SplitError(
+                f"{doing}: it has the folds {', '.join(map(str, folds))}, and fold={fold} "
+                "is none of them."
+            )
+        split = split[split["fold"] == fold]
+    elif fold is not None:
+        raise SplitError(f"{doing}: it has no folds, and fold={fold} was asked for.")
+    if side not in set(split["split"]):
+        sides = sorted(set(split["split"]))
+        raise SplitError(f"{doing}: it has none. {closest(side, sides)}")
+    chosen = set(split["image_id"][split["split"] == side])
+    return [row for row, name in enumerate(table["image_id"]) if name in chosen]
+
+
+def _first(rows: "pd.Series[bool]") -> int:
+    return int(rows.to_numpy().argmax()) + 2

@@ -1,0 +1,235 @@
+"""Is a data set on disk the one that was published, and can it be used?"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from ham10000.data.duplicates import find_pairs, groups_of
+from ham10000.data.facts import CLASS_COUNTS, CLASSES, NUM_IMAGES, NUM_LESIONS
+from ham10000.data.fingerprint import Fingerprint, fingerprint
+from ham10000.data.images import decode, probe, read_bytes
+from ham10000.data.layout import Folder, open_folder
+from ham10000.data.parallel import in_order
+from ham10000.data.report import Finding, Report
+from ham10000.errors import Ham10000Error, some
+
+__all__ = ["verify"]
+
+
+@dataclass(frozen=True)
+class _Scan:
+    size: tuple[int, int] = (0, 0)
+    digest: str = ""
+    print: Fingerprint | None = None
+    problem: str = ""
+
+
+def verify(root: Path, workers: int | None = None) -> Report:
+    """Check layout, table, images, masks and counts, and look for duplicates.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ham10000.data.synthetic import synthesize
+        >>> from ham10000.data.verify import verify
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     synthesize(Path(folder) / "set", images=40, seed=0, width=60)
+        ...     report = verify(Path(folder) / "set")
+        >>> report.usable, report.num_images
+        (True, 40)
+
+    Args:
+        root: the data set's folder.
+        workers: how many threads; as many as there are cores unless given.
+
+    Raises:
+        Ham10000Error: there is no table, or it can't be read; nothing more can be said then.
+    """
+    folder = open_folder(root)
+    table = folder.table
+    present = table[table["image_id"].isin(list(folder.images))].reset_index(drop=True)
+    paths = [folder.images[name] for name in present["image_id"]]
+    scans = list(in_order(_scan, paths, "Decoding every image", workers))
+    whole = [number for number, scan in enumerate(scans) if scan.print is not None]
+    prints = [scan.print for scan in scans if scan.print is not None]
+    pairs = find_pairs(present.iloc[whole], prints)
+    counts = {name: int((table["dx"] == name).sum()) for name in CLASSES}
+    findings = [
+        _check_layout(folder),
+        _check_present(folder),
+        _check_decode(scans),
+        *_check_counts(table, counts),
+        _check_diagnoses(table),
+        _check_exact(present, scans),
+        _check_near(table, pairs),
+        _check_masks(folder, present["image_id"].tolist(), scans, workers),
+    ]
+    return Report(folder.root, len(table), table["lesion_id"].nunique(), counts, findings, pairs)
+
+
+def _scan(path: Path) -> _Scan:
+    try:
+        raw = read_bytes(path)
+        image = decode(raw, path)
+    except Ham10000Error as error:
+        return _Scan(problem=str(error))
+    size = (image.shape[2], image.shape[1])
+    return _Scan(size, hashlib.sha256(raw).hexdigest(), fingerprint(image))
+
+
+def _check_layout(folder: Folder) -> Finding:
+    check = "layout"
+    if not folder.repeats:
+        places = len({path.parent for path in folder.images.values()})
+        return Finding(check, "ok", f"{folder.table_path.name} and {places} folders of images")
+    differing = [
+        name
+        for name, others in folder.repeats.items()
+        if any(read_bytes(path) != read_bytes(folder.images[name]) for path in others)
+    ]
+    if differing:
+        return Finding(
+            check,
+            "error",
+            f"{len(differing)} images are there twice and differ, so that nobody knows which is "
+            f"meant: {some(differing)}. Remove one folder.",
+            differing,
+        )
+    return Finding(
+        check,
+        "warning",
+        f"{len(folder.repeats)} images are there twice, the same bytes; the second copies can go.",
+        sorted(folder.repeats),
+    )
+
+
+def _check_present(folder: Folder) -> Finding:
+    check = "files"
+    ids = folder.table["image_id"].tolist()
+    missing = [name for name in ids if name not in folder.images]
+    if missing:
+        row = ids.index(missing[0]) + 2
+        message = (
+            f"{len(missing)} images of the table are missing: {some(missing)} "
+            f"(the first in row {row}). Get them with: ham10000 download --parts images"
+        )
+        return Finding(check, "error", message, missing)
+    known = set(ids)
+    unlisted = sorted(name for name in folder.images if name not in known)
+    if unlisted:
+        message = f"{len(unlisted)} images are in no row of the table: {some(unlisted)}."
+        return Finding(check, "warning", message, unlisted)
+    return Finding(check, "ok", "an image for each row, a row for each image")
+
+
+def _check_decode(scans: Sequence[_Scan]) -> Finding:
+    problems = [scan.problem for scan in scans if scan.problem]
+    if problems:
+        message = f"{len(problems)} images can't be decoded: {problems[0]}"
+        return Finding("decoding", "error", message, problems)
+    sizes = Counter(scan.size for scan in scans)
+    most = ", ".join(f"{w} x {h}: {n:,}" for (w, h), n in sizes.most_common(3))
+    return Finding("decoding", "ok", f"every image decodes whole ({most})")
+
+
+def _check_counts(table: pd.DataFrame, counts: dict[str, int]) -> list[Finding]:
+    lesions = table["lesion_id"].nunique()
+    total = f"{len(table):,} images of {lesions:,} lesions"
+    published = (NUM_IMAGES, NUM_LESIONS)
+    findings = [Finding("counts", "ok", f"{total}, as published")]
+    if (len(table), lesions) != published:
+        message = f"{total}; HAM10000 has {NUM_IMAGES:,} of {NUM_LESIONS:,}. Is this a part?"
+        findings = [Finding("counts", "warning", message)]
+    empty = [name for name, count in counts.items() if count == 0]
+    shown = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    if empty:
+        message = f"no image of {', '.join(empty)}: no split can hold every class."
+        findings.append(Finding("classes", "error", message, empty))
+    elif counts == CLASS_COUNTS:
+        findings.append(Finding("classes", "ok", f"{shown}, as published"))
+    else:
+        findings.append(Finding("classes", "warning", f"{shown}; HAM10000 has others"))
+    return findings
+
+
+def _check_diagnoses(table: pd.DataFrame) -> Finding:
+    kinds = table.groupby("lesion_id")["dx"].nunique()
+    torn = sorted(str(name) for name in kinds.index[kinds > 1])
+    if torn:
+        message = f"{len(torn)} lesions have images of several dx: {some(torn)}."
+        return Finding("diagnoses", "warning", message, torn)
+    return Finding("diagnoses", "ok", "all images of a lesion have one dx")
+
+
+def _check_exact(table: pd.DataFrame, scans: Sequence[_Scan]) -> Finding:
+    rows: dict[str, list[int]] = {}
+    for row, scan in enumerate(scans):
+        if scan.digest:
+            rows.setdefault(scan.digest, []).append(row)
+    lesions, ids = table["lesion_id"].tolist(), table["image_id"].tolist()
+    same = [group for group in rows.values() if len(group) > 1]
+    across = [group for group in same if len({lesions[row] for row in group}) > 1]
+    items = [" = ".join(ids[row] for row in group) for group in same]
+    if across:
+        message = f"{len(across)} groups of identical files carry different lesion ids."
+        return Finding("exact duplicates", "warning", message, items)
+    if same:
+        message = f"{len(same)} groups of identical files, each of one lesion."
+        return Finding("exact duplicates", "warning", message, items)
+    return Finding("exact duplicates", "ok", "no two files are the same")
+
+
+def _check_near(table: pd.DataFrame, pairs: pd.DataFrame) -> Finding:
+    check = "near duplicates"
+    if pairs.empty:
+        return Finding(check, "ok", "none across lesion ids")
+    merged = pd.DataFrame(
+        {"group": groups_of(table, pairs), "lesion": table["lesion_id"]}
+    ).drop_duplicates()
+    number = int((merged.groupby("group").size() > 1).sum())
+    items = [
+        f"{row.image_id} ({row.lesion_id}) ~ {row.other_image_id} ({row.other_lesion_id})"
+        for row in pairs.itertuples()
+    ]
+    message = (
+        f"{number} groups of near-duplicates cross lesion ids ({len(pairs)} pairs). The splits "
+        "honest and kfold keep each on one side; paper does as the authors did."
+    )
+    return Finding(check, "warning", message, items)
+
+
+def _check_masks(
+    folder: Folder, ids: Sequence[str], scans: Sequence[_Scan], workers: int | None
+) -> Finding:
+    if not folder.masks:
+        return Finding("masks", "ok", "none, which is fine; they are an optional part")
+    missing = [name for name in folder.table["image_id"] if name not in folder.masks]
+    sized = [
+        (name, scan.size)
+        for name, scan in zip(ids, scans, strict=True)
+        if scan.print is not None and name in folder.masks
+    ]
+
+    def job(item: tuple[str, tuple[int, int]]) -> str:
+        name, (width, height) = item
+        path = folder.masks[name]
+        try:
+            across, down = probe(read_bytes(path), path, "PNG")
+        except Ham10000Error as error:
+            return str(error)
+        # A reduced copy of the images keeps the masks' shape: 4 to 3, to the pixel.
+        if abs(across * height - down * width) > max(across, down):
+            return f"{path} is {across} x {down}, its image {width} x {height}."
+        return ""
+
+    wrong = [text for text in in_order(job, sized, "Checking the masks", workers) if text]
+    if wrong:
+        return Finding("masks", "error", f"{len(wrong)} masks don't fit: {wrong[0]}", wrong)
+    if missing:
+        message = f"{len(missing)} images have none: {some(missing)}."
+        return Finding("masks", "warning", message, missing)
+    return Finding("masks", "ok", f"{len(sized):,}, each of its image's shape")

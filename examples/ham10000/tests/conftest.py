@@ -1,0 +1,47 @@
+import os
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from ham10000.data.layout import DATA_VARIABLE
+from ham10000.data.synthetic import synthesize
+from ham10000.data.table import read_table
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small synthetic data set; shared, so never changed: see `editable`."""
+    out = tmp_path_factory.mktemp("synthetic") / "set"
+    synthesize(out, images=280, seed=0, width=48)
+    return out
+
+
+@pytest.fixture
+def editable(synthetic: Path, tmp_path: Path) -> Path:
+    """A copy of the synthetic data set that a test may break."""
+    return Path(shutil.copytree(synthetic, tmp_path / "editable"))
+
+
+@pytest.fixture
+def table(synthetic: Path) -> pd.DataFrame:
+    return read_table(synthetic / "HAM10000_metadata.csv")
+
+
+@pytest.fixture
+def real() -> Path:
+    """HAM10000 itself."""
+    if not os.environ.get(DATA_VARIABLE):
+        pytest.skip(f"needs HAM10000: set {DATA_VARIABLE} to its folder")
+    return Path(os.environ[DATA_VARIABLE])
+
+
+@pytest.fixture(autouse=True)
+def _no_data_folder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    # So that no test reads the real images because somebody's environment names them.
+    if "real" not in request.fixturenames:
+        monkeypatch.delenv(DATA_VARIABLE, raising=False)

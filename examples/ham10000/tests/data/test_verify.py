@@ -1,0 +1,132 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ham10000.data.layout import open_folder
+from ham10000.data.report import Finding, Report
+from ham10000.data.verify import verify
+from ham10000.errors import DataError, MissingDataError
+
+FIRST = "HAM10000_images_part_1"
+
+
+def found(report: Report, check: str) -> Finding:
+    return next(finding for finding in report.findings if finding.check == check)
+
+
+def first_image(root: Path) -> Path:
+    return open_folder(root).paths()[0]
+
+
+def test_a_good_data_set_is_usable(synthetic: Path) -> None:
+    report = verify(synthetic)
+    assert report.usable
+    assert report.num_images == 280
+    assert report.num_lesions == open_folder(synthetic).table["lesion_id"].nunique()
+    assert {finding.check for finding in report.findings if finding.level != "ok"} <= {
+        "counts",
+        "classes",
+        "near duplicates",
+    }
+    assert json.loads(json.dumps(report.as_dict()))["usable"] is True
+
+
+def test_a_missing_image_makes_it_unusable(editable: Path) -> None:
+    path = first_image(editable)
+    path.unlink()
+    report = verify(editable)
+    assert not report.usable
+    assert found(report, "files").items == [path.stem]
+    assert "row 2" in found(report, "files").message
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"no image at all", None],
+    ids=["empty", "not a JPEG", "cut"],
+)
+def test_an_image_that_does_not_decode_is_named(editable: Path, raw: bytes | None) -> None:
+    path = first_image(editable)
+    path.write_bytes(path.read_bytes()[:-300] if raw is None else raw)
+    report = verify(editable)
+    assert not report.usable
+    assert str(path) in found(report, "decoding").message
+
+
+def test_an_image_in_no_row_is_a_warning(editable: Path) -> None:
+    shutil.copy(first_image(editable), editable / FIRST / "ISIC_1.jpg")
+    finding = found(verify(editable), "files")
+    assert (finding.level, finding.items) == ("warning", ["ISIC_1"])
+
+
+def test_second_copies_are_a_warning_and_an_error_if_they_differ(editable: Path) -> None:
+    shutil.copytree(editable / FIRST, editable / FIRST.lower())
+    assert found(verify(editable), "layout").level == "warning"
+    name = sorted(path.name for path in (editable / FIRST).iterdir())[0]
+    (editable / FIRST.lower() / name).write_bytes(b"other")
+    finding = found(verify(editable), "layout")
+    assert (finding.level, finding.items) == ("error", [name.removesuffix(".jpg")])
+
+
+def test_lesions_of_several_diagnoses_are_named(editable: Path) -> None:
+    table = open_folder(editable).table
+    lesion = table["lesion_id"][table["lesion_id"].duplicated()].iloc[0]
+    path = editable / "HAM10000_metadata.csv"
+    dx = table[table["lesion_id"] == lesion]["dx"].iloc[0]
+    other = "mel" if dx != "mel" else "nv"
+    lines = path.read_text().splitlines()
+    row = next(number for number, line in enumerate(lines) if line.startswith(lesion))
+    lines[row] = lines[row].replace(f",{dx},", f",{other},")
+    path.write_text("\n".join(lines))
+    finding = found(verify(editable), "diagnoses")
+    assert (finding.level, finding.items) == ("warning", [lesion])
+
+
+def test_identical_files_are_named(editable: Path) -> None:
+    folder = open_folder(editable)
+    ids = folder.table.drop_duplicates("lesion_id")["image_id"].tolist()
+    folder.images[ids[20]].write_bytes(folder.images[ids[0]].read_bytes())
+    finding = found(verify(editable), "exact duplicates")
+    assert finding.level == "warning"
+    assert "carry different lesion ids" in finding.message
+    assert len(finding.items) == 1
+
+
+def test_masks_may_be_absent_but_not_wrong(editable: Path) -> None:
+    folder = open_folder(editable)
+    path = folder.mask_paths()[0]
+    path.unlink()
+    assert found(verify(editable), "masks").level == "warning"
+    Image.new("L", (10, 50)).save(path)
+    finding = found(verify(editable), "masks")
+    assert finding.level == "error"
+    assert str(path) in finding.message
+    shutil.rmtree(path.parent)
+    assert found(verify(editable), "masks").level == "ok"
+
+
+def test_a_class_without_images_makes_it_unusable(editable: Path) -> None:
+    path = editable / "HAM10000_metadata.csv"
+    path.write_text(path.read_text().replace(",df,", ",nv,"))
+    assert found(verify(editable), "classes").items == ["df"]
+
+
+def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MissingDataError):
+        verify(tmp_path)
+    (tmp_path / "HAM10000_metadata.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match="lacks the column"):
+        verify(tmp_path)
+
+
+def test_the_real_data_set_is_as_published(real: Path) -> None:
+    report = verify(real)
+    assert report.usable
+    assert (report.num_images, report.num_lesions) == (10_015, 7_470)
+    assert found(report, "counts").level == found(report, "classes").level == "ok"
+    assert found(report, "diagnoses").level == "ok"
+    # More at the published size maybe, but never none: two lesions of these are in the literature.
+    assert len(report.pairs) >= 5

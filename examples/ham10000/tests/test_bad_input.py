@@ -1,0 +1,98 @@
+"""Bad input through the command: one line that names the file and the row or the fix."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from bad_files import bomb, edit, leftovers
+
+from ham10000.cli import main
+from ham10000.data.layout import open_folder
+from ham10000.data.prepare import prepare
+from ham10000.data.split import paper_split
+from ham10000.data.splitfile import write_split
+
+TABLE = "HAM10000_metadata.csv"
+
+
+def first_image(root: Path) -> Path:
+    return open_folder(root).paths()[0]
+
+
+def rows(root: Path, change: Callable[[list[str]], list[str]]) -> None:
+    path = root / TABLE
+    path.write_text("\n".join(change(path.read_text().splitlines())) + "\n")
+
+
+BAD: dict[str, tuple[Callable[[Path], object], str]] = {
+    "image missing": (lambda root: first_image(root).unlink(), "which row 2 of"),
+    "image cut": (
+        lambda root: os.truncate(first_image(root), first_image(root).stat().st_size - 90),
+        "is cut short or damaged",
+    ),
+    "not a JPEG": (lambda root: first_image(root).write_bytes(b"GIF89a" * 9), "it is not a JPEG"),
+    "zero bytes": (lambda root: first_image(root).write_bytes(b""), "the file is empty"),
+    "bomb": (lambda root: first_image(root).write_bytes(bomb(65_000, 65_000)), "more than"),
+    "unknown dx": (lambda root: edit(root / TABLE, ",akiec,", ",akie,"), "Closest: akiec."),
+    "missing column": (lambda root: edit(root / TABLE, "image_id", "image"), "lacks the column"),
+    "repeated id": (lambda root: rows(root, lambda lines: [*lines, lines[1]]), "rows 2, 282 have"),
+    "no rows": (lambda root: rows(root, lambda lines: lines[:1]), "a header and no rows"),
+    "encoding": (
+        lambda root: (root / TABLE).write_bytes((root / TABLE).read_text().encode("utf-16")),
+        "row 1 is not UTF-8",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(BAD))
+def test_bad_data_is_one_line(
+    editable: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    spoil, message = BAD[name]
+    spoil(editable)
+    out = tmp_path / "cache"
+    assert main(["prepare", "--data", str(editable), "--size", "16", "--out", str(out)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("ham10000: error: ")
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+    assert str(editable) in captured.err
+    assert not out.exists() or [path.name for path in out.iterdir()] == [".lock"]
+    assert leftovers(tmp_path) == []
+
+
+def test_a_split_with_a_lesion_on_two_sides_is_one_line(
+    synthetic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = paper_split(open_folder(synthetic).table, seed=0)
+    double = split.index[split["lesion_id"].duplicated()][0]
+    split.loc[double, "split"] = "test"
+    write_split(split, tmp_path / "split.csv")
+    data, path = str(synthetic), str(tmp_path / "split.csv")
+    assert main(["augment-offline", "--data", data, "--split", path, "--dry-run"]) == 1
+    error = capsys.readouterr().err
+    assert f"reading {path}: lesion " in error
+    assert f"row {double + 2}" in error
+    assert error.count("\n") == 1
+
+
+def test_a_place_that_is_taken_is_left_alone(
+    synthetic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").touch()
+    for command in (["synthesize", "--images", "20"], ["prepare", "--size", "16"]):
+        data = ["--data", str(synthetic)] if command[0] == "prepare" else []
+        assert main([*command, *data, "--out", str(tmp_path)]) == 1
+        assert str(tmp_path) in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_cache_that_was_cut_is_made_again(synthetic: Path, tmp_path: Path) -> None:
+    out = tmp_path / "cache"
+    prepare(synthetic, out, 16)
+    array = next(out.glob("images-*.npy"))
+    os.truncate(array, 1000)
+    assert main(["prepare", "--data", str(synthetic), "--size", "16", "--out", str(out)]) == 0
+    assert next(out.glob("images-*.npy")).stat().st_size > 280 * 3 * 16 * 16
