@@ -6,21 +6,28 @@ READY := $(VENV)/.ready
 KERAS := .venv-keras
 WHEEL := .venv-wheel
 # Two torch processes with two threads each slow one another down; one thread each does not.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+export OMP_NUM_THREADS := 1
+ifdef HAM10000_DIR
+export HAM10000_DIR := $(abspath $(HAM10000_DIR))
+endif
+PYTEST := -m pytest -q -n 2 --dist worksteal
+STUDY := examples/ham10000
 
 .PHONY: demo test lint parity package test-wheel coverage-models coverage-insert mutants bench \
 	check clean
 
 demo: $(READY)
-	$(BIN)/python examples/demo.py --out out/demo
+	OMP_NUM_THREADS=2 $(BIN)/python examples/demo.py --out out/demo
 
 test: $(READY)
-	$(PYTEST) --cov --cov-report=term
+	$(BIN)/python $(PYTEST) --cov --cov-report=term
+	cd $(STUDY) && ../../$(BIN)/python $(PYTEST)
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	cd $(STUDY) && ../../$(BIN)/mypy
 
 # The authors' layer against TensorFlow, which lives in an environment of its own.
 parity: $(READY) $(KERAS)/.ready
@@ -37,16 +44,16 @@ test-wheel: package
 	$(PYTHON) -m venv --clear $(WHEEL)
 	$(WHEEL)/bin/python -m pip install -q --upgrade pip
 	$(WHEEL)/bin/python -m pip install -q dist/*.whl --group test
-	OMP_NUM_THREADS=1 $(WHEEL)/bin/python -m pytest -q -rs -n 2 --dist worksteal tests
+	$(WHEEL)/bin/python $(PYTEST) -rs tests
 	rm -rf $(WHEEL)
 
 # Every model of torchvision and timm: half an hour on two cores. Writes docs/models.md.
 coverage-models: $(READY)
-	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/coverage_models.py
+	$(BIN)/python benchmarks/coverage_models.py --fresh
 
 # Every stage of the smallest model of every timm file. Writes docs/insertion.md.
 coverage-insert: $(READY)
-	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/coverage_insert.py
+	$(BIN)/python benchmarks/coverage_insert.py
 
 # Changes every operator of functional.py, one at a time; the tests must notice each.
 mutants: $(READY)
@@ -62,10 +69,12 @@ check: lint test parity test-wheel
 clean:
 	rm -rf $(VENV) $(KERAS) $(WHEEL) build dist out site
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml $(STUDY)/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
 	$(BIN)/python -m pip install -q -e '.[all]' --group dev
+	$(BIN)/python -m pip install -q -e $(STUDY) --group $(STUDY)/pyproject.toml:test \
+		--group $(STUDY)/pyproject.toml:lint
 	touch $@
 
 $(KERAS)/.ready: pyproject.toml

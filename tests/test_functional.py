@@ -246,9 +246,11 @@ def test_features_that_do_not_fit(shape, message):
     assert isinstance(error.value, ValueError)
 
 
-def test_channels_last_is_told_for_many_channels_too():
+def test_many_channels_get_the_same_advice():
     with pytest.raises(ShapeError, match="This looks like channels last"):
         soft_attention(torch.zeros(1, 7, 7, 300), torch.zeros(2, 300, 3, 3))
+    with pytest.raises(ShapeError, match="A map needs at least one position"):
+        soft_attention(torch.zeros(1, 300, 0, 7), torch.zeros(2, 300, 3, 3))
 
 
 @pytest.mark.parametrize(
@@ -272,12 +274,13 @@ def test_weights_that_do_not_fit(shape):
     )
 
 
-def test_a_bias_that_does_not_fit():
+@pytest.mark.parametrize("shape", [(4,), (2,), (3, 1)])
+def test_a_bias_that_does_not_fit(shape):
     with pytest.raises(ShapeError) as error:
-        soft_attention(torch.zeros(1, 4, 5, 5), torch.zeros(3, 4, 3, 3), torch.zeros(4))
+        soft_attention(torch.zeros(1, 4, 5, 5), torch.zeros(3, 4, 3, 3), torch.zeros(shape))
     assert str(error.value) == (
         "computing attention maps: expected a bias of shape (3,) for a weight with 3 maps, "
-        "found (4,)."
+        f"found {shape}."
     )
 
 
