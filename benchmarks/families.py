@@ -46,8 +46,8 @@ swin_v2_t vgg11 vit_b_32
 """
 # Those of timm that take minutes.
 LARGE = """
-deepseek_vit_412m gemma4_vit_167m mobilenetv5_base naflexvit_base_patch16_parfac_gap nasnetalarge
-pnasnet5large qwen3_vit_88m sam2_hiera_tiny samvit_base_patch16_224
+samvit_base_patch16_224 nasnetalarge pnasnet5large naflexvit_base_patch16_parfac_gap qwen3_vit_88m
+sam2_hiera_tiny gemma4_vit_167m mobilenetv5_base deepseek_vit_412m
 """
 
 COLUMNS = (*CHECKS, *SLOW, DDP)

@@ -24,21 +24,35 @@ LARGEST = 331
 SMALL = (64, 128, 256)
 
 
-def build(name: str, small: bool = False) -> tuple[SoftAttentionClassifier, nn.Module]:
-    """Wrap a model at its own input size, or at the smallest that it takes; give the bare too."""
+def build(name: str) -> tuple[SoftAttentionClassifier, nn.Module]:
+    """Wrap a model, and give the bare one too."""
+    kwargs, size = choose_size(name)
     warnings.simplefilter("ignore")
-    with torch.device("meta"):
-        own = load_model(name).pretrained_cfg["input_size"][1]
-    sides = [side for side in SMALL[0 if small else -1 :] if side < own]
-    options = [{key: side} for side in sides for key in ("input_size", "img_size", "image_size")]
-    chosen: dict[str, Any] = {}
-    if small or own > LARGEST:
-        chosen = next((option for option in options if _fits(name, option)), {})
-    kwargs = {key: side for key, side in chosen.items() if key != "input_size"}
     torch.manual_seed(0)
     bare = load_model(name, kwargs=kwargs).model.eval()
-    size = next(iter(chosen.values()), own)
     return wrap_backbone(copy.deepcopy(bare), 2, num_maps=4, input_size=size), bare
+
+
+def choose_size(name: str, small: bool = False) -> tuple[dict[str, Any], int]:
+    """Tell with which arguments to build a model for which size: its own, or a small one."""
+    own = _own_size(name)
+    if own <= LARGEST and not small:
+        return {}, own
+    for side in SMALL if small else SMALL[-1:]:
+        for key in ("input_size", "img_size", "image_size"):
+            if side < own and _fits(name, {key: side}):
+                return {} if key == "input_size" else {key: side}, side
+    return {}, own
+
+
+def _own_size(name: str) -> int:
+    try:
+        with torch.device("meta"):
+            cfg = load_model(name).pretrained_cfg
+    except NotImplementedError:  # torchvision's RegNet computes its widths with tensors
+        cfg = load_model(name).pretrained_cfg
+    side: int = cfg["input_size"][1]
+    return side
 
 
 def _fits(name: str, option: dict[str, Any]) -> bool:
