@@ -23,7 +23,7 @@ from family_ddp import DDP, train_in_two
 
 import softattn
 
-# The smallest model of every file in timm.models, and one of every family of torchvision.
+# A small model of every file in timm.models, and one of every family of torchvision.
 TIMM = """
 beit_base_patch16_224 test_byobnet cait_xxs24_224 coat_tiny convit_tiny convmixer_768_32
 test_convnext cpubone_nano crossvit_tiny_240 csatv2 cs3darknet_focus_s cspnext_tiny davit_tiny
@@ -37,7 +37,8 @@ pit_ti_224 pvt_v2_b0 rdnet_tiny regnetx_002 repghostnet_050 repvit_m1 test_resne
 rexnet_100 selecsls42 legacy_seresnet18 sequencer2d_s shvit_s1 starnet_s050 swiftformer_xs
 swin_tiny_patch4_window7_224 swinv2_tiny_window16_256 swinv2_cr_tiny_224 tiny_vit_5m_224
 tnt_s_legacy_patch16_224 tresnet_m twins_svt_small vgg11 visformer_tiny test_vit test_vit_relpos
-volo_d1_224 ese_vovnet19b_slim_dw legacy_xception xception41p xcit_nano_12_p8_224
+volo_d1_224 ese_vovnet19b_slim_dw legacy_xception xception41p xcit_nano_12_p8_224 halonet_h1
+hardcorenas_b mobilevit_xxs res2next50 resnest14d skresnet18 vit_tiny_r_s16_p8_224 vitamin_small_224
 """
 TORCHVISION = """
 alexnet convnext_tiny densenet121 efficientnet_b0 googlenet inception_v3 maxvit_t mnasnet0_5
@@ -55,7 +56,7 @@ COLUMNS = (*CHECKS, *SLOW, DDP)
 PAGE = """# What wrapped models survive
 
 `make families` wrote this page, on a CPU, with softattn {softattn}, timm {timm},
-torchvision {torchvision}, torch {torch} and Python {python}. `wrap_backbone` was given the smallest
+torchvision {torchvision}, torch {torch} and Python {python}. `wrap_backbone` was given a small
 model of every file of timm and one of every family of torchvision, with random weights.
 
 {summary}
