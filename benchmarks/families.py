@@ -12,6 +12,7 @@ goes to docs/families.md.
 import argparse
 import json
 import platform
+import re
 import time
 from pathlib import Path
 
@@ -90,6 +91,8 @@ all columns but the last.
 {wrong}
 
 ## What the bare model can't do
+
+What is said of several models is what the first of them says.
 
 {limits}
 """
@@ -173,13 +176,18 @@ def kind(row: dict[str, str], title: str) -> str:
 
 def page(rows: dict[str, dict[str, str]]) -> str:
     def reasons(wanted: str) -> str:
-        found: dict[tuple[str, str], list[str]] = {}
-        for name, row in rows.items():
-            for title in COLUMNS:
+        lines: list[str] = []
+        for title in COLUMNS:
+            found: dict[str, list[str]] = {}
+            texts: dict[str, str] = {}
+            for name, row in rows.items():
                 if kind(row, title) == wanted:
                     reason = row[title].partition(": ")[2] or "another result"
-                    found.setdefault((title, reason), []).append(f"`{name}`")
-        lines = [f"- {title}: {', '.join(n)}: {reason}" for (title, reason), n in found.items()]
+                    # One line for reasons that differ in their numbers only: that of the first.
+                    alike = re.sub(r"\[.*?\]|\d+", "", reason)
+                    found.setdefault(alike, []).append(f"`{name}`")
+                    texts.setdefault(alike, reason)
+            lines += [f"- {title}: {', '.join(found[k])}: {texts[k]}" for k in found]
         return "\n".join(lines) or "Nothing."
 
     results = [
