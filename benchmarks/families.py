@@ -76,13 +76,13 @@ model of every file of timm and one of every family of torchvision, with random 
 - compile: `torch.compile(fullgraph=True)`, traced and run without a code generator, computes the
   same.
 - DDP: three steps of SGD in two gloo processes with other images each, without
-  `find_unused_parameters`, at the first size that the model takes or can be built for: 64, 128 or
-  256 pixels, or its own. The parameters are equal afterwards, not those of before, and each that
-  isn't frozen had a gradient.
+  `find_unused_parameters`, at the first size that the model takes or can be built for: 64, 128,
+  256 or 224 pixels, or its own. The parameters are equal afterwards, not those of before, and
+  each that isn't frozen had a gradient.
 
 "-" means that the bare model can't do it either; an empty cell, that it wasn't tried. The input
-is the model's own, or 256 x 256 where that is more than 331 and the model takes it, and is that of
-all columns but the last.
+is the model's own, or 256 x 256 or 224 x 224 where that is more than 331 and the model takes it,
+and is that of all columns but the last.
 
 {results}
 

@@ -21,7 +21,8 @@ Check = Callable[[SoftAttentionClassifier, nn.Module, Tensor], str]
 
 # A larger picture shows nothing more, and takes a CPU minutes.
 LARGEST = 331
-SMALL = (64, 128, 256)
+# 224 is for patches of 14.
+SMALL = (64, 128, 256, 224)
 
 
 def build(name: str) -> tuple[SoftAttentionClassifier, nn.Module]:
@@ -38,7 +39,7 @@ def choose_size(name: str, small: bool = False) -> tuple[dict[str, Any], int]:
     own = _own_size(name)
     if own <= LARGEST and not small:
         return {}, own
-    for side in SMALL if small else SMALL[-1:]:
+    for side in SMALL if small else SMALL[2:]:
         for key in ("input_size", "img_size", "image_size"):
             if side < own and _fits(name, {key: side}):
                 return {} if key == "input_size" else {key: side}, side
