@@ -1,210 +1,210 @@
 """What wrapped models survive: one small model of every family, with real (random) weights.
 
-    python benchmarks/families.py                    every family; prints a table
-    python benchmarks/families.py --slow test_vit    also export and compile, for the models named
+    python benchmarks/families.py           what needs no more than a few passes
+    python benchmarks/families.py --slow    export and compile
+    python benchmarks/families.py --ddp     training in two processes
 
-Each check prints `yes`, `no` with what was wrong, or `-` where the model itself can't do it bare
-(another input size, a batch of none, gradient checkpointing).
+Results go to a JSON lines file as they come, and a run that was stopped goes on from there; what
+failed stays failed until its line is removed. Unless models are named, the table of all results
+goes to docs/families.md.
 """
 
 import argparse
-import copy
-import pickle
+import json
+import platform
+import re
 import time
-import warnings
-from collections.abc import Callable
+from pathlib import Path
 
+import timm
 import torch
-from torch import Tensor, nn
+import torchvision
+from family_checks import CHECKS, SLOW, Check, attempt, build, said
+from family_ddp import DDP, train_in_two
 
-from softattn import SoftAttentionClassifier, wrap_backbone
-from softattn.backbones import Source
-from softattn.zoo import load_model
+import softattn
 
-# The smallest model of every file in timm.models, and one of every family of torchvision.
+# A small model of every file in timm.models, and one of every family of torchvision.
 TIMM = """
 beit_base_patch16_224 test_byobnet cait_xxs24_224 coat_tiny convit_tiny convmixer_768_32
 test_convnext cpubone_nano crossvit_tiny_240 csatv2 cs3darknet_focus_s cspnext_tiny davit_tiny
-deepseek_vit_412m deit_tiny_distilled_patch16_224 densenet121 dla46x_c dpn48b edgenext_xx_small
-efficientformer_l1 efficientformerv2_s0 test_efficientnet efficientvim_m1 efficientvit_b0
-efficientvit_m0 vit_tiny_patch16_dinov3_qkvb fasternet_t0 fastvit_t8 focalnet_tiny_srf
-gcvit_xxtiny gemma4_vit_167m ghostnet_050 hgnetv2_b0 hiera_tiny_224 sam2_hiera_tiny
-hrnet_w18_small iformer_t inception_next_atto inception_resnet_v2 inception_v3 inception_v4
-lcnetv2_small levit_128s lowformer_b0 test_mambaout test_coatnet poolformer_s12 gmlp_ti16_224
-mobilenetv3_small_050 mobilenetv5_base mvitv2_tiny naflexvit_base_patch16_parfac_gap nasnetalarge
-nest_tiny nextvit_small test_nfnet pit_ti_224 pnasnet5large pvt_v2_b0 qwen3_vit_88m rdnet_tiny
-regnetx_002 repghostnet_050 repvit_m1 test_resnet resnetv2_18 rexnet_100 selecsls42
-legacy_seresnet18 sequencer2d_s shvit_s1 starnet_s050 swiftformer_xs swin_tiny_patch4_window7_224
-swinv2_tiny_window16_256 swinv2_cr_tiny_224 tiny_vit_5m_224 tnt_s_legacy_patch16_224 tresnet_m
-twins_svt_small vgg11 visformer_tiny test_vit test_vit_relpos samvit_base_patch16_224 volo_d1_224
-ese_vovnet19b_slim_dw legacy_xception xception41p xcit_nano_12_p8_224
+deit_tiny_distilled_patch16_224 densenet121 dla46x_c dpn48b edgenext_xx_small efficientformer_l1
+efficientformerv2_s0 test_efficientnet efficientvim_m1 efficientvit_b0 efficientvit_m0
+vit_tiny_patch16_dinov3_qkvb fasternet_t0 fastvit_t8 focalnet_tiny_srf gcvit_xxtiny ghostnet_050
+hgnetv2_b0 hiera_tiny_224 hrnet_w18_small iformer_t inception_next_atto inception_resnet_v2
+inception_v3 inception_v4 lcnetv2_small levit_128s lowformer_b0 test_mambaout test_coatnet
+poolformer_s12 gmlp_ti16_224 mobilenetv3_small_050 mvitv2_tiny nest_tiny nextvit_small test_nfnet
+pit_ti_224 pvt_v2_b0 rdnet_tiny regnetx_002 repghostnet_050 repvit_m1 test_resnet resnetv2_18
+rexnet_100 selecsls42 legacy_seresnet18 sequencer2d_s shvit_s1 starnet_s050 swiftformer_xs
+swin_tiny_patch4_window7_224 swinv2_tiny_window16_256 swinv2_cr_tiny_224 tiny_vit_5m_224
+tnt_s_legacy_patch16_224 tresnet_m twins_svt_small vgg11 visformer_tiny test_vit test_vit_relpos
+volo_d1_224 ese_vovnet19b_slim_dw legacy_xception xception41p xcit_nano_12_p8_224 halonet_h1
+hardcorenas_b mobilevit_xxs res2next50 resnest14d skresnet18 vit_tiny_r_s16_p8_224 vitamin_small_224
 """
 TORCHVISION = """
 alexnet convnext_tiny densenet121 efficientnet_b0 googlenet inception_v3 maxvit_t mnasnet0_5
 mobilenet_v2 mobilenet_v3_small regnet_y_400mf resnet18 shufflenet_v2_x0_5 squeezenet1_1 swin_t
 swin_v2_t vgg11 vit_b_32
 """
+# Those of timm that take minutes.
+LARGE = """
+samvit_base_patch16_224 nasnetalarge pnasnet5large naflexvit_base_patch16_parfac_gap qwen3_vit_88m
+sam2_hiera_tiny gemma4_vit_167m mobilenetv5_base deepseek_vit_412m
+"""
 
-Check = Callable[[SoftAttentionClassifier, nn.Module, Tensor], str]
+COLUMNS = (*CHECKS, *SLOW, DDP)
+
+PAGE = """# What wrapped models survive
+
+`make families` wrote this page, on a CPU, with softattn {softattn}, timm {timm},
+torchvision {torchvision}, torch {torch} and Python {python}. `wrap_backbone` was given a small
+model of every file of timm and one of every family of torchvision, with random weights.
+
+{summary}
+
+- features: what the wrapped model gives before its attention is, to the last bit, what the bare
+  model gives there.
+- state: the bare model's `state_dict` loads into the backbone, and nothing else is left over than
+  what was dropped.
+- copies: `deepcopy` and `pickle` give models that compute the same bits.
+- batches: of 1 and of 0.
+- larger: an input that is 64 pixels higher and 128 wider gives maps of more than 1 x 1.
+- formats: channels_last computes the same, and bfloat16 gives finite scores.
+- gradients: in training every parameter that isn't frozen gets one.
+- checkpointing: gradients with it are those without.
+- export: `torch.export` with a batch of any size computes the same.
+- compile: `torch.compile(fullgraph=True)`, traced and run without a code generator, computes the
+  same.
+- DDP: three steps of SGD in two gloo processes with other images each, without
+  `find_unused_parameters`, at the first size that the model takes or can be built for: 64, 128,
+  256 or 224 pixels, or its own. The parameters are equal afterwards, not those of before, and
+  each that isn't frozen had a gradient.
+
+"-" means that the bare model can't do it either; an empty cell, that it wasn't tried. The input
+is the model's own, or 256 x 256 or 224 x 224 where that is more than 331 and the model takes it,
+and is that of all columns but the last.
+
+{results}
+
+## What went wrong
+
+{wrong}
+
+## What the bare model can't do
+
+What is said of several models is what the first of them says.
+
+{limits}
+"""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*")
-    parser.add_argument("--slow", action="store_true", help="export and compile too")
-    args = parser.parse_args()
-    checks = {**CHECKS, **(SLOW if args.slow else {})}
+    parser.add_argument("models", nargs="*", help="timm:NAME or torchvision:NAME")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--slow", action="store_true", help="export and compile")
+    kind.add_argument("--ddp", action="store_true", help="training in two processes")
+    parser.add_argument("--results", type=Path, default=Path("out/families.jsonl"))
+    parser.add_argument("--page", type=Path, default=Path("docs/families.md"))
+    arguments = parser.parse_args()
+    arguments.results.parent.mkdir(parents=True, exist_ok=True)
     families = [f"timm:{name}" for name in TIMM.split()]
     families += [f"torchvision:{name}" for name in TORCHVISION.split()]
-    names = args.models or families
-    print("| model |", " | ".join(checks), "| seconds |")
-    print("| --- |" + " --- |" * (len(checks) + 1))
-    failed = 0
-    for name in names:
-        start = time.monotonic()
-        results = examine(name, checks)
-        failed += sum(result.startswith("no") for result in results)
-        seconds = f"{time.monotonic() - start:.0f}"
-        print(f"| {name} |", " | ".join(results), f"| {seconds} |", flush=True)
-    print(f"\n{len(names)} models, {len(checks)} checks each, {failed} failed")
-
-
-def examine(name: str, checks: dict[str, Check]) -> list[str]:
-    warnings.simplefilter("ignore")
-    torch.manual_seed(0)
-    bare = load_model(name).model.eval()
-    model = wrap_backbone(copy.deepcopy(bare), 2, num_maps=4)
-    x = torch.randn(2, *model.backbone.feature_map.input_size)
-    return [attempt(check, model, bare, x) for check in checks.values()]
-
-
-def attempt(check: Check, model: SoftAttentionClassifier, bare: nn.Module, x: Tensor) -> str:
-    try:
-        return check(model, bare, x)
-    except Exception as error:
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        return f"no: {text[:100]}"
-
-
-def verdict(good: bool) -> str:
-    return "yes" if good else "no"
-
-
-@torch.no_grad()
-def same_features(model: SoftAttentionClassifier, bare: nn.Module, x: Tensor) -> str:
-    found = model.backbone.feature_map
-    if found.at is None:
-        wanted = found.source.read(bare, x)
+    families += [f"timm:{name}" for name in LARGE.split()]
+    names = arguments.models or families
+    if arguments.ddp:
+        known = read(arguments.results)
+        train_in_two([name for name in names if DDP not in known.get(name, {})], arguments.results)
     else:
-        kept: list[Tensor] = []
-        if found.at not in dict(bare.named_modules()):
-            return "-"  # a node of the graph: no hook shows its value
-        point = bare.get_submodule(found.at)
-        handle = point.register_forward_hook(lambda m, args, out: kept.append(out.clone()))
-        bare(x)
-        handle.remove()
-        wanted = kept[0]
-    wanted = found.place.to_nchw(wanted, *x.shape[-2:])
-    return verdict(torch.equal(model.backbone(x), wanted))
+        for name in names:
+            examine(name, SLOW if arguments.slow else CHECKS, arguments.results)
+    rows = read(arguments.results)
+    if not arguments.models:
+        arguments.page.write_text(page({name: rows.get(name, {}) for name in families}))
+    print(summary(rows))
 
 
-def state_dict(model: SoftAttentionClassifier, bare: nn.Module, x: Tensor) -> str:
-    own = model.backbone.model
-    problems = own.load_state_dict(bare.state_dict(), strict=False)
-    prefixes = tuple(f"{name}." for name in model.backbone.dropped)
-    extra = [key for key in problems.unexpected_keys if not key.startswith(prefixes)]
-    return verdict(not problems.missing_keys and not extra)
-
-
-@torch.no_grad()
-def copies(model: SoftAttentionClassifier, bare: nn.Module, x: Tensor) -> str:
-    others = (copy.deepcopy(model), pickle.loads(pickle.dumps(model)))
-    return verdict(all(torch.equal(other(x), model(x)) for other in others))
-
-
-@torch.no_grad()
-def batches(model: SoftAttentionClassifier, bare: nn.Module, x: Tensor) -> str:
-    if model(x[:1]).shape != (1, 2):
-        return "no"
+def examine(name: str, checks: dict[str, Check], path: Path) -> None:
+    """Do the checks that have no result yet."""
+    known = read(path).get(name, {})
+    left = {title: check for title, check in checks.items() if title not in known}
+    if not left:
+        return
+    start = time.monotonic()
     try:
-        source = model.backbone.feature_map.source
-        bare(x[:0]) if source is Source.TRUNCATED else source.read(bare, x[:0])
-    except Exception:
-        return "-"
-    return verdict(model(x[:0]).shape == (0, 2))
+        model, bare = build(name)
+    except Exception as error:
+        write(path, name, {title: f"no: {said(error)}" for title in left})
+        return
+    x = torch.randn(2, *model.backbone.feature_map.input_size)
+    write(path, name, {"input": " x ".join(map(str, x.shape[2:]))})
+    for title, check in left.items():
+        write(path, name, {title: attempt(check, model, bare, x)})
+    print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
 
 
-@torch.no_grad()
-def other_size(model: SoftAttentionClassifier, bare: nn.Module, x: Tensor) -> str:
-    larger = torch.randn(1, x.shape[1], x.shape[2] + 64, x.shape[3] + 128)
-    try:
-        bare(larger)
-    except Exception:
-        return "-"
-    maps = model(larger, return_maps=True)[1]
-    return verdict(min(maps.shape[2:]) > 1)
+def write(path: Path, name: str, results: dict[str, str]) -> None:
+    with path.open("a") as lines:
+        lines.write(json.dumps({"model": name, **results}) + "\n")
 
 
-@torch.no_grad()
-def formats(model: SoftAttentionClassifier, bare: nn.Module, x: Tensor) -> str:
-    last = copy.deepcopy(model).to(memory_format=torch.channels_last)
-    found = last(x.to(memory_format=torch.channels_last))
-    half = copy.deepcopy(model).bfloat16()(x.bfloat16())
-    close = torch.allclose(found, model(x), rtol=1e-3, atol=1e-4)
-    return verdict(close and half.dtype == torch.bfloat16 and bool(half.isfinite().all()))
+def read(path: Path) -> dict[str, dict[str, str]]:
+    rows: dict[str, dict[str, str]] = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        row = json.loads(line)
+        rows.setdefault(row.pop("model"), {}).update(row)
+    return rows
 
 
-def gradients(model: SoftAttentionClassifier, bare: nn.Module, x: Tensor) -> str:
-    """In training, every parameter that isn't frozen gets a gradient, as DDP needs it."""
-    trained = copy.deepcopy(model).train()
-    trained(x).square().sum().backward()
-    without = [n for n, p in trained.named_parameters() if p.requires_grad and p.grad is None]
-    return f"no: {without[0]}" if without else "yes"
+def table(rows: list[list[str]]) -> str:
+    head, *others = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([head, "|" + " --- |" * len(rows[0]), *others])
 
 
-def checkpointing(model: SoftAttentionClassifier, bare: nn.Module, x: Tensor) -> str:
-    if not hasattr(model.backbone.model, "set_grad_checkpointing"):
-        return "-"
-    if hasattr(bare, "set_grad_checkpointing"):
-        try:
-            bare.set_grad_checkpointing(True)
-        except (AssertionError, NotImplementedError):
-            return "-"
-        bare.set_grad_checkpointing(False)
-    found = []
-    for enable in (False, True):
-        other = copy.deepcopy(model).train()
-        other.set_grad_checkpointing(enable)
-        torch.manual_seed(0)
-        other(x).square().sum().backward()
-        found.append([p.grad for p in other.parameters() if p.requires_grad])
-    return verdict(all(torch.allclose(a, b) for a, b in zip(*found, strict=True)))
+def summary(rows: dict[str, dict[str, str]]) -> str:
+    """Count the results of each check."""
+    counts = [["check", "yes", "-", "no", "not tried"]]
+    for title in COLUMNS:
+        kinds = [kind(row, title) for row in rows.values()]
+        counts.append([title, *(str(kinds.count(k)) for k in ("yes", "-", "no", ""))])
+    return f"{len(rows)} models.\n\n{table(counts)}"
 
 
-def export(model: SoftAttentionClassifier, bare: nn.Module, x: Tensor) -> str:
-    shapes = {"x": {0: torch.export.Dim("batch")}}
-    program = torch.export.export(model, (x,), dynamic_shapes=shapes)
-    more = torch.cat([x, x[:1]])
-    return verdict(torch.allclose(program.module()(more), model(more), rtol=1e-3, atol=1e-4))
+def kind(row: dict[str, str], title: str) -> str:
+    return row.get(title, "").split(":")[0]
 
 
-def compiled(model: SoftAttentionClassifier, bare: nn.Module, x: Tensor) -> str:
-    torch.compiler.reset()
-    one_graph = torch.compile(model, fullgraph=True, backend="eager")
-    return verdict(torch.allclose(one_graph(x), model(x), rtol=1e-3, atol=1e-4))
+def page(rows: dict[str, dict[str, str]]) -> str:
+    def reasons(wanted: str) -> str:
+        lines: list[str] = []
+        for title in COLUMNS:
+            found: dict[str, list[str]] = {}
+            texts: dict[str, str] = {}
+            for name, row in rows.items():
+                if kind(row, title) == wanted:
+                    reason = row[title].partition(": ")[2] or "another result"
+                    # One line for reasons that differ in their numbers only: that of the first.
+                    alike = re.sub(r"\[.*?\]|\d+", "", reason)
+                    found.setdefault(alike, []).append(f"`{name}`")
+                    texts.setdefault(alike, reason)
+            lines += [f"- {title}: {', '.join(found[k])}: {texts[k]}" for k in found]
+        return "\n".join(lines) or "Nothing."
 
-
-CHECKS: dict[str, Check] = {
-    "features to the last bit": same_features,
-    "original state": state_dict,
-    "copy, pickle": copies,
-    "batch of 0 and 1": batches,
-    "larger input": other_size,
-    "channels last, bfloat16": formats,
-    "all gradients": gradients,
-    "checkpointing": checkpointing,
-}
-SLOW: dict[str, Check] = {"export, any batch": export, "compiled, one graph": compiled}
+    results = [
+        [name, row.get("input", ""), *(kind(row, title) for title in COLUMNS)]
+        for name, row in rows.items()
+    ]
+    return PAGE.format(
+        softattn=softattn.__version__,
+        timm=timm.__version__,
+        torchvision=torchvision.__version__,
+        torch=torch.__version__,
+        python=platform.python_version(),
+        summary=summary(rows),
+        results=table([["model", "input", *COLUMNS], *results]),
+        wrong=reasons("no"),
+        limits=reasons("-"),
+    )
 
 
 if __name__ == "__main__":

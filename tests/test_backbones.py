@@ -436,6 +436,30 @@ def test_tables_that_evaluation_stores_are_not_left_behind(grad):
     assert not any(tables)
 
 
+def test_tokens_in_another_order_than_the_models_own_map():
+    # Hiera sorts its tokens by windows until the last stage, where there is one.
+    model = timm.create_model("hiera_tiny_224", embed_dim=24).train()
+    model.blocks[0].eval()
+    modes = [module.training for module in model.modules()]
+    state = copy.deepcopy(model.state_dict())
+    random = torch.get_rng_state()
+    message = (
+        r"a feature map of Hiera at 'blocks\.2': what it gives is no spatial map: the tokens stand "
+        r"in another order than in the model's own map of this stage\. Pass the name of another"
+    )
+    with pytest.raises(ModelError, match=message):
+        find_backbone(model, at="blocks.2")
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+    backbone = find_backbone(model, at="blocks.11").eval()
+    x = torch.randn(2, *backbone.feature_map.input_size)
+    with torch.no_grad():
+        found = backbone(x)
+        [wanted] = model.eval().forward_intermediates(x, indices=1, intermediates_only=True)
+    assert torch.equal(found, wanted)
+
+
 def test_tokens_that_get_their_prefix_later():
     model = timm.create_model("cait_xxs24_224", depth=2, img_size=64)
     place = find_backbone(model, at="blocks.0").feature_map.place

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from softattn.backbones import FeatureMap, Source, SpatialBackbone
 from softattn.errors import ModelError
+from softattn.layout import Layout
 from softattn.places import Place, find_place, model_facts
-from softattn.probe import DryRun, describe, dry_run
+from softattn.probe import DryRun, black_image, describe, dry_run, untouched
+from softattn.stages import ANOTHER_ORDER, is_reordered, own_maps
 from softattn.taps import does_not_run, last_map
 from softattn.truncate import truncate
 
@@ -86,7 +89,9 @@ def find_backbone(
         model: anything that makes of a batch of images a map, somewhere.
         at: a module of it, or a node of its traced graph, that gives the map. Otherwise the last
             one is found: by timm's `forward_features`, then its `forward_intermediates`, for
-            models that have these; or else in the traced graph, before the pooling.
+            models that have these; or else in the traced graph, before the pooling. A stage whose
+            tokens don't stand as in the model's own map of it is refused, except on the meta
+            device, where values don't show it.
         input_size: (C, H, W) or (H, W) of the dry run, where the model doesn't say it.
         pretrained_cfg: its preprocessing, in timm's words, where the model doesn't say it.
 
@@ -127,6 +132,7 @@ def _plan(
         tap = at if at is not None else last_map(model, size)
         part = truncate(model, tap)
         source, place, run = _read_part(model, part, tap, size)
+        _check_order(model, part, tap, place, size)
         at = tap
         features = place.to_nchw(run.output, *size[1:])
         kept = {id(parameter) for parameter in part.parameters()}
@@ -179,6 +185,25 @@ def _read_part(
             "(B, H, W, C) or (B, tokens, C)."
         )
     return Source.TRUNCATED, place, run
+
+
+def _check_order(
+    model: nn.Module, part: nn.Module, at: str, place: Place, size: tuple[int, int, int]
+) -> None:
+    """Refuse tokens that don't stand row by row, as far as the model's own map shows it."""
+    if place.layout is not Layout.NLC:
+        return
+    like = black_image(model, size)
+    # Not black: positions that are alike show no order.
+    image = torch.randn(like.shape, generator=torch.Generator().manual_seed(0)).to(like)
+    with untouched(model), untouched(part), torch.no_grad():
+        own = own_maps(model, (image,), [at])
+        if at in own and is_reordered(place.to_nchw(part(image), *size[1:]), own[at]):
+            raise ModelError(
+                f"looking for a feature map of {type(model).__name__} at {at!r}: what it gives is "
+                f"no spatial map: {ANOTHER_ORDER}. Pass the name of another stage, or no at= for "
+                "the last map."
+            )
 
 
 def _without_use(

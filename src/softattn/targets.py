@@ -18,6 +18,7 @@ from softattn.hosts import Rehearsal, find_hosts, rehearse
 from softattn.layout import to_nchw
 from softattn.probe import describe
 from softattn.reading import Hints, Output, Reading, read_map
+from softattn.stages import ANOTHER_ORDER, is_reordered, own_maps
 
 __all__ = ["Target", "find_targets"]
 
@@ -64,7 +65,7 @@ def find_targets(
     hosts = find_hosts(model, names, doing)
     seen = rehearse(model, hosts, inputs, doing)
     # Who gives hints knows the order of the tokens too.
-    own = _own_maps(seen, hosts) if hints == Hints() else {}
+    own = own_maps(seen.model, seen.inputs, _tokens(seen, hosts)) if hints == Hints() else {}
     return [_target(seen, host, name, hints, own, doing) for host, name in hosts.items()]
 
 
@@ -81,15 +82,18 @@ def _target(
         x = _single_output(seen, host, name)
         reading = _read(seen, host, x, hints)
         maps = to_nchw(x, reading.layout, reading.grid, reading.num_prefix_tokens)
-        if name in own and _is_reordered(maps, own[name]):
-            raise ModelError(
-                f"its output {tuple(x.shape)} is no spatial map: the tokens stand in another "
-                "order than in the model's own map of this stage."
-            )
+        if name in own and is_reordered(maps, own[name]):
+            raise ModelError(f"its output {tuple(x.shape)} is no spatial map: {ANOTHER_ORDER}.")
     except ModelError as error:
         others = f"Others give a tensor of 3 or 4 dimensions. {closest(name, may)}"
         raise ModelError(f"{doing} at {name!r}: {error} {others}") from None
     return Target(host, seen.holders[host], reading, maps.shape[1], x.device, x.dtype)
+
+
+def _tokens(seen: Rehearsal, hosts: Mapping[str, str]) -> list[str]:
+    """Give the names of what has tokens for an output, which may be in any order."""
+    outputs = {name: seen.calls[host].output for host, name in hosts.items()}
+    return [name for name, x in outputs.items() if isinstance(x, Tensor) and x.ndim == 3]
 
 
 def _single_output(seen: Rehearsal, host: str, name: str) -> Tensor:
@@ -154,31 +158,3 @@ def _declared(model: nn.Module, name: str, attribute: str) -> Any:
     parts = name.split(".")
     around = [model.get_submodule(".".join(parts[:depth])) for depth in range(len(parts))]
     return next((getattr(m, attribute) for m in reversed(around) if hasattr(m, attribute)), None)
-
-
-def _own_maps(seen: Rehearsal, hosts: Mapping[str, str]) -> dict[str, Tensor]:
-    """Give the maps that the model itself makes of its stages of tokens, as timm's models can."""
-    outputs = {name: seen.calls[host].output for host, name in hosts.items()}
-    tokens = {n for n, x in outputs.items() if isinstance(x, Tensor) and x.ndim == 3}
-    stages = getattr(seen.model, "feature_info", None)
-    infos = stages if isinstance(stages, list) else []
-    modules = [info.get("module") for info in infos if isinstance(info, Mapping)]
-    known = {name: modules.index(name) for name in tokens if name in modules}
-    give_stages: Any = getattr(seen.model, "forward_intermediates", None)
-    if not known or give_stages is None:
-        return {}
-    # What the model can't give is no evidence.
-    with torch.no_grad(), suppress(Exception):
-        # In the model's order, in which it gives them.
-        names = sorted(known, key=lambda name: known[name])
-        indices = [known[name] for name in names]
-        maps = give_stages(*seen.inputs, indices=indices, intermediates_only=True)
-        return dict(zip(names, maps, strict=True))
-    return {}
-
-
-def _is_reordered(maps: Tensor, own: Tensor) -> bool:
-    """Tell whether a model's own map has the same values elsewhere: Hiera's are by windows."""
-    if maps.is_meta or own.shape != maps.shape or torch.equal(own, maps):
-        return False
-    return torch.equal(own.flatten().sort().values, maps.flatten().sort().values)
