@@ -13,7 +13,8 @@ endif
 PYTEST := -m pytest -q -n 2 --dist worksteal
 STUDY := examples/ham10000
 
-.PHONY: demo test lint parity package test-wheel coverage-models coverage-insert mutants bench \
+.PHONY: demo test lint parity package test-wheel coverage-models coverage-insert families mutants \
+	bench
 	check clean
 
 demo: $(READY)
@@ -54,6 +55,12 @@ coverage-models: $(READY)
 # Every stage of the smallest model of every timm file. Writes docs/insertion.md.
 coverage-insert: $(READY)
 	$(BIN)/python benchmarks/coverage_insert.py
+
+# One small model of every family: what it survives wrapped. Hours. Writes docs/families.md.
+families: $(READY)
+	$(BIN)/python benchmarks/families.py
+	$(BIN)/python benchmarks/families.py --slow
+	$(BIN)/python benchmarks/families.py --ddp
 
 # Changes every operator of functional.py, one at a time; the tests must notice each.
 mutants: $(READY)
