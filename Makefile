@@ -14,8 +14,7 @@ PYTEST := -m pytest -q -n 2 --dist worksteal
 STUDY := examples/ham10000
 
 .PHONY: demo test lint parity package test-wheel coverage-models coverage-insert families mutants \
-	bench
-	check clean
+	bench check clean
 
 demo: $(READY)
 	OMP_NUM_THREADS=2 $(BIN)/python examples/demo.py --out out/demo
