@@ -64,7 +64,7 @@ families: $(READY)
 # Changes every operator of functional.py, one at a time; the tests must notice each.
 mutants: $(READY)
 	$(BIN)/python -m pip install -q --group mutation
-	scripts/mutants.sh
+	$(BIN)/python scripts/mutants.py
 
 bench: $(READY)
 	$(BIN)/python benchmarks/import_time.py
