@@ -45,7 +45,7 @@ def soft_attention(
     aggregate: bool = ...,
     concat: bool = ...,
     activation: Activation = ...,
-    return_maps: Literal[False] = ...,  # pragma: no mutate
+    return_maps: Literal[False] = ...,
 ) -> Tensor: ...
 @overload
 def soft_attention(
@@ -57,7 +57,7 @@ def soft_attention(
     aggregate: bool = ...,
     concat: bool = ...,
     activation: Activation = ...,
-    return_maps: Literal[True],  # pragma: no mutate
+    return_maps: Literal[True],
 ) -> tuple[Tensor, Tensor]: ...
 def soft_attention(
     x: Tensor,
