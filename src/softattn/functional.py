@@ -259,7 +259,7 @@ def _identity(x: Tensor) -> Tensor:
 
 def _check_shapes(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     doing = "computing attention maps"
-    if weight.ndim != 4 or weight.shape[2] % 2 == 0 or weight.shape[3] % 2 == 0:
+    if weight.ndim != 4 or not (weight.shape[2] % 2 and weight.shape[3] % 2):
         raise ShapeError(
             f"{doing}: expected a weight of shape (K, C, kh, kw) with odd kh and kw, "
             f"found {tuple(weight.shape)}. A kernel of even size has no centre."
