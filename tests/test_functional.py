@@ -305,10 +305,18 @@ def test_maps_that_do_not_fit(maps):
     )
 
 
-@pytest.mark.parametrize("x", [(8, 4, 5), (2, 8, 4, 5, 1)])
-def test_features_that_are_not_4_d_can_not_be_scaled(x):
+@pytest.mark.parametrize(
+    ("x", "maps"),
+    [
+        ((8, 4, 5), (2, 3, 4, 5)),
+        ((2, 8, 4, 5, 1), (2, 3, 4, 5)),
+        ((2, 8, 4), (2, 3, 4)),
+        ((2, 8, 4, 5, 1), (2, 3, 4, 5, 1)),
+    ],
+)
+def test_features_that_are_not_4_d_can_not_be_scaled(x, maps):
     with pytest.raises(ShapeError, match=r"expected x \(B, C, H, W\) and maps"):
-        attend(torch.zeros(x), torch.zeros(2, 3, 4, 5))
+        attend(torch.zeros(x), torch.zeros(maps))
 
 
 def test_an_activation_that_there_is_not():

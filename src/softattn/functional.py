@@ -193,12 +193,7 @@ def attend(
     Raises:
         ShapeError: `x` and `maps` aren't both 4-D of one batch and one size.
     """
-    if (
-        x.ndim != 4
-        or maps.ndim != 4
-        or x.shape[0] != maps.shape[0]
-        or x.shape[2:] != maps.shape[2:]
-    ):
+    if x.ndim != 4 or x.shape[0] != maps.shape[0] or x.shape[2:] != maps.shape[2:]:
         raise ShapeError(
             "scaling a feature map by attention maps: expected x (B, C, H, W) and maps "
             f"(B, K, H, W) of the same B, H and W, found x {tuple(x.shape)} "
