@@ -222,6 +222,18 @@ def test_keeps_the_memory_format(aggregate, concat, memory_format):
     torch.testing.assert_close(features, plain)
 
 
+def test_a_single_channel_is_no_reason_for_channels_last():
+    x, weight, _ = tensors((6, 5), channels=1)
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    assert soft_attention(x, weight, aggregate=False).is_contiguous()
+
+
+def test_a_batch_of_hundreds():
+    x = torch.randn(300, 2, 2, 1)
+    maps = torch.ones(300, 1, 2, 1)
+    assert torch.equal(attend(x, maps), x)
+
+
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
