@@ -31,8 +31,9 @@ from cosmic_ray.plugins import get_operator, operator_names
 ROOT = Path(__file__).parents[1]
 MODULE = Path("src/softattn/functional.py")
 TESTS = "tests/test_functional.py"
-# | stands in types alone there, and operators on variables want to be told which.
-LEFT_OUT = re.compile(r"ReplaceBinaryOperator_BitOr_|Variable(Inserter|Replacer)")
+# | and decorators (@overload) stand for types alone there, and operators on variables want to be
+# told which.
+LEFT_OUT = re.compile(r"ReplaceBinaryOperator_BitOr_|RemoveDecorator|Variable(Inserter|Replacer)")
 SECONDS = 300
 
 
