@@ -1,76 +1,26 @@
-"""The commands, one function each; their arguments are the command line's."""
+"""The commands between a data set and training: who trains, and a cache of it.
 
-import json as json_format
-from collections.abc import Callable, Sequence
+The arguments of each function are its command's.
+"""
+
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from jsonargparse import ArgumentParser
+
+from ham10000.commands.arguments import add_data, add_seed, add_size, add_workers
 from ham10000.data.augment.offline import augment_offline, offline_plan
-from ham10000.data.download import download as download_parts
-from ham10000.data.duplicates import read_pairs, scan_pairs, write_pairs
-from ham10000.data.explore import explore as explore_folder
-from ham10000.data.facts import LICENCE, WIDTH
+from ham10000.data.duplicates import read_pairs, scan_pairs
 from ham10000.data.layout import data_folder, open_folder
 from ham10000.data.prepare import prepare as prepare_cache
-from ham10000.data.sources import Part
 from ham10000.data.split import honest_split, kfold_split, paper_split, summary
 from ham10000.data.splitfile import read_split, write_split
-from ham10000.data.synthetic import synthesize as synthesize_folder
 from ham10000.data.table import find_table, read_table
-from ham10000.data.verify import verify as verify_folder
 from ham10000.errors import ArgumentError
-from ham10000.printing import console, print_counts, print_report
+from ham10000.printing import console, print_counts
 
-__all__ = ["COMMANDS"]
-
-
-def download(
-    out: Path,
-    source: Literal["dataverse", "kaggle", "isic"] = "dataverse",
-    parts: Sequence[Part] = ("images", "metadata"),
-    mirror: str | None = None,
-) -> int:
-    """Download HAM10000 into a folder.
-
-    Args:
-        out: the folder.
-        source: where from: the Dataverse, the mirror on Kaggle, or the challenge's archives.
-        parts: which of images, metadata, masks and test.
-        mirror: an address that serves the source's files under their names.
-    """
-    out_console = console()
-    out_console.print(LICENCE, style="italic")
-    download_parts(
-        out, source, parts, mirror=mirror, say=lambda text: out_console.print(text, markup=False)
-    )
-    out_console.print(f"Done. Check it with: ham10000 verify --data {out}", markup=False)
-    return 0
-
-
-def verify(
-    data: Path | None = None,
-    json: bool = False,
-    pairs_out: Path | None = None,
-    workers: int | None = None,
-) -> int:
-    """Check a data set: layout, table, images, masks, counts, duplicates.
-
-    Exits with 0 if the data set is usable, with 1 if not; warnings don't count.
-
-    Args:
-        data: its folder; what HAM10000_DIR names unless given.
-        json: print JSON instead of a table.
-        pairs_out: write the near-duplicates across lesion ids here, for split --pairs.
-        workers: how many threads; as many as there are cores unless given.
-    """
-    report = verify_folder(data_folder(data), workers)
-    if pairs_out is not None:
-        write_pairs(report.pairs, pairs_out)
-    if json:
-        print(json_format.dumps(report.as_dict(), indent=2))
-    else:
-        print_report(report)
-    return 0 if report.usable else 1
+__all__ = ["ARGUMENTS", "COMMANDS"]
 
 
 def split(
@@ -169,43 +119,52 @@ def offline(
     return 0
 
 
-def synthesize(
-    out: Path, images: int = 1000, seed: int = 0, width: int = WIDTH, workers: int | None = None
-) -> int:
-    """Make up a data set in HAM10000's layout, where the real one can't be had.
+def _split_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True, help="the file to write")
+    add_data(parser)
+    parser.add_argument(
+        "--protocol",
+        choices=["paper", "honest", "kfold"],
+        default="honest",
+        help="the authors' rule; with a validation set of its own; or in folds",
+    )
+    add_seed(parser)
+    parser.add_argument("--folds", type=int, default=5, help="how many, with kfold")
+    parser.add_argument(
+        "--pairs",
+        type=Path,
+        help="near-duplicates as verify --pairs-out wrote them; looked for unless given",
+    )
 
-    Args:
-        out: the folder to make.
-        images: how many.
-        seed: of everything.
-        width: of an image, in pixels; its height is three quarters of that.
-        workers: how many threads; as many as there are cores unless given.
-    """
-    synthesize_folder(out, images, seed, width=width, workers=workers)
-    console().print(f"{images:,} images, masks and a table in {out}", markup=False)
-    return 0
+
+def _prepare_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True, help="the cache's folder")
+    add_size(parser, required=True)
+    add_data(parser)
+    parser.add_argument("--masks", action="store_true", help="put the lesion masks in too")
+    add_workers(parser)
 
 
-def explore(out: Path, data: Path | None = None, seed: int = 0, workers: int | None = None) -> int:
-    """Show what is in a data set, as one HTML page.
-
-    Args:
-        out: where explore.html goes.
-        data: the data set's folder; what HAM10000_DIR names unless given.
-        seed: of the choice of images that are shown.
-        workers: how many threads; as many as there are cores unless given.
-    """
-    page = explore_folder(data_folder(data), out, seed=seed, workers=workers)
-    console().print(f"Written to {page}", markup=False)
-    return 0
+def _offline_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--split", type=Path, required=True, help="who trains; from split")
+    parser.add_argument("--out", type=Path, help="the folder to make")
+    add_data(parser)
+    add_size(parser, default=299)
+    add_seed(parser)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only say how many files there would be"
+    )
+    add_workers(parser)
 
 
 COMMANDS: dict[str, Callable[..., int]] = {
-    "download": download,
-    "verify": verify,
     "split": split,
     "prepare": prepare,
     "augment-offline": offline,
-    "synthesize": synthesize,
-    "explore": explore,
+}
+
+ARGUMENTS: dict[str, Callable[[ArgumentParser], None]] = {
+    "split": _split_arguments,
+    "prepare": _prepare_arguments,
+    "augment-offline": _offline_arguments,
 }
