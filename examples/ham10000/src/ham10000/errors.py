@@ -31,6 +31,10 @@ class SplitError(Ham10000Error, ValueError):
     """A split is not one, or can't be made."""
 
 
+class RecipeError(Ham10000Error, ValueError):
+    """A recipe has a field that there is not, or a value that can't be."""
+
+
 class CacheError(Ham10000Error, ValueError):
     """A cache can't be read."""
 
