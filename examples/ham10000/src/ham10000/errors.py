@@ -35,6 +35,10 @@ class RecipeError(Ham10000Error, ValueError):
     """A recipe has a field that there is not, or a value that can't be."""
 
 
+class MissingPackageError(Ham10000Error, ImportError):
+    """Something is wanted for which a package must be installed first."""
+
+
 class CacheError(Ham10000Error, ValueError):
     """A cache can't be read."""
 
