@@ -13,6 +13,8 @@ from ham10000 import errors
         (errors.DataError, ValueError),
         (errors.MissingDataError, FileNotFoundError),
         (errors.SplitError, ValueError),
+        (errors.RecipeError, ValueError),
+        (errors.MissingPackageError, ImportError),
         (errors.CacheError, ValueError),
         (errors.DownloadError, ConnectionError),
         (errors.ArchiveError, ValueError),
