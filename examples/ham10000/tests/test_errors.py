@@ -13,13 +13,12 @@ from ham10000 import errors
         (errors.DataError, ValueError),
         (errors.MissingDataError, FileNotFoundError),
         (errors.SplitError, ValueError),
-<<<<<<< HEAD
         (errors.PredictionError, ValueError),
-=======
         (errors.RecipeError, ValueError),
         (errors.MissingPackageError, ImportError),
->>>>>>> recipes
         (errors.CacheError, ValueError),
+        (errors.CheckpointError, ValueError),
+        (errors.TrainingError, RuntimeError),
         (errors.DownloadError, ConnectionError),
         (errors.ArchiveError, ValueError),
         (errors.WriteError, OSError),
