@@ -22,6 +22,9 @@ from ham10000.training.train import train
 
 MakeRecipe = Callable[..., Recipe]
 
+KILLS = int(os.environ.get("HAM10000_KILLS", "3"))
+"""How often a run is killed; set it to 30 for a thorough test, of minutes."""
+
 
 @pytest.fixture(scope="module")
 def whole(recipe: MakeRecipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -58,11 +61,12 @@ def assert_same(first: Path, second: Path) -> None:
 def test_killed_at_any_moment_it_ends_where_it_would_have(
     recipe: MakeRecipe, tmp_path: Path, count: int
 ) -> None:
-    mine = recipe(training={"monitor": "auc_weighted", "mode": "max", "head_first_epochs": 1})
+    training = {"monitor": "auc_weighted", "mode": "max", "head_first_epochs": 1}
+    mine = recipe(training={**training, "epochs": max(3, KILLS)})
     assert ranks.run(train, mine, tmp_path / "whole", ranks=count) == [0] * count
     killed = tmp_path / "killed"
     moments = random.Random(count)
-    for _ in range(3):
+    for _ in range(KILLS):
         before = steps_in(killed / "checkpoints")[:1]
         processes = ranks.start(train, mine, killed, ranks=count)
         ranks.wait_for(
