@@ -17,6 +17,7 @@ Source: Zou and Donner, Statistics in Medicine 27 (2008), doi:10.1002/sim.3095; 
 Bouthillier et al., Accounting for Variance in Machine Learning Benchmarks, arXiv:2103.03098.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -86,7 +87,7 @@ def estimate(
         return Estimate(mean, std, mean, mean, float(mean == 0.0), tuple(values.tolist()))
 
     def reach_at(p: float) -> float:
-        return float(np.linalg.norm(spreads * stats.t.isf(p / 2, freedoms)))
+        return math.hypot(*(spreads * stats.t.isf(p / 2, freedoms)))
 
     reach = reach_at(1 - LEVEL)
     # p is that of the widest interval which leaves 0 out.
