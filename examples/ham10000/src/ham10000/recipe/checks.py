@@ -15,6 +15,7 @@ _POSITIVE = (
     "data.size",
     "data.epoch_samples",
     "model.num_maps",
+    "model.pool",
     "optimizer.lr",
     "optimizer.eps",
     "optimizer.head_lr_scale",

