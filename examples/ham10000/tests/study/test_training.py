@@ -19,6 +19,8 @@ def test_a_run_is_the_command_that_a_person_would_type(tmp_path: Path) -> None:
     assert command[5:] == [
         "--out",
         str(tmp_path / "runs/bare-seed3-fold1"),
+        "--processes",
+        "1",
         "--seed=3",
         "--data.fold=1",
         "--data.size=64",
@@ -65,23 +67,26 @@ def test_after_a_failure_no_other_begins() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gpus", "cores", "parallel", "runs", "expected"),
+    ("gpus", "cores", "parallel", "processes", "runs", "expected"),
     [
-        (0, 8, None, 3, [{"OMP_NUM_THREADS": "2"}] * 3),
-        (0, 2, None, 4, [{"OMP_NUM_THREADS": "1"}] * 2),
-        (0, 2, 1, 4, [{"OMP_NUM_THREADS": "2"}]),
-        (2, 8, None, 4, [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]),
-        (0, 2, None, 0, [{"OMP_NUM_THREADS": "2"}]),
+        (0, 8, None, 1, 3, [{"OMP_NUM_THREADS": "2"}] * 3),
+        (0, 2, None, 1, 4, [{"OMP_NUM_THREADS": "1"}] * 2),
+        (0, 2, 1, 1, 4, [{"OMP_NUM_THREADS": "2"}]),
+        (2, 8, None, 1, 4, [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]),
+        (0, 8, None, 2, 4, [{"OMP_NUM_THREADS": "1"}] * 4),
+        (4, 8, None, 2, 4, [{"CUDA_VISIBLE_DEVICES": "0,1"}, {"CUDA_VISIBLE_DEVICES": "2,3"}]),
+        (0, 2, None, 1, 0, [{"OMP_NUM_THREADS": "2"}]),
     ],
 )
 def test_places(
     gpus: int,
     cores: int,
     parallel: int | None,
+    processes: int,
     runs: int,
     expected: list[dict[str, str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(training.torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(training, "available_cores", lambda: cores)
-    assert workplaces(parallel, runs) == expected
+    assert workplaces(parallel, runs, processes) == expected

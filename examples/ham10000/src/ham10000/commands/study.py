@@ -22,6 +22,7 @@ def study(
     folds: int | None = None,
     primary: str = "balanced_accuracy",
     parallel: int | None = None,
+    processes: int = 1,
     **fields: Any,
 ) -> int:
     """Train two recipes with several seeds, and say whether the second is better.
@@ -35,6 +36,7 @@ def study(
         folds: split into so many folds, each of which tests once.
         primary: the metric that the verdict is about.
         parallel: how many runs train side by side.
+        processes: how many share the work of one run.
         fields: of both recipes, that differ from their files.
     """
     # Loading what trains takes seconds, and the other commands don't need it.
@@ -49,6 +51,7 @@ def study(
         folds=folds,
         primary=primary,
         parallel=parallel,
+        processes=processes,
         changes=recipe_changes(fields),
         say=lambda text: screen.print(text, markup=False),
     )
@@ -85,6 +88,9 @@ def _study_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--parallel", type=int, help="runs side by side; one for each GPU or core unless given"
+    )
+    parser.add_argument(
+        "--processes", type=int, default=1, help="how many share the work of one run"
     )
     add_recipe_fields(parser)
 

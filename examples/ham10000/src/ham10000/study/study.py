@@ -31,6 +31,7 @@ def run_study(
     folds: int | None = None,
     primary: str = "balanced_accuracy",
     parallel: int | None = None,
+    processes: int = 1,
     changes: Sequence[str] = (),
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, object]:
@@ -46,6 +47,7 @@ def run_study(
         folds: split into so many folds, each of which tests once.
         primary: the metric that the verdict is about.
         parallel: how many runs train side by side.
+        processes: how many share the work of one run.
         changes: fields that all runs have instead of their recipes', `part.field=value`.
         say: is told what happens.
 
@@ -61,9 +63,9 @@ def run_study(
     shared = [*_share_images(recipes, plan, out), *changes]
     files = dict(zip(plan.recipes, recipe_files, strict=True))
     missing = [run for run in plan.runs if not RunFolder(out / run.folder).done]
-    places = workplaces(parallel, len(missing))
+    places = workplaces(parallel, len(missing), processes)
     say(f"{len(plan.runs)} runs, {len(missing)} to train, {len(places)} side by side")
-    train_missing(Trainer(out, files, shared), missing, places, say)
+    train_missing(Trainer(out, files, shared, processes), missing, places, say)
     result = summarize_study(plan, read_study(plan, out))
     write_text(out / RESULT, json.dumps(result, indent=2) + "\n")
     return result

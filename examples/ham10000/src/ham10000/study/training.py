@@ -29,13 +29,15 @@ class Trainer:
     recipe_files: dict[str, Path]
     changes: Sequence[str]
     """Fields that all runs have instead of their recipes', `part.field=value`."""
+    processes: int = 1
+    """How many share the work of one run."""
 
     def command(self, run: PlannedRun) -> list[str]:
         """Return the command that trains a run, or goes on with it."""
         fold = [] if run.fold is None else [f"data.fold={run.fold}"]
         return [
             *(sys.executable, "-m", "ham10000", "train", str(self.recipe_files[run.recipe])),
-            *("--out", str(self.study / run.folder)),
+            *("--out", str(self.study / run.folder), "--processes", str(self.processes)),
             *(f"--{change}" for change in [f"seed={run.seed}", *fold, *self.changes]),
         ]
 
@@ -64,20 +66,23 @@ class Trainer:
             )
 
 
-def workplaces(parallel: int | None, runs: int) -> list[dict[str, str]]:
+def workplaces(parallel: int | None, runs: int, processes: int = 1) -> list[dict[str, str]]:
     """Return the environments of the processes that train side by side.
 
-    On GPUs each has one of its own. On the CPU each has a core, unless there are fewer runs.
+    On GPUs each process has one of its own; on the CPU each has a core, or several if there are.
 
     Args:
-        parallel: how many side by side; as many as there are GPUs, or else cores, unless given.
+        parallel: how many runs; as many as the GPUs, or else the cores, suffice for unless given.
         runs: how many there are to train.
+        processes: how many share the work of one run.
     """
     gpus, cores = torch.cuda.device_count(), available_cores()
-    number = max(1, min(parallel or gpus or cores, runs))
+    number = max(1, min(parallel or max(1, (gpus or cores) // processes), runs))
     if gpus:
-        return [{"CUDA_VISIBLE_DEVICES": str(place % gpus)} for place in range(number)]
-    return [{"OMP_NUM_THREADS": str(max(1, cores // number))} for _ in range(number)]
+        first = [place * processes for place in range(number)]
+        owned = [[str((at + more) % gpus) for more in range(processes)] for at in first]
+        return [{"CUDA_VISIBLE_DEVICES": ",".join(devices)} for devices in owned]
+    return [{"OMP_NUM_THREADS": str(max(1, cores // number // processes))} for _ in range(number)]
 
 
 def train_missing(
