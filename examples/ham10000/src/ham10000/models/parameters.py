@@ -17,7 +17,7 @@ def count_parameters(model: LesionClassifier) -> dict[str, int]:
         >>> from ham10000.models import build_model, count_parameters
         >>> from ham10000.recipe import ModelRecipe
         >>> count_parameters(build_model(ModelRecipe("ham10000:tiny", attention=True)))
-        {'backbone': 7168, 'attention': 4625, 'head': 455}
+        {'backbone': 7264, 'attention': 4625, 'head': 455}
     """
     return {name: _parameters(part) for name, part in model.parts().items()}
 

@@ -81,6 +81,7 @@ def check_values(recipe: Recipe, doing: str) -> None:
             f"{closest(recipe.data.augment, PRESETS)}"
         )
     _check_model(recipe, doing)
+    _check_schedule(recipe, doing)
     _check_weights(recipe, doing)
 
 
@@ -95,8 +96,24 @@ def _check_model(recipe: Recipe, doing: str) -> None:
         raise RecipeError(f"{doing}: model.std must be more than 0, found {list(model.std)}.")
 
 
+def _check_schedule(recipe: Recipe, doing: str) -> None:
+    schedule, epochs = recipe.schedule, recipe.training.epochs
+    if schedule.name == "plateau" and schedule.warmup_epochs:
+        raise RecipeError(f"{doing}: schedule.warmup_epochs is not for the schedule plateau.")
+    if schedule.warmup_epochs >= epochs:
+        raise RecipeError(
+            f"{doing}: schedule.warmup_epochs must be less than training.epochs ({epochs}), found "
+            f"{schedule.warmup_epochs}."
+        )
+
+
 def _check_weights(recipe: Recipe, doing: str) -> None:
     weights = recipe.loss.class_weights
+    if weights is not None and recipe.loss.name == "class_balanced":
+        raise RecipeError(
+            f"{doing}: loss.class_weights and loss.name class_balanced both weigh the classes. "
+            "Leave one out."
+        )
     if not isinstance(weights, dict):
         return
     for name, weight in weights.items():

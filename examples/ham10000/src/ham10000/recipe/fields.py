@@ -120,7 +120,7 @@ class ScheduleRecipe:
     """How the learning rate changes."""
 
     name: Literal["constant", "cosine", "one_cycle", "plateau"] = "constant"
-    """Of `torch.optim.lr_scheduler`."""
+    """one_cycle also moves the momentum, or the first of betas, between 0.85 and 0.95."""
     warmup_epochs: float = 0.0
     """How long the rate rises linearly first (constant, cosine); with one_cycle, how long it rises
     altogether, three tenths of the run for 0."""
