@@ -31,6 +31,10 @@ class SplitError(Ham10000Error, ValueError):
     """A split is not one, or can't be made."""
 
 
+class PredictionError(Ham10000Error, ValueError):
+    """Predictions can't be measured as they are, or two sets of them can't be compared."""
+
+
 class CacheError(Ham10000Error, ValueError):
     """A cache can't be read."""
 
