@@ -4,7 +4,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from ham10000.training.folder import RunFolder
 
 from ham10000.data.facts import CLASSES
 from ham10000.errors import PredictionError
@@ -12,6 +11,7 @@ from ham10000.evaluation.metrics import summarize
 from ham10000.evaluation.predictions import Predictions, write_predictions
 from ham10000.study.plan import StudyPlan
 from ham10000.study.summary import read_study, summarize_study
+from ham10000.training.folder import RunFolder
 
 PLAN = StudyPlan(("bare", "sa"), (0, 1, 2), None, "balanced_accuracy")
 

@@ -14,7 +14,7 @@ from ham10000.data.augment import Augment
 from ham10000.data.batches import make_slots
 from ham10000.data.dataset import HAM10000
 from ham10000.data.facts import CLASSES
-from ham10000.data.samplers import EpochSampler
+from ham10000.data.samplers import BALANCES, EpochSampler
 from ham10000.errors import CheckpointError, TrainingError, closest
 from ham10000.evaluation.metrics import METRICS
 from ham10000.models import LesionClassifier, build_model
@@ -129,7 +129,7 @@ def build_session(recipe: Recipe, run: RunFolder, cache: Path, fabric: Fabric) -
         side=side,
         model=model,
         ema=average_weights(model, recipe.training.ema),
-        loss=build_loss(recipe.loss, counts).to(fabric.device),
+        loss=build_loss(recipe.loss, counts, _drawn(recipe, counts)).to(fabric.device),
         optimizer=optimizer,
         schedule=build_schedule(
             recipe.schedule,
@@ -204,12 +204,16 @@ def restore(session: Session, content: dict[str, Any]) -> None:
 
 
 def _check_monitor(recipe: Recipe) -> None:
-    monitor, known = recipe.training.monitor, ("loss", *METRICS)
+    monitor, known = recipe.training.monitor, ("loss", "epoch", *METRICS)
     if monitor not in known:
         raise TrainingError(
             f"judging epochs: there is no metric {monitor!r}, which training.monitor names. "
             f"{closest(monitor, known)}"
         )
+
+
+def _drawn(recipe: Recipe, counts: Tensor) -> Tensor:
+    return torch.where(counts > 0, counts.double() ** BALANCES[recipe.data.balance], 0.0)
 
 
 def _slots(recipe: Recipe, fabric: Fabric) -> Tensor | None:
