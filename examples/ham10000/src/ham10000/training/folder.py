@@ -8,7 +8,7 @@ from filelock import FileLock
 
 from ham10000.errors import ArgumentError, MissingDataError, RecipeError, cannot_write
 from ham10000.recipe import Recipe, load_recipe, save_recipe
-from ham10000.recipe.files import field_names
+from ham10000.recipe.describe import describe_fields
 from ham10000.training.checkpoints import BEST, steps_in
 
 __all__ = ["RunFolder", "claim", "find_run"]
@@ -151,7 +151,7 @@ def _refuse_another(run: RunFolder, recipe: Recipe) -> None:
 
 def _flat(recipe: Recipe) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    for name in field_names():
+    for name in describe_fields():
         value: Any = recipe
         for part in name.split("."):
             value = getattr(value, part)
