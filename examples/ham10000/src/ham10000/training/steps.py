@@ -1,4 +1,4 @@
-"""One step of training: batches in, an update of the weights out, or none if a loss is no number."""
+"""One step of training: an update of the weights, or none if a loss is no number."""
 
 import logging
 import math
