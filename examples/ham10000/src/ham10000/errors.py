@@ -31,8 +31,6 @@ class SplitError(Ham10000Error, ValueError):
     """A split is not one, or can't be made."""
 
 
-class PredictionError(Ham10000Error, ValueError):
-    """Predictions can't be measured as they are, or two sets of them can't be compared."""
 class RecipeError(Ham10000Error, ValueError):
     """A recipe has a field that there is not, or a value that can't be."""
 

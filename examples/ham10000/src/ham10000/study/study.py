@@ -99,5 +99,5 @@ def _share_images(recipes: Sequence[Recipe], plan: StudyPlan, out: Path) -> list
     if not split.exists():
         seed = plan.seeds[0] if data.split_seed is None else data.split_seed
         kind = replace(data, protocol="kfold") if plan.folds is not None else data
-        write_split(make_split(kind, seed, open_cache(cache).table, plan.folds), split)
+        write_split(make_split(kind, seed, open_cache(cache).table, plan.folds or 5), split)
     return [*shared, f"data.split={split.absolute()}"]
