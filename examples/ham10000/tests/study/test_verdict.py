@@ -17,7 +17,7 @@ def change(mean: float, low: float, high: float) -> Estimate:
         ("accuracy", change(-0.02, -0.03, -0.01), r"accuracy by -2.0 points.*: sa is worse"),
         ("accuracy", change(0.02, -0.01, 0.05), "-1.0 to 5.0: no evidence of a difference"),
         ("accuracy", change(0.0, 0.0, 0.0), "no evidence"),
-        ("brier", change(0.02, 0.01, 0.03), r"the Brier score by \+0.020,.*: sa is worse"),
+        ("brier", change(0.02, 0.01, 0.03), r"Brier score by \+0.020,.*: sa is worse"),
         ("log_loss", change(-0.02, -0.03, -0.01), "log loss by -0.020.*: sa is better"),
         ("f1_macro", change(0.001, -0.001, 0.003), r"changed macro F1 by \+0.1 points"),
         ("auc_weighted", change(0.001, -0.001, 0.003), r"weighted AUC by \+0.1 points"),

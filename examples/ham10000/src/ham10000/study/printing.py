@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
 from ham10000.printing import console
+from ham10000.study.verdict import metric_name
 
 __all__ = ["print_study"]
 
@@ -17,7 +19,6 @@ SHOWN = (
     "auc_macro",
     "f1_macro",
     "precision_weighted",
-    "average_precision_macro",
     "brier",
     "ece",
 )
@@ -25,25 +26,28 @@ SHOWN = (
 
 def print_study(result: Mapping[str, Any]) -> None:
     """Print what `summarize_study` found."""
-    first, second = result["recipes"]
+    recipes = result["recipes"]
     seeds = len(result["seeds"])
-    title = f"{seeds} seeds, {result['images']:,} test images of {result['lesions']:,} lesions"
-    table = Table(title=escape(title), title_justify="left")
-    table.add_column("mean (sd over seeds)", no_wrap=True)
-    for name in (first, second):
+    title = (
+        f"{seeds} seeds, {result['images']:,} test images of {result['lesions']:,} lesions; "
+        "times 100"
+    )
+    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("mean (sd)", no_wrap=True)
+    for name in recipes:
         table.add_column(escape(name), justify="right", overflow="fold")
     table.add_column("change, 95 % interval", justify="right", no_wrap=True)
-    table.add_column("p, Holm", justify="right", no_wrap=True)
+    table.add_column("p", justify="right", no_wrap=True)
     shown = [result["primary"], *(name for name in SHOWN if name != result["primary"])]
     for name in shown:
         if name not in result["metrics"]:
             continue
-        both = result["metrics"][name]
-        change = result["comparison"][name]
+        both, change = result["metrics"][name], result["comparison"][name]
+        low, high = 100 * change["low"], 100 * change["high"]
         table.add_row(
-            name.replace("_", " "),
-            *(f"{both[r]['mean']:.3f} ({both[r]['std']:.3f})" for r in (first, second)),
-            f"{change['difference']:+.3f} {change['low']:+.3f} {change['high']:+.3f}",
+            metric_name(name),
+            *(f"{100 * both[r]['mean']:.1f} ({100 * both[r]['std']:.1f})" for r in recipes),
+            f"{100 * change['difference']:+.1f} ({low:.1f} to {high:.1f})",
             f"{change['p_holm']:.3f}",
         )
     out = console()

@@ -2,15 +2,15 @@
 
 from ham10000.study.statistics import Estimate
 
-__all__ = ["describe_change", "verdict"]
+__all__ = ["describe_change", "metric_name", "verdict"]
 
 _LOSSES = ("ece", "brier", "log_loss")
 """Metrics of which less is better, and which aren't shares."""
 
 _NAMES = {
     "auc": "AUC",
-    "ece": "expected calibration error",
-    "brier": "the Brier score",
+    "ece": "calibration error",
+    "brier": "Brier score",
     "f1": "F1",
 }
 
@@ -50,10 +50,7 @@ def describe_change(metric: str, difference: Estimate) -> str:
         >>> describe_change("log_loss", found)
         'log loss by -0.021, 95 % interval -0.060 to 0.018'
     """
-    kind, _, average = metric.rpartition("_")
-    if average not in ("weighted", "macro"):
-        kind, average = metric, ""
-    name = f"{average} {_NAMES.get(kind, kind.replace('_', ' '))}".strip()
+    name = metric_name(metric)
     if metric in _LOSSES:
         mean, low, high = (
             f"{value:{sign}.3f}"
@@ -65,3 +62,19 @@ def describe_change(metric: str, difference: Estimate) -> str:
         for value, sign in ((difference.mean, "+"), (difference.low, ""), (difference.high, ""))
     )
     return f"{name} by {mean} points, 95 % interval {low} to {high}"
+
+
+def metric_name(metric: str) -> str:
+    """Say a metric's name in words.
+
+    Example:
+        >>> from ham10000.study.verdict import metric_name
+        >>> metric_name("auc_weighted"), metric_name("recall/mel")
+        ('weighted AUC', 'recall of mel')
+    """
+    metric, _, label = metric.partition("/")
+    kind, _, average = metric.rpartition("_")
+    if average not in ("weighted", "macro"):
+        kind, average = metric, ""
+    name = f"{average} {_NAMES.get(kind, kind.replace('_', ' '))}".strip()
+    return f"{name} of {label}" if label else name
