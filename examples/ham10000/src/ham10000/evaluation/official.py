@@ -61,11 +61,11 @@ def predict_official(folder: Path, root: Path, truth: pd.DataFrame, tta: int = 1
     Raises:
         MissingDataError: the run or an image is not there.
     """
-    from ham10000.models import METADATA_COLUMNS
+    from ham10000.models.build import METADATA_COLUMNS
     from ham10000.training.predict import predict
     from ham10000.training.run import open_run
 
     run = open_run(folder)
-    columns = tuple(METADATA_COLUMNS) if run.recipe.data.metadata else ()
+    columns = METADATA_COLUMNS if run.recipe.data.metadata else ()
     data = OfficialTest(root, truth, run.recipe.data.size, columns)
     return predict(run.load_model(), data, run.recipe, side="test", tta=tta)
