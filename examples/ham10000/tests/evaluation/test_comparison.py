@@ -9,6 +9,7 @@ from scipy.stats import binom
 
 from ham10000.errors import PredictionError
 from ham10000.evaluation.comparison import compare, mcnemar
+from ham10000.evaluation.intervals import wilson
 from ham10000.evaluation.metrics import METRICS, summarize
 from ham10000.evaluation.predictions import Predictions, by_lesion, make_predictions
 
@@ -24,12 +25,16 @@ def with_noise(predictions: Predictions, amount: float, seed: int = 0) -> Predic
 def test_a_model_does_not_differ_from_itself() -> None:
     predictions = make(SIZES)
     found = compare(predictions, predictions, resamples=50)
+    lesions = by_lesion(predictions).table["dx"].value_counts()
     for level in (found.per_image, found.per_lesion):
         assert level.mcnemar.p_value == 1
         for name, each in level.metrics.items():
             if name.partition("/")[2] in ("", "bkl", "mel", "nv"):
-                assert each.difference == each.low == each.high == 0
+                assert each.difference == 0
                 assert each.p_value == 1
+                # Of a class's few lesions, some might still be told apart.
+                reach = wilson(0, lesions[name[7:]])[1] if name.startswith("recall/") else 0
+                assert (each.low, each.high) == pytest.approx((-reach, reach))
 
 
 def test_a_worse_model_is_seen_as_worse_and_the_order_only_turns_the_sign() -> None:
@@ -40,7 +45,7 @@ def test_a_worse_model_is_seen_as_worse_and_the_order_only_turns_the_sign() -> N
         one, other = getattr(there, level), getattr(back, level)
         for name in ("accuracy", "balanced_accuracy", "auc_macro", "f1_macro"):
             assert one.metrics[name].high < 0 < other.metrics[name].low
-            assert one.metrics[name].p_value == pytest.approx(2 / 401)
+            assert one.metrics[name].p_value == other.metrics[name].p_value < 1e-3
             assert one.metrics[name].low == pytest.approx(-other.metrics[name].high, abs=1e-12)
         assert one.mcnemar.only_a == other.mcnemar.only_b > one.mcnemar.only_b
         assert one.mcnemar.p_value < 1e-3

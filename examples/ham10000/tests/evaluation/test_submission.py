@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from isic_challenge_scoring.classification import ClassificationMetric, ClassificationScore
-from making import SIZES, make
+from making import make
 
 from ham10000.data.facts import CLASSES
 from ham10000.errors import DataError, MissingDataError
@@ -14,9 +14,16 @@ from ham10000.evaluation.submission import (
     COLUMNS,
     UNSCORED,
     read_groundtruth,
+    scored,
     submission_table,
     write_submission,
 )
+
+# The official scorer's own code.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+CHALLENGE = "image,MEL,NV,BCC,AKIEC,BKL,DF,VASC"
+DATAVERSE = "lesion_id,image_id,dx,dx_type,age,sex,localization,dataset"
 
 
 def challenge_truth(predictions: Predictions) -> pd.DataFrame:
@@ -53,21 +60,16 @@ def test_balanced_accuracy_is_the_official_scorers(seed: int, official) -> None:
     assert official(predictions, challenge_truth(predictions)) == pytest.approx(found, abs=1e-12)
 
 
-def test_the_unscored_image_is_left_out_of_the_truth_as_the_scorer_leaves_it(
-    official, tmp_path: Path
-) -> None:
+def test_the_unscored_image_is_left_out_as_the_scorer_leaves_it(official) -> None:
     predictions = make()
     table = predictions.table.copy()
     wrong = predictions.probabilities.argmax(axis=1) != predictions.targets
     table.loc[int(wrong.argmax()), "image_id"] = UNSCORED
     everything = Predictions(table)
-    truth = challenge_truth(everything)
-    truth.to_csv(tmp_path / "t.csv", index=False)
-    read = read_groundtruth(tmp_path / "t.csv")
-    scored = Predictions(table[table["image_id"].isin(read["image_id"])])
-    assert len(read) == len(scored) == sum(SIZES.values()) - 1 == 1511
-    found = summarize(scored.targets, scored.probabilities)["balanced_accuracy"]
-    assert official(everything, truth) == pytest.approx(found, abs=1e-12)
+    rest = scored(everything)
+    assert len(rest) == len(everything) - 1 == 1511
+    found = summarize(rest.targets, rest.probabilities)["balanced_accuracy"]
+    assert official(everything, challenge_truth(everything)) == pytest.approx(found, abs=1e-12)
     assert found > summarize(everything.targets, everything.probabilities)["balanced_accuracy"]
 
 
@@ -84,7 +86,7 @@ def test_the_form_is_the_challenges(tmp_path: Path) -> None:
     predictions = make({"mel": 3, "nv": 5})
     write_submission(predictions, tmp_path / "s.csv")
     lines = (tmp_path / "s.csv").read_text().splitlines()
-    assert lines[0] == "image,MEL,NV,BCC,AKIEC,BKL,DF,VASC"
+    assert lines[0] == CHALLENGE
     assert len(lines) == 9
     first = predictions.table.sort_values("image_id").iloc[0]
     expected = [first[name.lower()] for name in COLUMNS[1:]]
@@ -106,9 +108,11 @@ def test_both_forms_of_the_truth_say_the_same(tmp_path: Path) -> None:
     table.assign(**extra).to_csv(tmp_path / "dataverse.tab", index=False, sep="\t")
     dataverse = read_groundtruth(tmp_path / "dataverse.csv")
     assert dataverse["lesion_id"].tolist() == predictions.table["lesion_id"].tolist()
+    assert dataverse["age"].tolist() == [40.0] * len(table)
     assert read_groundtruth(tmp_path / "dataverse.tab").equals(dataverse)
     challenge = read_groundtruth(tmp_path / "challenge.csv")
     assert (challenge["lesion_id"] == challenge["image_id"]).all()
+    assert set(challenge.columns) < set(dataverse.columns)
     known = dataverse.set_index("image_id")["dx"]
     assert known.loc[challenge["image_id"]].tolist() == challenge["dx"].tolist()
 
@@ -116,12 +120,13 @@ def test_both_forms_of_the_truth_say_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a,b\n1,2\n", r"row 1 has the columns a, b\. Expected lesion_id"),
+        ("a,b\n1,2\n", r"row 1 has the columns a, b\. Expected those of the Dataverse"),
         ("image,MEL,NV\nI,1,0\n", "lacks the column 'BCC'"),
-        ("image,MEL,NV,BCC,AKIEC,BKL,DF,VASC\nI,1,1,0,0,0,0,0\n", r"row 2 \(image I\) has not one"),
-        ("image,MEL,NV,BCC,AKIEC,BKL,DF,VASC\nI,1,x,0,0,0,0,0\n", r"row 2 \(image I\) has not one"),
-        ("lesion_id,image_id,dx\nL,I,nvs\n", "row 2 has dx 'nvs'.*Closest: nv"),
-        ("lesion_id,image_id,dx\nL,I,nv\nL,I,nv\n", "row 3 has the image I again"),
+        (f"{CHALLENGE}\nI,1,1,0,0,0,0,0\n", r"row 2 \(image I\) has not one"),
+        (f"{CHALLENGE}\nI,1,x,0,0,0,0,0\n", r"row 2 \(image I\) has not one"),
+        (f"{DATAVERSE}\nL,I,nvs,,,,,\n", "row 2 has dx 'nvs'.*Closest: nv"),
+        (f"{DATAVERSE}\nL,I,nv,,,,,\nL,I,nv,,,,,\n", "rows 2, 3 have the same image_id 'I'"),
+        (f"{CHALLENGE}\nI,1,0,0,0,0,0,0\nI.jpg,1,0,0,0,0,0,0\n", "row 3 has the image I again"),
         ("image_id,dx\nI,nv\n", "lacks the column 'lesion_id'"),
     ],
 )

@@ -11,7 +11,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from ham10000.errors import ArgumentError
-from ham10000.recipe import add_recipe_fields, load_recipe, recipe_changes
+from ham10000.recipe import add_recipe_fields, dump_recipe, load_recipe, recipe_changes
 
 __all__ = ["ARGUMENTS", "COMMANDS"]
 
@@ -24,6 +24,7 @@ def train(
     resume: Path | None = None,
     processes: int = 1,
     elastic: bool = False,
+    print_config: str | None = None,
     **fields: Any,
 ) -> int:
     """Train a recipe into a run's folder, or go on with a run.
@@ -34,8 +35,14 @@ def train(
         resume: a run's folder, to go on with; instead of a recipe and --out.
         processes: how many share the work on this machine.
         elastic: when a process dies, start all again from the last checkpoint.
+        print_config: only print the recipe, with all of its fields.
         fields: of the recipe, that differ from its file.
     """
+    if print_config is not None:
+        if recipe is None:
+            raise ArgumentError("printing a recipe: name its file. ham10000 train FILE ...")
+        print(dump_recipe(load_recipe(recipe, recipe_changes(fields))), end="")
+        return 0
     # Loading what trains takes seconds, and the other commands don't need it.
     from ham10000.training.folder import claim, find_run
     from ham10000.training.launch import LAUNCHED, launch
@@ -76,6 +83,10 @@ def _train_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--elastic", action="store_true", help="start again from a checkpoint when one dies"
+    )
+    # jsonargparse knows an option of this name, and puts an empty value behind it.
+    parser.add_argument(
+        "--print_config", nargs="?", const="", help="only print the recipe, with all of its fields"
     )
     parser.add_argument(
         "--max-minutes", dest="training.max_minutes", help="save and stop after so long"

@@ -6,17 +6,26 @@ counts two largest probabilities that are equal as a wrong answer, where `summar
 class: only with such ties do the two differ.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
+from ham10000.data import facts
 from ham10000.data.facts import CLASSES
 from ham10000.data.files import write_text
-from ham10000.data.table import read_csv
-from ham10000.errors import DataError, closest, some
+from ham10000.data.table import read_csv, read_table
+from ham10000.errors import DataError
 from ham10000.evaluation.predictions import Predictions
 
-__all__ = ["COLUMNS", "UNSCORED", "read_groundtruth", "submission_table", "write_submission"]
+__all__ = [
+    "COLUMNS",
+    "UNSCORED",
+    "read_groundtruth",
+    "scored",
+    "submission_table",
+    "write_submission",
+]
 
 COLUMNS = ("image", "MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 """The challenge's columns, in its order."""
@@ -55,53 +64,40 @@ def write_submission(predictions: Predictions, path: Path) -> None:
 
 
 def read_groundtruth(path: Path) -> pd.DataFrame:
-    """Read the official truth of a test set, in the Dataverse's form or the challenge's.
+    """Read the official truth of the test set, in the Dataverse's form or the challenge's.
 
     Args:
         path: lesion_id, image_id, dx and more (the Dataverse, 1,511 images), or image and one
-            column a class with 1.0 where it is (the challenge, 1,512 images, of which one is not
-            scored and left out here).
+            column a class with 1.0 where it is (the challenge, 1,512 images).
 
     Returns:
-        image_id, lesion_id and dx. The challenge's form doesn't say which images show one lesion:
-        each has its image's own id there.
+        The columns of HAM10000's table, as `read_table` gives them. The challenge's form doesn't
+        say which images show one lesion, so that each image has its own id as its lesion's, nor
+        age, sex and localization, which are unknown.
 
     Raises:
         MissingDataError: there is no such file.
         DataError: it has neither form, a class is unknown, an image is there twice, or a row has
             not one class; the message names the row.
     """
-    table = read_csv(path, ())
-    if "image_id" in table.columns:
-        truth = read_csv(path, ("lesion_id", "image_id", "dx"))
-    elif "image" in table.columns:
-        truth = _one_hot(read_csv(path, COLUMNS), path)
-    else:
+    columns = read_csv(path, ()).columns
+    if "image_id" in columns:
+        return read_table(path)
+    if "image" not in columns:
         raise DataError(
-            f"reading {path}: row 1 has the columns {', '.join(table.columns)}. Expected "
-            f"lesion_id, image_id, dx, ... (the Dataverse's) or {', '.join(COLUMNS)} (the "
-            "challenge's)."
+            f"reading {path}: row 1 has the columns {', '.join(columns)}. Expected those of the "
+            f"Dataverse ({', '.join(facts.COLUMNS)}) or of the challenge ({', '.join(COLUMNS)})."
         )
-    unknown = ~truth["dx"].isin(CLASSES)
-    if unknown.any():
-        row = int(unknown.to_numpy().argmax())
-        name = truth["dx"].iloc[row]
-        raise DataError(
-            f"reading {path}: row {row + 2} has dx {name!r}, which is none of HAM10000's classes "
-            f"({int(unknown.sum())} such rows). {closest(name, CLASSES)}"
-        )
-    repeated = truth["image_id"].duplicated()
-    if repeated.any():
-        names = truth["image_id"][repeated]
-        raise DataError(
-            f"reading {path}: row {int(repeated.to_numpy().argmax()) + 2} has the image "
-            f"{names.iloc[0]} again ({len(names)} such: {some(names)}). Keep one row for each."
-        )
-    scored = truth["image_id"] != UNSCORED
-    return truth.loc[scored, ["image_id", "lesion_id", "dx"]].reset_index(drop=True)
+    return _from_one_hot(read_csv(path, COLUMNS), path)
 
 
-def _one_hot(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+def scored(predictions: Predictions) -> Predictions:
+    """Leave out the image that the challenge doesn't score."""
+    table = predictions.table
+    return replace(predictions, table=table[table["image_id"] != UNSCORED])
+
+
+def _from_one_hot(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     image = table["image"].str.replace(r"\.jpg$", "", case=False, regex=True)
     values = table[list(COLUMNS[1:])].apply(pd.to_numeric, errors="coerce")
     unclear = ((values == 1).sum(axis=1) != 1) | ((values == 0).sum(axis=1) != len(CLASSES) - 1)
@@ -111,6 +107,15 @@ def _one_hot(table: pd.DataFrame, path: Path) -> pd.DataFrame:
             f"reading {path}: row {row + 2} (image {image.iloc[row]}) has not one class with 1.0 "
             f"and 0.0 elsewhere ({int(unclear.sum())} such rows). Get it again."
         )
-    return pd.DataFrame(
-        {"image_id": image, "lesion_id": image, "dx": values.idxmax(axis=1).str.lower()}
+    repeated = image.duplicated()
+    if repeated.any():
+        row = int(repeated.to_numpy().argmax())
+        raise DataError(
+            f"reading {path}: row {row + 2} has the image {image.iloc[row]} again "
+            f"({int(repeated.sum())} such rows). Keep one row for each."
+        )
+    unknown = dict.fromkeys(("dx_type", "sex", "localization"), "unknown")
+    truth = pd.DataFrame(
+        {"lesion_id": image, "image_id": image, "dx": values.idxmax(axis=1).str.lower()}
     )
+    return truth.assign(**unknown, age=float("nan"))[list(facts.COLUMNS)]

@@ -96,8 +96,12 @@ def close_epoch(session: Session, journal: Journal, predictions: Predictions, cl
     session.tally = Tally()
     rates: list[float] = [group["lr"] for group in session.optimizer.param_groups]
     session.schedule.step(value)
-    if state.judge(value, training.mode, training.min_delta):
+    if state.judge(value, training.mode):
         save_best(session)
+    if training.stop_monitor is None:
+        state.wait(value, training.mode, training.min_delta)
+    else:
+        state.wait(measured[training.stop_monitor], training.stop_mode, training.min_delta)
     common: dict[str, Any] = {"epoch": state.epoch, "step": state.step}
     journal.end_epoch(
         session,

@@ -1,7 +1,8 @@
 """All that a training run works with, built from its recipe, and as a checkpoint has it."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as of
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,8 @@ class Session:
     plan: EpochPlan
     augment: Augment
     slots: Tensor | None
-    state: State = field(default_factory=State)
-    tally: Tally = field(default_factory=Tally)
+    state: State = of(default_factory=State)
+    tally: Tally = of(default_factory=Tally)
     wrapped: Any = None
     stepper: Any = None
     """The optimizer as Fabric has it."""
@@ -204,12 +205,14 @@ def restore(session: Session, content: dict[str, Any]) -> None:
 
 
 def _check_monitor(recipe: Recipe) -> None:
-    monitor, known = recipe.training.monitor, ("loss", "epoch", *METRICS)
-    if monitor not in known:
-        raise TrainingError(
-            f"judging epochs: there is no metric {monitor!r}, which training.monitor names. "
-            f"{closest(monitor, known)}"
-        )
+    known = ("loss", "epoch", *METRICS)
+    for field in ("monitor", "stop_monitor"):
+        name = getattr(recipe.training, field)
+        if name is not None and name not in known:
+            raise TrainingError(
+                f"judging epochs: there is no metric {name!r}, which training.{field} names. "
+                f"{closest(name, known)}"
+            )
 
 
 def _drawn(recipe: Recipe, counts: Tensor) -> Tensor:

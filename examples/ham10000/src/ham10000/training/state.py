@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 __all__ = ["State"]
 
+Mode = Literal["min", "max"]
+
 
 @dataclass
 class State:
@@ -14,8 +16,10 @@ class State:
     Example:
         >>> from ham10000.training.state import State
         >>> state = State()
-        >>> [state.judge(value, "max", min_delta=0.1) for value in (0.5, 0.55, 0.7, 0.6)]
+        >>> [state.judge(value, "max") for value in (0.5, 0.55, 0.7, 0.6)]
         [True, True, True, False]
+        >>> for value in (0.5, 0.55, 0.7, 0.6):
+        ...     state.wait(value, "max", min_delta=0.1)
         >>> state.best, state.without_progress
         (0.7, 1)
     """
@@ -36,26 +40,22 @@ class State:
     records: list[dict[str, Any]] = field(default_factory=list)
     """The lines of metrics.jsonl."""
 
-    def judge(self, value: float, mode: Literal["min", "max"], min_delta: float) -> bool:
-        """Note an epoch's metric, and return whether its weights are the best so far.
+    def judge(self, value: float, mode: Mode) -> bool:
+        """Note the metric that chooses weights, and return whether an epoch's are the best so far.
 
         A metric that isn't a number is never better.
         """
-        sign = 1 if mode == "max" else -1
-
-        def gain(over: float | None) -> float:
-            if math.isnan(value):
-                return -math.inf
-            return math.inf if over is None else sign * (value - over)
-
-        if gain(self.mark) > min_delta:
-            self.mark, self.without_progress = value, 0
-        else:
-            self.without_progress += 1
-        better = gain(self.best) > 0
+        better = _gain(value, self.best, mode) > 0
         if better:
             self.best, self.best_epoch = value, self.epoch
         return better
+
+    def wait(self, value: float, mode: Mode, min_delta: float) -> None:
+        """Note the metric that says when to stop: an epoch more without progress, or some."""
+        if _gain(value, self.mark, mode) > min_delta:
+            self.mark, self.without_progress = value, 0
+        else:
+            self.without_progress += 1
 
     def finished(self, epochs: int, patience: int | None) -> bool:
         """Return whether there is nothing left to train."""
@@ -65,3 +65,11 @@ class State:
     def state_dict(self) -> dict[str, Any]:
         """Return everything, for a checkpoint."""
         return asdict(self)
+
+
+def _gain(value: float, over: float | None, mode: Mode) -> float:
+    if math.isnan(value):
+        return -math.inf
+    if over is None:
+        return math.inf
+    return value - over if mode == "max" else over - value
