@@ -75,7 +75,9 @@ class ClassLoss(nn.Module):
         shares = F.one_hot(targets, scores.shape[1]) if targets.ndim == 1 else targets
         smooth = self.label_smoothing
         shares = (1 - smooth) * shares.to(logs.dtype) + smooth / scores.shape[1]
-        losses = -shares * (1 - logs.exp()) ** self.gamma * logs
+        # Never 0, where a power below 1 has no gradient.
+        missing = (-logs.expm1()).clamp(min=torch.finfo(logs.dtype).eps)
+        losses = -shares * missing**self.gamma * logs
         return (losses if weight is None else losses * weight).sum(1)
 
 
