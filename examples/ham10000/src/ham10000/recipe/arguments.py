@@ -7,7 +7,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from ham10000.errors import RecipeError, closest
-from ham10000.recipe.files import field_names
+from ham10000.recipe.describe import describe_fields, describe_type
 
 __all__ = ["add_recipe_fields", "recipe_changes", "spell_out"]
 
@@ -19,8 +19,9 @@ def add_recipe_fields(parser: ArgumentParser) -> None:
 
     They are read as text; `recipe_changes` collects what was given, and `load_recipe` checks it.
     """
-    for name in field_names():
-        parser.add_argument(f"--{name}", metavar="VALUE", help=f"instead of the recipe's {name}")
+    for name, described in describe_fields().items():
+        text = f"{described.text} {describe_type(described.kind).capitalize()}."
+        parser.add_argument(f"--{name}", metavar="VALUE", help=text.replace("%", "%%"))
 
 
 def recipe_changes(options: dict[str, Any]) -> list[str]:
@@ -32,7 +33,7 @@ def recipe_changes(options: dict[str, Any]) -> list[str]:
         >>> recipe_changes(options), options
         (['seed=3', 'data.size=64'], {'out': 'run'})
     """
-    names = {name.partition(".")[0] for name in field_names()}
+    names = {name.partition(".")[0] for name in describe_fields()}
     given = {name: options.pop(name) for name in list(options) if name in names}
     return [f"{name}={value}" for name, value in _flat(given).items() if value is not None]
 
@@ -48,7 +49,7 @@ def spell_out(arguments: Sequence[str]) -> list[str]:
     Raises:
         RecipeError: there is no such field.
     """
-    known = field_names()
+    known = describe_fields()
     spelled = []
     for argument in arguments:
         found = _CHANGE.fullmatch(argument)

@@ -1,9 +1,10 @@
 """Recipes in YAML files: read with what they build on and with changes, checked, written."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonargparse
 import yaml
@@ -12,9 +13,10 @@ from jsonargparse import ArgumentParser
 from ham10000.data.files import write_text
 from ham10000.errors import MissingDataError, RecipeError, closest
 from ham10000.recipe.checks import check_values
+from ham10000.recipe.describe import describe_fields, describe_type
 from ham10000.recipe.fields import Recipe
 
-__all__ = ["dump_recipe", "field_names", "load_recipe", "make_recipe", "save_recipe"]
+__all__ = ["dump_recipe", "load_recipe", "make_recipe", "save_recipe"]
 
 _BASE = "base"
 
@@ -73,7 +75,7 @@ def make_recipe(content: Mapping[str, Any], doing: str = "making a recipe") -> R
     try:
         recipe = Recipe(**vars(parser.instantiate(parser.parse_object(dict(content)))))
     except jsonargparse.ArgumentError as error:
-        raise RecipeError(f"{doing}: {_one_line(str(error))}") from error
+        raise _ill_typed(content, doing, error) from error
     check_values(recipe, doing)
     return recipe
 
@@ -96,18 +98,6 @@ def save_recipe(recipe: Recipe, path: Path | str) -> None:
         WriteError: the system refuses.
     """
     write_text(Path(path), dump_recipe(recipe))
-
-
-def field_names(kind: type = Recipe, prefix: str = "") -> list[str]:
-    """List the fields of a recipe, each as `part.field`."""
-    names = []
-    for field in fields(kind):
-        name = f"{prefix}{field.name}"
-        if is_dataclass(field.type) and isinstance(field.type, type):
-            names += field_names(field.type, f"{name}.")
-        else:
-            names.append(name)
-    return names
 
 
 def _parser() -> ArgumentParser:
@@ -143,6 +133,22 @@ def _missing(path: Path, above: tuple[Path, ...]) -> MissingDataError:
     )
 
 
+def _ill_typed(content: Mapping[str, Any], doing: str, error: Exception) -> RecipeError:
+    """Say in our words what jsonargparse refused."""
+    message = _one_line(str(error))
+    found = re.match(r'Parser key "([a-z_.]+?)":', message)
+    described = describe_fields().get(found[1]) if found is not None else None
+    if found is None or described is None:
+        return RecipeError(f"{doing}: {message}")
+    value: Any = content
+    for part in found[1].split("."):
+        value = value.get(part) if isinstance(value, Mapping) else value
+    near = [str(option) for option in get_args(described.kind) if isinstance(option, str)]
+    hint = f" {closest(str(value), near)}" if near else ""
+    expected = describe_type(described.kind)
+    return RecipeError(f"{doing}: {found[1]} must be {expected}, found {value!r}.{hint}")
+
+
 def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for name, value in above.items():
@@ -159,7 +165,7 @@ def _nested(path: list[str], value: str) -> dict[str, Any]:
 
 
 def _check_names(content: Mapping[str, Any], doing: str) -> None:
-    known = field_names()
+    known = describe_fields()
     parts = {name.partition(".")[0] for name in known if "." in name}
     for name in _given(content, parts):
         if name in parts:

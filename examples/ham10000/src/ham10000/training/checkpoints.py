@@ -106,10 +106,9 @@ def latest(folder: Path) -> dict[str, Any] | None:
     """
     paths = steps_in(folder)
     for path in paths:
-        try:
-            return read_checkpoint(path)
-        except Ham10000Error as error:
-            _LOG.error("%s", error)
+        content = _if_whole(path)
+        if content is not None:
+            return content
     if paths:
         raise CheckpointError(
             f"resuming from {folder}: none of its {len(paths)} checkpoints is whole. "
@@ -122,8 +121,18 @@ def steps_in(folder: Path) -> list[Path]:
     """Return the checkpoints of steps, the last one first."""
     if not folder.is_dir():
         return []
-    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _STEP.fullmatch(path.name))]
+    found = [
+        (int(match[1]), path) for path in folder.iterdir() if (match := _STEP.fullmatch(path.name))
+    ]
     return [path for _, path in sorted(found, reverse=True)]
+
+
+def _if_whole(path: Path) -> dict[str, Any] | None:
+    try:
+        return read_checkpoint(path)
+    except Ham10000Error as error:
+        _LOG.error("%s", error)
+        return None
 
 
 def _comment(raw: bytes) -> bytes:

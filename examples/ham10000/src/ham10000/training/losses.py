@@ -1,8 +1,8 @@
 """Losses: cross-entropy, focal and class-balanced, on hard or soft targets.
 
 They give a loss for each sample, weighted; the mean over a step's samples is what training makes
-small, as in Keras, and so in the authors' code. PyTorch's own mean divides by the sum of the weights
-of a batch's hard targets, with which two ranks would train otherwise than one.
+small, as in Keras, and so in the authors' code. PyTorch's own mean divides by the sum of a batch's
+weights, with which two ranks would train otherwise than one.
 """
 
 from collections.abc import Sequence

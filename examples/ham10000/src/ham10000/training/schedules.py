@@ -111,12 +111,15 @@ def _one_cycle(
     recipe: ScheduleRecipe, optimizer: Optimizer, rates: list[float], steps: int, warmup: int
 ) -> OneCycleLR:
     group = optimizer.param_groups[0]
+    # torch divides by the lengths of rise and fall, so that each must be one step at least.
+    total = max(steps, 3)
+    rise = min(warmup + 1, total - 1) / total if warmup else _CYCLE_RISE
     end = 1 / (_CYCLE_START * recipe.final) if recipe.final else _CYCLE_END
     return OneCycleLR(
         optimizer,
         rates,
-        total_steps=steps + 1,  # one more, since torch counts the rate before the first step
-        pct_start=warmup / steps if warmup else _CYCLE_RISE,
+        total_steps=total,
+        pct_start=rise,
         cycle_momentum="betas" in group or group.get("momentum", 0) > 0,
         div_factor=_CYCLE_START,
         final_div_factor=end,
