@@ -39,10 +39,6 @@ class RecipeError(Ham10000Error, ValueError):
     """A recipe has a field that there is not, or a value that can't be."""
 
 
-class PredictionError(Ham10000Error, ValueError):
-    """Predictions can't be measured as they are, or two sets of them can't be compared."""
-
-
 class MissingPackageError(Ham10000Error, ImportError):
     """Something is wanted for which a package must be installed first."""
 

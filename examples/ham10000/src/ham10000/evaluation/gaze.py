@@ -78,7 +78,7 @@ def measure_gaze(
     folder = open_folder(data_folder(data if data is not None else run.recipe.data.root))
     masks = read_masks(folder.masks, table["image_id"].tolist(), size)
     model = run.load_model(device)
-    methods = [name for name in METHODS if name != "attention" or getattr(model, "has_attention")]
+    methods = [name for name in METHODS if name != "attention" or model.has_attention]
     network, read = image_network(model), reader(run, images, device)
     kept = table.iloc[masks.kept].reset_index(drop=True)
     found = look(network, read, masks.kept, masks.masks, methods=methods, seed=seed)
