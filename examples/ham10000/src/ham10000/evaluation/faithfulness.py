@@ -84,7 +84,7 @@ def fade(
     blur = blurred(images)
     found: dict[str, list[Tensor]] = {name: [] for name in CURVES}
     for step in range(steps + 1):
-        taken = (order < step / steps * order[0].numel())[:, None]
+        taken = (order.to(images.device) < step / steps * order[0].numel())[:, None]
         for name, new, old in (("deletion", mean, images), ("insertion", images, blur)):
             scores = predict(torch.where(taken, new, old)).double().softmax(dim=1)
             found[name].append(scores.gather(1, classes[:, None])[:, 0].cpu())
