@@ -6,9 +6,6 @@ from jsonargparse import ArgumentParser
 
 from ham10000.commands import evaluation, preparation, sets, study, training
 
-
-
-
 __all__ = ["ARGUMENTS", "COMMANDS"]
 
 
