@@ -37,6 +37,8 @@ class RecipeError(Ham10000Error, ValueError):
 
 class PredictionError(Ham10000Error, ValueError):
     """Predictions can't be measured as they are, or two sets of them can't be compared."""
+
+
 class MissingPackageError(Ham10000Error, ImportError):
     """Something is wanted for which a package must be installed first."""
 

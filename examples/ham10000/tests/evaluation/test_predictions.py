@@ -150,9 +150,11 @@ def test_images_must_be_the_expected_ones(predictions: Predictions) -> None:
     check_images(predictions, table.sample(frac=1, random_state=0), whose)
     check_images(predictions, table[["image_id", "dx"]], whose)
     more = pd.concat([table, table.iloc[[0]].assign(image_id="ISIC_9")])
-    with pytest.raises(PredictionError, match=r"no row for the image ISIC_9 \(1 such.*13 images"):
+    with pytest.raises(
+        PredictionError, match=r"no row for the image ISIC_9 \(1 such.*12 images.*13"
+    ):
         check_images(predictions, more, whose)
-    with pytest.raises(PredictionError, match=r"split test doesn't have the image .*Leave out"):
+    with pytest.raises(PredictionError, match=r"the split test doesn't have.*Leave out"):
         check_images(predictions, table.iloc[1:], whose)
     other = table.assign(dx=["vasc", *table["dx"].iloc[1:]])
     with pytest.raises(PredictionError, match=r"row 2 gives the image .* the split test vasc"):

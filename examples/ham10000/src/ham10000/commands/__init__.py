@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 from jsonargparse import ArgumentParser
 
-from ham10000.commands import preparation, sets, training
+from ham10000.commands import evaluation, preparation, sets, study, training
 
 __all__ = ["ARGUMENTS", "COMMANDS"]
 
-_GROUPS = (sets, preparation, training)
+
+_GROUPS = (sets, preparation, training, evaluation, study)
 
 COMMANDS: dict[str, Callable[..., int]] = {
     name: function for group in _GROUPS for name, function in group.COMMANDS.items()

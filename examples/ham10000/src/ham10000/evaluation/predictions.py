@@ -145,16 +145,15 @@ def check_images(predictions: Predictions, expected: pd.DataFrame, whose: str) -
         PredictionError: an image is missing, is one too many, or has another truth.
     """
     table, doing = predictions.table, predictions.source
-    for there, here, what, remedy in (
-        (expected, table, "there is no row for the image", "Predict all of its images"),
-        (table, expected, f"{whose} doesn't have the image", "Leave out what isn't of it"),
+    for there, here, what, which, remedy in (
+        (expected, table, "no row for the image", "has", "Predict all of its images"),
+        (table, expected, "a row for the image", "doesn't have", "Leave out what isn't of it"),
     ):
         lost = there["image_id"][~there["image_id"].isin(here["image_id"])]
         if len(lost):
             raise PredictionError(
-                f"{doing}: {what} {lost.iloc[0]} ({len(lost)} such: {some(lost)}). "
-                f"{whose[0].upper()}{whose[1:]} has {len(expected)} images, these are "
-                f"{len(table)}. {remedy}."
+                f"{doing}: {what} {lost.iloc[0]} ({len(lost)} such: {some(lost)}), which {whose} "
+                f"{which}. These are {len(table)} images, {whose} has {len(expected)}. {remedy}."
             )
     known = expected.set_index("image_id").loc[table["image_id"]]
     for column in ("dx", "lesion_id"):

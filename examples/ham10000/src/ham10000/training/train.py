@@ -91,7 +91,7 @@ def _introduce(session: Session, tuned: list[str]) -> None:
     )
     for line in tuned:
         _LOG.info("%s", line)
-    if session.side == "test":
+    if session.side == "test" and session.recipe.training.monitor != "epoch":
         _LOG.warning(
             "The split has no validation set: %s of the test set chooses the weights, as the "
             "authors have it, and its numbers are better than they should be",
