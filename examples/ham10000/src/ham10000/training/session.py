@@ -150,7 +150,7 @@ def build_session(recipe: Recipe, run: RunFolder, cache: Path, fabric: Fabric) -
 
 def snapshot(session: Session) -> dict[str, Any]:
     """Return what a checkpoint holds; all ranks must call this at the same step."""
-    scaler = getattr(session.fabric._precision, "scaler", None)
+    scaler = getattr(session.fabric.strategy.precision, "scaler", None)
     done = session.plan.done_before(session.state.step_in_epoch)
     session.sampler.set_epoch(session.state.epoch, done)
     ranks = gather({"random": random_state(), "tally": session.tally.state_dict()})
@@ -192,7 +192,7 @@ def restore(session: Session, content: dict[str, Any]) -> None:
             f"resuming: the checkpoint is of another model or optimizer ({error})."
         ) from error
     if content["scaler"] is not None:
-        session.fabric._precision.load_state_dict(content["scaler"])
+        session.fabric.strategy.precision.load_state_dict(content["scaler"])
     session.sampler.load_state_dict(content["sampler"])
     session.state = State(**content["state"])
     ranks, rank = content["ranks"], session.rank
