@@ -61,7 +61,7 @@ def scaling(options: argparse.Namespace) -> None:
 
 def images_per_second(cache: Path, folder: Path, processes: int) -> float:
     """Train two short epochs in processes of one thread, and return the rate of the second."""
-    write_split(paper_split(CachedHAM10000(cache).table, 42), folder / "split.csv")
+    small_split(cache, folder / "split.csv")
     changes = {
         "data.cache": cache,
         "data.split": folder / "split.csv",
