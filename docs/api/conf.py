@@ -49,7 +49,6 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 napoleon_custom_sections = [("Shape", "notes_style"), ("Attributes", "params_style")]
-python_maximum_signature_line_length = 60
 python_use_unqualified_type_names = True
 
 # What others' names are is known without asking them, so that a build needs no network.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import sphobjinv
 from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.nav import Link, Navigation
 from mkdocs.structure.pages import Page
 from mkdocs.utils import get_relative_url
@@ -21,6 +21,7 @@ from mkdocs.utils import get_relative_url
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build"
 TEXTS = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
+WITHIN = InclusionLevel.INCLUDED  # where the pages that Sphinx reads are left out
 
 # What is a link already, a heading, or a block of code is left as it is.
 _CODE = re.compile(r"<(a|h\d|pre|summary)\b.*?</\1>|<code>([\w.]+)(\(\))?</code>", re.DOTALL)
@@ -34,7 +35,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         for path in sorted((BUILD / folder).rglob("*")):
             if path.is_file() and path.name != ".buildinfo" and path.suffix != ".txt":
                 address = path.relative_to(BUILD).as_posix()
-                files.append(File.generated(config, address, abs_src_path=str(path)))
+                file = File.generated(config, address, abs_src_path=str(path), inclusion=WITHIN)
+                files.append(file)
     inventory = (BUILD / "api" / "objects.inv").read_bytes()
     files.append(File.generated(config, "objects.inv", content=_below(inventory, "api/")))
     for address, name in TEXTS.items():
