@@ -1,0 +1,141 @@
+"""The code in the guides runs as it is pasted, and their commands exist.
+
+The blocks of a page run one after another, in one namespace and in an empty folder. A Python
+block with a title is written to that file, for the commands below it.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
+PAGES = [ROOT / "README.md", *GUIDES]
+# Pages whose commands are also run, in the order of the page.
+RUN = {"ddp", "ham10000"}
+BLOCK = re.compile(r"^( *)```(\w+)(.*)\n((?:.*\n)*?)\1```$", re.MULTILINE)
+
+if not GUIDES:
+    pytest.skip("needs a checkout", allow_module_level=True)
+
+
+class Block(NamedTuple):
+    language: str
+    title: str | None
+    code: str
+    line: int
+
+
+def blocks(page):
+    text = page.read_text()
+    for match in BLOCK.finditer(text):
+        title = re.search(r'title="(.+?)"', match[3])
+        line = text.count("\n", 0, match.start(4))
+        yield Block(match[2], title and title[1], textwrap.dedent(match[4]), line)
+
+
+def commands(page):
+    """Give the commands of the page's shell blocks, as lists of words."""
+    for block in blocks(page):
+        if block.language == "sh":
+            for line in block.code.replace("\\\n", " ").splitlines():
+                if words := shlex.split(line, comments=True):
+                    yield words
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
+def test_code_runs(page, tmp_path, monkeypatch):
+    for package in ("timm", "matplotlib", "h5py", "safetensors", "onnxruntime"):
+        pytest.importorskip(package, reason="the guides need softattn[all]")
+    if page.stem == "ham10000":
+        pytest.importorskip("ham10000", reason="pip install -e examples/ham10000")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HAM10000_DIR", raising=False)
+    names = {"__name__": "__main__"}
+    for block in blocks(page):
+        if block.language == "python" and block.title:
+            Path(block.title).write_text(block.code)
+        elif block.language == "python":
+            # Behind as many lines as on the page, so that a traceback names the page's.
+            exec(compile("\n" * block.line + block.code, str(page), "exec"), names)
+        elif block.language == "sh" and page.stem in RUN:
+            run(block)
+
+
+def run(block):
+    """Run a shell block; `export` holds for those after it."""
+    command = f"set -e\n{block.code}\nset +x; env -0 > .environment"
+    # This interpreter's commands, whether or not it is in PATH.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", command], env={**os.environ, "PATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"line {block.line}:\n{done.stdout}\n{done.stderr}"
+    for entry in Path(".environment").read_text().split("\0"):
+        name, _, value = entry.partition("=")
+        if re.search(rf"^export {name}=", block.code, re.MULTILINE):
+            os.environ[name] = value
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_exist(page):
+    for words in commands(page):
+        while re.fullmatch(r"\w+=\S*", words[0]):
+            words = words[1:]
+        CHECKS[words[0]](words[1:])
+
+
+def _softattn(arguments):
+    from softattn.cli import _parser
+
+    _parser().parse_args(arguments)
+
+
+def _ham10000(arguments):
+    cli = pytest.importorskip("ham10000.cli", reason="pip install -e examples/ham10000")
+    cli.build_parser().parse_args(arguments)
+
+
+def _torchrun(arguments):
+    from torch.distributed.run import get_args_parser
+
+    _python([get_args_parser().parse_args(arguments).training_script])
+
+
+def _make(arguments):
+    for target in arguments:
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
+
+
+def _python(arguments):
+    titles = {block.title for page in PAGES for block in blocks(page)}
+    module = arguments[1:2] if arguments[0] == "-m" else []
+    assert module or arguments[0] in titles or (ROOT / arguments[0]).exists(), arguments
+
+
+def _pip(arguments):
+    extras = re.findall(r"\[(.+?)\]", " ".join(arguments))
+    text = (ROOT / "pyproject.toml").read_text()
+    for extra in ",".join(extras).split(",") if extras else ():
+        assert re.search(rf"^{extra} = ", text, re.MULTILINE), extra
+    for path in (a for a in arguments if a.startswith("examples")):
+        assert (ROOT / path).is_dir(), path
+
+
+# Of other commands only that we know them.
+CHECKS = {
+    "softattn": _softattn,
+    "ham10000": _ham10000,
+    "torchrun": _torchrun,
+    "make": _make,
+    "python": _python,
+    "pip": _pip,
+    **dict.fromkeys(("cd", "export", "git", "hf", "tensorboard"), lambda arguments: None),
+}
