@@ -23,7 +23,7 @@ import inventories  # noqa: E402
 import pages  # noqa: E402
 
 project = "softattn"
-copyright = "MIT licence"
+copyright = "The softattn authors"
 release = version = softattn.__version__
 language = "en"
 
@@ -37,7 +37,6 @@ extensions = [
 ]
 templates_path = ["templates"]
 exclude_patterns = ["templates"]
-add_module_names = False
 default_role = "py:obj"
 nitpicky = True
 # A name in a text needn't be a name of ours; a type in a signature must be one of somebody's.

@@ -88,7 +88,8 @@ def on_post_build(config: MkDocsConfig) -> None:
         if name.startswith("softattn."):
             text = (inspect.getdoc(pydoc.locate(name)) or "").splitlines()[0]
             title = name.removeprefix("softattn.")
-            index["docs"].append({"location": address, "title": title, "text": f"{name}: {text}"})
+            page = address.partition("#")[0]  # to the search, what has a # is part of a page
+            index["docs"].append({"location": page, "title": title, "text": f"{name}: {text}"})
     path.write_text(json.dumps(index))
 
 
