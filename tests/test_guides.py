@@ -9,36 +9,19 @@ import re
 import shlex
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from guide_blocks import blocks, run_python
 
 ROOT = Path(__file__).parents[1]
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
 PAGES = [ROOT / "README.md", *GUIDES]
 # Pages whose commands are also run, in the order of the page.
 RUN = {"ddp", "ham10000"}
-BLOCK = re.compile(r"^( *)```(\w+)(.*)\n((?:.*\n)*?)\1```$", re.MULTILINE)
 
 if not GUIDES:
     pytest.skip("needs a checkout", allow_module_level=True)
-
-
-class Block(NamedTuple):
-    language: str
-    title: str | None
-    code: str
-    line: int
-
-
-def blocks(page):
-    text = page.read_text()
-    for match in BLOCK.finditer(text):
-        title = re.search(r'title="(.+?)"', match[3])
-        line = text.count("\n", 0, match.start(4))
-        yield Block(match[2], title and title[1], textwrap.dedent(match[4]), line)
 
 
 def commands(page):
@@ -63,8 +46,7 @@ def test_code_runs(page, tmp_path, monkeypatch):
         if block.language == "python" and block.title:
             Path(block.title).write_text(block.code)
         elif block.language == "python":
-            # Behind as many lines as on the page, so that a traceback names the page's.
-            exec(compile("\n" * block.line + block.code, str(page), "exec"), names)
+            run_python(page, block, names)
         elif block.language == "sh" and page.stem in RUN:
             run(block)
 

@@ -13,6 +13,7 @@ from ham10000 import errors
         (errors.DataError, ValueError),
         (errors.MissingDataError, FileNotFoundError),
         (errors.SplitError, ValueError),
+        (errors.PredictionError, ValueError),
         (errors.CacheError, ValueError),
         (errors.DownloadError, ConnectionError),
         (errors.ArchiveError, ValueError),

@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from ham10000 import __version__
 from ham10000.commands import ARGUMENTS, COMMANDS
 from ham10000.errors import Ham10000Error
+from ham10000.recipe import spell_out
 
 __all__ = ["build_parser", "main"]
 
@@ -50,10 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, or 1 if the data set isn't usable or something was refused. Arguments
         that don't parse exit with 2, an interruption with 130.
     """
-    options = build_parser().parse_args(None if arguments is None else list(arguments))
-    chosen = options[options.command].as_dict()
-    chosen.pop("config", None)
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        if given[:1] == ["train"]:  # takes part.field=value too
+            given = spell_out(given)
+        options = build_parser().parse_args(given)
+        chosen = options[options.command].as_dict()
+        chosen.pop("config", None)
         return COMMANDS[options.command](**chosen)
     except Ham10000Error as error:
         print(f"ham10000: error: {error}", file=sys.stderr)

@@ -31,8 +31,28 @@ class SplitError(Ham10000Error, ValueError):
     """A split is not one, or can't be made."""
 
 
+class RecipeError(Ham10000Error, ValueError):
+    """A recipe has a field that there is not, or a value that can't be."""
+
+
+class PredictionError(Ham10000Error, ValueError):
+    """Predictions can't be measured as they are, or two sets of them can't be compared."""
+
+
+class MissingPackageError(Ham10000Error, ImportError):
+    """Something is wanted for which a package must be installed first."""
+
+
 class CacheError(Ham10000Error, ValueError):
     """A cache can't be read."""
+
+
+class CheckpointError(Ham10000Error, ValueError):
+    """A checkpoint is damaged, or of something else."""
+
+
+class TrainingError(Ham10000Error, RuntimeError):
+    """Training can't go on."""
 
 
 class DownloadError(Ham10000Error, ConnectionError):

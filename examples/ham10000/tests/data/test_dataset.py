@@ -9,7 +9,12 @@ from torchvision.transforms import v2
 from ham10000.data.augment import Augment
 from ham10000.data.batches import Batches, make_slots
 from ham10000.data.dataset import HAM10000, CachedHAM10000
-from ham10000.data.metadata import METADATA, encode_metadata
+from ham10000.data.metadata import (
+    METADATA,
+    encode_metadata,
+    feature_names,
+    metadata_features,
+)
 from ham10000.data.prepare import prepare
 from ham10000.data.samplers import EpochSampler, SequentialShard
 from ham10000.data.split import kfold_split, paper_split
@@ -133,6 +138,43 @@ def test_what_is_unknown_has_a_code_of_its_own(synthetic: Path) -> None:
     assert (encoded["age_known"][0].item(), encoded["sex"][0].item()) == (False, 0)
     assert encoded["localization"][1] == 0
     assert encoded["dx_type"].min() >= 1
+
+
+def test_metadata_become_the_input_of_a_network(synthetic: Path) -> None:
+    table = read_table(synthetic / "HAM10000_metadata.csv").iloc[:3].reset_index(drop=True)
+    table["age"], table["sex"] = [45.0, None, 0.0], ["male", "female", "unknown"]
+    table["localization"] = ["back", "upper extremity", None]
+    features = metadata_features(encode_metadata(table, ["localization", "sex", "age"]))
+    names = feature_names(["sex", "localization", "age"])
+    assert features.dtype == torch.float32
+    assert features.shape == (3, len(names)) == (3, 18)
+    found = [{name: row[i].item() for i, name in enumerate(names) if row[i]} for row in features]
+    assert found[0] == {
+        "age": pytest.approx(0.45),
+        "age_known": 1,
+        "sex=male": 1,
+        "localization=back": 1,
+    }
+    assert found[1] == {"sex=female": 1, "localization=upper extremity": 1}
+    assert found[2] == {"age_known": 1}
+    with pytest.raises(ArgumentError, match="Open the data set with metadata="):
+        metadata_features({})
+    with pytest.raises(ArgumentError, match="Closest: age"):
+        feature_names(["ages"])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("augment", [None, Augment("authors")])
+def test_a_batch_brings_the_metadata_of_its_images(
+    cache: Path, workers: int, augment: Augment | None
+) -> None:
+    data = CachedHAM10000(cache, metadata=["age", "sex", "localization"])
+    features = metadata_features(data.metadata)
+    sampler = EpochSampler(data.targets, seed=1)
+    batches = Batches(data, sampler, 100, augment)
+    loader = DataLoader(batches, batch_size=None, num_workers=workers)
+    assert torch.equal(torch.cat([batch.metadata for batch in loader]), features[list(sampler)])
+    assert Batches(CachedHAM10000(cache), sampler, 100)[0].metadata is None
 
 
 def epoch(data: HAM10000, *, rank: int, replicas: int, batch: int, workers: int):

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 from jsonargparse import ArgumentParser
 
-from ham10000.commands import preparation, sets
+from ham10000.commands import evaluation, preparation, sets, training
 
 __all__ = ["ARGUMENTS", "COMMANDS"]
 
-_GROUPS = (sets, preparation)
+_GROUPS = (sets, preparation, training, evaluation)
 
 COMMANDS: dict[str, Callable[..., int]] = {
     name: function for group in _GROUPS for name, function in group.COMMANDS.items()

@@ -1,7 +1,7 @@
 """An epoch as a data set of batches: one read, one augmentation and one hand-over for each.
 
     batches = Batches(data, sampler, batch_size=64, augment=augment)
-    for images, targets, positions in DataLoader(batches, batch_size=None, num_workers=2): ...
+    for batch in DataLoader(batches, batch_size=None, num_workers=2): ...
 
 A batch is known by its number alone, so that it is the same whoever makes it: this process or a
 worker, and on two ranks of 32 the same images, with the same augmentation, as on one rank of 64.
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from ham10000.data.dataset import HAM10000
+from ham10000.data.metadata import metadata_features
 from ham10000.data.samplers import EpochSampler, SequentialShard
 from ham10000.errors import ArgumentError
 
@@ -38,6 +39,8 @@ class Batch(NamedTuple):
     """(B,), int64."""
     positions: Tensor
     """(B,), where in the epoch each sample stands over all ranks; augmentation draws by it."""
+    metadata: Tensor | None = None
+    """(B, M), float32, from `metadata_features`, if the data set was opened with metadata."""
 
 
 class Batches(Dataset[Batch]):
@@ -100,6 +103,7 @@ class Batches(Dataset[Batch]):
                 f"batch_size {batch_size} and size {data.size}."
             )
         self.positions, self.epoch = sampler.positions(), sampler.epoch
+        self._metadata = metadata_features(data.metadata) if data.metadata else None
         length = len(self.indices)
         self._length = length // batch_size if drop_last else -(-length // batch_size)
 
@@ -111,8 +115,9 @@ class Batches(Dataset[Batch]):
             raise IndexError(f"taking batch {number} of an epoch of {len(self)}")
         part = slice(number * self.batch_size, (number + 1) * self.batch_size)
         indices, positions = self.indices[part].tolist(), self.positions[part]
+        metadata = self._metadata[indices] if self._metadata is not None else None
         if self.augment is None:
-            return Batch(*self.data.read(indices), positions)
+            return Batch(*self.data.read(indices), positions, metadata)
         images, targets = self.data.read(indices, self._buffer_for(len(indices)))
         out = None
         if self._slots is not None:
@@ -120,7 +125,7 @@ class Batches(Dataset[Batch]):
         elif get_worker_info() is not None:
             out = _shared(images.shape)
         images = self.augment(images, positions, self.epoch, out=out)
-        return Batch(images, targets, positions)
+        return Batch(images, targets, positions, metadata)
 
     def _buffer_for(self, length: int) -> Tensor | None:
         # The uint8 batch is only on its way to the augmentation, so all batches share its memory.

@@ -23,6 +23,8 @@ class Preset:
     """As a part of the size."""
     zoom: float = 0.0
     flips: bool = False
+    quarters: bool = False
+    """Turns by a multiple of a right angle."""
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
@@ -36,7 +38,7 @@ class Preset:
     @property
     def moves(self) -> bool:
         """Whether pixels change their places."""
-        return bool(self.degrees or self.shift or self.zoom or self.flips)
+        return bool(self.degrees or self.shift or self.zoom or self.flips or self.quarters)
 
     @property
     def colours(self) -> bool:
@@ -51,6 +53,7 @@ class Preset:
 
 PRESETS = {
     "none": Preset(),
+    "flips": Preset(flips=True, quarters=True),
     # The arguments of the authors' ImageDataGenerator.
     "authors": Preset(degrees=180, shift=0.1, zoom=0.1, flips=True),
     "strong": Preset(
@@ -86,7 +89,7 @@ class Augment:
         (torch.float32, True)
 
     Args:
-        preset: "none", "authors", "strong", or your own.
+        preset: "none", "flips", "authors", "strong", or your own.
         seed: of the run.
         mean: taken from each channel, in [0, 1].
         std: what it is then divided by; the default gives [-1, 1], as the authors have it.
@@ -174,6 +177,7 @@ class Augment:
                 shift=preset.shift,
                 zoom=preset.zoom,
                 flips=preset.flips,
+                quarters=preset.quarters,
                 aspect=images.shape[3] / images.shape[2],
             ).to(device)
         if not preset.colours:

@@ -19,6 +19,7 @@ def matrices(
     shift: float,
     zoom: float,
     flips: bool,
+    quarters: bool = False,
     aspect: float = 1.0,
 ) -> Tensor:
     """Turn random numbers into matrices that say where each output pixel comes from.
@@ -37,6 +38,7 @@ def matrices(
         shift: by at most this part of the size, along each axis.
         zoom: by a factor between 1 - zoom and 1 + zoom, along each axis.
         flips: mirror left to right, and top to bottom, each half of the time.
+        quarters: rotate by 0, 90, 180 or 270 degrees besides.
         aspect: width by height of the images.
 
     Returns:
@@ -44,6 +46,9 @@ def matrices(
     """
     signed = 2 * draws - 1
     angle = signed[:, 0] * math.radians(degrees)
+    if quarters:
+        # Of the same number, but of what is left of it once the first rotation is drawn.
+        angle = angle + (64 * draws[:, 0]).floor().remainder(4) * (math.pi / 2)
     zooms = 1 + zoom * signed[:, 3:5]
     if flips:
         zooms = zooms * torch.where(draws[:, 5:7] < 0.5, -1.0, 1.0)

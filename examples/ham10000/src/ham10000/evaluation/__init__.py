@@ -1,0 +1,1 @@
+"""What predictions are worth: numbers with intervals, and comparisons that are paired."""

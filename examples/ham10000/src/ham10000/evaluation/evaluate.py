@@ -1,0 +1,130 @@
+"""An evaluation: every metric with its interval, per image and per lesion, as files."""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ham10000.data.facts import CLASSES
+from ham10000.data.files import write_text
+from ham10000.evaluation.intervals import LEVEL, Interval, intervals
+from ham10000.evaluation.metrics import absent_classes, confusion
+from ham10000.evaluation.predictions import Predictions, by_lesion, write_predictions
+from ham10000.evaluation.resampling import RESAMPLES, draw_lesions
+
+__all__ = ["Evaluation", "Level", "evaluate", "to_json", "write_evaluation"]
+
+_METHOD = (
+    "Intervals of 95 % from draws of lesions with replacement, within each class: their standard "
+    "error on the logit scale (log for brier and log_loss); Wilson's for the recall and the "
+    "sensitivity of a class, MOVER of these for balanced_accuracy; mirrored percentiles for ece. "
+    "Averages are over the classes that have images."
+)
+
+
+@dataclass(frozen=True)
+class Level:
+    """What is found per image, or per lesion."""
+
+    count: int
+    """How many images or lesions."""
+    class_counts: dict[str, int]
+    metrics: dict[str, Interval]
+    confusion: list[list[int]]
+    """By true class (rows) and predicted class (columns), in the order of `CLASSES`."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What predictions are worth."""
+
+    absent_classes: list[str]
+    """Classes without an image: undefined, and left out of the averages."""
+    resamples: int
+    seed: int
+    level: float
+    method: str
+    per_image: Level
+    per_lesion: Level
+    """Of the mean probabilities of each lesion's images."""
+
+
+def evaluate(predictions: Predictions, resamples: int = RESAMPLES, seed: int = 0) -> Evaluation:
+    """Measure predictions, per image and per lesion.
+
+    Example:
+        >>> import numpy as np
+        >>> from ham10000.data.facts import CLASSES
+        >>> from ham10000.evaluation.evaluate import evaluate
+        >>> from ham10000.evaluation.predictions import make_predictions
+        >>> rows = [(f"I{n}", f"L{n // 2}", CLASSES[n // 4], "test") for n in range(28)]
+        >>> found = evaluate(make_predictions(rows, np.eye(7)[np.arange(28) // 4]), resamples=20)
+        >>> found.per_image.count, found.per_lesion.count
+        (28, 14)
+        >>> accuracy = found.per_image.metrics["accuracy"]
+        >>> accuracy.value, round(accuracy.low, 3)
+        (1.0, 0.785)
+
+    Args:
+        predictions: of one or more classes.
+        resamples: how many draws of lesions the intervals come from.
+        seed: of the draws.
+    """
+    counts = draw_lesions(predictions.targets, predictions.lesions, resamples, seed)
+    _, first = np.unique(predictions.lesions, return_index=True)
+    return Evaluation(
+        absent_classes=absent_classes(predictions.targets),
+        resamples=resamples,
+        seed=seed,
+        level=LEVEL,
+        method=_METHOD,
+        per_image=_level(predictions, counts),
+        per_lesion=_level(by_lesion(predictions), counts[first]),
+    )
+
+
+def write_evaluation(evaluation: Evaluation, predictions: Predictions, out: Path) -> None:
+    """Write predictions.csv and metrics.json into a folder, each whole or not at all.
+
+    Raises:
+        WriteError: the system refuses.
+    """
+    write_predictions(predictions, out / "predictions.csv")
+    write_text(out / "metrics.json", to_json(asdict(evaluation)))
+
+
+def to_json(value: object) -> str:
+    """Return JSON for machines: what is undefined is null.
+
+    Example:
+        >>> from ham10000.evaluation.evaluate import to_json
+        >>> print(to_json({"auc": float("nan")}))
+        {
+          "auc": null
+        }
+    """
+    return json.dumps(_without_nan(value), indent=2, allow_nan=False) + "\n"
+
+
+def _level(predictions: Predictions, counts: npt.NDArray[np.float64]) -> Level:
+    targets, probabilities = predictions.targets, predictions.probabilities
+    support = np.bincount(targets, minlength=len(CLASSES))
+    return Level(
+        count=len(targets),
+        class_counts=dict(zip(CLASSES, support.tolist(), strict=True)),
+        metrics=intervals(targets, probabilities, predictions.lesions, counts),
+        confusion=confusion(targets, probabilities).tolist(),
+    )
+
+
+def _without_nan(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _without_nan(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

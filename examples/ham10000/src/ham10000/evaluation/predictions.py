@@ -1,0 +1,221 @@
+"""What a model says of each image: one row an image, one probability a class, checked row by row.
+
+`Predictions` can't hold what can't be measured: whoever has one needn't check it again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ham10000.data.facts import CLASSES
+from ham10000.data.files import write_text
+from ham10000.data.splitfile import SPLITS
+from ham10000.data.table import read_csv
+from ham10000.errors import PredictionError, closest, some
+
+__all__ = [
+    "COLUMNS",
+    "Predictions",
+    "by_lesion",
+    "check_images",
+    "make_predictions",
+    "read_predictions",
+    "write_predictions",
+]
+
+COLUMNS = ("image_id", "lesion_id", "dx", "split", *CLASSES)
+
+TOLERANCE = 1e-4
+"""How far a row's probabilities may be from a sum of 1: room for half precision and printing."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Probabilities of all classes for each image, beside the truth.
+
+    Example:
+        >>> from ham10000.evaluation.predictions import make_predictions
+        >>> rows = [("I1", "L1", "nv", "test"), ("I2", "L1", "nv", "test")]
+        >>> uniform = make_predictions(rows, [[1 / 7] * 7] * 2)
+        >>> uniform.targets.tolist(), uniform.probabilities.shape, uniform.lesions.tolist()
+        ([5, 5], (2, 7), [0, 0])
+
+    Raises:
+        PredictionError: the table is none of predictions; the message names the row.
+    """
+
+    table: pd.DataFrame
+    """The columns of `COLUMNS`, in that order; rows are in no particular order."""
+    source: str = "checking predictions"
+    """What was being done, and with which file: how messages about these predictions begin."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "table", _checked(self.table, self.source))
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def targets(self) -> npt.NDArray[np.int64]:
+        """The true classes: (N,), places in `CLASSES`."""
+        return pd.Index(CLASSES).get_indexer(pd.Index(self.table["dx"])).astype(np.int64)
+
+    @property
+    def probabilities(self) -> npt.NDArray[np.float64]:
+        """The probabilities: (N, 7), in the order of `CLASSES`."""
+        return self.table[list(CLASSES)].to_numpy(np.float64)
+
+    @property
+    def lesions(self) -> npt.NDArray[np.int64]:
+        """Which lesion each image shows: (N,), numbered from 0 as they appear."""
+        return pd.factorize(self.table["lesion_id"])[0].astype(np.int64)
+
+
+def make_predictions(
+    rows: pd.DataFrame | Sequence[tuple[str, str, str, str]],
+    probabilities: npt.ArrayLike,
+    source: str = "checking predictions",
+) -> Predictions:
+    """Put probabilities beside the rows that they are of.
+
+    Args:
+        rows: image_id, lesion_id, dx and split; other columns are left out.
+        probabilities: (N, 7), in the order of `CLASSES`.
+        source: how messages about these predictions begin.
+
+    Raises:
+        PredictionError: there are not seven probabilities for each row, or a row is wrong.
+    """
+    table = pd.DataFrame(rows, columns=list(COLUMNS[:4])).reset_index(drop=True)
+    values = np.asarray(probabilities, dtype=np.float64)
+    if values.shape != (len(table), len(CLASSES)):
+        raise PredictionError(
+            f"{source}: probabilities have the shape {values.shape} for {len(table)} images. "
+            f"Expected ({len(table)}, {len(CLASSES)})."
+        )
+    scores = pd.DataFrame(values, columns=list(CLASSES))
+    return Predictions(pd.concat([table, scores], axis=1), source)
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Read predictions that `write_predictions` or anybody else wrote, and check every row.
+
+    Raises:
+        MissingDataError: there is no such file.
+        DataError: it is no table, or a column is missing.
+        PredictionError: a row is wrong; the message names it, with the header as row 1.
+    """
+    return Predictions(read_csv(path, COLUMNS), f"reading {path}")
+
+
+def write_predictions(predictions: Predictions, path: Path) -> None:
+    """Write predictions whole or not at all; reading them gives the same bits.
+
+    Raises:
+        WriteError: the system refuses.
+    """
+    write_text(path, predictions.table.to_csv(index=False, lineterminator="\n"))
+
+
+def by_lesion(predictions: Predictions) -> Predictions:
+    """Average the probabilities over the images of each lesion.
+
+    Returns:
+        One row a lesion, as they first appear, with the image_id of its first image.
+    """
+    groups = predictions.table.groupby("lesion_id", sort=False)
+    table = groups[list(COLUMNS[:4])].first().reset_index(drop=True)
+    means = groups[list(CLASSES)].mean().reset_index(drop=True)
+    return replace(predictions, table=pd.concat([table, means], axis=1))
+
+
+def check_images(predictions: Predictions, expected: pd.DataFrame, whose: str) -> None:
+    """Refuse predictions that are not of exactly the images they should be of.
+
+    Args:
+        predictions: any.
+        expected: image_id and dx, and lesion_id where it is known.
+        whose: what `expected` is, for the message: "the split test of split.csv".
+
+    Raises:
+        PredictionError: an image is missing, is one too many, or has another truth.
+    """
+    table, doing = predictions.table, predictions.source
+    for there, here, what, which, remedy in (
+        (expected, table, "no row for the image", "has", "Predict all of its images"),
+        (table, expected, "a row for the image", "doesn't have", "Leave out what isn't of it"),
+    ):
+        lost = there["image_id"][~there["image_id"].isin(here["image_id"])]
+        if len(lost):
+            raise PredictionError(
+                f"{doing}: {what} {lost.iloc[0]} ({len(lost)} such: {some(lost)}), which {whose} "
+                f"{which}. These are {len(table)} images, {whose} has {len(expected)}. {remedy}."
+            )
+    known = expected.set_index("image_id").loc[table["image_id"]]
+    for column in ("dx", "lesion_id"):
+        if column not in known:
+            continue
+        differs = table[column].to_numpy() != known[column].to_numpy()
+        if differs.any():
+            row = int(differs.argmax())
+            raise PredictionError(
+                f"{doing}: row {row + 2} gives the image {table['image_id'].iloc[row]} the "
+                f"{column} {table[column].iloc[row]}, {whose} {known[column].iloc[row]} "
+                f"({int(differs.sum())} such rows). Predict from the same data."
+            )
+
+
+def _checked(table: pd.DataFrame, doing: str) -> pd.DataFrame:
+    missing = [name for name in COLUMNS if name not in table.columns]
+    if missing:
+        raise PredictionError(
+            f"{doing}: there is no column {missing[0]!r}. Expected {', '.join(COLUMNS)}. "
+            f"{closest(missing[0], map(str, table.columns))}"
+        )
+    if table.empty:
+        raise PredictionError(f"{doing}: there is no row. Predict at least one image.")
+    table = table[list(COLUMNS)].reset_index(drop=True)
+    for column in COLUMNS[:4]:
+        empty = table[column].isna() | (table[column] == "")
+        _refuse(table, empty, doing, f"no {column}", "Fill it in")
+    for column, options in (("dx", CLASSES), ("split", SPLITS)):
+        unknown = ~table[column].isin(options)
+        name = str(table[column][unknown].iloc[0]) if unknown.any() else ""
+        what = f"{column} {name!r}, which is none of {', '.join(options)}"
+        _refuse(table, unknown, doing, what, closest(name, options).rstrip("."))
+    repeated = table["image_id"].duplicated()
+    _refuse(table, repeated, doing, "an image_id that an earlier row has", "Keep one row for each")
+    first = table.groupby("lesion_id")["dx"].transform("first")
+    _refuse(
+        table, table["dx"] != first, doing, "another dx than its lesion has above", "Correct one"
+    )
+    return _with_probabilities(table, doing)
+
+
+def _with_probabilities(table: pd.DataFrame, doing: str) -> pd.DataFrame:
+    scores = table[list(CLASSES)].apply(pd.to_numeric, errors="coerce").astype(np.float64)
+    again = "Predict again, or give probabilities instead of scores"
+    finite = pd.Series(np.isfinite(scores.to_numpy()).all(axis=1))
+    _refuse(table, ~finite, doing, "a probability that is no finite number", again)
+    negative = pd.Series((scores.to_numpy() < 0).any(axis=1))
+    _refuse(table, negative, doing, "a negative probability", again)
+    sums = pd.Series(scores.to_numpy().sum(axis=1))
+    wrong = (sums - 1).abs() > TOLERANCE
+    total = float(sums[wrong].iloc[0]) if wrong.any() else 1.0
+    _refuse(table, wrong, doing, f"probabilities that sum to {total:.6g}, not 1", again)
+    return table.assign(**{name: scores[name] for name in CLASSES})
+
+
+def _refuse(
+    table: pd.DataFrame, rows: "pd.Series[bool]", doing: str, what: str, remedy: str
+) -> None:
+    if rows.any():
+        row = int(rows.to_numpy().argmax())
+        raise PredictionError(
+            f"{doing}: row {row + 2} (image {table['image_id'].iloc[row]}) has {what} "
+            f"({int(rows.sum())} such rows). {remedy}."
+        )

@@ -1,0 +1,152 @@
+"""The metrics of `summarize` for images that count several times or not at all, many draws at once.
+
+A resample of a data set is a count for each image. Every metric here is computed from such counts
+for all resamples together, in float64, and equals scikit-learn's on the images written out as often
+as they count.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ham10000.data.facts import CLASSES
+from ham10000.evaluation.metrics import (
+    MAX_FALSE_POSITIVE_RATE,
+    METRICS,
+    NUM_BINS,
+    averages,
+    bin_of,
+)
+
+__all__ = ["summarize_weighted"]
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+_CHUNK = 128
+"""How many resamples are computed at once: as many as stay in a core's cache."""
+
+
+def summarize_weighted(
+    targets: npt.ArrayLike, probabilities: npt.ArrayLike, weights: npt.ArrayLike
+) -> dict[str, Floats]:
+    """Measure predictions once for each column of weights.
+
+    Example:
+        >>> import numpy as np
+        >>> from ham10000.evaluation.weighted import summarize_weighted
+        >>> sure = np.eye(7)[[4, 5, 5]]
+        >>> summarize_weighted([4, 5, 4], sure, [[1, 3], [1, 1], [1, 1]])["recall/mel"].tolist()
+        [0.5, 0.75]
+
+    Args:
+        targets: (N,), places in `CLASSES`.
+        probabilities: (N, 7); each row sums to 1.
+        weights: (N, R), how often each image counts in each resample.
+
+    Returns:
+        (R,) for each of `METRICS`; NaN for what is undefined.
+    """
+    truth = np.asarray(targets, dtype=np.int64)
+    scores = np.asarray(probabilities, dtype=np.float64)
+    counts = np.asarray(weights)
+    sums = _sums(truth, scores)
+    ranks = [_Ranks.of(truth == label, scores[:, label]) for label in range(len(CLASSES))]
+    found = [
+        _measure(sums, ranks, np.ascontiguousarray(counts[:, start : start + _CHUNK], np.float64))
+        for start in range(0, counts.shape[1], _CHUNK)
+    ]
+    return {name: np.concatenate([part[name] for part in found]) for name in METRICS}
+
+
+@dataclass(frozen=True)
+class _Ranks:
+    """Images from the largest score of one class to the smallest, the class's own first in ties.
+
+    A sensitivity changes only where images of the class are, so only the groups of equal scores
+    that hold some are kept: where each begins, where its images of the class end, where it ends.
+    """
+
+    order: Ints
+    start: Ints
+    middle: Ints
+    end: Ints
+
+    @classmethod
+    def of(cls, is_it: npt.NDArray[np.bool_], score: Floats) -> "_Ranks":
+        order = np.lexsort((~is_it, -score))
+        ordered = score[order]
+        start = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+        end = np.append(start[1:], len(order))
+        own = np.append(0, np.cumsum(is_it[order]))
+        own = own[end] - own[start]
+        return cls(order, start[own > 0], (start + own)[own > 0], end[own > 0])
+
+    def measure(self, weights: Floats) -> dict[str, Floats]:
+        """Compute the metrics that depend on the order of the scores: (R,) each."""
+        below = np.zeros((len(weights) + 1, weights.shape[1]))
+        np.cumsum(weights[self.order], axis=0, out=below[1:])
+        gained = below[self.middle] - below[self.start]
+        true = np.cumsum(gained, axis=0)
+        everyone = below[self.end]
+        false = everyone - true
+        false_before = below[self.start] - (true - gained)
+        positives = gained.sum(axis=0)
+        negatives = below[-1] - positives
+        precision = np.divide(true, everyone, out=np.zeros_like(true), where=everyone > 0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            area = (gained * (false_before + false)).sum(axis=0) / (2 * positives * negatives)
+            allowed = false / negatives <= MAX_FALSE_POSITIVE_RATE
+            sensitivity = np.where(allowed, true, 0.0).max(axis=0, initial=0.0) / positives
+            return {
+                "auc": 1 - area,
+                "average_precision": (gained * precision).sum(axis=0) / positives,
+                "sensitivity_at_95_specificity": np.where(negatives > 0, sensitivity, np.nan),
+            }
+
+
+def _sums(truth: Ints, scores: Floats) -> Floats:
+    """Return (cells + bins + 2, N): what each image adds to every sum that metrics are made of."""
+    count, classes = scores.shape
+    predicted, confidence = scores.argmax(axis=1), scores.max(axis=1)
+    own = scores[np.arange(count), truth] / scores.sum(axis=1)
+    sums = np.zeros((classes * classes + NUM_BINS + 2, count))
+    image = np.arange(count)
+    sums[truth * classes + predicted, image] = 1
+    sums[classes * classes + bin_of(confidence), image] = (predicted == truth) - confidence
+    sums[-2] = ((scores - np.eye(classes)[truth]) ** 2).sum(axis=1)
+    sums[-1] = -np.log(np.clip(own, np.finfo(np.float64).eps, 1.0))
+    return sums
+
+
+def _measure(sums: Floats, ranks: list[_Ranks], weights: Floats) -> dict[str, Floats]:
+    classes = len(CLASSES)
+    totals = (sums @ weights).T
+    cells = totals[:, : classes * classes].reshape(-1, classes, classes)
+    size = weights.sum(axis=0)
+    support, predicted = cells.sum(axis=2), cells.sum(axis=1)
+    right = np.diagonal(cells, axis1=1, axis2=2)
+    others = size[:, None] - support
+    by_rank = [rank.measure(weights) for rank in ranks]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        per_class = {
+            "recall": right / support,
+            "precision": np.where(predicted > 0, right / predicted, 0.0),
+            "f1": 2 * right / (support + predicted),
+            "specificity": 1 - (predicted - right) / others,
+            **{name: np.stack([of[name] for of in by_rank], axis=1) for name in by_rank[0]},
+        }
+    for values in per_class.values():
+        values[support == 0] = np.nan
+    calibration = totals[:, classes * classes : -2]
+    found = {
+        "accuracy": right.sum(axis=1) / size,
+        **averages(per_class, support),
+        "ece": np.abs(calibration).sum(axis=1) / size,
+        "brier": totals[:, -2] / size,
+        "log_loss": totals[:, -1] / size,
+    }
+    for metric, values in per_class.items():
+        found |= {f"{metric}/{name}": values[:, label] for label, name in enumerate(CLASSES)}
+    return found

@@ -1,0 +1,240 @@
+"""The figures of an evaluation: each from numbers to a matplotlib figure, and nothing else."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from ham10000.data.facts import CLASSES
+from ham10000.errors import ArgumentError
+from ham10000.reporting.theme import LIGHT, Theme, new_figure
+
+__all__ = [
+    "confusion_figure",
+    "curves_figure",
+    "recall_figure",
+    "reliability_figure",
+    "roc_figure",
+]
+
+_STYLES = ("-", "--", "-.", ":", "-", "--", "-.")
+_DASHED = (0, (2, 3))
+
+
+def confusion_figure(
+    confusion: ArrayLike, classes: Sequence[str] = CLASSES, *, theme: Theme = LIGHT
+) -> Figure:
+    """Draw a confusion matrix: counts, coloured by the share of their row.
+
+    Example:
+        >>> from ham10000.reporting.figures import confusion_figure
+        >>> figure = confusion_figure([[8, 2], [1, 9]], ["mel", "nv"])
+        >>> [text.get_text() for text in figure.axes[0].texts]
+        ['8', '2', '1', '9']
+
+    Args:
+        confusion: (C, C) counts; a row for each true class, a column for each predicted one.
+        classes: their names.
+        theme: the colours.
+    """
+    counts = np.asarray(confusion, dtype=np.float64)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure, (axes,) = new_figure(theme, 5.2)
+    axes.imshow(shares, cmap=theme.shades, vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            colour = theme.surface if shares[row, column] > 0.5 else theme.ink
+            axes.text(column, row, f"{count:,.0f}", ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(classes)), classes)
+    axes.set_yticks(
+        range(len(classes)),
+        [f"{name} ({row.sum():,.0f})" for name, row in zip(classes, counts, strict=True)],
+    )
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true (images)")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def roc_figure(
+    targets: ArrayLike,
+    probabilities: ArrayLike,
+    classes: Sequence[str] = CLASSES,
+    *,
+    theme: Theme = LIGHT,
+) -> Figure:
+    """Draw the ROC curve of each class against the others.
+
+    A class without an image, or without an image of another class, has no curve, and the legend
+    says so.
+
+    Args:
+        targets: (N,), places in `classes`.
+        probabilities: (N, C).
+        classes: their names.
+        theme: the colours.
+    """
+    truth, scores = np.asarray(targets), np.asarray(probabilities, dtype=np.float64)
+    figure, (axes,) = new_figure(theme, 4.6)
+    axes.plot([0, 1], [0, 1], color=theme.line, linestyle=_DASHED)
+    for place, name in enumerate(classes):
+        positive = truth == place
+        x, y, label = np.empty(0), np.empty(0), f"{name}: undefined"
+        if 0 < positive.sum() < len(positive):
+            x, y, _ = roc_curve(positive, scores[:, place])
+            label = f"{name} {roc_auc_score(positive, scores[:, place]):.3f}"
+        colour, style = theme.classes[place % 7], _STYLES[place % 7]
+        axes.plot(x, y, color=colour, linestyle=style, linewidth=1.6, label=label)
+    axes.set_xlabel("false positive rate (1 - specificity)")
+    axes.set_ylabel("true positive rate (recall)")
+    axes.set_xlim(-0.01, 1.01)
+    axes.set_ylim(-0.01, 1.01)
+    _legend(axes, theme, "area under the curve")
+    return figure
+
+
+def reliability_figure(
+    targets: ArrayLike, probabilities: ArrayLike, *, bins: int = 15, theme: Theme = LIGHT
+) -> Figure:
+    """Draw how often the predicted class is right, by how sure the model is of it.
+
+    Bins are of equal width. Below stands how many images each holds. The title has the expected
+    calibration error: the mean distance of the points from the diagonal, weighted by these counts
+    (Guo et al., ICML 2017).
+
+    Args:
+        targets: (N,), places in the columns.
+        probabilities: (N, C).
+        bins: how many.
+        theme: the colours.
+    """
+    scores = np.asarray(probabilities, dtype=np.float64)
+    sure, right = scores.max(axis=1), scores.argmax(axis=1) == np.asarray(targets)
+    places = np.clip(np.ceil(sure * bins).astype(int) - 1, 0, bins - 1)
+    counts = np.bincount(places, minlength=bins)
+    full = counts > 0
+    confidence = np.bincount(places, sure, bins)[full] / counts[full]
+    accuracy = np.bincount(places, right, bins)[full] / counts[full]
+    error = float(np.sum(counts[full] * np.abs(accuracy - confidence)) / max(len(sure), 1))
+
+    figure, (axes, below) = new_figure(theme, 5, (3, 1))
+    axes.plot([0, 1], [0, 1], color=theme.line, linestyle=_DASHED)
+    axes.vlines(confidence, confidence, accuracy, color=theme.second, linewidth=1.2)
+    axes.plot(confidence, accuracy, "o-", color=theme.first, markersize=4)
+    axes.set_title(f"expected calibration error {error:.3f}", fontsize=10)
+    axes.set_ylabel("part that is right")
+    axes.set_ylim(-0.02, 1.02)
+    below.bar((np.arange(bins) + 0.5) / bins, counts, 0.9 / bins, color=theme.first)
+    below.set_ylabel("images")
+    below.set_xlabel("probability of the predicted class")
+    for each in (axes, below):
+        each.set_xlim(-0.02, 1.02)
+    return figure
+
+
+def recall_figure(
+    recalls: Mapping[str, float],
+    intervals: Mapping[str, tuple[float, float]],
+    *,
+    theme: Theme = LIGHT,
+) -> Figure:
+    """Draw the recall of each class with its interval.
+
+    Example:
+        >>> from ham10000.reporting.figures import recall_figure
+        >>> figure = recall_figure({"df": 0.5}, {"df": (0.19, 0.81)})
+        >>> [text.get_text() for text in figure.axes[0].texts]
+        ['0.50 (0.19 to 0.81)']
+
+    Args:
+        recalls: by class; nan where a class has no image.
+        intervals: by class, its lower and upper end.
+        theme: the colours.
+    """
+    figure, (axes,) = new_figure(theme, 0.9 + 0.36 * len(recalls))
+    for row, (name, recall) in enumerate(recalls.items()):
+        if np.isnan(recall):
+            axes.text(0.02, row, "no image", va="center", fontsize=9, color=theme.quiet)
+            continue
+        low, high = intervals[name]
+        axes.plot([low, high], [row, row], color=theme.first, linewidth=2.4, alpha=0.55)
+        axes.plot(recall, row, "o", color=theme.first, markersize=6)
+        text = f"{recall:.2f} ({low:.2f} to {high:.2f})"
+        axes.text(1.04, row, text, va="center", fontsize=9, color=theme.ink)
+    axes.set_yticks(range(len(recalls)), list(recalls))
+    axes.set_ylim(len(recalls) - 0.5, -0.5)
+    axes.set_xlim(-0.01, 1.01)
+    axes.set_xlabel("recall, with its interval")
+    axes.grid(axis="x", color=theme.line, linewidth=0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    return figure
+
+
+def curves_figure(
+    rows: Iterable[Mapping[str, Any]],
+    names: Sequence[str] = ("loss", "balanced_accuracy"),
+    *,
+    theme: Theme = LIGHT,
+) -> Figure:
+    """Draw how metrics went over the epochs, in training and in validation.
+
+    Example:
+        >>> from ham10000.reporting.figures import curves_figure
+        >>> rows = [{"epoch": n, "split": "val", "loss": 1 / (n + 1)} for n in range(5)]
+        >>> figure = curves_figure(rows, ["loss"])
+        >>> figure.axes[0].lines[0].get_xydata().shape
+        (5, 2)
+
+    Args:
+        rows: of a run's metrics.jsonl: `epoch`, `split` and metrics by name.
+        names: which metrics; those that no row has are left out.
+        theme: the colours.
+
+    Raises:
+        ArgumentError: no row has any of them.
+    """
+    rows = list(rows)
+    shown = [name for name in names if any(_number(row, name) is not None for row in rows)]
+    if not shown:
+        raise ArgumentError(f"drawing curves: no row has any of {', '.join(names)}.")
+    figure, column = new_figure(theme, 0.4 + 2.1 * len(shown), (1,) * len(shown))
+    for axes, name in zip(column, shown, strict=True):
+        for split, colour, style in (
+            ("train", theme.first, "--"),
+            ("val", theme.second, "-"),
+            ("test", theme.ink, ":"),
+        ):
+            points = _points(rows, name, split)
+            if len(points):
+                mark = "o" if len(points) == 1 else None
+                axes.plot(*points.T, color=colour, linestyle=style, marker=mark, label=split)
+        axes.set_title(name.replace("_", " "), fontsize=10)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(axis="y", color=theme.line, linewidth=0.6)
+        _legend(axes, theme)
+    column[-1].set_xlabel("epoch")
+    return figure
+
+
+def _points(rows: Iterable[Mapping[str, Any]], name: str, split: str) -> NDArray[np.float64]:
+    chosen = [row for row in rows if row.get("split") == split]
+    points = [(row["epoch"], _number(row, name)) for row in chosen]
+    return np.array([point for point in points if point[1] is not None], dtype=np.float64)
+
+
+def _number(row: Mapping[str, Any], name: str) -> float | None:
+    value = row.get(name)
+    return float(value) if isinstance(value, int | float) and np.isfinite(value) else None
+
+
+def _legend(axes: Axes, theme: Theme, title: str = "") -> None:
+    legend = axes.legend(frameon=False, labelcolor=theme.ink, fontsize=9)
+    legend.set_title(title)
+    legend.get_title().set(color=theme.quiet, fontsize=9)

@@ -1,0 +1,77 @@
+"""The look of figures and pages: one set of colours on white paper, and one on a dark screen."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+__all__ = ["DARK", "LIGHT", "Theme", "new_figure"]
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours as #rrggbb. Text has a contrast of at least 4.5 to 1 against the surface."""
+
+    surface: str
+    ink: str
+    quiet: str
+    """Labels, and whatever is not the point."""
+    line: str
+    """Grids and frames."""
+    first: str
+    second: str
+    classes: tuple[str, ...]
+    """One for each of the seven classes; told apart by colour-blind eyes too."""
+
+    @property
+    def shades(self) -> LinearSegmentedColormap:
+        """From the surface to the first colour."""
+        return LinearSegmentedColormap.from_list("shades", [self.surface, self.first])
+
+
+LIGHT = Theme(
+    surface="#ffffff",
+    ink="#1c2733",
+    quiet="#52606d",
+    line="#d5dce3",
+    first="#1f5f8b",
+    second="#c4511d",
+    classes=("#0072b2", "#b35900", "#00795a", "#6b6b00", "#b3006b", "#1c2733", "#7a5fc4"),
+)
+DARK = Theme(
+    surface="#161c22",
+    ink="#e6ebf0",
+    quiet="#a3afbb",
+    line="#38434e",
+    first="#6cb4e4",
+    second="#f19a66",
+    classes=("#56b4e9", "#e69f00", "#2fc79a", "#f0e442", "#f078b4", "#e6ebf0", "#b39ff0"),
+)
+
+
+def new_figure(
+    theme: Theme, height: float = 4.2, ratios: Sequence[float] = (1,)
+) -> tuple[Figure, list[Axes]]:
+    """Make a figure of one column of axes, in a theme's colours.
+
+    It belongs to no window, so there is nothing to close.
+
+    Args:
+        theme: the colours.
+        height: in inches; the width is 6.4.
+        ratios: the axes' heights, in relation to one another.
+    """
+    figure = Figure(figsize=(6.4, height), layout="constrained", facecolor=theme.surface)
+    grid = figure.subplots(len(ratios), 1, squeeze=False, height_ratios=ratios)
+    column = [axes for axes in grid[:, 0] if isinstance(axes, Axes)]
+    for axes in column:
+        axes.set_facecolor("none")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(theme.line)
+        axes.tick_params(colors=theme.line, labelcolor=theme.quiet)
+        for label in (axes.xaxis.label, axes.yaxis.label, axes.title):
+            label.set_color(theme.quiet)
+    return figure, column

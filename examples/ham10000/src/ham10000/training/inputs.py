@@ -1,0 +1,114 @@
+"""The images of a run: its cache and its split, each made once and then found."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from ham10000.data.cache import open_cache, read_manifest
+from ham10000.data.dataset import CachedHAM10000
+from ham10000.data.duplicates import read_pairs, scan_pairs
+from ham10000.data.layout import data_folder, open_folder
+from ham10000.data.prepare import prepare
+from ham10000.data.split import honest_split, kfold_split, paper_split
+from ham10000.data.splitfile import check_split, read_split, write_split
+from ham10000.errors import MissingDataError, SplitError
+from ham10000.models.build import METADATA_COLUMNS
+from ham10000.recipe import DataRecipe, Recipe
+from ham10000.training.folder import RunFolder
+
+__all__ = ["find_cache", "open_side", "prepare_inputs", "sides_of"]
+
+
+def prepare_inputs(run: RunFolder, recipe: Recipe) -> Path:
+    """See that the run's cache and split are there; several processes may ask at once.
+
+    Returns:
+        The cache's folder.
+
+    Raises:
+        Ham10000Error: the data set can't be used, or not be split as asked.
+    """
+    cache = _prepare_cache(run, recipe.data)
+    with run.lock():
+        if not run.split.exists():
+            write_split(_make_split(recipe, cache), run.split)
+    return cache
+
+
+def find_cache(run: RunFolder, data: DataRecipe) -> Path:
+    """Return where the cache of a run is: where the recipe says, or beside the run.
+
+    Runs beside each other share it.
+    """
+    if data.cache is not None:
+        return data.cache
+    return (
+        run.path.absolute().parent / f"{data_folder(data.root).absolute().name}-cache-{data.size}"
+    )
+
+
+def open_side(
+    cache: Path, run: RunFolder, side: str, *, metadata: bool, masks: bool = False
+) -> CachedHAM10000:
+    """Open the images of a side: train, val or test."""
+    return CachedHAM10000(
+        cache,
+        side,
+        split_file=run.split,
+        metadata=METADATA_COLUMNS if metadata else (),
+        masks=masks,
+    )
+
+
+def sides_of(run: RunFolder) -> list[str]:
+    """Return which sides the run's split has, in order."""
+    split = pd.read_csv(run.split, dtype=str)
+    return [side for side in ("train", "val", "test") if side in set(split["split"])]
+
+
+def _prepare_cache(run: RunFolder, data: DataRecipe) -> Path:
+    cache = find_cache(run, data)
+    manifest = read_manifest(cache)
+    try:
+        root = data_folder(data.root)
+    except MissingDataError:
+        # A cache is all that training needs, where it is of the right size.
+        if manifest is not None and manifest["size"] == data.size:
+            return cache
+        raise
+    # Masks that somebody put in stay in.
+    prepare(root, cache, data.size, masks=bool(manifest and manifest["masks"]))
+    return cache
+
+
+def _make_split(recipe: Recipe, cache: Path) -> pd.DataFrame:
+    data = recipe.data
+    table = open_cache(cache).table
+    seed = recipe.seed if data.split_seed is None else data.split_seed
+    if data.split is not None:
+        split = read_split(data.split, table)
+    elif data.protocol == "paper":
+        split = paper_split(table, seed)
+    else:
+        root = data.root
+        pairs = read_pairs(data.pairs) if data.pairs else scan_pairs(open_folder(data_folder(root)))
+        maker = honest_split if data.protocol == "honest" else kfold_split
+        split = maker(table, seed, pairs=pairs)
+    return _one_fold(split, data.fold, table)
+
+
+def _one_fold(split: pd.DataFrame, fold: int | None, table: pd.DataFrame) -> pd.DataFrame:
+    doing = "choosing the fold of a run"
+    if "fold" not in split.columns:
+        if fold is not None:
+            raise SplitError(f"{doing}: data.fold is {fold}, and the split has no folds.")
+        return split
+    folds = sorted(int(number) for number in split["fold"].unique())
+    if fold not in folds:
+        raise SplitError(
+            f"{doing}: the split has the folds {', '.join(map(str, folds))}, and data.fold is "
+            f"{fold}. Say which one tests."
+        )
+    rows = split[split["fold"] == fold].drop(columns="fold").reset_index(drop=True)
+    check_split(rows, table, doing)
+    return rows

@@ -1,0 +1,111 @@
+"""`open_run`: what a training run left, to be looked at and used."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import nn
+
+from ham10000.data.cache import read_manifest
+from ham10000.data.dataset import HAM10000
+from ham10000.data.layout import data_folder
+from ham10000.evaluation.predictions import Predictions
+from ham10000.models import build_model
+from ham10000.models.build import METADATA_COLUMNS
+from ham10000.recipe import Recipe, load_recipe
+from ham10000.training.folder import RunFolder, find_run
+from ham10000.training.inputs import open_side, prepare_inputs, sides_of
+from ham10000.training.predict import predict
+from ham10000.training.saving import best_weights
+
+__all__ = ["Run", "open_run"]
+
+
+class Run:
+    """A training run.
+
+    Args:
+        folder: where it is; see `open_run`.
+
+    Attributes:
+        folder: the run's folder.
+        recipe: what was trained.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.files = folder
+        self.folder = folder.path
+        self.recipe: Recipe = load_recipe(folder.recipe)
+
+    @property
+    def split_table(self) -> pd.DataFrame:
+        """Which image trained, validated and tested: image_id, lesion_id, dx, split."""
+        return pd.read_csv(self.files.split, dtype=str, keep_default_na=False)
+
+    @property
+    def sides(self) -> list[str]:
+        """Which of train, val and test the split has."""
+        return sides_of(self.files)
+
+    def load_model(self, device: torch.device | str = "cpu") -> nn.Module:
+        """Return the model with its best weights, those of the average where there is one.
+
+        Raises:
+            MissingDataError: there are none yet.
+            CheckpointError: they are damaged.
+        """
+        recipe = self.recipe
+        bare = replace(recipe.model, pretrained=False, weights=None)  # ours come instead
+        model = build_model(bare, size=recipe.data.size, metadata=recipe.data.metadata)
+        model.load_state_dict(best_weights(self.files))
+        if recipe.training.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        return model.to(device).eval()
+
+    def dataset(self, split: str, masks: bool = False) -> HAM10000:
+        """Return the images of a side: "train", "val" or "test".
+
+        The cache of the run is made again where it is gone, and the files are read where masks are
+        asked for and the cache has none.
+        """
+        data = self.recipe.data
+        cache = prepare_inputs(self.files, self.recipe)
+        manifest = read_manifest(cache)
+        if masks and not (manifest and manifest["masks"]):
+            return HAM10000(
+                data_folder(data.root),
+                split,
+                split_file=self.files.split,
+                metadata=METADATA_COLUMNS if data.metadata else (),
+                masks=True,
+                size=data.size,
+            )
+        return open_side(cache, self.files, split, metadata=data.metadata, masks=masks)
+
+    def predict(self, split: str, tta: int = 1, device: torch.device | str = "cpu") -> Predictions:
+        """Predict the images of a side with the best weights.
+
+        Args:
+            split: "train", "val" or "test".
+            tta: over how many views of an image the probabilities are averaged: 1, 2, 4 or 8.
+            device: where.
+        """
+        return predict(
+            self.load_model(device),
+            self.dataset(split),
+            self.recipe,
+            side=split,
+            device=device,
+            tta=tta,
+        )
+
+
+def open_run(folder: Path | str) -> Run:
+    """Open the folder that `ham10000 train --out` made.
+
+    Raises:
+        MissingDataError: there is no run.
+        RecipeError: its recipe can't be read.
+    """
+    return Run(find_run(Path(folder)))

@@ -1,0 +1,222 @@
+"""All that a training run works with, built from its recipe, and as a checkpoint has it."""
+
+import math
+from dataclasses import dataclass
+from dataclasses import field as of
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from ham10000.data.augment import Augment
+from ham10000.data.batches import make_slots
+from ham10000.data.dataset import HAM10000
+from ham10000.data.facts import CLASSES
+from ham10000.data.samplers import EpochSampler
+from ham10000.errors import CheckpointError, TrainingError, closest
+from ham10000.evaluation.metrics import METRICS
+from ham10000.models import LesionClassifier, build_model
+from ham10000.recipe import Recipe, dump_recipe
+from ham10000.training.averaging import average_weights
+from ham10000.training.folder import RunFolder
+from ham10000.training.inputs import open_side, sides_of
+from ham10000.training.losses import ClassLoss, build_loss
+from ham10000.training.optimizers import build_optimizer
+from ham10000.training.plan import EpochPlan
+from ham10000.training.processes import gather
+from ham10000.training.randomness import random_state, seed_all, set_random_state
+from ham10000.training.schedules import Schedule, build_schedule
+from ham10000.training.state import State
+from ham10000.training.tally import Tally
+
+__all__ = ["VERSION", "Session", "build_session", "restore", "snapshot"]
+
+VERSION = 1
+"""Of what a checkpoint holds."""
+
+
+@dataclass
+class Session:
+    """The parts of a run on this rank."""
+
+    recipe: Recipe
+    run: RunFolder
+    fabric: Fabric
+    data: HAM10000
+    """What trains."""
+    held: HAM10000
+    """What is evaluated after each epoch."""
+    side: str
+    """Which side that is: val, or test where the split has no val."""
+    model: LesionClassifier
+    """As it was built; `wrapped` is the same with what Fabric puts around it."""
+    ema: AveragedModel | None
+    loss: ClassLoss
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    sampler: EpochSampler
+    plan: EpochPlan
+    augment: Augment
+    slots: Tensor | None
+    state: State = of(default_factory=State)
+    tally: Tally = of(default_factory=Tally)
+    wrapped: Any = None
+    stepper: Any = None
+    """The optimizer as Fabric has it."""
+    head_only: bool | None = None
+    """Whether the backbone is frozen at the moment."""
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The weights that count: the average where there is one."""
+        return self.model if self.ema is None else self.ema.module
+
+    @property
+    def rank(self) -> int:
+        """Which process this is."""
+        return int(self.fabric.global_rank)
+
+
+def build_session(recipe: Recipe, run: RunFolder, cache: Path, fabric: Fabric) -> Session:
+    """Build everything that a recipe asks for.
+
+    Raises:
+        Ham10000Error: a part can't be as asked.
+    """
+    _check_monitor(recipe)
+    # The weights are drawn from the seed alone, so that all ranks start with the same.
+    torch.manual_seed(recipe.seed)
+    model = build_model(recipe.model, size=recipe.data.size, metadata=recipe.data.metadata)
+    if recipe.training.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    if recipe.training.sync_batchnorm and fabric.world_size > 1:
+        if fabric.device.type == "cpu":
+            raise TrainingError(
+                "building the model: training.sync_batchnorm works on GPUs only, and this run is "
+                "on CPUs. Leave it out, or train in one process."
+            )
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    model = model.to(fabric.device)
+    seed_all(recipe.seed, fabric.global_rank)
+    side = "val" if "val" in sides_of(run) else "test"
+    metadata = recipe.data.metadata
+    data = open_side(cache, run, "train", metadata=metadata)
+    held = open_side(cache, run, side, metadata=metadata)
+    sampler = EpochSampler(
+        data.targets,
+        recipe.data.balance,
+        recipe.seed,
+        num_samples=recipe.data.epoch_samples,
+        rank=fabric.global_rank,
+        num_replicas=fabric.world_size,
+    )
+    plan = EpochPlan(
+        sampler.num_samples,
+        recipe.training.batch_size,
+        fabric.world_size,
+        recipe.optimizer.accumulate,
+    )
+    optimizer = build_optimizer(recipe.optimizer, model)
+    counts = torch.bincount(torch.tensor(data.targets), minlength=len(CLASSES))
+    return Session(
+        recipe=recipe,
+        run=run,
+        fabric=fabric,
+        data=data,
+        held=held,
+        side=side,
+        model=model,
+        ema=average_weights(model, recipe.training.ema),
+        loss=build_loss(recipe.loss, counts).to(fabric.device),
+        optimizer=optimizer,
+        schedule=build_schedule(
+            recipe.schedule,
+            optimizer,
+            plan.steps,
+            recipe.training.epochs,
+            recipe.training.mode,
+        ),
+        sampler=sampler,
+        plan=plan,
+        augment=Augment(
+            recipe.data.augment, recipe.seed, mean=recipe.model.mean, std=recipe.model.std
+        ),
+        slots=_slots(recipe, fabric),
+    )
+
+
+def snapshot(session: Session) -> dict[str, Any]:
+    """Return what a checkpoint holds; all ranks must call this at the same step."""
+    scaler = getattr(session.fabric._precision, "scaler", None)
+    done = session.plan.done_before(session.state.step_in_epoch)
+    session.sampler.set_epoch(session.state.epoch, done)
+    ranks = gather({"random": random_state(), "tally": session.tally.state_dict()})
+    return {
+        "version": VERSION,
+        "recipe": dump_recipe(session.recipe),
+        "state": session.state.state_dict(),
+        "model": session.model.state_dict(),
+        "ema": None if session.ema is None else session.ema.state_dict(),
+        "optimizer": session.optimizer.state_dict(),
+        "schedule": session.schedule.state_dict(),
+        "scaler": None if scaler is None else scaler.state_dict(),
+        "sampler": session.sampler.state_dict(),
+        "ranks": ranks,
+    }
+
+
+def restore(session: Session, content: dict[str, Any]) -> None:
+    """Put a session where another one was when it took a snapshot.
+
+    Of another number of ranks it goes on too, with new random numbers for dropout.
+
+    Raises:
+        CheckpointError: the checkpoint is of another version or another model.
+    """
+    if content.get("version") != VERSION:
+        raise CheckpointError(
+            f"resuming: the checkpoint is of version {content.get('version')!r}, and this is "
+            f"version {VERSION}. Go on with the version of ham10000 that wrote it."
+        )
+    try:
+        session.model.load_state_dict(content["model"])
+        if session.ema is not None:
+            session.ema.load_state_dict(content["ema"])
+        session.optimizer.load_state_dict(content["optimizer"])
+        session.schedule.load_state_dict(content["schedule"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"resuming: the checkpoint is of another model or optimizer ({error})."
+        ) from error
+    if content["scaler"] is not None:
+        session.fabric._precision.load_state_dict(content["scaler"])
+    session.sampler.load_state_dict(content["sampler"])
+    session.state = State(**content["state"])
+    ranks, rank = content["ranks"], session.rank
+    if len(ranks) == session.fabric.world_size:
+        session.tally = Tally.sum([ranks[rank]["tally"]])
+        set_random_state(ranks[rank]["random"])
+        return
+    session.tally = Tally.sum([part["tally"] for part in ranks] if rank == 0 else [])
+    seed_all(session.recipe.seed + session.state.step, rank)
+
+
+def _check_monitor(recipe: Recipe) -> None:
+    known = ("loss", *METRICS)
+    for field in ("monitor", "stop_monitor"):
+        name = getattr(recipe.training, field)
+        if name is not None and name not in known:
+            raise TrainingError(
+                f"judging epochs: there is no metric {name!r}, which training.{field} names. "
+                f"{closest(name, known)}"
+            )
+
+
+def _slots(recipe: Recipe, fabric: Fabric) -> Tensor | None:
+    if fabric.device.type != "cpu":
+        return None
+    per_rank = math.ceil(recipe.training.batch_size / fabric.world_size)
+    return make_slots(per_rank, recipe.data.size, recipe.data.workers)

@@ -1,0 +1,148 @@
+"""`train`: a recipe in, a run out. This is the whole of it, from top to bottom."""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from ham10000.data.files import write_text
+from ham10000.evaluation.predictions import Predictions, write_predictions
+from ham10000.recipe import Recipe
+from ham10000.training.boards import Boards, open_boards
+from ham10000.training.checkpoints import latest
+from ham10000.training.cpu import keep_memory, share_cores
+from ham10000.training.environment import describe_environment
+from ham10000.training.folder import claim
+from ham10000.training.inputs import open_side, prepare_inputs, sides_of
+from ham10000.training.journal import Journal, write_metrics
+from ham10000.training.loop import fit
+from ham10000.training.messages import clear_failures, logging_to
+from ham10000.training.predict import predict
+from ham10000.training.processes import gather, local_processes, start_fabric
+from ham10000.training.saving import best_weights
+from ham10000.training.session import Session, build_session, restore
+from ham10000.training.signals import INTERRUPTED, StopWish, listening
+
+__all__ = ["train"]
+
+_LOG = logging.getLogger(__name__)
+
+
+def train(recipe: Recipe, out: Path) -> int:
+    """Train a recipe into a folder, or go on where an earlier process stopped.
+
+    Called by each process of a run; torchrun says which one this is.
+
+    Args:
+        recipe: what to train.
+        out: the run's folder.
+
+    Returns:
+        0, or `INTERRUPTED` if a signal or the recipe's `max_minutes` ended it early; then all is
+        saved, and calling this again goes on.
+
+    Raises:
+        Ham10000Error: it can't be trained; what was saved stays.
+    """
+    wish = StopWish(recipe.training.max_minutes)
+    with listening(wish):
+        run, recipe = claim(out, recipe)
+        tuned = [] if torch.cuda.is_available() else [keep_memory(), share_cores(local_processes())]
+        cache = prepare_inputs(run, recipe)
+        fabric = start_fabric(recipe.training.precision)
+        with logging_to(run.log, shown=fabric.global_rank == 0), clear_failures(recipe, run):
+            session = build_session(recipe, run, cache, fabric)
+            _introduce(session, tuned)
+            _resume(session)
+            with _journal(session) as journal:
+                ended = fit(session, journal, wish)
+            if ended:
+                _finish(session, cache)
+            else:
+                reason = next(filter(None, gather(wish.reason)), "somebody asked for it")
+                _LOG.info(
+                    "Stopped and saved, since %s. Go on with: ham10000 train --resume %s",
+                    reason,
+                    run.path,
+                )
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    return 0 if ended else INTERRUPTED
+
+
+def _introduce(session: Session, tuned: list[str]) -> None:
+    fabric = session.fabric
+    facts = describe_environment(fabric.device, fabric.world_size)
+    if fabric.global_rank == 0:
+        write_text(session.run.path / "environment.json", json.dumps(facts, indent=2) + "\n")
+    _LOG.info(
+        "%s: %d train, %d %s, on %d process%s of %s",
+        session.recipe.name,
+        len(session.data),
+        len(session.held),
+        session.side,
+        fabric.world_size,
+        "es" * (fabric.world_size > 1),
+        facts["device"],
+    )
+    for line in tuned:
+        _LOG.info("%s", line)
+    if session.side == "test":
+        _LOG.warning(
+            "The split has no validation set: %s of the test set chooses the weights, as the "
+            "authors have it, and its numbers are better than they should be",
+            session.recipe.training.monitor,
+        )
+
+
+def _resume(session: Session) -> None:
+    content = latest(session.run.checkpoints)
+    if content is None:
+        return
+    restore(session, content)
+    state = session.state
+    _LOG.info("Going on from step %d, in epoch %d", state.step, state.epoch + 1)
+    if session.rank == 0:
+        write_metrics(session.run, state)
+
+
+@contextmanager
+def _journal(session: Session) -> Iterator[Journal]:
+    shown = session.rank == 0
+    boards = Boards()
+    if shown:
+        boards = open_boards(session.recipe, session.run, session.state.epoch)
+    try:
+        yield Journal(boards, session.recipe.training.epochs, shown=shown)
+    finally:
+        boards.close()
+
+
+def _finish(session: Session, cache: Path) -> None:
+    """Predict the sides that didn't train, with the best weights, all ranks together."""
+    run, recipe = session.run, session.recipe
+    if session.run.done:
+        _LOG.info("This run is finished already")
+        return
+    session.model.load_state_dict(best_weights(run))
+    found: list[Predictions] = []
+    # The test set comes last: its file says that the run is done.
+    for side in sides_of(run)[1:]:
+        data = open_side(cache, run, side, metadata=recipe.data.metadata)
+        predictions = predict(
+            session.model,
+            data,
+            recipe,
+            side=side,
+            device=session.fabric.device,
+            rank=session.rank,
+            replicas=session.plan.replicas,
+        )
+        found.append(predictions)
+        if session.rank == 0:
+            write_predictions(predictions, run.predictions(side))
+    _LOG.info("The best weights are of epoch %s", session.state.best_epoch)

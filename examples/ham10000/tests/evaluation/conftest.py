@@ -1,0 +1,23 @@
+from pathlib import Path
+
+import pytest
+
+from ham10000.recipe import make_recipe
+from ham10000.training.train import train
+
+
+@pytest.fixture(scope="session")
+def run(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of seconds; shared, so never changed."""
+    out = tmp_path_factory.mktemp("evaluation") / "run"
+    recipe = make_recipe(
+        {
+            "name": "tiny",
+            "data": {"root": str(synthetic), "size": 24, "epoch_samples": 32, "workers": 0},
+            "model": {"backbone": "ham10000:tiny", "at": "block2"},
+            "training": {"epochs": 1, "batch_size": 16},
+            "logging": {"tensorboard": False},
+        }
+    )
+    assert train(recipe, out) == 0
+    return out

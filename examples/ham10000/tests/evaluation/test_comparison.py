@@ -1,0 +1,116 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from making import make
+from scipy.stats import binom
+
+from ham10000.errors import PredictionError
+from ham10000.evaluation.comparison import compare, mcnemar
+from ham10000.evaluation.intervals import wilson
+from ham10000.evaluation.metrics import METRICS, summarize
+from ham10000.evaluation.predictions import Predictions, by_lesion, make_predictions
+
+SIZES = {"bkl": 40, "mel": 60, "nv": 200}
+
+
+def with_noise(predictions: Predictions, amount: float, seed: int = 0) -> Predictions:
+    noise = np.random.default_rng(seed).normal(size=predictions.probabilities.shape)
+    scores = predictions.probabilities * np.exp(amount * noise)
+    return make_predictions(predictions.table, scores / scores.sum(axis=1, keepdims=True))
+
+
+def test_a_model_does_not_differ_from_itself() -> None:
+    predictions = make(SIZES)
+    found = compare(predictions, predictions, resamples=50)
+    lesions = by_lesion(predictions).table["dx"].value_counts()
+    for level in (found.per_image, found.per_lesion):
+        assert level.mcnemar.p_value == 1
+        for name, each in level.metrics.items():
+            if name.partition("/")[2] in ("", "bkl", "mel", "nv"):
+                assert each.difference == 0
+                assert each.p_value == 1
+                # Of a class's few lesions, some might still be told apart.
+                reach = wilson(0, lesions[name[7:]])[1] if name.startswith("recall/") else 0
+                assert (each.low, each.high) == pytest.approx((-reach, reach))
+
+
+def test_a_worse_model_is_seen_as_worse_and_the_order_only_turns_the_sign() -> None:
+    good = make(SIZES, skill=3.0)
+    bad = with_noise(good, 2.0)
+    there, back = compare(good, bad, resamples=400), compare(bad, good, resamples=400)
+    for level in ("per_image", "per_lesion"):
+        one, other = getattr(there, level), getattr(back, level)
+        for name in ("accuracy", "balanced_accuracy", "auc_macro", "f1_macro"):
+            assert one.metrics[name].high < 0 < other.metrics[name].low
+            assert one.metrics[name].p_value == other.metrics[name].p_value < 1e-3
+            assert one.metrics[name].low == pytest.approx(-other.metrics[name].high, abs=1e-12)
+        assert one.mcnemar.only_a == other.mcnemar.only_b > one.mcnemar.only_b
+        assert one.mcnemar.p_value < 1e-3
+        assert one.areas["auc_macro"].high < 0
+
+
+def test_values_are_those_of_each_alone_per_image_and_per_lesion() -> None:
+    a = make(SIZES)
+    b = with_noise(a, 0.5)
+    found = compare(a, b, resamples=10)
+    for level, of in ((found.per_image, lambda p: p), (found.per_lesion, by_lesion)):
+        first, second = (summarize(of(p).targets, of(p).probabilities) for p in (a, b))
+        assert level.count == len(of(a))
+        assert list(level.metrics) == list(METRICS)
+        for name, each in level.metrics.items():
+            assert (each.a, each.b) == pytest.approx((first[name], second[name]), nan_ok=True)
+            assert each.difference == pytest.approx(second[name] - first[name], nan_ok=True)
+
+
+def test_a_class_without_images_is_listed_and_undefined() -> None:
+    found = compare(make(SIZES), with_noise(make(SIZES), 1.0), resamples=10)
+    assert found.absent_classes == ["akiec", "bcc", "df", "vasc"]
+    lost = found.per_image.metrics["recall/df"]
+    assert math.isnan(lost.difference)
+    assert math.isnan(lost.p_value)
+    assert math.isfinite(found.per_image.metrics["recall_macro"].low)
+
+
+def test_pairing_makes_the_interval_narrow() -> None:
+    a = make(SIZES)
+    b = with_noise(a, 0.3)
+    other = make(SIZES, seed=9)
+    # The same truths, unrelated mistakes.
+    scores = other.table.sort_values("dx").to_numpy()[:, 4:]
+    unrelated = make_predictions(a.table.sort_values("dx"), scores.astype(float))
+    near = compare(a, b, resamples=400).per_image.metrics["accuracy"]
+    far = compare(a, unrelated, resamples=400).per_image.metrics["accuracy"]
+    assert near.high - near.low < 0.6 * (far.high - far.low)
+
+
+def test_rows_may_be_in_another_order() -> None:
+    a = make(SIZES)
+    b = with_noise(a, 0.5)
+    shuffled = replace(b, table=b.table.sample(frac=1, random_state=1))
+    assert str(compare(a, shuffled, resamples=20)) == str(compare(a, b, resamples=20))
+
+
+def test_mcnemar_is_the_binomial_test() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.random((2, 300)) < [[0.8], [0.7]]
+    found = mcnemar(a, b)
+    fewer, unequal = min(found.only_a, found.only_b), found.only_a + found.only_b
+    assert unequal == (a != b).sum()
+    assert found.p_value == pytest.approx(min(1, 2 * binom.cdf(fewer, unequal, 0.5)), abs=1e-12)
+
+
+def test_refuses_other_images_and_other_truths() -> None:
+    a = make(SIZES)
+    fewer = replace(a, table=a.table.iloc[3:])
+    with pytest.raises(PredictionError, match=r"comparing x with y: no row .*_\d+ \(3 such: ISIC"):
+        compare(a, fewer, ("x", "y"))
+    with pytest.raises(PredictionError, match=r"\), which x doesn't have. These are 300 images, x"):
+        compare(fewer, a, ("x", "y"))
+    table: pd.DataFrame = a.table.copy()
+    lesion = table["lesion_id"].iloc[0]
+    table.loc[table["lesion_id"] == lesion, "dx"] = "vasc"
+    with pytest.raises(PredictionError, match=r"row 2 gives the image ISIC_\d+ the dx vasc, x "):
+        compare(a, replace(a, table=table), ("x", "y"))

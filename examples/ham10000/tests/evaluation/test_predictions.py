@@ -1,0 +1,167 @@
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from making import make
+
+from ham10000.data.facts import CLASSES
+from ham10000.errors import DataError, MissingDataError, PredictionError
+from ham10000.evaluation.predictions import (
+    COLUMNS,
+    Predictions,
+    by_lesion,
+    check_images,
+    make_predictions,
+    read_predictions,
+    write_predictions,
+)
+
+SMALL = {"mel": 4, "nv": 8}
+
+
+@pytest.fixture
+def predictions() -> Predictions:
+    return make(SMALL)
+
+
+def test_what_was_written_is_read_to_the_last_bit(tmp_path: Path) -> None:
+    predictions = make(seed=3)
+    write_predictions(predictions, tmp_path / "predictions.csv")
+    again = read_predictions(tmp_path / "predictions.csv")
+    assert (again.probabilities == predictions.probabilities).all()
+    assert again.table[list(COLUMNS[:4])].equals(predictions.table[list(COLUMNS[:4])])
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.csv"]
+
+
+@given(st.lists(st.floats(0, 1), min_size=7, max_size=7).filter(lambda row: sum(row) > 1e-3))
+@settings(max_examples=50, deadline=None)
+def test_any_row_of_a_softmax_survives_printing(row: list[float]) -> None:
+    single = (np.array(row) / sum(row)).astype(np.float32)
+    made = make_predictions([("I", "L", "nv", "val")], [single])
+    text = made.table.to_csv(index=False)
+    assert [float(value) for value in text.splitlines()[1].split(",")[4:]] == single.tolist()
+
+
+def test_columns_in_another_order_and_others_besides_do_no_harm(
+    tmp_path: Path, predictions: Predictions
+) -> None:
+    shuffled = predictions.table[list(reversed(COLUMNS))].assign(note="x")
+    shuffled.to_csv(tmp_path / "p.csv", index=False)
+    again = read_predictions(tmp_path / "p.csv")
+    assert tuple(again.table.columns) == COLUMNS
+    assert (again.probabilities == predictions.probabilities).all()
+
+
+def test_targets_are_places_in_the_classes_and_lesions_are_numbered() -> None:
+    rows = [("a", "L9", "vasc", "test"), ("b", "L1", "akiec", "test"), ("c", "L9", "vasc", "test")]
+    made = make_predictions(rows, np.eye(7)[[0, 1, 2]])
+    assert made.targets.tolist() == [6, 0, 6]
+    assert made.targets.dtype == np.int64
+    assert made.lesions.tolist() == [0, 1, 0]
+    assert len(made) == 3
+
+
+def test_a_lesion_has_the_mean_of_its_images() -> None:
+    rows = [("a", "L9", "nv", "test"), ("b", "L1", "mel", "test"), ("c", "L9", "nv", "test")]
+    lesions = by_lesion(make_predictions(rows, np.eye(7)[[0, 1, 2]]))
+    assert lesions.table["lesion_id"].tolist() == ["L9", "L1"]
+    assert lesions.table["image_id"].tolist() == ["a", "b"]
+    assert lesions.probabilities[0].tolist() == [0.5, 0, 0.5, 0, 0, 0, 0]
+
+
+def change(column: str, value: object, row: int = 2) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    def changed(table: pd.DataFrame) -> pd.DataFrame:
+        table[column] = table[column].astype(object)
+        table.loc[row, column] = value
+        return table
+
+    return changed
+
+
+BAD: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
+    "NaN": (change("nv", math.nan), r"row 4 \(image ISIC_.*no finite number \(1 such rows\)"),
+    "infinite": (change("nv", "inf"), "row 4 .*no finite number"),
+    "no number": (change("nv", "high"), "row 4 .*no finite number.*Predict again"),
+    "not 1": (change("nv", 3.0), "row 4 .*sum to 3.*, not 1"),
+    "negative": (change("nv", -0.5), "row 4 .*a negative probability"),
+    "doubled": (
+        lambda table: pd.concat([table, table.iloc[[1]]]),
+        r"row 14 .*an image_id that an earlier row has.*Keep one",
+    ),
+    "dx": (change("dx", "nvs"), "row 4 .*dx 'nvs', which is none of akiec.*Closest: nv"),
+    "split": (change("split", "tset"), "row 4 .*split 'tset'.*Closest: test"),
+    "no lesion": (change("lesion_id", ""), "row 4 .*no lesion_id"),
+    "no image": (change("image_id", ""), "row 4 .*no image_id"),
+    "two truths": (
+        lambda table: table.assign(lesion_id="L"),
+        "another dx than its lesion has above",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(BAD))
+def test_a_bad_row_is_named_with_its_file(
+    tmp_path: Path, predictions: Predictions, name: str
+) -> None:
+    spoil, message = BAD[name]
+    path = tmp_path / "p.csv"
+    spoil(predictions.table.copy()).to_csv(path, index=False)
+    with pytest.raises(PredictionError, match=message) as raised:
+        read_predictions(path)
+    assert str(raised.value).startswith(f"reading {path}: ")
+
+
+def test_a_missing_column_is_named(tmp_path: Path, predictions: Predictions) -> None:
+    path = tmp_path / "p.csv"
+    predictions.table.rename(columns={"vasc": "VASC"}).to_csv(path, index=False)
+    with pytest.raises(DataError, match=r"row 1 lacks the column 'vasc'"):
+        read_predictions(path)
+    with pytest.raises(PredictionError, match=r"no column 'vasc'"):
+        Predictions(predictions.table.drop(columns="vasc"))
+    with pytest.raises(PredictionError, match="there is no row"):
+        Predictions(predictions.table.iloc[:0])
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingDataError, match=r"p\.csv: there is no such file"):
+        read_predictions(tmp_path / "p.csv")
+
+
+def test_a_rounding_to_five_places_passes() -> None:
+    rounded = [[0.14286] * 7]
+    assert len(make_predictions([("I", "L", "nv", "test")], rounded)) == 1
+    with pytest.raises(PredictionError, match=r"sum to 1\.001"):
+        make_predictions([("I", "L", "nv", "test")], [[0.143] * 7])
+
+
+def test_probabilities_must_match_the_rows() -> None:
+    with pytest.raises(PredictionError, match=r"shape \(1, 6\) for 1 images. Expected \(1, 7\)"):
+        make_predictions([("I", "L", "nv", "test")], [[0.0] * 6])
+
+
+def test_images_must_be_the_expected_ones(predictions: Predictions) -> None:
+    table = predictions.table[["image_id", "lesion_id", "dx"]]
+    whose = "the split test"
+    check_images(predictions, table.sample(frac=1, random_state=0), whose)
+    check_images(predictions, table[["image_id", "dx"]], whose)
+    more = pd.concat([table, table.iloc[[0]].assign(image_id="ISIC_9")])
+    with pytest.raises(
+        PredictionError, match=r"no row for the image ISIC_9 \(1 such.*12 images.*13"
+    ):
+        check_images(predictions, more, whose)
+    with pytest.raises(PredictionError, match=r"the split test doesn't have.*Leave out"):
+        check_images(predictions, table.iloc[1:], whose)
+    other = table.assign(dx=["vasc", *table["dx"].iloc[1:]])
+    with pytest.raises(PredictionError, match=r"row 2 gives the image .* the split test vasc"):
+        check_images(predictions, other, whose)
+    with pytest.raises(PredictionError, match=r"the lesion_id .* \(12 such rows\)"):
+        check_images(predictions, table.assign(lesion_id="L"), whose)
+
+
+def test_the_classes_are_the_columns() -> None:
+    assert COLUMNS[4:] == CLASSES

@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ham10000.data.facts import CLASSES
+from ham10000.errors import ArgumentError
+from ham10000.reporting.figures import (
+    confusion_figure,
+    curves_figure,
+    recall_figure,
+    reliability_figure,
+    roc_figure,
+)
+from ham10000.reporting.theme import DARK, LIGHT, Theme
+
+RNG = np.random.default_rng(0)
+TARGETS = RNG.integers(0, 7, 200)
+PROBABILITIES = RNG.dirichlet(np.ones(7), 200)
+
+
+def texts(figure: Figure) -> str:
+    figure.canvas.draw()
+    found = [text.get_text() for text in figure.findobj(lambda each: hasattr(each, "get_text"))]
+    return "\n".join(found)
+
+
+def test_a_confusion_matrix_shows_counts_and_leaves_zeros_out() -> None:
+    counts = np.diag(np.arange(1, 8)) * 1000
+    shown = texts(confusion_figure(counts))
+    assert "7,000" in shown
+    assert "vasc (7,000)" in shown
+    assert "0" not in shown.split("\n")
+
+
+def test_an_empty_row_of_a_confusion_matrix_is_no_division_by_zero() -> None:
+    assert "nv (0)" in texts(confusion_figure([[3, 1], [0, 0]], ["mel", "nv"]))
+
+
+def test_roc_gives_the_areas_and_says_what_is_undefined() -> None:
+    perfect = np.eye(7)[TARGETS]
+    shown = texts(roc_figure(TARGETS, perfect))
+    assert all(f"{name} 1.000" in shown for name in CLASSES)
+    without = TARGETS != 3
+    assert "df: undefined" in texts(roc_figure(TARGETS[without], perfect[without]))
+
+
+def test_reliability_gives_the_expected_calibration_error() -> None:
+    # Always 0.8 sure and right in half of the cases: the error is 0.3.
+    scores = np.tile([0.8, 0.2], (100, 1))
+    figure = reliability_figure(np.arange(100) % 2, scores, bins=10)
+    assert "error 0.300" in texts(figure)
+    line = figure.axes[0].lines[1].get_xydata()
+    np.testing.assert_allclose(line, [[0.8, 0.5]])
+    heights = [bar.get_height() for bar in figure.axes[1].patches]
+    assert heights == [0] * 7 + [100] + [0] * 2
+
+
+def test_recall_says_which_class_has_no_image() -> None:
+    figure = recall_figure({"mel": 0.5, "df": float("nan")}, {"mel": (0.4, 0.6), "df": (0, 1)})
+    assert "0.50 (0.40 to 0.60)" in texts(figure)
+    assert "no image" in texts(figure)
+
+
+def test_curves_leave_out_what_no_row_has_and_gaps() -> None:
+    rows = [
+        {"epoch": 0, "split": "train", "loss": 2.0},
+        {"epoch": 0, "split": "val", "loss": float("nan")},
+        {"epoch": 1, "split": "train", "loss": 1.0},
+        {"epoch": 1, "split": "val", "loss": 1.5},
+    ]
+    figure = curves_figure(rows)
+    assert len(figure.axes) == 1
+    train, val = (line.get_xydata().tolist() for line in figure.axes[0].lines)
+    assert train == [[0, 2], [1, 1]]
+    assert val == [[1, 1.5]]
+    with pytest.raises(ArgumentError, match="no row has any of accuracy"):
+        curves_figure(rows, ["accuracy"])
+
+
+def contrast(first: str, second: str) -> float:
+    def luminance(colour: str) -> float:
+        parts = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+        linear = np.where(parts <= 0.03928, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
+def test_colours_can_be_read(theme: Theme) -> None:
+    for colour in (theme.ink, theme.quiet, theme.first, theme.second):
+        assert contrast(colour, theme.surface) >= 4.5, colour
+    for colour in theme.classes:
+        assert contrast(colour, theme.surface) >= 3, colour
+    assert len(set(theme.classes)) == len(CLASSES)
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
+def test_figures_are_in_the_colours_of_their_theme(theme: Theme) -> None:
+    for figure in (
+        confusion_figure(np.eye(7), theme=theme),
+        roc_figure(TARGETS, PROBABILITIES, theme=theme),
+        reliability_figure(TARGETS, PROBABILITIES, theme=theme),
+        recall_figure({"mel": 0.5}, {"mel": (0.4, 0.6)}, theme=theme),
+        curves_figure([{"epoch": 0, "split": "val", "loss": 1.0}], theme=theme),
+    ):
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        edge = np.asarray(canvas.buffer_rgba())[0, 0, :3]
+        assert "#" + bytes(edge).hex() == theme.surface

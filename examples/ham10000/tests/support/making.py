@@ -1,0 +1,39 @@
+"""Predictions that are made up, with lesions of several images and classes of HAM10000's sizes."""
+
+import numpy as np
+import pandas as pd
+
+from ham10000.data.facts import CLASSES
+from ham10000.evaluation.predictions import Predictions, make_predictions
+
+SIZES = {"akiec": 43, "bcc": 93, "bkl": 217, "df": 44, "mel": 171, "nv": 909, "vasc": 35}
+"""The official test set's: 1,512 images in all."""
+
+
+def make(
+    sizes: dict[str, int] | None = None, seed: int = 0, skill: float = 2.0, grid: int | None = None
+) -> Predictions:
+    """Make predictions of a model with some skill, and one to three images for each lesion.
+
+    With a grid, probabilities are multiples of 1 / grid, so that many are equal.
+    """
+    rng = np.random.default_rng(seed)
+    counts = SIZES if sizes is None else sizes
+    rows, scores = [], []
+    for label, name in enumerate(CLASSES):
+        left = counts.get(name, 0)
+        while left:
+            size = min(left, int(rng.choice([1, 1, 1, 2, 3])))
+            lesion = f"HAM_{name}_{left}"
+            center = rng.normal(size=7) + skill * (np.arange(7) == label)
+            for _ in range(size):
+                rows.append((f"ISIC_{len(rows):07d}", lesion, name, "test"))
+                scores.append(center + 0.5 * rng.normal(size=7))
+            left -= size
+    values = np.exp(np.array(scores))
+    values /= values.sum(axis=1, keepdims=True)
+    if grid is not None:
+        values = np.stack([rng.multinomial(grid, row) for row in values]) / grid
+    order = rng.permutation(len(rows))
+    frame = pd.DataFrame(rows, columns=["image_id", "lesion_id", "dx", "split"])
+    return make_predictions(frame.iloc[order], values[order])

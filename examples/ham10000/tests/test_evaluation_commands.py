@@ -1,0 +1,133 @@
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from making import make
+
+from ham10000.cli import main
+from ham10000.evaluation.predictions import write_predictions
+from ham10000.evaluation.submission import submission_table
+
+
+@pytest.fixture(autouse=True)
+def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    write_predictions(make(skill=3.0), tmp_path / "a.csv")
+    return tmp_path / "a.csv"
+
+
+def printed(capsys: pytest.CaptureFixture[str]) -> str:
+    text = capsys.readouterr().out
+    # Paths stand in one piece.
+    assert max(len(line) for line in text.splitlines() if "/" not in line) <= 80
+    assert "…" not in text
+    return text
+
+
+def test_evaluate_prints_and_writes(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = path.parent / "out"
+    assert main(["evaluate", "--predictions", str(path), "--out", str(out)]) == 0
+    text = printed(capsys)
+    found = json.loads((out / "metrics.json").read_text())["per_image"]["metrics"]
+    for name, words in (("balanced_accuracy", "balanced accuracy"), ("auc_macro", "AUC macro")):
+        each = found[name]
+        row = f"{each['value']:.3f} [{each['low']:.3f}, {each['high']:.3f}]"
+        assert row in next(line for line in text.splitlines() if words in line)
+    assert {file.name for file in out.iterdir()} == {
+        "predictions.csv",
+        "metrics.json",
+        "confusion.png",
+        "roc.png",
+        "reliability.png",
+        "recall.png",
+    }
+
+
+def test_an_absent_class_is_said_to_be_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_predictions(make({"bkl": 20, "mel": 20, "nv": 20}), tmp_path / "p.csv")
+    out = tmp_path / "out"
+    assert main(["evaluate", "--predictions", str(tmp_path / "p.csv"), "--out", str(out)]) == 0
+    text = printed(capsys)
+    assert "No image of akiec, bcc, df, vasc: undefined, and left out" in text
+    assert text.count("undefined") == 1 + 4 * 3
+
+
+def test_compare_prints_and_writes(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other, out = path.parent / "b.csv", path.parent / "differences.json"
+    write_predictions(make(skill=2.5), other)
+    assert main(["compare", str(path), str(other), "--out", str(out)]) == 0
+    text = printed(capsys)
+    assert "McNemar's p" in text
+    assert "DeLong" in text
+    found = json.loads(out.read_text())
+    each = found["per_image"]["metrics"]["balanced_accuracy"]
+    assert f"{each['difference']:+.3f} [{each['low']:+.3f}, {each['high']:+.3f}]" in text
+    assert main(["compare", str(path), str(other), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == found
+
+
+def test_compare_refuses_other_images(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = path.parent / "b.csv"
+    write_predictions(make({"mel": 3, "nv": 4}), other)
+    assert main(["compare", str(path), str(other)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"ham10000: error: comparing {path} with {other}: no row for")
+    assert error.count("\n") == 1
+
+
+def test_submission_without_a_truth_is_of_the_test_split(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = path.parent / "s.csv"
+    assert main(["submission", "--predictions", str(path), "--out", str(out)]) == 0
+    assert "1,512 images of the split test" in capsys.readouterr().out.replace("\n", " ")
+    assert len(pd.read_csv(out)) == 1512
+
+
+def test_submission_is_scored_against_the_truth(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = submission_table(make(skill=3.0))
+    dx = make().table.set_index("image_id")["dx"].loc[table["image"]].str.upper().to_numpy()
+    for name in table.columns[1:]:
+        table[name] = (dx == name).astype(float)
+    truth = path.parent / "truth.csv"
+    table.to_csv(truth, index=False)
+    arguments = ["submission", "--predictions", str(path), "--out", str(path.parent / "s.csv")]
+    assert main([*arguments, "--groundtruth", str(truth)]) == 0
+    assert "Balanced accuracy on the official test set: 0." in capsys.readouterr().out
+    table.iloc[1:].to_csv(truth, index=False)
+    assert main([*arguments, "--groundtruth", str(truth)]) == 1
+    assert "a row for the image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["evaluate", "submission"])
+def test_predictions_come_from_one_place(
+    path: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(path.parent / "out")
+    assert main([command, "--out", out]) == 1
+    assert "found neither" in capsys.readouterr().err
+    assert main([command, str(path.parent), "--predictions", str(path), "--out", out]) == 1
+    assert "found both" in capsys.readouterr().err
+
+
+def test_bad_predictions_are_one_line(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(path, path.parent / "b.csv")
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, lines[1]]) + "\n")
+    assert main(["evaluate", "--predictions", str(path), "--out", str(path.parent / "o")]) == 1
+    error = capsys.readouterr().err
+    assert f"reading {path}: row 1514 (image " in error
+    assert error.count("\n") == 1
+    assert not (path.parent / "o").exists()
+    assert main(["evaluate", "--predictions", str(path)]) == 1
+    assert "no --out" in capsys.readouterr().err

@@ -1,0 +1,25 @@
+import random
+
+import numpy as np
+import torch
+
+from ham10000.training.randomness import random_state, seed_all, set_random_state
+
+
+def draw() -> list[float]:
+    return [random.gauss(0, 1), np.random.randn(), torch.rand(()).item()]  # noqa: NPY002
+
+
+def test_ranks_draw_otherwise_and_states_come_back() -> None:
+    before = random_state()
+    try:
+        seed_all(5, rank=0)
+        first = draw()
+        seed_all(5, rank=1)
+        assert not set(first) & set(draw())
+        state = random_state()
+        following = [draw() for _ in range(3)]
+        set_random_state(state)
+        assert [draw() for _ in range(3)] == following
+    finally:
+        set_random_state(before)

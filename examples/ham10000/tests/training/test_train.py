@@ -1,0 +1,239 @@
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import ranks
+import torch
+
+from ham10000.data.files import PARTIAL
+from ham10000.recipe import Recipe
+from ham10000.training import steps
+from ham10000.training.checkpoints import latest, steps_in
+from ham10000.training.folder import RunFolder
+from ham10000.training.signals import INTERRUPTED
+from ham10000.training.train import train
+
+MakeRecipe = Callable[..., Recipe]
+
+
+def outcome(out: Path) -> tuple[bytes, list[torch.Tensor], list[dict[str, object]]]:
+    """What a run came to: its predictions, its last weights, and its metrics but for the times."""
+    run = RunFolder(out)
+    content = latest(run.checkpoints)
+    assert content is not None
+    weights = [value for part in ("model", "ema") for value in content[part].values()]
+    records = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    for record in records:
+        record.pop("seconds")
+        record.pop("images_per_second", None)
+    return run.predictions().read_bytes(), weights, records
+
+
+def assert_same(first: Path, second: Path) -> None:
+    (predicted, weights, records), (predicted2, weights2, records2) = outcome(first), outcome(second)
+    assert all(torch.equal(a, b) for a, b in zip(weights, weights2, strict=True))
+    assert predicted == predicted2
+    assert records == records2
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_killed_at_any_moment_it_ends_where_it_would_have(
+    recipe: MakeRecipe, tmp_path: Path, count: int
+) -> None:
+    mine = recipe(training={"monitor": "auc_weighted", "mode": "max", "head_first_epochs": 1})
+    assert ranks.run(train, mine, tmp_path / "whole", ranks=count) == [0] * count
+    killed = tmp_path / "killed"
+    moments = random.Random(count)
+    for _ in range(3):
+        before = steps_in(killed / "checkpoints")[:1]
+        processes = ranks.start(train, mine, killed, ranks=count)
+        ranks.wait_for(
+            lambda before=before: steps_in(killed / "checkpoints")[:1] != before
+            or RunFolder(killed).done
+        )
+        time.sleep(moments.random() * 0.3)
+        ranks.kill(processes)
+    assert ranks.run(train, mine, killed, ranks=count) == [0] * count
+    assert_same(tmp_path / "whole", killed)
+
+
+@pytest.mark.parametrize("write", [3, 9, 14, 22])
+def test_killed_while_it_writes_it_ends_where_it_would_have(
+    recipe: MakeRecipe, tmp_path: Path, write: int
+) -> None:
+    def dying() -> int:
+        count = 0
+        fsync = os.fsync
+
+        def die(handle: int) -> None:
+            nonlocal count
+            count += 1
+            if count == write:
+                os.ftruncate(handle, 100)  # as if half of it had come to the disk
+                os.kill(os.getpid(), signal.SIGKILL)
+            fsync(handle)
+
+        os.fsync = die
+        return train(recipe(), tmp_path / "killed")
+
+    assert ranks.run(dying) == [-signal.SIGKILL]
+    assert list((tmp_path / "killed").rglob(f"{PARTIAL}*"))
+    assert ranks.run(train, recipe(), tmp_path / "killed") == [0]
+    assert ranks.run(train, recipe(), tmp_path / "whole") == [0]
+    assert_same(tmp_path / "whole", tmp_path / "killed")
+    assert not list((tmp_path / "killed" / "checkpoints").glob(f"{PARTIAL}*"))
+
+
+def test_a_damaged_checkpoint_costs_a_few_steps(recipe: MakeRecipe, tmp_path: Path) -> None:
+    assert ranks.run(train, recipe(), tmp_path / "whole") == [0]
+    stopped = tmp_path / "stopped"
+    shutil.copytree(tmp_path / "whole", stopped)
+    (stopped / "predictions.csv").unlink()
+    newest = steps_in(stopped / "checkpoints")[0]
+    raw = bytearray(newest.read_bytes())
+    raw[len(raw) // 2] ^= 16
+    newest.write_bytes(raw)
+    assert ranks.run(train, recipe(), stopped) == [0]
+    assert "cut short or changed" in (stopped / "log.txt").read_text()
+    assert_same(tmp_path / "whole", stopped)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_asked_to_stop_it_saves_and_says_so(
+    recipe: MakeRecipe, tmp_path: Path, count: int
+) -> None:
+    mine = recipe(training={"epochs": 500, "checkpoint_steps": None})
+    processes = ranks.start(train, mine, tmp_path, ranks=count)
+    ranks.wait_for(lambda: bool(steps_in(tmp_path / "checkpoints")))
+    ranks.kill(processes[-1:], signal.SIGTERM)  # one hears it, and all stop
+    assert ranks.wait(processes) == [INTERRUPTED] * count
+    log = (tmp_path / "log.txt").read_text()
+    assert "Stopped and saved, since SIGTERM asked for it" in log
+    content = latest(tmp_path / "checkpoints")
+    assert content is not None
+    assert f"step-{content['state']['step']:08d}.pt" in {
+        path.name for path in steps_in(tmp_path / "checkpoints")
+    }
+
+
+def test_when_its_time_is_over_it_saves(recipe: MakeRecipe, tmp_path: Path) -> None:
+    mine = recipe(training={"max_minutes": 1e-6})
+    assert ranks.run(train, mine, tmp_path) == [INTERRUPTED]
+    assert [path.name for path in steps_in(tmp_path / "checkpoints")] == ["step-00000000.pt"]
+
+
+def test_two_processes_predict_what_one_does_to_the_last_digit(
+    recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    mine = recipe(training={"eval_batch_size": 5})  # 23 test images: uneven, and a last one of 3
+    assert ranks.run(train, mine, tmp_path / "one") == [0]
+    run = RunFolder(tmp_path / "one")
+    expected = run.predictions().read_bytes()
+    run.predictions().unlink()
+    assert ranks.run(train, mine, run.path, ranks=2) == [0, 0]
+    assert run.predictions().read_bytes() == expected
+
+
+def test_a_run_that_is_done_stays_as_it_is(recipe: MakeRecipe, tmp_path: Path) -> None:
+    assert ranks.run(train, recipe(), tmp_path) == [0]
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert ranks.run(train, recipe(), tmp_path) == [0]
+    kept = ("predictions.csv", "metrics.jsonl", "split.csv", "recipe.yaml")
+    assert all(path.read_bytes() == raw for path, raw in before.items() if path.name in kept)
+
+
+def test_a_process_that_dies_ends_the_others(
+    recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANKS_LOG", str(tmp_path / "errors"))
+    mine = recipe(training={"epochs": 500})
+    processes = ranks.start(train, mine, tmp_path / "run", ranks=2)
+    ranks.wait_for(lambda: bool(steps_in(tmp_path / "run" / "checkpoints")))
+    ranks.kill(processes[1:])
+    survivor, killed = ranks.wait(processes, timeout=30)
+    assert killed == -signal.SIGKILL
+    assert survivor == 1
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "another process of this run is gone or doesn't answer" in log
+    assert "Go on from step-" in log
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_loss_that_is_no_number_is_skipped_by_all(
+    recipe: MakeRecipe, tmp_path: Path, count: int
+) -> None:
+    def poisoned(bad: set[int], limit: int) -> int:
+        update = steps.update
+
+        def poison(session, fed, clock):  # type: ignore[no-untyped-def]
+            if session.state.step in bad and session.rank == 0:
+                batch = next(fed)
+                batch.images[1] = torch.nan
+                fed = iter([batch])
+            return update(session, fed, clock)
+
+        from ham10000.training import loop
+
+        loop.update = poison
+        return train(recipe(training={"max_bad_steps": limit, "epochs": 2}), tmp_path / str(limit))
+
+    assert ranks.run(poisoned, {2, 5}, 2, ranks=count) == [0] * count
+    content = latest(tmp_path / "2" / "checkpoints")
+    assert content is not None
+    assert content["state"]["skipped"] == 2
+    assert all(value.isfinite().all() for value in content["model"].values())
+    log = (tmp_path / "2" / "log.txt").read_text()
+    # Attention and batch norm spread it over a rank's batch, whose images are named.
+    assert "Step 3 was skipped: the loss of ISIC_" in log
+    assert ranks.run(poisoned, {2, 5}, 1, ranks=count) == [1] * count
+    log = (tmp_path / "1" / "log.txt").read_text()
+    assert "more than training.max_bad_steps 1" in log
+    assert "The last good checkpoint is" in log
+
+
+def test_short_memory_is_said_with_the_size_of_a_batch(
+    recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    def hungry() -> int:
+        from ham10000.training import loop
+
+        def fail(*_: object) -> float:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 TiB")
+
+        loop.update = fail
+        return train(recipe(), tmp_path)
+
+    assert ranks.run(hungry) == [1]
+    log = (tmp_path / "log.txt").read_text()
+    assert "memory was short for training.batch_size 16" in log
+    assert "raise optimizer.accumulate" in log
+
+
+def test_a_last_batch_of_one_is_left_out(recipe: MakeRecipe, tmp_path: Path) -> None:
+    mine = recipe(data={"epoch_samples": 33}, training={"epochs": 1})
+    assert ranks.run(train, mine, tmp_path) == [0]
+    content = latest(tmp_path / "checkpoints")
+    assert content is not None
+    assert content["state"]["step"] == 2
+
+
+def test_all_that_a_recipe_can_ask_for_works_together(recipe: MakeRecipe, tmp_path: Path) -> None:
+    mine = recipe(
+        data={"protocol": "honest", "metadata": True, "mix": "cutmix", "workers": 1},
+        optimizer={"accumulate": 2, "clip_norm": 1.0, "name": "adamw"},
+        schedule={"name": "plateau", "patience": 0},
+        training={"precision": "bf16", "head_first_epochs": 1, "patience": 1, "epochs": 4},
+        logging={"tensorboard": True, "profile": 1},
+    )
+    assert ranks.run(train, mine, tmp_path) == [0]
+    assert (tmp_path / "predictions-val.csv").exists()
+    assert list((tmp_path / "tensorboard").iterdir())
+    assert json.loads((tmp_path / "profile" / "trace.json").read_text())["traceEvents"]
+    facts = json.loads((tmp_path / "environment.json").read_text())
+    assert facts["processes"] == 1
