@@ -2,7 +2,7 @@
 
     python scripts/site/gallery.py
 
-Trains a small network for about half a minute to tell seven kinds of drawn lesions apart,
+Trains a small network for less than a minute to tell seven kinds of drawn lesions apart,
 somewhere on drawn skin, and writes figures and the page's part to build/gallery.
 """
 

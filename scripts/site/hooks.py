@@ -22,6 +22,14 @@ ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build"
 TEXTS = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
 WITHIN = InclusionLevel.INCLUDED  # where the pages that Sphinx reads are left out
+MENDED = {
+    'data-md-component="search" role="dialog"': (
+        'data-md-component="search" role="dialog" aria-label="Search"'
+    ),
+    '<article class="md-content__inner md-typeset" role="main">': (
+        '<article class="md-content__inner md-typeset">'  # it stands in <main>
+    ),
+}
 
 # What is a link already, a heading, or a block of code is left as it is.
 _CODE = re.compile(r"<(a|h\d|pre|summary)\b.*?</\1>|<code>([\w.]+)(\(\))?</code>", re.DOTALL)
@@ -35,8 +43,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         for path in sorted((BUILD / folder).rglob("*")):
             if path.is_file() and path.name != ".buildinfo" and path.suffix != ".txt":
                 address = path.relative_to(BUILD).as_posix()
-                file = File.generated(config, address, abs_src_path=str(path), inclusion=WITHIN)
-                files.append(file)
+                html = path.suffix == ".html"
+                content = mended(path.read_text()).encode() if html else path.read_bytes()
+                files.append(File.generated(config, address, content=content, inclusion=WITHIN))
     inventory = (BUILD / "api" / "objects.inv").read_bytes()
     files.append(File.generated(config, "objects.inv", content=_below(inventory, "api/")))
     for address, name in TEXTS.items():
@@ -78,6 +87,18 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
         return link(match[2], match[0]) if match[2] in public_names() else match[0]
 
     return _CODE.sub(in_text, html)
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Mend a page of the guides as those of the API."""
+    return mended(output)
+
+
+def mended(html: str) -> str:
+    """Return a page in which a screen reader finds what the themes leave out or say twice."""
+    for theirs, ours in MENDED.items():
+        html = html.replace(theirs, ours)
+    return html
 
 
 def on_post_build(config: MkDocsConfig) -> None:

