@@ -15,8 +15,8 @@
 # # softattn in five minutes
 #
 # Put Soft-Attention ([arXiv 2105.03358](https://arxiv.org/abs/2105.03358)) into a network, train it
-# on drawings of skin lesions, and see where it looks: at drawings first, and at an image of yours in
-# the end. It runs on Colab, on Kaggle, and on a laptop without a GPU.
+# on drawings of skin lesions, and see where it looks: at drawings first, and at an image of yours
+# in the end. It runs on Colab, on Kaggle, and on a laptop without a GPU.
 
 # %% tags=["skip-execution"]
 # %pip install -q "softattn[timm,plot]"
@@ -24,8 +24,8 @@
 # %% [markdown]
 # ## Drawings with a question
 #
-# Skin with one lesion somewhere, of one colour or of two. The network will be asked which, and never
-# told where.
+# Skin with one lesion somewhere, of one colour or of two. The network will be asked which, and
+# never told where.
 
 # %%
 import torch
@@ -59,13 +59,13 @@ from matplotlib import pyplot as plt
 
 plt.figure(figsize=(12, 2))
 plt.imshow(make_grid(images, nrow=8).permute(1, 2, 0))
-plt.axis("off");
+plt.gca().set_axis_off()
 
 # %% [markdown]
 # ## A network with attention
 #
-# `wrap_backbone` takes any model of timm or torchvision, by name. `at` says on which feature map the
-# attention goes; without it, on the last.
+# `wrap_backbone` takes any model of timm or torchvision, by name. `at` says on which feature map
+# the attention goes; without it, on the last.
 
 # %%
 from softattn import wrap_backbone
@@ -132,10 +132,10 @@ print({name: tuple(maps.shape) for name, maps in captured.items()})
 # %% [markdown]
 # ## Your own image
 #
-# Upload one (on Colab: the folder on the left; on Kaggle: Add Input), and write its path here. Without
-# one, a new drawing stands in. This network knows drawings alone: where it looks on a photo is worth a
-# look, and what it calls it is worth nothing. For real images see the
-# guide "HAM10000, from download to report".
+# Upload one (on Colab: the folder on the left; on Kaggle: Add Input), and write its path here.
+# Without one, a new drawing stands in. This network knows drawings alone: where it looks on a photo
+# is worth a look, and what it calls it is worth nothing. For real images see the guide
+# "HAM10000, from download to report".
 
 # %%
 PATH = ""

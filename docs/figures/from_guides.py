@@ -1,6 +1,8 @@
 """Draw the guides' pictures by running the guides' code.
 
-    python docs/figures/from_guides.py        # into docs/images
+    python docs/figures/from_guides.py
+
+writes them into docs/images.
 """
 
 import os
@@ -54,7 +56,8 @@ def keep(picture: Path, target: Path) -> None:
         image = Image.open(picture).convert("RGB")
         image.quantize(256, dither=Image.Dither.NONE).save(target, optimize=True)
     else:
-        frames = [f.convert("RGB").quantize(64) for f in ImageSequence.Iterator(Image.open(picture))]
+        shown = ImageSequence.Iterator(Image.open(picture))
+        frames = [frame.convert("RGB").quantize(64) for frame in shown]
         options = {"save_all": True, "append_images": frames[1:], "loop": 0, "optimize": True}
         frames[0].save(target, duration=200, **options)
 
