@@ -17,11 +17,16 @@ STUDY := examples/ham10000
 
 DOCS := $(VENV)/.docs
 
-.PHONY: demo test lint parity package test-wheel coverage-models coverage-insert families mutants \
+.PHONY: demo picture test lint parity package test-wheel coverage-models coverage-insert families mutants \
 	bench docs docs-serve docs-check check clean
 
+# HAM10000 from a data set to a report, small: on the real images where HAM10000_DIR names them.
 demo: $(READY)
-	OMP_NUM_THREADS=2 $(BIN)/python examples/demo.py --out out/demo
+	$(BIN)/ham10000 demo --out out/demo
+
+# The README's picture: a minute of training on synthetic lesions.
+picture: $(READY)
+	OMP_NUM_THREADS=2 $(BIN)/python examples/demo.py --out out/picture
 
 test: $(READY)
 	$(BIN)/python $(PYTEST) --cov --cov-report=term
