@@ -108,7 +108,8 @@ def make_plan(
         )
     if folds is not None and folds < 3:
         raise ArgumentError(
-            f"{doing}: expected 3 folds or more, found {folds}: one tests, one validates, others train."
+            f"{doing}: expected 3 folds or more, found {folds}. One tests, one validates, and the "
+            "others train."
         )
     known = [name for name in summarize([0], [[1.0] + [0.0] * 6]) if "/" not in name]
     if primary not in known:
