@@ -37,3 +37,13 @@ def test_files_that_it_names_are_there():
     assert set(targets) >= {"demo", "test"}
     makefile = (README.parent / "Makefile").read_text()
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+
+
+def test_badges_are_true():
+    text, project = README.read_text(), (README.parent / "pyproject.toml").read_text()
+    python = re.search(r'requires-python = ">=(.+?)"', project)[1]
+    torch = re.search(r'"torch>=(.+?)"', project)[1]
+    licence = re.search(r'license = "(.+?)"', project)[1]
+    badges = re.findall(r"img\.shields\.io/badge/([^)]+)\)", text)
+    expected = [f"python-{python}+", f"torch-{torch}+", f"licence-{licence}", "arXiv-2105.03358"]
+    assert [badge.rpartition("-")[0] for badge in badges] == expected

@@ -9,7 +9,7 @@ from making import make
 from scipy.special import logit
 from scipy.stats import binomtest
 
-from ham10000.evaluation.intervals import intervals, spread, wilson
+from ham10000.evaluation.intervals import intervals, reach, spread, wilson
 from ham10000.evaluation.metrics import METRICS, summarize
 from ham10000.evaluation.predictions import Predictions
 from ham10000.evaluation.resampling import draw_lesions
@@ -99,12 +99,12 @@ def test_reaches_are_those_of_the_draws_standard_errors() -> None:
     y, p, lesions = predictions.targets, predictions.probabilities, predictions.lesions
     counts = draw_lesions(y, lesions, 300)
     drawn, found = summarize_weighted(y, p, counts), intervals(y, p, lesions, counts)
-    f1, loss = found["f1_macro"], found["log_loss"]
+    f1, loss, far = found["f1_macro"], found["log_loss"], reach(lesions.max() + 1)
     error = np.std(drawn["f1_macro"], ddof=1) / (f1.value * (1 - f1.value))
     low, value, high = (logit(each) for each in (f1.low, f1.value, f1.high))
-    assert [low, high] == pytest.approx(value + 1.959964 * error * np.array([-1, 1]), rel=1e-6)
+    assert [low, high] == pytest.approx(value + far * error * np.array([-1, 1]), rel=1e-6)
     error = np.std(drawn["log_loss"], ddof=1) / loss.value
-    assert math.log(loss.high / loss.value) == pytest.approx(1.959964 * error, rel=1e-6)
+    assert math.log(loss.high / loss.value) == pytest.approx(far * error, rel=1e-6)
     ece = found["ece"]
     q = np.quantile(drawn["ece"], [0.025, 0.975])
     assert (ece.low, ece.high) == pytest.approx((2 * ece.value - q[1], 2 * ece.value - q[0]))
@@ -123,6 +123,12 @@ def test_few_images_of_one_class_alone_have_intervals_too() -> None:
     found = estimate(make({"nv": 3}))
     assert 0 <= found["accuracy"].low <= found["accuracy"].value <= found["accuracy"].high <= 1
     assert found["auc_macro"].method == "undefined"
+
+
+def test_few_lesions_reach_further() -> None:
+    assert reach(10**6) == pytest.approx(1.959964, rel=1e-4)
+    assert reach(6) == pytest.approx(2.570582 * math.sqrt(6 / 5), rel=1e-6)
+    assert reach(1) == pytest.approx(1.959964, rel=1e-6)
 
 
 def test_rounding_is_no_spread() -> None:

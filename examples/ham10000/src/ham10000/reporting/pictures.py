@@ -73,12 +73,12 @@ def case_figure(case: Case, *, theme: Theme = LIGHT) -> Figure:
     return figure
 
 
-def thumbnail(case: Case, inches: float = 1.6) -> Figure:
-    """Draw the attention over an image with the outline of its mask, and nothing around it."""
+def thumbnail(case: Case, *, attention: bool = True, inches: float = 1.6) -> Figure:
+    """Draw an image with the outline of its mask and, if asked for, the attention over it."""
     figure = Figure(figsize=(inches, inches))
     axes = figure.add_axes((0, 0, 1, 1))
     picture = case.image / 255
-    if case.attention is not None:
+    if attention and case.attention is not None:
         picture = overlay(picture, case.attention).permute(2, 0, 1)
     _show(axes, picture, case.mask)
     return figure

@@ -107,7 +107,9 @@ def make_plan(
             "changes shows between runs of different ones only."
         )
     if folds is not None and folds < 3:
-        raise ArgumentError(f"{doing}: expected 3 folds or more, found {folds}: one tests, one validates, others train.")
+        raise ArgumentError(
+            f"{doing}: expected 3 folds or more, found {folds}: one tests, one validates, others train."
+        )
     known = [name for name in summarize([0], [[1.0] + [0.0] * 6]) if "/" not in name]
     if primary not in known:
         raise ArgumentError(

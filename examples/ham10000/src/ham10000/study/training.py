@@ -115,6 +115,9 @@ def train_missing(
         place = free.pop()
         try:
             trainer(run, place)
+        except BaseException:
+            stopped.set()
+            raise
         finally:
             free.append(place)
         return run
@@ -126,5 +129,5 @@ def train_missing(
                 run = ended.result()
                 if run is not None:
                     say(f"{run.folder}: trained, {number} of {len(runs)}")
-        finally:  # an interruption too: who trains saves and ends, and no other begins
+        finally:  # after an interruption too: who trains saves and ends, and no other begins
             stopped.set()

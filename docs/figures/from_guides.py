@@ -1,0 +1,99 @@
+"""Draw the guides' pictures by running the guides' code.
+
+    python docs/figures/from_guides.py
+
+writes them into docs/images.
+"""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from PIL import Image, ImageSequence
+from torch import Tensor
+
+from softattn.plot import overlay, relative_to_uniform
+
+DOCS = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(DOCS.parent / "scripts"))
+
+from guide_blocks import blocks, run_python  # noqa: E402
+
+# What a page's code writes, and the picture in docs/images that it becomes.
+PICTURES = {
+    "start": {"lesion.png": "start.png"},
+    "insert": {"gamma.png": "insert-gamma.png"},
+    "maps": {"training.gif": "maps-training.gif"},
+}
+
+
+def run(page: str) -> dict[str, Any]:
+    """Run a page's code in an empty folder, keep its pictures, return what it defines."""
+    names: dict[str, Any] = {"__name__": "__main__"}
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            path = DOCS / "guides" / f"{page}.md"
+            for block in blocks(path):
+                if block.language == "python":
+                    run_python(path, block, names)
+            for written, kept in PICTURES[page].items():
+                keep(Path(written), DOCS / "images" / kept)
+        finally:
+            os.chdir(before)
+    return names
+
+
+def keep(picture: Path, target: Path) -> None:
+    """Copy a picture, small enough to be committed."""
+    if picture.suffix == ".png":
+        image = Image.open(picture).convert("RGB")
+        image.quantize(256, dither=Image.Dither.NONE).save(target, optimize=True)
+    else:
+        shown = ImageSequence.Iterator(Image.open(picture))
+        frames = [frame.convert("RGB").quantize(64) for frame in shown]
+        options = {"save_all": True, "append_images": frames[1:], "loop": 0, "optimize": True}
+        frames[0].save(target, duration=200, **options)
+
+
+def steps_of_the_equation(model: Any, image: Tensor) -> None:
+    """Draw what each step of the equation gives, in the model that `start` trained."""
+    attention = model.attention
+    with torch.inference_mode():
+        t = model.backbone(4 * image[None] - 2)
+        logits = F.conv2d(t, attention.weight, padding=1)[0]
+        maps = attention(t, return_maps=True)[1][0]
+    strongest = t[0].amax((1, 2)).topk(3).indices
+    summed = relative_to_uniform(maps.sum(0))
+    row("t", [image.permute(1, 2, 0), *t[0][strongest]])
+    row("logits", list(logits[:4]))
+    row("maps", list(maps[:4]))
+    row("sum", [summed, overlay(image, summed)])
+
+
+def row(name: str, pictures: list[Tensor]) -> None:
+    """Draw pictures beside one another."""
+    figure = Figure(figsize=(1.6 * len(pictures), 1.6), layout="constrained")
+    cells = figure.subplots(1, len(pictures), squeeze=False)[0]
+    for cell, picture in zip(cells, pictures, strict=True):
+        cell.imshow(picture.clamp(0, 1) if picture.ndim == 3 else picture, cmap="magma")
+        cell.axis("off")
+    path = DOCS / "images" / f"equation-{name}.png"
+    figure.savefig(path, dpi=100)
+    keep(path, path)
+
+
+def main() -> None:
+    """Draw all of them."""
+    names = {page: run(page) for page in PICTURES}
+    steps_of_the_equation(names["start"]["model"], names["start"]["images"][0])
+
+
+if __name__ == "__main__":
+    main()

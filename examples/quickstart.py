@@ -1,0 +1,154 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # softattn in five minutes
+#
+# Put Soft-Attention ([arXiv 2105.03358](https://arxiv.org/abs/2105.03358)) into a network, train it
+# on drawings of skin lesions, and see where it looks: at drawings first, and at an image of yours
+# in the end. It runs on Colab, on Kaggle, and on a laptop without a GPU.
+
+# %% tags=["skip-execution"]
+# %pip install -q "softattn[timm,plot]"
+
+# %% [markdown]
+# ## Drawings with a question
+#
+# Skin with one lesion somewhere, of one colour or of two. The network will be asked which, and
+# never told where.
+
+# %%
+import torch
+import torch.nn.functional as F
+from torchvision.utils import make_grid
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SIZE = 96
+torch.manual_seed(0)
+
+
+def draw(count):
+    """Draw images (N, 3, H, W), their kinds (N,), and where their lesions are (N, H, W)."""
+    down, across = (torch.rand(2, count, 1, 1) * 1.2 - 0.6).unbind()
+    axis = torch.linspace(-1, 1, SIZE)
+    distance = ((axis[:, None] - down) ** 2 + (axis - across) ** 2).sqrt()
+    masks = torch.sigmoid((0.2 + 0.1 * torch.rand(count, 1, 1) - distance) / 0.02)
+    kinds = torch.randint(2, (count,))
+    blotches = F.interpolate(torch.randn(count, 1, 12, 12), (SIZE, SIZE), mode="bicubic")
+    dark = torch.sigmoid(6 * blotches) * kinds[:, None, None, None]
+    skin = torch.tensor([0.88, 0.68, 0.58]).view(3, 1, 1) + 0.03 * torch.randn(count, 3, SIZE, SIZE)
+    brown = torch.tensor([0.5, 0.3, 0.2]).view(3, 1, 1) * (1 - 0.6 * dark)
+    return torch.lerp(skin, brown.expand_as(skin), masks[:, None]).clamp(0, 1), kinds, masks
+
+
+images, kinds, masks = draw(8)
+print(kinds.tolist())
+
+# %%
+from matplotlib import pyplot as plt
+
+plt.figure(figsize=(12, 2))
+plt.imshow(make_grid(images, nrow=8).permute(1, 2, 0))
+plt.gca().set_axis_off()
+
+# %% [markdown]
+# ## A network with attention
+#
+# `wrap_backbone` takes any model of timm or torchvision, by name. `at` says on which feature map
+# the attention goes; without it, on the last.
+
+# %%
+from softattn import wrap_backbone
+
+model = wrap_backbone("test_resnet", num_classes=2, at="layer2", input_size=SIZE).to(DEVICE)
+optimizer = torch.optim.AdamW(model.param_groups(lr=3e-3))
+for step in range(1, 101):
+    images, kinds, _ = draw(16)
+    loss = F.cross_entropy(model(4 * images.to(DEVICE) - 2), kinds.to(DEVICE))
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    if step % 20 == 0:
+        print(f"step {step}: loss {loss.item():.3f}")
+
+# %% [markdown]
+# ## Where it looks
+#
+# The maps are part of the model, so that they come with the scores.
+
+# %%
+from softattn.plot import plot_maps
+
+
+def look(images):
+    """Give scores and maps of images from 0 to 1."""
+    with torch.inference_mode():
+        return model.eval()(4 * images.to(DEVICE) - 2, return_maps=True)
+
+
+images, kinds, masks = draw(64)
+scores, maps = look(images)
+plot_maps(images[0], maps[0])
+
+# %% [markdown]
+# A number says more than one picture: how much of the attention lies on the lesions?
+
+# %%
+covered = F.interpolate(masks[:, None], maps.shape[2:], mode="area").to(DEVICE)
+inside = ((maps.sum(1, keepdim=True) * covered).sum((1, 2, 3)) / maps.shape[1]).mean().item()
+right = (scores.argmax(1).cpu() == kinds).float().mean().item()
+print(f"{right:.0%} of 64 new images are right")
+print(f"lesions are {masks.mean():.0%} of the images, and have {inside:.0%} of the attention")
+assert inside > 3 * masks.mean()
+
+# %% [markdown]
+# ## Inside a network that is trained already
+#
+# `insert_attention` keeps every key and every output, to the last bit, until training opens it.
+
+# %%
+from torchvision.models import resnet18
+
+from softattn import capture_maps, insert_attention
+
+resnet = resnet18().eval()  # weights="DEFAULT" for trained ones
+x = torch.rand(1, 3, 224, 224)
+before = resnet(x)
+insert_attention(resnet, at=["layer3", "layer4"])
+with capture_maps(resnet) as captured:
+    assert torch.equal(resnet(x), before)
+print({name: tuple(maps.shape) for name, maps in captured.items()})
+
+# %% [markdown]
+# ## Your own image
+#
+# Upload one (on Colab: the folder on the left; on Kaggle: Add Input), and write its path here.
+# Without one, a new drawing stands in. This network knows drawings alone: where it looks on a photo
+# is worth a look, and what it calls it is worth nothing. For real images see the guide
+# "HAM10000, from download to report".
+
+# %%
+PATH = ""
+
+# %%
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms import v2
+
+if PATH:
+    photo = decode_image(PATH, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+    cut = v2.Compose([v2.Resize(SIZE), v2.CenterCrop(SIZE), v2.ToDtype(torch.float32, scale=True)])
+    image = cut(photo)
+else:
+    image = draw(1)[0][0]
+_, maps = look(image[None])
+plot_maps(image, maps[0], title=PATH or "a new drawing")

@@ -1,0 +1,32 @@
+"""The blocks of code in a page of Markdown."""
+
+import re
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+_BLOCK = re.compile(r"^( *)```(\w+)(.*)\n((?:.*\n)*?)\1```$", re.MULTILINE)
+
+
+class Block(NamedTuple):
+    """A fenced block, and where its code begins."""
+
+    language: str
+    title: str | None
+    code: str
+    line: int
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    """Give the blocks of a page, in its order."""
+    text = page.read_text()
+    for match in _BLOCK.finditer(text):
+        title = re.search(r'title="(.+?)"', match[3])
+        line = text.count("\n", 0, match.start(4))
+        yield Block(match[2], title and title[1], textwrap.dedent(match[4]), line)
+
+
+def run_python(page: Path, block: Block, names: dict[str, Any]) -> None:
+    """Run a block in a namespace; a traceback names the page and the line on it."""
+    exec(compile("\n" * block.line + block.code, str(page), "exec"), names)

@@ -1,0 +1,120 @@
+"""The code in the guides runs as it is pasted, and their commands exist.
+
+The blocks of a page run one after another, in one namespace and in an empty folder. A Python
+block with a title is written to that file, for the commands below it.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from guide_blocks import blocks, run_python
+
+ROOT = Path(__file__).parents[1]
+GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
+PAGES = [ROOT / "README.md", *GUIDES]
+# Pages whose commands are also run, in the order of the page.
+RUN = {"ddp", "ham10000"}
+
+if not GUIDES:
+    pytest.skip("needs a checkout", allow_module_level=True)
+
+
+def words_of(block):
+    """Give the commands of a shell block, as lists of words."""
+    lines = block.code.replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
+def test_code_runs(page, tmp_path, monkeypatch):
+    for package in ("timm", "matplotlib", "h5py", "safetensors", "onnxruntime"):
+        pytest.importorskip(package, reason="the guides need softattn[all]")
+    if page.stem == "ham10000":
+        pytest.importorskip("ham10000", reason="pip install -e examples/ham10000")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HAM10000_DIR", raising=False)
+    Path("examples").symlink_to(ROOT / "examples")
+    names = {"__name__": "__main__"}
+    for block in blocks(page):
+        if block.language == "python" and block.title:
+            Path(block.title).write_text(block.code)
+        elif block.language == "python":
+            run_python(page, block, names)
+        elif block.language == "sh" and page.stem in RUN:
+            run(block, monkeypatch)
+
+
+def run(block, monkeypatch):
+    """Run the commands of a shell block that do something here."""
+    for words in words_of(block):
+        if words[0] == "export":
+            monkeypatch.setenv(*words[1].split("=", 1))
+        elif words[0] == "ham10000":
+            from ham10000.cli import main
+
+            assert main(words[1:]) == 0, words
+        elif words[0] == "torchrun":
+            command = [sys.executable, "-m", "torch.distributed.run", *words[1:]]
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_exist(page):
+    for words in (w for b in blocks(page) if b.language == "sh" for w in words_of(b)):
+        while re.fullmatch(r"\w+=\S*", words[0]):
+            words = words[1:]
+        CHECKS[words[0]](words[1:])
+
+
+def _softattn(arguments):
+    from softattn.cli import _parser
+
+    _parser().parse_args(arguments)
+
+
+def _ham10000(arguments):
+    cli = pytest.importorskip("ham10000.cli", reason="pip install -e examples/ham10000")
+    cli.build_parser().parse_args(arguments)
+
+
+def _torchrun(arguments):
+    from torch.distributed.run import get_args_parser
+
+    _python([get_args_parser().parse_args(arguments).training_script])
+
+
+def _make(arguments):
+    for target in arguments:
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
+
+
+def _python(arguments):
+    titles = {block.title for page in PAGES for block in blocks(page)}
+    module = arguments[1:2] if arguments[0] == "-m" else []
+    assert module or arguments[0] in titles or (ROOT / arguments[0]).exists(), arguments
+
+
+def _pip(arguments):
+    extras = re.findall(r"\[(.+?)\]", " ".join(arguments))
+    text = (ROOT / "pyproject.toml").read_text()
+    for extra in ",".join(extras).split(",") if extras else ():
+        assert re.search(rf"^{extra} = ", text, re.MULTILINE), extra
+    for path in (a for a in arguments if a.startswith("examples")):
+        assert (ROOT / path).is_dir(), path
+
+
+# Of other commands only that we know them.
+CHECKS = {
+    "softattn": _softattn,
+    "ham10000": _ham10000,
+    "torchrun": _torchrun,
+    "make": _make,
+    "python": _python,
+    "pip": _pip,
+    **dict.fromkeys(("cd", "export", "git", "hf", "tensorboard"), lambda arguments: None),
+}
