@@ -116,7 +116,7 @@ def make_cases(
     model = run.load_model()
     network, read = image_network(model), reader(run, images)
     masks = open_folder(data_folder(data if data is not None else run.recipe.data.root)).masks
-    found = predictions.table.set_index("image_id")
+    rows_of = {name: row for row, name in enumerate(predictions.table["image_id"])}
     for start in range(0, len(names), batch_size):
         rows = places[start : start + batch_size].tolist()
         pixels = images.read(rows)[0]
@@ -127,8 +127,10 @@ def make_cases(
                 mask = resize(read_mask(masks[name]), pixels.shape[-1], mask=True)[0].bool()
             yield Case(
                 image_id=name,
-                truth=str(found.loc[name, "dx"]),
-                probabilities=dict(zip(CLASSES, found.loc[name, list(CLASSES)], strict=True)),
+                truth=CLASSES[predictions.targets[rows_of[name]]],
+                probabilities=dict(
+                    zip(CLASSES, predictions.probabilities[rows_of[name]].tolist(), strict=True)
+                ),
                 image=pixels[number].to(torch.uint8),
                 attention=None if maps is None else maps[number],
                 mask=mask,

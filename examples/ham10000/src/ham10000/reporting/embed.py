@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -39,7 +40,7 @@ def _svg(figure: Figure) -> str:
     return _address(content, "svg+xml")
 
 
-def _save(figure: Figure, kind: str, **options: object) -> bytes:
+def _save(figure: Figure, kind: str, **options: Any) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format=kind, **options)
     return file.getvalue()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,9 +10,10 @@ from softattn.plot import overlay
 from torch import Tensor
 
 from ham10000.data.facts import CLASS_NAMES, CLASSES
+from ham10000.data.files import replacing
 from ham10000.reporting.theme import LIGHT, Theme, style
 
-__all__ = ["Case", "case_figure", "thumbnail"]
+__all__ = ["Case", "case_figure", "thumbnail", "write_case"]
 
 OUTLINE = "#00e5c8"
 """Of the mask: neither skin nor lesion nor the map's colours are like it."""
@@ -82,6 +84,18 @@ def thumbnail(case: Case, *, attention: bool = True, inches: float = 1.6) -> Fig
         picture = overlay(picture, case.attention).permute(2, 0, 1)
     _show(axes, picture, case.mask)
     return figure
+
+
+def write_case(case: Case, out: Path) -> Path:
+    """Write the figure of a case into a folder, as IMAGE.png, whole or not at all.
+
+    Raises:
+        WriteError: the system refuses.
+    """
+    path = out / f"{case.image_id}.png"
+    with replacing(path) as file:
+        case_figure(case).savefig(file, format="png", dpi=140)
+    return path
 
 
 def _show(axes: Axes, picture: Tensor, mask: Tensor | None) -> None:

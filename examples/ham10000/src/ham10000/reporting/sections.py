@@ -61,6 +61,7 @@ class Table:
     caption: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
+    """What comes after the end of a line is set small below, as intervals are."""
     strong: frozenset[int] = frozenset()
     """Rows that are ours."""
 
@@ -88,9 +89,7 @@ def published_table(subject: Subject) -> Table:
     """Put our numbers beside those of the authors and of the re-run."""
     rows = [
         [
-            f"ours: {found.name}",
-            found.run.recipe.model.backbone.partition(":")[2],
-            "yes" if found.run.recipe.model.attention else "no",
+            f"{found.name}\nours, {_attended(found.run.recipe.model.attention)}",
             *(_ours(subject, found, name) for name in _PUBLISHED),
         ]
         for found in subject.found
@@ -98,15 +97,9 @@ def published_table(subject: Subject) -> Table:
     ours = frozenset(range(len(rows)))
     for each in PUBLISHED:
         numbers = (each.precision, each.accuracy, each.auc, each.balanced_accuracy)
-        rows.append(
-            [
-                each.source,
-                each.backbone,
-                "yes" if each.attention else "no",
-                *(f"{number:.3f}" for number in numbers),
-            ]
-        )
-    head = ["source", "backbone", "soft attention", *(words(name) for name in _PUBLISHED)]
+        whose = f"{each.backbone}\n{each.source}, {_attended(each.attention)}"
+        rows.append([whose, *(f"{number:.3f}" for number in numbers)])
+    head = ["", *(words(name) for name in _PUBLISHED)]
     notes = " ".join(f"{name.capitalize()}: {text}" for name, text in SOURCES.items())
     return Table(notes, head, rows, ours)
 
@@ -121,7 +114,7 @@ def comparison_table(subject: Subject) -> Table | None:
     rows = [
         [
             words(name),
-            f"{changes[name]['difference']:+.3f}",
+            f"{changes[name]['difference']:+.3f}\n"
             f"{changes[name]['low']:+.3f} to {changes[name]['high']:+.3f}",
             p_value(changes[name]["p"]),
             p_value(changes[name]["p_holm"]),
@@ -133,7 +126,7 @@ def comparison_table(subject: Subject) -> Table | None:
         "lesions, with intervals of 95 %. The last column is Holm's correction for the number of "
         "metrics."
     )
-    return Table(caption, ["metric", "difference", "interval", "p", "p, Holm"], rows)
+    return Table(caption, ["metric", "difference", "p", "p, Holm"], rows)
 
 
 def figures_of(found: Found) -> dict[str, Any]:
@@ -216,6 +209,9 @@ def gallery_of(subject: Subject, data: Path | None, each: int) -> dict[str, Any]
         subject.found[-1],
     )
     names = gallery(found.predictions, each)
+    if not names:
+        missing = "none was asked for."
+        return {"name": found.name, "missing": missing, "cases": [], "attention": False}
     try:
         cases = list(make_cases(found.run, found.predictions, names, data=data))
     except Ham10000Error as error:
@@ -269,6 +265,10 @@ def words(name: str) -> str:
     return f"{text} of {dx}" if dx else text
 
 
+def _attended(attention: bool) -> str:
+    return "with soft attention" if attention else "without"
+
+
 def p_value(value: float) -> str:
     """Say a p-value to three places."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
@@ -279,9 +279,9 @@ def _ours(subject: Subject, found: Found, name: str) -> str:
         whole = subject.study["metrics"].get(name, {}).get(found.name)
         if whole is None:
             return "undefined"
-        return f"{whole['mean']:.3f} ({whole['low']:.3f} to {whole['high']:.3f})"
+        return f"{whole['mean']:.3f}\n{whole['low']:.3f} to {whole['high']:.3f}"
     one = found.evaluation.per_image.metrics[name]
-    return f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})"
+    return f"{one.value:.3f}\n{one.low:.3f} to {one.high:.3f}"
 
 
 def _gaze(found: Found, data: Path | None) -> dict[str, Any]:
@@ -306,7 +306,7 @@ def _gaze_table(found: Mapping[str, Any], caption: str) -> Table:
 
 
 def _with_ends(found: Mapping[str, float]) -> str:
-    return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+    return f"{found['value']:.3f}\n{found['low']:.3f} to {found['high']:.3f}"
 
 
 def _flat(values: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
