@@ -94,6 +94,11 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
     return mended(output)
 
 
+def on_post_template(output: str, template_name: str, config: MkDocsConfig) -> str:
+    """Mend the page for what isn't found too."""
+    return mended(output) if template_name.endswith(".html") else output
+
+
 def mended(html: str) -> str:
     """Return a page in which a screen reader finds what the themes leave out or say twice."""
     for theirs, ours in MENDED.items():
