@@ -15,7 +15,8 @@ endif
 PYTEST := -m pytest -q -n 2 --dist worksteal
 STUDY := examples/ham10000
 
-DOCS := $(VENV)/.docs
+.PHONY: demo picture test lint parity package test-wheel coverage-models coverage-insert families \
+	mutants bench bench-check docs docs-serve docs-check check clean
 
 .PHONY: demo picture test lint parity package test-wheel coverage-models coverage-insert families mutants \
 	bench docs docs-serve docs-check check clean
@@ -77,9 +78,15 @@ mutants: $(READY)
 	$(BIN)/python -m pip install -q --group mutation
 	$(BIN)/python scripts/mutants.py
 
+# What it costs beside the alternatives and the limits. Writes docs/performance.md. The input
+# pipeline's part needs HAM10000_DIR.
 bench: $(READY)
-	$(BIN)/python benchmarks/import_time.py
-	$(BIN)/python benchmarks/wrapped_cost.py
+	$(BIN)/python benchmarks/run.py --write
+	if [ -n "$$HAM10000_DIR" ]; then $(BIN)/python benchmarks/input_pipeline.py; fi
+
+# The ratios of the layer beside stored ones; a minute.
+bench-check: $(READY)
+	$(BIN)/python benchmarks/run.py --check
 
 # The site: the gallery's figures (a minute), the API, and the guides around them, in site/.
 docs: $(DOCS) build/gallery/gallery.txt
