@@ -15,11 +15,10 @@ endif
 PYTEST := -m pytest -q -n 2 --dist worksteal
 STUDY := examples/ham10000
 
+DOCS := $(VENV)/.docs
+
 .PHONY: demo picture test lint parity package test-wheel coverage-models coverage-insert families \
 	mutants bench bench-check docs docs-serve docs-check check clean
-
-.PHONY: demo picture test lint parity package test-wheel coverage-models coverage-insert families mutants \
-	bench docs docs-serve docs-check check clean
 
 # HAM10000 from a data set to a report, small: on the real images where HAM10000_DIR names them.
 demo: $(READY)
