@@ -61,7 +61,7 @@ def test_each_recipe_has_the_name_of_its_file(name: str) -> None:
 OWN = {
     "densenet201": {"model.drop_rate"},
     "irv2": {"model.drop_rate", "model.activation", "model.authors_parameters"},
-    "lite0": {"model.drop_rate", "model.block_drop_rate", "model.pool"},
+    "lite0": {"model.block"},
 }
 
 
