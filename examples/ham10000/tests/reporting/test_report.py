@@ -13,10 +13,14 @@ from ham10000.reporting.published import PUBLISHED
 from ham10000.reporting.report import write_report
 
 CHROMIUM = Path(shutil.which("chromium") or "/usr/bin/chromium")
-FLAGS = (
-    "--no-sandbox --disable-gpu --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @pytest.fixture(scope="module")
