@@ -7,7 +7,7 @@ from rich import box
 from rich.table import Table
 
 from ham10000.printing import console
-from ham10000.reporting.sections import words
+from ham10000.reporting.tables import words
 
 __all__ = ["print_gaze"]
 

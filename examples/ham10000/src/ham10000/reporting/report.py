@@ -9,14 +9,12 @@ from ham10000.data.facts import LICENCE
 from ham10000.data.files import write_text
 from ham10000.reporting.inputs import open_subject
 from ham10000.reporting.sections import (
-    comparison_table,
     figures_of,
     gallery_of,
     gaze_tables,
-    headline,
-    published_table,
     setup_of,
 )
+from ham10000.reporting.tables import comparison_table, headline, published_table
 from ham10000.reporting.theme import DARK, LIGHT
 
 __all__ = ["write_report"]

@@ -1,8 +1,7 @@
-"""The parts of a report, each from what was found to what the page shows of it."""
+"""The parts of a report on single runs: figures, where the model looks, a gallery, the setup."""
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,119 +13,12 @@ from ham10000.reporting.cases import gallery, make_cases
 from ham10000.reporting.embed import Embedded, embed, embed_photo
 from ham10000.reporting.inputs import Found, Subject
 from ham10000.reporting.pictures import thumbnail
-from ham10000.reporting.published import PUBLISHED, SOURCES
+from ham10000.reporting.tables import Table, words
 
-__all__ = [
-    "Table",
-    "comparison_table",
-    "figures_of",
-    "gallery_of",
-    "gaze_tables",
-    "headline",
-    "published_table",
-    "setup_of",
-]
+__all__ = ["figures_of", "gallery_of", "gaze_tables", "setup_of"]
 
-PRIMARY = "balanced_accuracy"
 FAITHFUL = 50
 """On how many images deletion and insertion are followed, which takes most of the time."""
-
-_PUBLISHED = ("precision_weighted", "accuracy", "auc_weighted", "balanced_accuracy")
-_COMPARED = (
-    "balanced_accuracy",
-    "accuracy",
-    "auc_macro",
-    "auc_weighted",
-    "average_precision_macro",
-    "f1_macro",
-    "precision_weighted",
-    "ece",
-    "brier",
-)
-_WORDS = {
-    "auc": "AUC",
-    "ece": "calibration error",
-    "iou": "IoU",
-    "grad_cam": "Grad-CAM",
-    "gaussian": "centred Gaussian",
-    "random": "random map",
-    "attention": "soft attention",
-}
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of a page."""
-
-    caption: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    """What comes after the end of a line is set small below, as intervals are."""
-    strong: frozenset[int] = frozenset()
-    """Rows that are ours."""
-
-
-def headline(subject: Subject) -> dict[str, Any]:
-    """Say the result in a sentence, and the number with its interval for each model."""
-    study = subject.study
-    primary = PRIMARY if study is None else str(study["primary"])
-    numbers = [
-        {"name": found.name, "text": _ours(subject, found, primary)} for found in subject.found
-    ]
-    first = subject.found[0].evaluation.per_image
-    return {
-        "verdict": None if study is None else study["verdict"],
-        "rule": None if study is None else study.get("rule"),
-        "metric": words(primary),
-        "numbers": numbers,
-        "images": first.count,
-        "seeds": None if study is None else len(study["seeds"]),
-        "absent": subject.found[0].evaluation.absent_classes,
-    }
-
-
-def published_table(subject: Subject) -> Table:
-    """Put our numbers beside those of the authors and of the re-run."""
-    rows = [
-        [
-            f"{found.name}\nours, {_attended(found.run.recipe.model.attention)}",
-            *(_ours(subject, found, name) for name in _PUBLISHED),
-        ]
-        for found in subject.found
-    ]
-    ours = frozenset(range(len(rows)))
-    for each in PUBLISHED:
-        numbers = (each.precision, each.accuracy, each.auc, each.balanced_accuracy)
-        whose = f"{each.backbone}\n{each.source}, {_attended(each.attention)}"
-        rows.append([whose, *(f"{number:.3f}" for number in numbers)])
-    head = ["", *(words(name) for name in _PUBLISHED)]
-    notes = " ".join(f"{name.capitalize()}: {text}" for name, text in SOURCES.items())
-    return Table(notes, head, rows, ours)
-
-
-def comparison_table(subject: Subject) -> Table | None:
-    """Show what the second recipe changes, of a study of two."""
-    if subject.study is None or not subject.study.get("comparison"):
-        return None
-    changes: Mapping[str, Any] = subject.study["comparison"]
-    names = [name for name in _COMPARED if name in changes]
-    names += [f"recall/{name}" for name in CLASSES if f"recall/{name}" in changes]
-    rows = [
-        [
-            words(name),
-            f"{changes[name]['difference']:+.3f}\n"
-            f"{changes[name]['low']:+.3f} to {changes[name]['high']:+.3f}",
-            p_value(changes[name]["p"]),
-            p_value(changes[name]["p_holm"]),
-        ]
-        for name in names
-    ]
-    caption = (
-        f"{subject.study['recipes'][-1]} less {subject.study['recipes'][0]}, over seeds and test "
-        "lesions, with intervals of 95 %. The last column is Holm's correction for the number of "
-        "metrics."
-    )
-    return Table(caption, ["metric", "difference", "p", "p, Holm"], rows)
 
 
 def figures_of(found: Found) -> dict[str, Any]:
@@ -254,34 +146,6 @@ def setup_of(found: Found) -> dict[str, Any]:
         "hash": found.split_hash,
         "split": Table("Images of each class on each side.", ["", *CLASSES, "all"], rows),
     }
-
-
-def words(name: str) -> str:
-    """Say the name of a metric or method in words."""
-    if name in _WORDS:
-        return _WORDS[name]
-    metric, _, dx = name.partition("/")
-    text = " ".join(_WORDS.get(part, part) for part in metric.split("_"))
-    return f"{text} of {dx}" if dx else text
-
-
-def _attended(attention: bool) -> str:
-    return "with soft attention" if attention else "without"
-
-
-def p_value(value: float) -> str:
-    """Say a p-value to three places."""
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _ours(subject: Subject, found: Found, name: str) -> str:
-    if subject.study is not None:
-        whole = subject.study["metrics"].get(name, {}).get(found.name)
-        if whole is None:
-            return "undefined"
-        return f"{whole['mean']:.3f}\n{whole['low']:.3f} to {whole['high']:.3f}"
-    one = found.evaluation.per_image.metrics[name]
-    return f"{one.value:.3f}\n{one.low:.3f} to {one.high:.3f}"
 
 
 def _gaze(found: Found, data: Path | None) -> dict[str, Any]:
