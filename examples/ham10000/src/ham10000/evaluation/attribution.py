@@ -76,7 +76,7 @@ def gaussian_map(size: tuple[int, int], sigma: float = 0.25) -> Tensor:
     Example:
         >>> from ham10000.evaluation.attribution import gaussian_map
         >>> round(gaussian_map((3, 3))[1, 1].item(), 2)
-        0.23
+        0.3
 
     Args:
         size: H and W.

@@ -119,9 +119,9 @@ def with_intervals(scores: Scores, draws: Floats) -> dict[str, Any]:
     Example:
         >>> import numpy as np
         >>> from ham10000.evaluation.gaze import with_intervals
-        >>> scores = {"attention": {"iou": np.array([0.2, 0.4])}}
+        >>> scores = {"attention": {"iou": np.array([0.25, 0.75])}}
         >>> with_intervals(scores, np.array([[1.0, 1.0], [1.0, 1.0]]))["methods"]
-        {'attention': {'iou': {'value': 0.3, 'low': 0.3, 'high': 0.3}}}
+        {'attention': {'iou': {'value': 0.5, 'low': 0.5, 'high': 0.5}}}
 
     Args:
         scores: (N,) for each method and score.
