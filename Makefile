@@ -7,17 +7,26 @@ KERAS := .venv-keras
 WHEEL := .venv-wheel
 # Two torch processes with two threads each slow one another down; one thread each does not.
 export OMP_NUM_THREADS := 1
+# It announces another program at each build.
+export NO_MKDOCS_2_WARNING := 1
 ifdef HAM10000_DIR
 export HAM10000_DIR := $(abspath $(HAM10000_DIR))
 endif
 PYTEST := -m pytest -q -n 2 --dist worksteal
 STUDY := examples/ham10000
 
-.PHONY: demo test lint parity package test-wheel coverage-models coverage-insert families mutants \
-	bench check clean
+DOCS := $(VENV)/.docs
 
+.PHONY: demo picture test lint parity package test-wheel coverage-models coverage-insert families mutants \
+	bench docs docs-serve docs-check check clean
+
+# HAM10000 from a data set to a report, small: on the real images where HAM10000_DIR names them.
 demo: $(READY)
-	OMP_NUM_THREADS=2 $(BIN)/python examples/demo.py --out out/demo
+	$(BIN)/ham10000 demo --out out/demo
+
+# The README's picture: a minute of training on synthetic lesions.
+picture: $(READY)
+	OMP_NUM_THREADS=2 $(BIN)/python examples/demo.py --out out/picture
 
 test: $(READY)
 	$(BIN)/python $(PYTEST) --cov --cov-report=term
@@ -28,6 +37,8 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	cd $(STUDY) && ../../$(BIN)/mypy
+	$(BIN)/interrogate -q -c pyproject.toml src $(STUDY)/src
+	$(BIN)/codespell $$(git ls-files '*.md' '*.rst' '*.py' '*.js' '*.css' '*.yml' '*.yaml' '*.toml')
 
 # The authors' layer against TensorFlow, which lives in an environment of its own.
 parity: $(READY) $(KERAS)/.ready
@@ -70,6 +81,22 @@ bench: $(READY)
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/wrapped_cost.py
 
+# The site: the gallery's figures (a minute), the API, and the guides around them, in site/.
+docs: $(DOCS) build/gallery/gallery.txt
+	rm -rf build/api docs/api/softattn.*.rst
+	$(BIN)/python -m sphinx -q -W --keep-going -n -E -d build/doctrees docs/api build/api
+	$(BIN)/mkdocs build -q --strict
+
+build/gallery/gallery.txt: $(DOCS) scripts/site/gallery.py
+	$(BIN)/python scripts/site/gallery.py
+
+docs-serve: docs
+	$(BIN)/mkdocs serve
+
+# What was built: links, spelling, and each page in Chromium (skipped where there is none).
+docs-check: docs
+	$(BIN)/python -m pytest -q -n 2 -rs -o pythonpath=scripts/site/checks scripts/site/checks
+
 check: lint test parity test-wheel
 
 clean:
@@ -81,6 +108,10 @@ $(READY): pyproject.toml $(STUDY)/pyproject.toml
 	$(BIN)/python -m pip install -q -e '.[all]' --group dev
 	$(BIN)/python -m pip install -q -e $(STUDY) --group $(STUDY)/pyproject.toml:test \
 		--group $(STUDY)/pyproject.toml:lint
+	touch $@
+
+$(DOCS): $(READY)
+	$(BIN)/python -m pip install -q --group docs
 	touch $@
 
 $(KERAS)/.ready: pyproject.toml

@@ -3,8 +3,9 @@
     python benchmarks/input_pipeline.py --data DIR
 
 Both sides make an epoch of augmented float32 batches of the same images, with the same number of
-workers of a DataLoader, in turn, so that what else the machine does meets both. Beside the ratio of
-images a second stands that of processor time, "busy", which other work disturbs less.
+workers (processes of a DataLoader on the left, threads of `Batches.load` on the right), in turn, so
+that what else the machine does meets both. Beside the ratio of images a second stands that of
+processor time, "busy", which other work disturbs less.
 
 The left side is what most projects do: `PIL.Image.open`, resize, one affine transform, flips, to a
 tensor, normalize, image by image. The right side maps a cache that `ham10000 prepare` made, and
@@ -13,8 +14,9 @@ augments a batch at a time. Once on the images as they are, once on the same ima
 and four odd jobs of RandAugment's kind; hairs and rulers, which torchvision doesn't have, are drawn
 on the right side only.
 
-Memory is what a worker has for itself beyond the pages of files and what it hands over, at most
-over an epoch, less what it has after its first batches.
+Memory is what a worker process has for itself beyond the pages of files and what it hands over, at
+most over an epoch, less what it has after its first batches. Threads have none of their own, so on
+the right it is that of the whole process, by worker.
 """
 
 import argparse
@@ -22,7 +24,7 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +32,7 @@ from pathlib import Path
 import psutil
 import torch
 from ham10000.data.augment import PRESETS, Augment
-from ham10000.data.batches import Batches, make_slots
+from ham10000.data.batches import Batch, Batches, make_slots
 from ham10000.data.dataset import CachedHAM10000
 from ham10000.data.files import write_text
 from ham10000.data.layout import data_folder, open_folder
@@ -106,11 +108,11 @@ def left(data: JPEGs, batch: int, workers: int, epoch: int) -> DataLoader[tuple[
 
 def right(
     data: CachedHAM10000, augment: Augment, slots: Tensor, workers: int, epoch: int
-) -> DataLoader[tuple[Tensor, ...]]:
+) -> Iterator[Batch]:
     sampler = EpochSampler(data.targets, seed=0)
     sampler.set_epoch(epoch)
     batches = Batches(data, sampler, slots.shape[1], augment, slots=slots)
-    return DataLoader(batches, batch_size=None, num_workers=workers)
+    return batches.load(workers)
 
 
 @dataclass(frozen=True)
@@ -125,10 +127,15 @@ class Epoch:
     """Of the worker that grew most, in bytes."""
 
 
-def own_memory() -> dict[int, int]:
-    """Return how much memory each child of this process has for itself, in bytes."""
+def own_memory(workers: int) -> dict[int, int]:
+    """Return how much memory each worker has for itself, in bytes."""
     own = {}
-    for child in psutil.Process().children():
+    process = psutil.Process()
+    children = process.children()
+    if not children:
+        memory = process.memory_info()
+        return {process.pid: (memory.rss - memory.shared) // max(1, workers)}
+    for child in children:
         try:
             memory = child.memory_info()
         except psutil.NoSuchProcess:
@@ -143,18 +150,19 @@ def busy() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
-def run(loader: DataLoader[tuple[Tensor, ...]], workers: int) -> Epoch:
+def run(loader: Iterable[Sequence[Tensor | None]], workers: int) -> Epoch:
     """Go through an epoch."""
     images, growth = 0, 0
     first: dict[int, int] = {}
     began, busy_before = time.perf_counter(), busy()
     batches = iter(loader)
     for number, batch in enumerate(batches):
+        assert batch[0] is not None
         images += len(batch[0])
         if number == 2 * workers:  # each worker has made a batch, and has what it needs for one
-            first = own_memory()
+            first = own_memory(workers)
         elif number > 2 * workers:
-            own = own_memory()
+            own = own_memory(workers)
             growth = max([growth, *(own[pid] - first.get(pid, own[pid]) for pid in own)])
     seconds = time.perf_counter() - began
     del batches  # ends the workers, whose time counts once they have ended

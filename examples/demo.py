@@ -1,6 +1,6 @@
 """Attention that learns where to look, in a minute, from synthetic images alone.
 
-    python examples/demo.py --out out/demo
+    python examples/demo.py --out out/picture
 
 Draws skin with one lesion somewhere, of one colour or of two; trains a small network with soft
 attention to tell the two apart; says how much of the attention lies on the lesion, which nothing

@@ -72,7 +72,7 @@ class SoftAttentionClassifier(nn.Module):
 
     @property
     def pretrained_cfg(self) -> dict[str, Any]:
-        """The backbone's preprocessing: input_size, mean, std, interpolation, crop_pct."""
+        """The backbone's preprocessing (input_size, mean, std, interpolation, crop_pct)."""
         return self.backbone.pretrained_cfg
 
     @property

@@ -15,11 +15,11 @@ class Layout(str, Enum):
     """How a feature map lies in a tensor."""
 
     NCHW = "NCHW"
-    """(B, C, H, W): convolutional networks."""
+    """(B, C, H, W), as in convolutional networks."""
     NHWC = "NHWC"
-    """(B, H, W, C): Swin, MambaOut, Hiera."""
+    """(B, H, W, C), as in Swin, MambaOut and Hiera."""
     NLC = "NLC"
-    """(B, P + H * W, C): tokens, with P prefix tokens in front; ViT and its kin."""
+    """(B, P + H * W, C), tokens with P prefix tokens in front, as in ViT and its kin."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from scipy.ndimage import affine_transform
 from ham10000.data.augment import PRESETS, Augment, Preset, cutmix, mixup
 from ham10000.data.augment.artefacts import draw_hairs, draw_rulers
 from ham10000.data.augment.colour import apply, jitter
-from ham10000.data.augment.geometry import matrices, warp
+from ham10000.data.augment.geometry import matrices, warp, warp_bytes
 from ham10000.data.augment.offline import augment_offline, offline_counts
 from ham10000.data.layout import open_folder
 from ham10000.data.split import kfold_split, paper_split
@@ -81,6 +81,18 @@ def test_the_warp_is_that_of_scipy_with_the_edge_repeated() -> None:
     offset = centre - turn @ centre + 15 * np.array(shift[::-1])
     expected = affine_transform(image[0, 0].numpy(), turn, offset, order=1, mode="nearest")
     assert np.abs(result - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 40), (31, 52), (9, 7)])
+@pytest.mark.parametrize("shift", [0.1, 5.0])
+def test_bytes_are_warped_as_numbers_are(height: int, width: int, shift: float) -> None:
+    images = torch.randint(0, 256, (40, 3, height, width), dtype=torch.uint8)
+    draws = torch.rand(40, 7)
+    moves = matrices(draws, degrees=180, shift=shift, zoom=0.3, flips=True, aspect=width / height)
+    found = warp_bytes(images, moves)
+    assert found.dtype == torch.uint8
+    assert (found.double() - warp(images.double(), moves)).abs().max() < 1
+    assert torch.equal(warp_bytes(images[3:4], moves[3:4])[0], found[3])
 
 
 def test_rotations_keep_shapes_in_images_that_are_not_square() -> None:

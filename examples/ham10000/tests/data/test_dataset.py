@@ -1,4 +1,5 @@
 import pickle
+import threading
 from pathlib import Path
 
 import pytest
@@ -215,8 +216,35 @@ def test_shared_slots_change_nothing_for_who_uses_batches_at_once(
         # The one before is still whole too.
         assert previous is None or torch.equal(previous, expected[step - 1].images)
         previous = batch.images
+    for step, batch in enumerate(batches.load(workers)):
+        assert torch.equal(batch.images, expected[step].images)
     with pytest.raises(ArgumentError, match="the slots are for"):
         Batches(data, sampler, 8, slots=slots)
+    with pytest.raises(ArgumentError, match=r"5 workers need 12 slots.*make_slots"):
+        batches.load(5)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_threads_make_the_same_batches(cache: Path, workers: int) -> None:
+    data = CachedHAM10000(cache, metadata=["age"])
+    sampler = EpochSampler(data.targets, "class", 7)
+    sampler.set_epoch(2)
+    batches = Batches(data, sampler, 16, Augment("strong", seed=7))
+    loaded = list(batches.load(workers))
+    assert len(loaded) == len(batches)
+    for number, batch in enumerate(loaded):
+        assert all(torch.equal(*pair) for pair in zip(batch, batches[number], strict=True))
+    with pytest.raises(ArgumentError, match="workers must be at least 0"):
+        batches.load(-1)
+
+
+def test_the_loading_of_an_epoch_can_be_left_early(cache: Path) -> None:
+    data = CachedHAM10000(cache)
+    before = threading.active_count()
+    loading = Batches(data, EpochSampler(data.targets), 16, Augment("authors")).load(2)
+    next(loading)
+    loading.close()
+    assert threading.active_count() == before
 
 
 def test_batches_over_jpegs_and_over_the_cache_are_the_same(synthetic: Path, cache: Path) -> None:

@@ -8,8 +8,8 @@ from making import make
 from scipy.stats import binom
 
 from ham10000.errors import PredictionError
-from ham10000.evaluation.comparison import compare, mcnemar
-from ham10000.evaluation.intervals import wilson
+from ham10000.evaluation.comparison import _difference, compare, mcnemar
+from ham10000.evaluation.intervals import reach, wilson
 from ham10000.evaluation.metrics import METRICS, summarize
 from ham10000.evaluation.predictions import Predictions, by_lesion, make_predictions
 
@@ -114,3 +114,12 @@ def test_refuses_other_images_and_other_truths() -> None:
     table.loc[table["lesion_id"] == lesion, "dx"] = "vasc"
     with pytest.raises(PredictionError, match=r"row 2 gives the image ISIC_\d+ the dx vasc, x "):
         compare(a, replace(a, table=table), ("x", "y"))
+
+
+def test_a_p_value_is_a_twentieth_where_the_interval_touches_zero() -> None:
+    drawn = np.random.default_rng(0).normal(0, 0.01, 500)
+    edge = reach(12) * np.std(drawn, ddof=1)
+    for lesions, difference in ((12, edge), (12, -edge), (900, reach(900) * np.std(drawn, ddof=1))):
+        found = _difference("f1/df", (0.5, 0.5 + difference), drawn, lesions)
+        assert found.p_value == pytest.approx(0.05, rel=1e-6)
+        assert min(abs(found.low), abs(found.high)) == pytest.approx(0, abs=1e-12)

@@ -1,4 +1,5 @@
 import math
+import time
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from making import make
 from scipy.special import logit
 from scipy.stats import binomtest
 
-from ham10000.evaluation.intervals import intervals, spread, wilson
+from ham10000.evaluation.intervals import intervals, reach, spread, wilson
 from ham10000.evaluation.metrics import METRICS, summarize
 from ham10000.evaluation.predictions import Predictions
 from ham10000.evaluation.resampling import draw_lesions
@@ -98,12 +99,12 @@ def test_reaches_are_those_of_the_draws_standard_errors() -> None:
     y, p, lesions = predictions.targets, predictions.probabilities, predictions.lesions
     counts = draw_lesions(y, lesions, 300)
     drawn, found = summarize_weighted(y, p, counts), intervals(y, p, lesions, counts)
-    f1, loss = found["f1_macro"], found["log_loss"]
+    f1, loss, far = found["f1_macro"], found["log_loss"], reach(lesions.max() + 1)
     error = np.std(drawn["f1_macro"], ddof=1) / (f1.value * (1 - f1.value))
     low, value, high = (logit(each) for each in (f1.low, f1.value, f1.high))
-    assert [low, high] == pytest.approx(value + 1.959964 * error * np.array([-1, 1]), rel=1e-6)
+    assert [low, high] == pytest.approx(value + far * error * np.array([-1, 1]), rel=1e-6)
     error = np.std(drawn["log_loss"], ddof=1) / loss.value
-    assert math.log(loss.high / loss.value) == pytest.approx(1.959964 * error, rel=1e-6)
+    assert math.log(loss.high / loss.value) == pytest.approx(far * error, rel=1e-6)
     ece = found["ece"]
     q = np.quantile(drawn["ece"], [0.025, 0.975])
     assert (ece.low, ece.high) == pytest.approx((2 * ece.value - q[1], 2 * ece.value - q[0]))
@@ -124,7 +125,20 @@ def test_few_images_of_one_class_alone_have_intervals_too() -> None:
     assert found["auc_macro"].method == "undefined"
 
 
+def test_few_lesions_reach_further() -> None:
+    assert reach(10**6) == pytest.approx(1.959964, rel=1e-4)
+    assert reach(6) == pytest.approx(2.570582 * math.sqrt(6 / 5), rel=1e-6)
+    assert reach(1) == pytest.approx(1.959964, rel=1e-6)
+
+
 def test_rounding_is_no_spread() -> None:
     assert spread(np.array([0.3, 0.3 + 1e-16, 0.3])) == 0
     assert spread(np.array([0.3])) == 0
     assert spread(np.array([0.0, 1.0])) == pytest.approx(math.sqrt(0.5))
+
+
+def test_two_thousand_draws_of_the_official_test_set_take_seconds() -> None:
+    predictions = make()
+    start = time.process_time()
+    estimate(predictions, resamples=2000)
+    assert time.process_time() - start < 5

@@ -47,7 +47,7 @@ def test_roc_gives_the_areas_and_says_what_is_undefined() -> None:
 
 def test_reliability_gives_the_expected_calibration_error() -> None:
     # Always 0.8 sure and right in half of the cases: the error is 0.3.
-    scores = np.tile([0.8, 0.2], (100, 1))
+    scores = np.tile([0.8, 0.2, 0, 0, 0, 0, 0], (100, 1))
     figure = reliability_figure(np.arange(100) % 2, scores, bins=10)
     assert "error 0.300" in texts(figure)
     line = figure.axes[0].lines[1].get_xydata()

@@ -10,7 +10,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-TIMEOUT = 90.0
+TIMEOUT = 240.0
 
 
 def start(function: Callable[..., Any], *arguments: Any, ranks: int = 1) -> list[BaseProcess]:

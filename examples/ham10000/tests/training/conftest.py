@@ -16,7 +16,7 @@ def cache(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def recipe(synthetic: Path, cache: Path) -> Callable[..., Recipe]:
     """Make a recipe of seconds, with some of its fields otherwise: `recipe(training={...})`."""
 

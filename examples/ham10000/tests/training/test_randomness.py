@@ -7,7 +7,7 @@ from ham10000.training.randomness import random_state, seed_all, set_random_stat
 
 
 def draw() -> list[float]:
-    return [random.gauss(0, 1), np.random.randn(), torch.rand(()).item()]  # noqa: NPY002
+    return [random.gauss(0, 1), np.random.randn(), torch.rand(()).item()]
 
 
 def test_ranks_draw_otherwise_and_states_come_back() -> None:

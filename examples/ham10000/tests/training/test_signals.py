@@ -1,6 +1,5 @@
 import os
 import signal
-import time
 
 import pytest
 
@@ -17,7 +16,6 @@ def test_a_signal_is_a_wish_and_a_second_interruption_is_one() -> None:
         assert wish.reason == "SIGTERM asked for it"
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(1)
     assert signal.getsignal(signal.SIGTERM) is before
 
 

@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 from jsonargparse import ArgumentParser
 
-from ham10000.commands import evaluation, preparation, sets, training
+from ham10000.commands import evaluation, preparation, reporting, sets, study, training
 
 __all__ = ["ARGUMENTS", "COMMANDS"]
 
-_GROUPS = (sets, preparation, training, evaluation)
+
+_GROUPS = (sets, preparation, training, evaluation, study, reporting)
 
 COMMANDS: dict[str, Callable[..., int]] = {
     name: function for group in _GROUPS for name, function in group.COMMANDS.items()

@@ -1,24 +1,34 @@
 """An epoch as a data set of batches: one read, one augmentation and one hand-over for each.
 
     batches = Batches(data, sampler, batch_size=64, augment=augment)
-    for batch in DataLoader(batches, batch_size=None, num_workers=2): ...
+    for batch in batches.load(workers=2): ...
 
-A batch is known by its number alone, so that it is the same whoever makes it: this process or a
-worker, and on two ranks of 32 the same images, with the same augmentation, as on one rank of 64.
+A batch is known by its number alone, so that it is the same whoever makes it: this thread, another
+one, or a worker of `DataLoader(batches, batch_size=None, num_workers=2)`; and on two ranks of 32
+the same images, with the same augmentation, as on one rank of 64.
+
+Threads are the quicker workers here: reading and augmenting let go of Python's lock, there is no
+process to start for each epoch, and a batch needn't be handed over from one.
 """
 
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 from ham10000.data.dataset import HAM10000
 from ham10000.data.metadata import metadata_features
+from ham10000.data.parallel import on_threads
 from ham10000.data.samplers import EpochSampler, SequentialShard
 from ham10000.errors import ArgumentError
 
 __all__ = ["Augmentation", "Batch", "Batches", "make_slots"]
+
+
+AHEAD = 2
+"""How many batches a worker makes ahead of their use; that of `DataLoader`."""
 
 
 class Augmentation(Protocol):
@@ -95,9 +105,9 @@ class Batches(Dataset[Batch]):
             raise ArgumentError(f"making batches: batch_size must be at least 1, not {batch_size}.")
         self.data, self.augment, self.batch_size = data, augment, batch_size
         self.indices = torch.tensor(list(sampler), dtype=torch.long)
-        self._buffer: Tensor | None = None
         self._slots = slots
-        if slots is not None and (data.size is None or slots.shape[1:] != self._shape()):
+        shape = (batch_size, 3, data.size, data.size)
+        if slots is not None and slots.shape[1:] != shape:
             raise ArgumentError(
                 f"making batches: the slots are for {tuple(slots.shape[1:])}, and a batch is of "
                 f"batch_size {batch_size} and size {data.size}."
@@ -118,33 +128,39 @@ class Batches(Dataset[Batch]):
         metadata = self._metadata[indices] if self._metadata is not None else None
         if self.augment is None:
             return Batch(*self.data.read(indices), positions, metadata)
-        images, targets = self.data.read(indices, self._buffer_for(len(indices)))
+        images, targets = self.data.read(indices)
         out = None
         if self._slots is not None:
             out = self._slots[number % len(self._slots), : len(indices)]
-        elif get_worker_info() is not None:
-            out = _shared(images.shape)
         images = self.augment(images, positions, self.epoch, out=out)
         return Batch(images, targets, positions, metadata)
 
-    def _buffer_for(self, length: int) -> Tensor | None:
-        # The uint8 batch is only on its way to the augmentation, so all batches share its memory.
-        if self.data.size is None:
-            return None
-        if self._buffer is None:
-            self._buffer = torch.empty(self._shape(), dtype=torch.uint8)
-        return self._buffer[:length]
+    def load(self, workers: int = 2) -> Iterator[Batch]:
+        """Yield the batches in their order, made ahead of their use on threads.
 
-    def _shape(self) -> tuple[int, ...]:
-        size = self.data.size or 0
-        return (self.batch_size, 3, size, size)
+        Args:
+            workers: how many threads; 0 makes each batch when it is asked for.
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_buffer": None}  # a worker makes its own
+        Raises:
+            ArgumentError: workers is negative, or there are fewer slots than batches under way.
+        """
+        if workers < 0:
+            raise ArgumentError(f"loading batches: workers must be at least 0, not {workers}.")
+        needed = AHEAD * workers + 2
+        if self._slots is not None and len(self._slots) < needed:
+            raise ArgumentError(
+                f"loading batches: {workers} workers need {needed} slots, found "
+                f"{len(self._slots)}. Make them with make_slots(..., workers={workers})."
+            )
+        numbers = range(len(self))
+        if workers == 0:
+            return map(self.__getitem__, numbers)
+        # Left early, the iterator ends its threads as it is collected.
+        return on_threads(self.__getitem__, numbers, workers, ahead=AHEAD * workers)
 
 
-def make_slots(batch_size: int, size: int, workers: int, prefetch_factor: int = 2) -> Tensor:
-    """Make shared memory for as many batches as a `DataLoader` has under way, and two more.
+def make_slots(batch_size: int, size: int, workers: int, prefetch_factor: int = AHEAD) -> Tensor:
+    """Make memory, shared by processes, for as many batches as are under way, and two more.
 
     So a batch's images last until the next but one is asked for.
 
@@ -156,8 +172,8 @@ def make_slots(batch_size: int, size: int, workers: int, prefetch_factor: int = 
     Args:
         batch_size: of a rank.
         size: of an image, in pixels.
-        workers: the loader's `num_workers`.
-        prefetch_factor: the loader's.
+        workers: of `Batches.load`, or a `DataLoader`'s `num_workers`.
+        prefetch_factor: the `DataLoader`'s.
 
     Returns:
         (N, batch_size, 3, size, size), float32, shared.
@@ -166,11 +182,3 @@ def make_slots(batch_size: int, size: int, workers: int, prefetch_factor: int = 
     slots = torch.empty(number, batch_size, 3, size, size)
     slots.share_memory_()  # type: ignore[no-untyped-call]
     return slots
-
-
-def _shared(shape: torch.Size) -> Tensor:
-    """Return memory that a worker can hand over, so that the result isn't copied into such."""
-    # The way of torch's own collate function; there is no public one that doesn't copy.
-    storage = torch.UntypedStorage._new_shared(4 * shape.numel())  # type: ignore[no-untyped-call]
-    result: Tensor = torch.empty(0, dtype=torch.float32).set_(storage, 0, list(shape))  # type: ignore[call-overload]
-    return result

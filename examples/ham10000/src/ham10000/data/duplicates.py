@@ -13,12 +13,13 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from torch import Tensor
 
 from ham10000.data.files import write_text
 from ham10000.data.fingerprint import Fingerprint, fingerprint, similarity, spectrum
 from ham10000.data.images import read_image
 from ham10000.data.layout import Folder
-from ham10000.data.parallel import in_order, with_bar
+from ham10000.data.parallel import in_order
 from ham10000.data.table import read_csv
 from ham10000.errors import DataError
 
@@ -149,22 +150,24 @@ def _candidates(hashes: NDArray[np.uint64], lesions: NDArray[np.int64]) -> NDArr
 
 
 def _compare(candidates: NDArray[np.int64], prints: Sequence[Fingerprint]) -> NDArray[np.float32]:
-    values = np.zeros(len(candidates), dtype=np.float32)
     if not len(candidates):
-        return values
+        return np.zeros(0, dtype=np.float32)
     needed, places = np.unique(candidates, return_inverse=True)
     places = places.reshape(-1, 2)
-    phases = torch.cat(
-        [
-            spectrum(np.stack([prints[row].grey for row in needed[start : start + _AT_ONCE]]))
-            for start in range(0, len(needed), _AT_ONCE)
-        ]
-    )
-    starts = range(0, len(candidates), _AT_ONCE)
-    for start in with_bar(starts, "Comparing the candidates", len(starts)):
+
+    def phases_of(start: int) -> Tensor:
+        rows = needed[start : start + _AT_ONCE]
+        return spectrum(np.stack([prints[row].grey for row in rows]))
+
+    starts = range(0, len(needed), _AT_ONCE)
+    phases = torch.cat(list(in_order(phases_of, starts, "Preparing the candidates")))
+
+    def compare(start: int) -> NDArray[np.float32]:
         rows = torch.from_numpy(places[start : start + _AT_ONCE])
-        values[start : start + _AT_ONCE] = similarity(phases[rows[:, 0]], phases[rows[:, 1]])
-    return values
+        return similarity(phases[rows[:, 0]], phases[rows[:, 1]])
+
+    starts = range(0, len(candidates), _AT_ONCE)
+    return np.concatenate(list(in_order(compare, starts, "Comparing the candidates")))
 
 
 _BITS = np.array([number.bit_count() for number in range(256)], dtype=np.uint8)

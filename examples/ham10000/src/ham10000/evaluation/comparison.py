@@ -2,10 +2,11 @@
 
 Everything is paired. Both models get the same drawn lesions, so that what makes a lesion hard for
 both cancels. The draws give the standard error of a difference, and the interval is 1.96 of them to
-each side: differences of two models are symmetric enough, and in simulation this holds the truth
-more often than percentiles of the draws do (`python -m ham10000.evaluation.coverage`). Where both
-models are right about the same images of a class, no draw differs in its recall; then it could
-still differ by as much as Wilson's interval gives to none of its lesions.
+each side, more for a class of few lesions (see `intervals`): differences of two models are nearly
+symmetric, and in simulation this holds the truth more often than percentiles of the draws do
+(`python -m ham10000.evaluation.coverage`). Where both models are right about the same images of a
+class, no draw differs in its recall; then it could still differ by as much as Wilson's interval
+gives to none of its lesions.
 
 McNemar's test asks only whether one model is right where the other is wrong as often as the other
 way round; it is exact (a binomial test), and takes images as independent, which those of one lesion
@@ -18,11 +19,11 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest, t
 
 from ham10000.data.facts import CLASSES
 from ham10000.evaluation.delong import AreaDifference, compare_areas
-from ham10000.evaluation.intervals import REACH, spread, wilson
+from ham10000.evaluation.intervals import reach, spread, wilson
 from ham10000.evaluation.metrics import METRICS, absent_classes, summarize
 from ham10000.evaluation.predictions import Predictions, by_lesion, check_images
 from ham10000.evaluation.resampling import RESAMPLES, draw_lesions
@@ -61,7 +62,7 @@ class Difference:
     low: float
     high: float
     p_value: float
-    """Of no difference, two-sided, by the normal distribution."""
+    """Of no difference, two-sided: 0.05 where the interval of 95 % just touches 0."""
 
 
 @dataclass(frozen=True)
@@ -162,13 +163,14 @@ def paired_differences(
     truth, lesion = np.asarray(targets), np.asarray(lesions)
     first, second = summarize(truth, a), summarize(truth, b)
     drawn_a, drawn_b = (summarize_weighted(truth, scores, counts) for scores in (a, b))
-    of_class = {
-        f"recall/{name}": len(np.unique(lesion[truth == label]))
-        for label, name in enumerate(CLASSES)
-    }
+    whole = len(np.unique(lesion))
+    of_class = {name: len(np.unique(lesion[truth == label])) for label, name in enumerate(CLASSES)}
     return {
         name: _difference(
-            first[name], second[name], drawn_b[name] - drawn_a[name], of_class.get(name)
+            name,
+            (first[name], second[name]),
+            drawn_b[name] - drawn_a[name],
+            of_class.get(name.partition("/")[2], whole),
         )
         for name in METRICS
     }
@@ -184,12 +186,16 @@ def _differences(a: Predictions, b: Predictions, counts: Floats) -> Differences:
     )
 
 
-def _difference(a: float, b: float, drawn: Floats, lesions: int | None) -> Difference:
+def _difference(name: str, values: tuple[float, float], drawn: Floats, lesions: int) -> Difference:
+    a, b = values
     if not np.isfinite(b - a):
         return Difference(a, b, np.nan, np.nan, np.nan, np.nan)
     difference, error = b - a, spread(drawn)
-    reach = REACH * error
-    if error == 0 and lesions:
-        reach = wilson(0.0, lesions)[1]
-    p_value = 2 * float(norm.sf(abs(difference) / error)) if error > 0 else 1.0
-    return Difference(a, b, difference, difference - reach, difference + reach, p_value)
+    if error == 0:
+        half = wilson(0.0, lesions)[1] if name.startswith("recall/") else 0.0
+        return Difference(a, b, difference, difference - half, difference + half, 1.0)
+    half = reach(lesions) * error
+    # The p-value at which the interval would just touch 0.
+    ratio = abs(difference) / error * np.sqrt((lesions - 1) / lesions)
+    p_value = 2 * float(t.sf(ratio, lesions - 1))
+    return Difference(a, b, difference, difference - half, difference + half, p_value)

@@ -4,7 +4,9 @@ The draws of `resampling` give each metric's standard error. What an interval ma
 
 - Most metrics lie between 0 and 1, and good models near 1, where chance is lopsided: percentiles of
   the draws are too narrow there. So the interval is symmetric on the logit scale, which never
-  leaves 0 to 1; on the logarithm's scale for `brier` and `log_loss`, which have no upper end.
+  leaves 0 to 1; on the logarithm's scale for `brier` and `log_loss`, which have no upper end. It
+  reaches 1.96 standard errors to each side, and more for a class of few lesions, which know their
+  own spread badly (Student's distribution).
 - The recall of a class, and its sensitivity at a specificity, are shares of few images: Wilson's
   interval, with the number of independent images that would have the draws' standard error (at most
   as many as there are; the images of one lesion count as fewer). Where all draws are equal and show
@@ -28,19 +30,16 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 from scipy.special import expit, logit
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 from ham10000.data.facts import CLASSES
 from ham10000.evaluation.metrics import METRICS, summarize
 from ham10000.evaluation.weighted import summarize_weighted
 
-__all__ = ["LEVEL", "REACH", "Interval", "intervals", "spread", "wilson"]
+__all__ = ["LEVEL", "Interval", "intervals", "reach", "spread", "wilson"]
 
 LEVEL = 0.95
 """How often the truth is to be in an interval."""
-
-REACH = float(norm.ppf((1 + LEVEL) / 2))
-"""How many standard errors an interval reaches to each side."""
 
 Method = Literal["logit", "log", "wilson", "mover", "mirrored percentiles", "undefined"]
 Floats = npt.NDArray[np.float64]
@@ -112,10 +111,25 @@ def wilson(share: float, trials: float) -> tuple[float, float]:
         share: what was found, from 0 to 1.
         trials: of how many; a fraction where they are not independent.
     """
-    square = REACH**2 / trials
+    square = norm.ppf((1 + LEVEL) / 2) ** 2 / trials
     centre = (share + square / 2) / (1 + square)
-    reach = np.sqrt(share * (1 - share) * square + square**2 / 4) / (1 + square)
-    return max(0.0, float(centre - reach)), min(1.0, float(centre + reach))
+    half = np.sqrt(share * (1 - share) * square + square**2 / 4) / (1 + square)
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
+
+def reach(lesions: int) -> float:
+    """Return how many standard errors of the draws an interval reaches to each side.
+
+    The draws of n lesions spread less than n lesions do, by a share of 1 / n in variance.
+
+    Example:
+        >>> from ham10000.evaluation.intervals import reach
+        >>> round(reach(1000), 2), round(reach(6), 2)
+        (1.96, 2.82)
+    """
+    if lesions < 2:
+        return float(norm.ppf((1 + LEVEL) / 2))
+    return float(t.ppf((1 + LEVEL) / 2, lesions - 1) * np.sqrt(lesions / (lesions - 1)))
 
 
 def spread(drawn: Floats) -> float:
@@ -138,14 +152,14 @@ def _interval(name: str, value: float, drawn: Floats, size: _Size) -> Interval:
         return Interval(value, max(0.0, float(low)), min(1.0, float(high)), "mirrored percentiles")
     error = spread(drawn)
     if name in ("brier", "log_loss"):
-        factor = np.exp(REACH * error / value) if value > 0 else 1.0
+        factor = np.exp(reach(size.lesions) * error / value) if value > 0 else 1.0
         return Interval(value, float(value / factor), float(value * factor), "log")
     variance = value * (1 - value)
     if error == 0 or variance < 1e-12:
         return Interval(value, *wilson(min(max(value, 0.0), 1.0), size.lesions), "wilson")
     if name.startswith(_SHARES):
         return Interval(value, *wilson(value, min(variance / error**2, size.images)), "wilson")
-    low, high = expit(logit(value) + np.array([-1, 1]) * REACH * error / variance)
+    low, high = expit(logit(value) + np.array([-1, 1]) * reach(size.lesions) * error / variance)
     return Interval(value, float(low), float(high), "logit")
 
 

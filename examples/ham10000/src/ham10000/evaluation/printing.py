@@ -40,7 +40,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
         table.add_column(f"{level.count:,} {title}", no_wrap=True)
     for name in _HEADLINES:
         table.add_row(_words(name), _interval(image.metrics[name]), _interval(lesion.metrics[name]))
-    out.print(table)
+    out.print(table, "")
 
     table = _table("")
     table.add_column("n", justify="right", no_wrap=True)
@@ -50,7 +50,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
         intervals = (image.metrics[f"{metric}/{name}"] for metric in _OF_CLASSES)
         count = f"{image.class_counts[name]:,}"
         table.add_row(name, count, *(_interval(each) for each in intervals))
-    out.print(table)
+    out.print(table, "")
     _print_absent(evaluation.absent_classes)
     out.print(
         f"In brackets: intervals of 95 %, from {evaluation.resamples:,} draws of lesions, seed "
@@ -63,6 +63,7 @@ def print_comparison(comparison: Comparison) -> None:
     out = console()
     found = comparison.per_image
     out.print(f"A: {comparison.a}\nB: {comparison.b}", markup=False, soft_wrap=True)
+    out.print()
     table = _table(f"{found.count:,} images")
     for title in ("A", "B", "B - A", "p"):
         table.add_column(title, no_wrap=True)
@@ -74,7 +75,7 @@ def print_comparison(comparison: Comparison) -> None:
             continue
         difference = f"{each.difference:+.3f} [{each.low:+.3f}, {each.high:+.3f}]"
         table.add_row(_words(name), f"{each.a:.3f}", f"{each.b:.3f}", difference, _p(each.p_value))
-    out.print(table)
+    out.print(table, "")
     for title, level in (("images", found), ("lesions", comparison.per_lesion)):
         out.print(_mcnemar(title, level))
     for name in ("auc_weighted", "auc_macro"):
@@ -93,7 +94,7 @@ def print_comparison(comparison: Comparison) -> None:
 
 
 def _table(corner: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     table.add_column(corner, no_wrap=True)
     return table
 

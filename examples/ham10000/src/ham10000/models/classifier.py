@@ -121,9 +121,8 @@ class LesionClassifier(nn.Module):
         """Return an optimizer's groups of the parameters that are trained, frozen ones left out."""
         groups = self.network.param_groups(lr, head_lr_scale, weight_decay, layer_decay)
         if self.metadata is not None:
-            named = list(self.metadata.named_parameters())
-            for decay in (weight_decay, 0.0):
-                chosen = [p for _, p in named if (p.ndim > 1) == (decay == weight_decay)]
+            for matrices, decay in ((True, weight_decay), (False, 0.0)):
+                chosen = [p for p in self.metadata.parameters() if (p.ndim > 1) == matrices]
                 groups.append({"params": chosen, "lr": lr * head_lr_scale, "weight_decay": decay})
         return groups
 

@@ -11,7 +11,7 @@ from ham10000.recipe.describe import describe_fields, describe_type
 
 __all__ = ["add_recipe_fields", "recipe_changes", "spell_out"]
 
-_CHANGE = re.compile(r"(--)?([a-z_]+(\.[a-z_]+)+)(=.*)?", re.DOTALL)
+_CHANGE = re.compile(r"(--)?([a-z_]+(\.[a-z_]+)*)(=.*)?", re.DOTALL)
 
 
 def add_recipe_fields(parser: ArgumentParser) -> None:
@@ -53,13 +53,14 @@ def spell_out(arguments: Sequence[str]) -> list[str]:
     spelled = []
     for argument in arguments:
         found = _CHANGE.fullmatch(argument)
-        if found is not None and (found[1] or found[4]):
-            if found[2] not in known:
+        if found is not None:
+            option, name, dotted, value = found.groups()
+            if dotted and (option or value) and name not in known:
                 raise RecipeError(
-                    f"reading {argument}: a recipe has no field {found[2]}. "
-                    f"{closest(found[2], known)}"
+                    f"reading {argument}: a recipe has no field {name}. {closest(name, known)}"
                 )
-            argument = f"--{found[2]}{found[4] or ''}"
+            if name in known and value:
+                argument = f"--{name}{value}"
         spelled.append(argument)
     return spelled
 

@@ -38,6 +38,7 @@ _NOT_NEGATIVE = (
     "schedule.warmup_epochs",
     "schedule.patience",
     "loss.gamma",
+    "loss.logit_adjustment",
     "training.head_first_epochs",
     "training.patience",
     "training.min_delta",

@@ -142,6 +142,9 @@ class LossRecipe:
     """By class, 1 where there is none; "balanced" is in inverse proportion to the counts."""
     label_smoothing: float = 0.0
     """The part of a target that goes to all classes alike."""
+    logit_adjustment: float = 0.0
+    """How far scores are shifted, in training alone, by the logarithm of how often their class is
+    drawn: with 1 the model answers as if all classes were equally frequent, with 0 as they are."""
     gamma: float = 2.0
     """Of focal: how much well classified images lose of their weight."""
     beta: float = 0.999
@@ -171,7 +174,8 @@ class TrainingRecipe:
     head_first_epochs: int = 0
     """How many epochs train attention and head alone, first."""
     monitor: str = "log_loss"
-    """The validation metric that says which weights are best; also the schedule plateau's."""
+    """The validation metric that says which weights are best; also the schedule plateau's. With
+    `epoch` and the mode max those of the last epoch are, whatever they are worth."""
     mode: Literal["min", "max"] = "min"
     """Whether less or more of it is better."""
     stop_monitor: str | None = None

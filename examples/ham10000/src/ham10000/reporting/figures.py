@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from ham10000.data.facts import CLASSES
 from ham10000.errors import ArgumentError
+from ham10000.evaluation.metrics import NUM_BINS, reliability_bins
 from ham10000.reporting.theme import LIGHT, Theme, new_figure
 
 __all__ = [
@@ -100,7 +101,7 @@ def roc_figure(
 
 
 def reliability_figure(
-    targets: ArrayLike, probabilities: ArrayLike, *, bins: int = 15, theme: Theme = LIGHT
+    targets: ArrayLike, probabilities: ArrayLike, *, bins: int = NUM_BINS, theme: Theme = LIGHT
 ) -> Figure:
     """Draw how often the predicted class is right, by how sure the model is of it.
 
@@ -114,14 +115,10 @@ def reliability_figure(
         bins: how many.
         theme: the colours.
     """
-    scores = np.asarray(probabilities, dtype=np.float64)
-    sure, right = scores.max(axis=1), scores.argmax(axis=1) == np.asarray(targets)
-    places = np.clip(np.ceil(sure * bins).astype(int) - 1, 0, bins - 1)
-    counts = np.bincount(places, minlength=bins)
+    confidence, accuracy, counts = reliability_bins(targets, probabilities, bins)
     full = counts > 0
-    confidence = np.bincount(places, sure, bins)[full] / counts[full]
-    accuracy = np.bincount(places, right, bins)[full] / counts[full]
-    error = float(np.sum(counts[full] * np.abs(accuracy - confidence)) / max(len(sure), 1))
+    confidence, accuracy = confidence[full], accuracy[full]
+    error = np.average(np.abs(accuracy - confidence), weights=counts[full])
 
     figure, (axes, below) = new_figure(theme, 5, (3, 1))
     axes.plot([0, 1], [0, 1], color=theme.line, linestyle=_DASHED)

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-__all__ = ["DARK", "LIGHT", "Theme", "new_figure"]
+__all__ = ["DARK", "LIGHT", "Theme", "new_figure", "style"]
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,16 @@ def new_figure(
     grid = figure.subplots(len(ratios), 1, squeeze=False, height_ratios=ratios)
     column = [axes for axes in grid[:, 0] if isinstance(axes, Axes)]
     for axes in column:
-        axes.set_facecolor("none")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(theme.line)
-        axes.tick_params(colors=theme.line, labelcolor=theme.quiet)
-        for label in (axes.xaxis.label, axes.yaxis.label, axes.title):
-            label.set_color(theme.quiet)
+        style(axes, theme)
     return figure, column
+
+
+def style(axes: Axes, theme: Theme) -> None:
+    """Give axes a theme's colours, and no frame that isn't needed."""
+    axes.set_facecolor("none")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(theme.line)
+    axes.tick_params(colors=theme.line, labelcolor=theme.quiet)
+    for label in (axes.xaxis.label, axes.yaxis.label, axes.title):
+        label.set_color(theme.quiet)

@@ -1,5 +1,6 @@
 """TensorBoard and Weights & Biases: scalars, the confusion matrix, and where attention goes."""
 
+import hashlib
 import importlib
 import logging
 import math
@@ -114,7 +115,7 @@ def open_boards(recipe: Recipe, run: RunFolder, epoch: int) -> Boards:
             dir=str(run.path),
             config=asdict(recipe),
             resume="allow",
-            id=run.path.name,
+            id=hashlib.sha256(str(run.path.absolute()).encode()).hexdigest()[:16],
         )
     tensorboard = None
     if logging_recipe.tensorboard:

@@ -16,7 +16,7 @@ from ham10000.models.build import METADATA_COLUMNS
 from ham10000.recipe import DataRecipe, Recipe
 from ham10000.training.folder import RunFolder
 
-__all__ = ["find_cache", "open_side", "prepare_inputs", "sides_of"]
+__all__ = ["find_cache", "make_split", "open_side", "prepare_inputs", "sides_of"]
 
 
 def prepare_inputs(run: RunFolder, recipe: Recipe) -> Path:
@@ -31,7 +31,9 @@ def prepare_inputs(run: RunFolder, recipe: Recipe) -> Path:
     cache = _prepare_cache(run, recipe.data)
     with run.lock():
         if not run.split.exists():
-            write_split(_make_split(recipe, cache), run.split)
+            data, table = recipe.data, open_cache(cache).table
+            seed = recipe.seed if data.split_seed is None else data.split_seed
+            write_split(_one_fold(make_split(data, seed, table), data.fold, table), run.split)
     return cache
 
 
@@ -81,20 +83,27 @@ def _prepare_cache(run: RunFolder, data: DataRecipe) -> Path:
     return cache
 
 
-def _make_split(recipe: Recipe, cache: Path) -> pd.DataFrame:
-    data = recipe.data
-    table = open_cache(cache).table
-    seed = recipe.seed if data.split_seed is None else data.split_seed
+def make_split(data: DataRecipe, seed: int, table: pd.DataFrame, folds: int = 5) -> pd.DataFrame:
+    """Split as a recipe asks: as its file has it, or by its protocol.
+
+    Args:
+        data: the part of the recipe.
+        seed: of the draw.
+        table: the data set's.
+        folds: how many, with kfold.
+
+    Raises:
+        Ham10000Error: there is no such split, or no such data set.
+    """
     if data.split is not None:
-        split = read_split(data.split, table)
-    elif data.protocol == "paper":
-        split = paper_split(table, seed)
-    else:
-        root = data.root
-        pairs = read_pairs(data.pairs) if data.pairs else scan_pairs(open_folder(data_folder(root)))
-        maker = honest_split if data.protocol == "honest" else kfold_split
-        split = maker(table, seed, pairs=pairs)
-    return _one_fold(split, data.fold, table)
+        return read_split(data.split, table)
+    if data.protocol == "paper":
+        return paper_split(table, seed)
+    root = data_folder(data.root)
+    pairs = read_pairs(data.pairs) if data.pairs else scan_pairs(open_folder(root))
+    if data.protocol == "honest":
+        return honest_split(table, seed, pairs=pairs)
+    return kfold_split(table, seed, folds, pairs=pairs)
 
 
 def _one_fold(split: pd.DataFrame, fold: int | None, table: pd.DataFrame) -> pd.DataFrame:

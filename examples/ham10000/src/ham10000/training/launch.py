@@ -17,6 +17,13 @@ LAUNCHED = "HAM10000_LAUNCHED"
 """Set for the processes that `launch` starts. Such a process ends with 0 where it would end with
 `INTERRUPTED`, which torchrun would take for a failure, to be tried again."""
 
+_ALWAYS = {
+    LAUNCHED: "1",
+    # Otherwise processes that start again find the addresses of those before them in the store
+    # that they meet in, now and then in time to try to connect to them.
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+}
+
 
 def launch(run: RunFolder, processes: int, restarts: int = 0) -> int:
     """Start several processes that train a run, and wait for them.
@@ -49,7 +56,7 @@ def launch(run: RunFolder, processes: int, restarts: int = 0) -> int:
     )
     command = ("-m", "ham10000", "train", "--resume", str(run.path))
     try:
-        with _environment({"OMP_NUM_THREADS": threads} | os.environ | {LAUNCHED: "1"}):
+        with _environment({"OMP_NUM_THREADS": threads} | os.environ | _ALWAYS):
             elastic_launch(config, sys.executable)(*command)
     except SignalException:
         pass  # the processes were told, and have saved

@@ -90,8 +90,8 @@ def close_epoch(session: Session, journal: Journal, predictions: Predictions, cl
     seen = Tally.sum(gather(session.tally.state_dict())).metrics()
     measured = summarize(predictions.targets, predictions.probabilities)
     measured = {"loss": measured["log_loss"], **measured}
-    value = measured[training.monitor]
     state.epoch += 1
+    value = {"epoch": state.epoch, **measured}[training.monitor]
     state.step_in_epoch = 0
     session.tally = Tally()
     rates: list[float] = [group["lr"] for group in session.optimizer.param_groups]

@@ -15,6 +15,8 @@ from ham10000.training.folder import RunFolder
 __all__ = ["clear_failures", "logging_to"]
 
 _ROOT = logging.getLogger("ham10000")
+_RAISED = {"raised": True}
+"""Of what is raised too, and so is said on standard error by who catches it."""
 _LOST = ("Connection closed by peer", "Connection reset by peer", "timed out", "Timed out", "NCCL")
 _MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
@@ -24,6 +26,7 @@ def logging_to(path: Path, *, shown: bool) -> Iterator[None]:
     """Send what is said to standard error and to a file; other ranks speak of errors alone."""
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     handlers[0].setFormatter(logging.Formatter("%(message)s"))
+    handlers[0].addFilter(lambda record: not getattr(record, "raised", False))
     if shown:
         handlers.append(_QuietFile(path, encoding="utf-8", delay=True))
         handlers[1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -50,14 +53,14 @@ def clear_failures(recipe: Recipe, run: RunFolder) -> Iterator[None]:
     try:
         yield
     except Ham10000Error as error:
-        _ROOT.error("%s", error)
+        _ROOT.error("%s", error, extra=_RAISED)
         raise
     except (RuntimeError, MemoryError) as error:
         words = _in_words(error, recipe, run)
         if words is None:
-            _ROOT.exception("Training failed")
+            _ROOT.exception("Training failed", extra=_RAISED)
             raise
-        _ROOT.error("%s", words)
+        _ROOT.error("%s", words, extra=_RAISED)
         raise TrainingError(words) from error
 
 

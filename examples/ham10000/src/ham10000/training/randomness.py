@@ -1,12 +1,13 @@
 """The random number generators of a process, as numbers that a checkpoint can hold."""
 
+import os
 import random
 from typing import Any
 
 import numpy as np
 import torch
 
-__all__ = ["random_state", "seed_all", "set_random_state"]
+__all__ = ["random_state", "repeat_exactly", "seed_all", "set_random_state"]
 
 
 def seed_all(seed: int, rank: int) -> None:
@@ -16,6 +17,21 @@ def seed_all(seed: int, rank: int) -> None:
     random.seed(first)
     np.random.seed(second)
     torch.manual_seed(third)
+
+
+def repeat_exactly(deterministic: bool) -> None:
+    """Choose algorithms that give the same twice, or the fastest ones.
+
+    On a CPU all that training uses give the same anyway. On a GPU it costs some speed, and where
+    there is no such algorithm PyTorch warns.
+    """
+    if not torch.cuda.is_available():
+        return
+    # cuBLAS reads this when it starts, which it has not yet.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = not deterministic
 
 
 def random_state() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ham10000.data.augment import Augment
 from ham10000.data.batches import make_slots
 from ham10000.data.dataset import HAM10000
 from ham10000.data.facts import CLASSES
-from ham10000.data.samplers import EpochSampler
+from ham10000.data.samplers import BALANCES, EpochSampler
 from ham10000.errors import CheckpointError, TrainingError, closest
 from ham10000.evaluation.metrics import METRICS
 from ham10000.models import LesionClassifier, build_model
@@ -130,7 +130,7 @@ def build_session(recipe: Recipe, run: RunFolder, cache: Path, fabric: Fabric) -
         side=side,
         model=model,
         ema=average_weights(model, recipe.training.ema),
-        loss=build_loss(recipe.loss, counts).to(fabric.device),
+        loss=build_loss(recipe.loss, counts, _drawn(recipe, counts)).to(fabric.device),
         optimizer=optimizer,
         schedule=build_schedule(
             recipe.schedule,
@@ -150,7 +150,7 @@ def build_session(recipe: Recipe, run: RunFolder, cache: Path, fabric: Fabric) -
 
 def snapshot(session: Session) -> dict[str, Any]:
     """Return what a checkpoint holds; all ranks must call this at the same step."""
-    scaler = getattr(session.fabric._precision, "scaler", None)
+    scaler = getattr(session.fabric.strategy.precision, "scaler", None)
     done = session.plan.done_before(session.state.step_in_epoch)
     session.sampler.set_epoch(session.state.epoch, done)
     ranks = gather({"random": random_state(), "tally": session.tally.state_dict()})
@@ -192,7 +192,7 @@ def restore(session: Session, content: dict[str, Any]) -> None:
             f"resuming: the checkpoint is of another model or optimizer ({error})."
         ) from error
     if content["scaler"] is not None:
-        session.fabric._precision.load_state_dict(content["scaler"])
+        session.fabric.strategy.precision.load_state_dict(content["scaler"])
     session.sampler.load_state_dict(content["sampler"])
     session.state = State(**content["state"])
     ranks, rank = content["ranks"], session.rank
@@ -205,7 +205,7 @@ def restore(session: Session, content: dict[str, Any]) -> None:
 
 
 def _check_monitor(recipe: Recipe) -> None:
-    known = ("loss", *METRICS)
+    known = ("loss", "epoch", *METRICS)
     for field in ("monitor", "stop_monitor"):
         name = getattr(recipe.training, field)
         if name is not None and name not in known:
@@ -213,6 +213,10 @@ def _check_monitor(recipe: Recipe) -> None:
                 f"judging epochs: there is no metric {name!r}, which training.{field} names. "
                 f"{closest(name, known)}"
             )
+
+
+def _drawn(recipe: Recipe, counts: Tensor) -> Tensor:
+    return torch.where(counts > 0, counts.double() ** BALANCES[recipe.data.balance], 0.0)
 
 
 def _slots(recipe: Recipe, fabric: Fabric) -> Tensor | None:

@@ -91,7 +91,7 @@ def update(session: Session, fed: Iterator[Fed], clock: Clock) -> float:
         # Gradients are of all ranks, so that all of them see here whether one has failed.
         assert norm is not None  # a norm was asked for
         good = math.isfinite(norm.item())
-        scaler = getattr(fabric._precision, "scaler", None)
+        scaler = getattr(fabric.strategy.precision, "scaler", None)
         if good or scaler is not None:  # a scaler skips by itself, and takes a smaller scale
             optimizer.step()
         optimizer.zero_grad()

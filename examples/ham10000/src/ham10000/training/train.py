@@ -23,6 +23,7 @@ from ham10000.training.loop import fit
 from ham10000.training.messages import clear_failures, logging_to
 from ham10000.training.predict import predict
 from ham10000.training.processes import gather, local_processes, start_fabric
+from ham10000.training.randomness import repeat_exactly
 from ham10000.training.saving import best_weights
 from ham10000.training.session import Session, build_session, restore
 from ham10000.training.signals import INTERRUPTED, StopWish, listening
@@ -53,6 +54,7 @@ def train(recipe: Recipe, out: Path) -> int:
         run, recipe = claim(out, recipe)
         tuned = [] if torch.cuda.is_available() else [keep_memory(), share_cores(local_processes())]
         cache = prepare_inputs(run, recipe)
+        repeat_exactly(recipe.training.deterministic)
         fabric = start_fabric(recipe.training.precision)
         with logging_to(run.log, shown=fabric.global_rank == 0), clear_failures(recipe, run):
             session = build_session(recipe, run, cache, fabric)
@@ -91,7 +93,7 @@ def _introduce(session: Session, tuned: list[str]) -> None:
     )
     for line in tuned:
         _LOG.info("%s", line)
-    if session.side == "test":
+    if session.side == "test" and session.recipe.training.monitor != "epoch":
         _LOG.warning(
             "The split has no validation set: %s of the test set chooses the weights, as the "
             "authors have it, and its numbers are better than they should be",

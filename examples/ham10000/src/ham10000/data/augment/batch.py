@@ -148,15 +148,17 @@ class Augment:
         if result is None:
             result = torch.empty(images.shape, dtype=torch.float32, device=images.device)
         for part in _parts(images, 2):
-            values = images[part].float()
-            if places is not None:
-                values = geometry.warp(values, places[part])
+            values = images[part]
+            if places is not None and values.device.type == "cpu":
+                values = geometry.warp_bytes(values, places[part])
+            elif places is not None:
+                values = geometry.warp(values.float(), places[part])
             if colours is not None:
-                colour.apply(values, colours[part], out=result[part])
+                colour.apply(values.float(), colours[part], out=result[part])
             elif self.preset.paints:
-                torch.mul(values, 1 / 255, out=result[part])
+                result[part].copy_(values).mul_(1 / 255)
             else:
-                torch.mul(values, 1 / (255 * std), out=result[part]).sub_(mean / std)
+                result[part].copy_(values).mul_(1 / (255 * std)).sub_(mean / std)
         if self.preset.paints:
             for part in _parts(images, 8):
                 self._paint(result[part].clamp_(0, 1), positions[part], epoch)

@@ -2,11 +2,17 @@
 
 import math
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["COLUMNS", "matrices", "warp"]
+__all__ = ["COLUMNS", "matrices", "warp", "warp_bytes"]
+
+# What calls this has threads or processes of its own, a batch each.
+cv2.setNumThreads(0)
 
 COLUMNS = 7
 """How many random numbers a sample needs: angle, 2 shifts, 2 zooms, 2 flips."""
@@ -100,3 +106,60 @@ def warp(images: Tensor, matrices: Tensor, *, nearest: bool = False) -> Tensor:
     mode = "nearest" if nearest else "bilinear"
     grid = grid.permute(0, 2, 3, 1).to(images.dtype)
     return F.grid_sample(images, grid, mode, "zeros", align_corners=True)
+
+
+def warp_bytes(images: Tensor, matrices: Tensor) -> Tensor:
+    """Resample uint8 RGB images on a CPU: `warp`, rounded to whole grey levels, in half the time.
+
+    Example:
+        >>> import torch
+        >>> from ham10000.data.augment.geometry import warp_bytes
+        >>> image = torch.tensor([[[[1, 2], [3, 4]]]], dtype=torch.uint8).expand(1, 3, 2, 2)
+        >>> warp_bytes(image, torch.tensor([[[-1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]]))[0, 0]
+        tensor([[2, 1],
+                [4, 3]], dtype=torch.uint8)
+
+    Args:
+        images: (B, 3, H, W), uint8, on the CPU.
+        matrices: (B, 2, 3), from `matrices`.
+
+    Returns:
+        (B, 3, H, W), uint8.
+    """
+    height, width = images.shape[2:]
+    result = torch.empty(images.shape, dtype=torch.uint8)
+    spare = np.empty((height, width), dtype=np.uint8)
+    moves = _in_pixels(matrices, height, width)
+    pads = _beyond(moves, height, width)
+    for image, move, pad, out in zip(images.numpy(), moves, pads, result.numpy(), strict=True):
+        # Four bytes a pixel and a border that is there are OpenCV's fast way, twice that of three
+        # bytes and a border that it must work out; what it takes to get there is little.
+        pixels = cv2.merge([*image, image[0]])
+        pixels = cv2.copyMakeBorder(pixels, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
+        pixels = cv2.warpAffine(
+            pixels,
+            move + np.array([[0, 0, pad], [0, 0, pad]]),
+            (width, height),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        cv2.split(pixels, [*out, spare])
+    return result
+
+
+def _in_pixels(matrices: Tensor, height: int, width: int) -> NDArray[np.float64]:
+    """Turn matrices on coordinates from -1 to 1 into such on pixels, counted from 0."""
+    half = np.array([width - 1, height - 1]) / 2
+    moves: NDArray[np.float64] = matrices.double().numpy().copy()
+    moves[:, :, :2] *= half[:, None] / np.maximum(half, 0.5)
+    moves[:, :, 2] = (moves[:, :, 2] + 1) * half - moves[:, :, :2] @ half
+    return moves
+
+
+def _beyond(moves: NDArray[np.float64], height: int, width: int) -> list[int]:
+    """Return by how many pixels each image is left at most, but no more than its own size."""
+    corners = [[x, y, 1] for x in (0, width - 1) for y in (0, height - 1)]
+    places = moves @ np.array(corners).T
+    ends = np.array([width - 1, height - 1])[:, None]
+    outside = np.maximum(-places, places - ends).max(axis=(1, 2))
+    return [int(pad) for pad in np.ceil(outside).clip(0, max(height, width)) + 1]

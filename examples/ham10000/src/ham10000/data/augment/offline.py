@@ -158,7 +158,7 @@ def _move(image: Tensor, seed: int, copy: _Copy) -> Tensor:
     matrices = geometry.matrices(
         draws, degrees=preset.degrees, shift=preset.shift, zoom=preset.zoom, flips=preset.flips
     )
-    return geometry.warp(image[None].float(), matrices)[0].round().to(torch.uint8)
+    return geometry.warp_bytes(image[None], matrices)[0]
 
 
 def _encode(image: Tensor) -> bytes:

@@ -7,6 +7,7 @@ import pytest
 from making import make
 
 from ham10000.cli import main
+from ham10000.data.layout import open_folder
 from ham10000.evaluation.predictions import write_predictions
 from ham10000.evaluation.submission import submission_table
 
@@ -131,3 +132,34 @@ def test_bad_predictions_are_one_line(path: Path, capsys: pytest.CaptureFixture[
     assert not (path.parent / "o").exists()
     assert main(["evaluate", "--predictions", str(path)]) == 1
     assert "no --out" in capsys.readouterr().err
+
+
+def test_a_run_is_evaluated_into_its_own_folder(
+    run: Path, tmp_path: Path, synthetic: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    assert main(["evaluate", str(copy), "--data", str(synthetic)]) == 0
+    printed(capsys)
+    written = (copy / "evaluation" / "metrics.json").read_text()
+    assert main(["evaluate", str(copy), "--tta", "2"]) == 0
+    again = (copy / "evaluation" / "metrics.json").read_text()
+    assert json.loads(written)["per_image"]["count"] == json.loads(again)["per_image"]["count"]
+    assert written != again
+    assert main(["compare", str(run), str(copy / "evaluation" / "predictions.csv")]) == 0
+    assert f"A: {run}" in capsys.readouterr().out
+
+
+def test_a_run_predicts_the_official_test_set(
+    run: Path, tmp_path: Path, synthetic: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ISIC2018_Task3_Test_Input").mkdir()
+    folder = open_folder(synthetic)
+    chosen = folder.table.iloc[::20]
+    for name in chosen["image_id"]:
+        shutil.copy(folder.images[name], tmp_path / "ISIC2018_Task3_Test_Input")
+    chosen.to_csv(tmp_path / "truth.csv", index=False)
+    arguments = ["submission", str(run), "--groundtruth", str(tmp_path / "truth.csv")]
+    out = tmp_path / "s.csv"
+    assert main([*arguments, "--data", str(tmp_path), "--out", str(out)]) == 0
+    assert "14 images of the official test set" in capsys.readouterr().out.replace("\n", " ")
+    assert pd.read_csv(out)["image"].tolist() == sorted(chosen["image_id"])

@@ -1,0 +1,82 @@
+"""How Sphinx builds the pages of the API, one for each public name."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from matplotlib.figure import Figure
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+
+import softattn
+import softattn.plot
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(ROOT / "scripts" / "site"))
+
+softattn.plot.Figure = Figure  # which it imports only for types
+
+import inventories  # noqa: E402
+import pages  # noqa: E402
+
+project = "softattn"
+copyright = "The softattn authors"
+release = version = softattn.__version__
+language = "en"
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_immaterial",
+]
+templates_path = ["templates"]
+exclude_patterns = ["templates"]
+default_role = "py:obj"
+nitpicky = True
+# A name in a text needn't be a name of ours; a type in a signature must be one of somebody's.
+nitpick_ignore_regex = [("py:obj", ".*")]
+nitpick_ignore = [("py:param", "ModelT")]  # a variable of types
+
+autosummary_ignore_module_all = False
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+napoleon_custom_sections = [("Shape", "notes_style"), ("Attributes", "params_style")]
+python_use_unqualified_type_names = True
+
+# What others' names are is known without asking them, so that a build needs no network.
+intersphinx_mapping = inventories.write(HERE / "names.yml", ROOT / "build" / "inventories")
+
+html_theme = "sphinx_immaterial"
+html_title = "softattn"
+html_favicon = "../images/favicon.svg"
+html_static_path = ["../stylesheets"]
+html_css_files = ["softattn.css"]
+html_copy_source = False
+html_show_sphinx = False
+html_theme_options = pages.theme_options(ROOT / "mkdocs.yml")
+
+
+def resolve_public_name(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, contents: nodes.Node
+) -> nodes.Node | None:
+    """Let a text say `SoftAttention` anywhere, without the package in front."""
+    if node.get("reftype") != "obj" or node["reftarget"] not in softattn.__all__:
+        return None
+    return env.domains["py"].resolve_xref(
+        env, node["refdoc"], app.builder, "obj", f"softattn.{node['reftarget']}", node, contents
+    )
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Connect what is ours to Sphinx's events."""
+    app.connect("missing-reference", resolve_public_name)
+    app.connect("autodoc-process-docstring", pages.point_to_guides)
+    app.connect("html-page-context", pages.show_whole_site, priority=900)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,72 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from softattn import SoftAttention, SoftAttentionBlock
+
+from ham10000.errors import RecipeError
+from ham10000.models import build_model
+from ham10000.recipe import ModelRecipe
+
+TINY = ModelRecipe("ham10000:tiny", at="block2", attention=True)
+
+
+@pytest.mark.parametrize("head", ["pool", "flatten", "rest"])
+@pytest.mark.parametrize("attention", [False, True])
+def test_heads(head: str, attention: bool) -> None:
+    recipe = replace(TINY, head=head, attention=attention)  # type: ignore[arg-type]
+    model = build_model(recipe, 5, size=32)
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 5)
+    assert model.has_attention is attention
+    # With a whole image the scores depend on all parts.
+    model(torch.randn(2, 3, 32, 32)).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_the_rest_takes_twice_the_channels_behind_the_papers_block() -> None:
+    recipe = replace(TINY, head="rest")
+    plain = build_model(replace(recipe, attention=False), size=32).network.head
+    attended = build_model(recipe, size=32).network.head
+    assert [name for name, _ in plain.named_children()] == ["pool2", "block3", "classifier"]
+    assert [name for name, _ in attended.named_children()] == ["block3", "classifier"]
+    widths = [head.get_submodule("block3.0.0").in_channels for head in (plain, attended)]
+    assert widths == [16, 32]
+    # An attention that doesn't pool leaves that to the network.
+    unpooled = build_model(replace(recipe, pool=1), size=32).network.head
+    assert next(name for name, _ in unpooled.named_children()) == "pool2"
+
+
+def test_the_fields_reach_the_attention() -> None:
+    recipe = replace(TINY, num_maps=3, gamma=None, pool=3, block_drop_rate=0.25)
+    block = build_model(recipe, size=32).network.attention
+    assert isinstance(block, SoftAttentionBlock)
+    assert (block.pool, block.drop_rate, block.attention.gamma) == (3, 0.25, None)
+    plain = build_model(replace(recipe, block="plain"), size=32).network.attention
+    assert isinstance(plain, SoftAttention)
+    assert plain.num_maps == 3
+
+
+def test_without_attention_there_may_be_a_relu() -> None:
+    recipe = replace(TINY, attention=False, activation="relu")
+    network = build_model(recipe, size=32).network.eval()
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(network.forward_features(x), network.backbone(x).relu())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (ModelRecipe("timm:test_resnet", head="rest"), "only the networks of ham10000: have"),
+        (ModelRecipe("timm:test_resnet", at="layer9"), r"layer9.*Closest: layer"),
+        (replace(TINY, at="block9"), "no stage 'block9'"),
+    ],
+)
+def test_what_cannot_be_built(recipe: ModelRecipe, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        build_model(recipe, size=64)
+
+
+def test_torchvisions_models() -> None:
+    model = build_model(ModelRecipe("torchvision:resnet18", attention=True), size=64).eval()
+    scores, maps = model(torch.randn(1, 3, 64, 64), return_maps=True)
+    assert (scores.shape, maps.shape) == ((1, 7), (1, 16, 2, 2))

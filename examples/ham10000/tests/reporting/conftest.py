@@ -1,0 +1,28 @@
+from pathlib import Path
+
+import pytest
+
+from ham10000.recipe import make_recipe
+from ham10000.training.train import train
+
+
+@pytest.fixture(scope="session")
+def run(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with attention, of seconds; shared, so only added to."""
+    out = tmp_path_factory.mktemp("reporting") / "run"
+    recipe = make_recipe(
+        {
+            "name": "tiny_sa",
+            "data": {"root": str(synthetic), "size": 24, "epoch_samples": 32, "workers": 0},
+            "model": {
+                "backbone": "ham10000:tiny",
+                "at": "block2",
+                "attention": True,
+                "num_maps": 2,
+            },
+            "training": {"epochs": 1, "batch_size": 16},
+            "logging": {"tensorboard": False},
+        }
+    )
+    assert train(recipe, out) == 0
+    return out

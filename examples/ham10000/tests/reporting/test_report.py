@@ -1,0 +1,147 @@
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ham10000.data.facts import CLASSES
+from ham10000.errors import MissingDataError
+from ham10000.evaluation.metrics import METRICS
+from ham10000.reporting.published import PUBLISHED
+from ham10000.reporting.report import write_report
+
+CHROMIUM = Path(shutil.which("chromium") or "/usr/bin/chromium")
+FLAGS = (
+    "--no-sandbox --disable-gpu --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+
+
+@pytest.fixture(scope="module")
+def page(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(run, tmp_path_factory.mktemp("report") / "report.html")
+
+
+@pytest.fixture
+def study(run: Path, tmp_path: Path) -> Path:
+    """A study of two recipes with one run each, which is the same."""
+    estimate = {"mean": 0.5, "std": 0.1, "low": 0.4, "high": 0.6, "values": [0.5]}
+    change = {"difference": 0.01, "low": -0.02, "high": 0.04, "p": 0.5, "p_holm": 1.0}
+    content = {
+        "recipes": ["plain", "attended"],
+        "seeds": [0],
+        "runs": [
+            {"recipe": name, "seed": 0, "fold": None, "folder": f"runs/{name}-seed0"}
+            for name in ("plain", "attended")
+        ],
+        "metrics": {name: {"plain": estimate, "attended": estimate} for name in METRICS},
+        "comparison": dict.fromkeys(METRICS, change),
+        "verdict": "attended changed <nothing> of note.",
+        "rule": "No evidence where the interval holds 0.",
+        "primary": "balanced_accuracy",
+    }
+    for planned in content["runs"]:
+        shutil.copytree(run, tmp_path / "study" / planned["folder"])
+    (tmp_path / "study" / "study.json").write_text(json.dumps(content))
+    return tmp_path / "study"
+
+
+def test_the_page_of_a_run_has_every_part(page: Path) -> None:
+    text = page.read_text()
+    for title in ("Beside published", "Results of tiny_sa", "look at the lesion", "How it was"):
+        assert title in text
+    for where in ("soft attention", "Grad-CAM", "centred Gaussian", "random map"):
+        assert f'<th scope="row">{where}</th>' in text
+    assert "SHA-256" in text
+    assert "backbone: ham10000:tiny" in text
+    assert "CC BY-NC 4.0" in text
+    assert text.count('class="case"') > len(CLASSES)
+    for each in PUBLISHED:
+        assert f"<td>{each.precision:.3f}</td>" in text
+
+
+def test_the_page_needs_nothing_and_every_picture_is_described(page: Path) -> None:
+    text = page.read_text()
+    assert not re.search(r"""(src|srcset|href)=["'](?!data:)""", text)
+    pictures = re.findall(r"<img [^>]*>", text)
+    assert len(pictures) > 20
+    for picture in pictures:
+        alt = re.search(r'alt="([^"]+)"', picture)
+        assert alt is not None
+        assert len(alt[1]) > 15
+
+
+def test_where_the_model_looks_is_measured_once(page: Path, run: Path, tmp_path: Path) -> None:
+    place = run / "evaluation" / "localisation.json"
+    before = place.stat().st_mtime_ns
+    again = write_report(run, tmp_path / "again.html")
+    assert place.stat().st_mtime_ns == before
+    assert again.read_bytes() == page.read_bytes()
+
+
+def test_a_study_says_its_verdict_and_what_changed(study: Path, tmp_path: Path) -> None:
+    text = write_report(study, tmp_path / "report.html").read_text()
+    assert "attended changed &lt;nothing&gt; of note." in text
+    assert "No evidence where the interval holds 0." in text
+    assert "What changed" in text
+    assert "Results of plain" in text
+    assert "Results of attended" in text
+
+
+def test_without_the_data_the_page_says_what_is_missing(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    shutil.rmtree(copy / "evaluation", ignore_errors=True)
+    recipe = copy / "recipe.yaml"
+    recipe.write_text(re.sub(r"  root: .*", f"  root: {tmp_path / 'gone'}", recipe.read_text()))
+    text = write_report(copy, tmp_path / "report.html").read_text()
+    assert "Not measured: " in text
+    assert "There is no gallery: " in text
+    assert "CC BY-NC" not in text
+
+
+def test_what_is_neither_run_nor_study_is_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(MissingDataError, match=r"holds neither study\.json.*nor recipe\.yaml"):
+        write_report(tmp_path, tmp_path / "report.html")
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    (copy / "predictions.csv").unlink()
+    with pytest.raises(MissingDataError, match="Go on with it: ham10000 train --resume"):
+        write_report(copy, tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install it")
+    if not CHROMIUM.exists():
+        pytest.skip("needs Chromium: install the package chromium")
+    with api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield started
+        started.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_shows_it_without_complaint(
+    browser: object, page: Path, width: int, scheme: str
+) -> None:
+    context = browser.new_context(  # type: ignore[attr-defined]
+        viewport={"width": width, "height": 844}, color_scheme=scheme
+    )
+    shown = context.new_page()
+    complaints: list[str] = []
+    requests: list[str] = []
+    shown.on("console", lambda message: complaints.append(message.text))
+    shown.on("pageerror", lambda error: complaints.append(str(error)))
+    shown.on("request", lambda request: requests.append(request.url))
+    shown.goto(page.as_uri())
+    assert complaints == []
+    assert [url for url in requests if not url.startswith("data:")] == [page.as_uri()]
+    assert shown.evaluate("document.documentElement.scrollWidth") <= width
+    assert shown.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
+    figure = "document.querySelector('.grid img').currentSrc"
+    light = shown.evaluate("document.querySelector('.grid img').src")
+    assert (shown.evaluate(figure) == light) == (scheme == "light")
+    context.close()

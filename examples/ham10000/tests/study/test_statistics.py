@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+
+from ham10000.errors import ArgumentError
+from ham10000.study.statistics import estimate, holm
+
+
+def simulated_study(
+    rng: np.random.Generator, seeds: int, lesions: int, between: float, truth: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Differences by seed and lesion with effects of both, and of the two together."""
+    table = (
+        truth
+        + between * rng.standard_normal((seeds, 1))
+        + rng.standard_normal((1, lesions))
+        + rng.standard_normal((seeds, lesions))
+    )
+    draws = rng.multinomial(lesions, np.full(lesions, 1 / lesions), size=300) / lesions
+    return table.mean(axis=1), draws @ table.mean(axis=0)
+
+
+@pytest.mark.parametrize(("seeds", "between"), [(2, 1.0), (2, 0.3), (3, 0.3), (5, 0.1), (10, 0.1)])
+def test_intervals_hold_the_truth_as_often_as_they_say(seeds: int, between: float) -> None:
+    rng = np.random.default_rng(7)
+    held = 0
+    for _ in range(1000):
+        values, resampled = simulated_study(rng, seeds, 100, between, truth=0.5)
+        found = estimate(values, resampled, 100)
+        held += found.low <= 0.5 <= found.high
+    assert 0.94 <= held / 1000 <= 0.985
+
+
+def test_seeds_alone_would_not_do() -> None:
+    """What the lesions change isn't in the spread over seeds: Student's interval is too narrow."""
+    rng = np.random.default_rng(8)
+    held = 0
+    for _ in range(500):
+        values, _ = simulated_study(rng, 5, 100, 0.0, truth=0.0)
+        held += abs(values.mean()) <= 2.776 * values.std(ddof=1) / np.sqrt(5)
+    assert held / 500 < 0.9
+
+
+def test_p_agrees_with_the_interval() -> None:
+    rng = np.random.default_rng(9)
+    for _ in range(200):
+        found = estimate(*simulated_study(rng, 4, 50, 0.2, truth=0.3), 50)
+        assert (found.p < 0.05) == (found.low > 0 or found.high < 0)
+
+
+def test_no_difference_at_all_is_none() -> None:
+    found = estimate(np.zeros(3), np.zeros(100), 10)
+    assert (found.mean, found.low, found.high, found.p) == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_one_seed_is_refused() -> None:
+    with pytest.raises(ArgumentError, match=r"found 1 of them.*ham10000 compare"):
+        estimate(np.array([0.5]), np.array([0.4, 0.6]), 10)
+
+
+def test_holm_by_hand() -> None:
+    found = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005})
+    assert found == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02})
+    assert holm({"a": 0.7, "b": 0.9}) == {"a": 1.0, "b": 1.0}

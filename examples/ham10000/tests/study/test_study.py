@@ -1,0 +1,114 @@
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ham10000.data.facts import CLASSES
+from ham10000.data.splitfile import read_split
+from ham10000.data.table import find_table, read_table
+from ham10000.errors import ArgumentError, RecipeError
+from ham10000.evaluation.predictions import Predictions, write_predictions
+from ham10000.study import study
+from ham10000.study.plan import PlannedRun
+from ham10000.study.training import Trainer
+from ham10000.training.folder import RunFolder
+
+
+@pytest.fixture
+def recipes(tmp_path: Path) -> list[Path]:
+    files = [tmp_path / "bare.yaml", tmp_path / "sa.yaml"]
+    for path in files:
+        path.write_text(
+            f"name: {path.stem}\ndata: {{size: 16, protocol: paper}}\n"
+            "model: {backbone: 'ham10000:tiny'}\n"
+        )
+    return files
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Runs that were trained, by something quicker than training: a guess."""
+    done: list[str] = []
+
+    def guess(self: Trainer, run: PlannedRun, environment: dict[str, str]) -> None:
+        split = pd.read_csv(self.study / "split.csv", dtype=str)
+        if run.fold is not None:
+            split = split[split["fold"] == str(run.fold)]
+        tested = split[split["split"] == "test"].reset_index(drop=True)
+        right = 0.3 + 0.05 * run.seed + 0.1 * (run.recipe == "sa")
+        shares = {
+            name: [right if dx == name else (1 - right) / 6 for dx in tested["dx"]]
+            for name in CLASSES
+        }
+        columns = ["image_id", "lesion_id", "dx", "split"]
+        table = pd.concat([tested[columns], pd.DataFrame(shares)], axis=1)
+        write_predictions(Predictions(table), RunFolder(self.study / run.folder).predictions())
+        done.append(run.folder)
+
+    monkeypatch.setattr(Trainer, "__call__", guess)
+    return done
+
+
+def run(recipes: list[Path], data: Path, out: Path, **kwargs: object) -> dict[str, object]:
+    kwargs.setdefault("seeds", [0, 1])
+    return study.run_study(recipes, out=out, changes=[f"data.root={data}"], **kwargs)
+
+
+def test_a_study_is_a_folder(
+    recipes: list[Path], synthetic: Path, tmp_path: Path, trained: list[str]
+) -> None:
+    out, said = tmp_path / "study", list[str]()
+    result = run(recipes, synthetic, out, say=said.append)
+    assert sorted(trained) == sorted(one["folder"] for one in result["runs"])
+    assert json.loads((out / "study.json").read_text()) == result
+    assert json.loads((out / "plan.json").read_text())["rule"] == result["rule"]
+    read_split(out / "split.csv", read_table(find_table(synthetic)))
+    assert (out / "cache-16").is_dir()
+    assert said[0].startswith("4 runs, 4 to train")
+    assert "sa instead of bare" in result["verdict"]
+
+
+def test_what_is_there_is_not_trained_again(
+    recipes: list[Path], synthetic: Path, tmp_path: Path, trained: list[str]
+) -> None:
+    before = run(recipes, synthetic, tmp_path / "study")
+    split = (tmp_path / "study/split.csv").read_bytes()
+    del trained[:]
+    assert run(recipes, synthetic, tmp_path / "study") == before
+    assert trained == []
+    run(recipes, synthetic, tmp_path / "study", seeds=[0, 1, 7])
+    assert sorted(trained) == ["runs/bare-seed7", "runs/sa-seed7"]
+    assert (tmp_path / "study/split.csv").read_bytes() == split
+
+
+def test_folds_test_every_image_once(
+    recipes: list[Path], synthetic: Path, tmp_path: Path, trained: list[str]
+) -> None:
+    result = run(recipes, synthetic, tmp_path / "study", folds=3)
+    assert len(trained) == 12
+    assert result["images"] == len(read_table(find_table(synthetic)))
+
+
+def test_another_study_in_the_folder_is_refused(
+    recipes: list[Path], synthetic: Path, tmp_path: Path, trained: list[str]
+) -> None:
+    run(recipes, synthetic, tmp_path / "study")
+    with pytest.raises(ArgumentError, match=r"holds a study with primary balanced_accuracy"):
+        run(recipes, synthetic, tmp_path / "study", primary="accuracy")
+    with pytest.raises(ArgumentError, match=r"holds a study with recipes \['bare', 'sa'\]"):
+        run(recipes[::-1], synthetic, tmp_path / "study")
+
+
+def test_a_recipe_that_changed_meanwhile_is_refused_before_training(
+    recipes: list[Path], synthetic: Path, tmp_path: Path, trained: list[str]
+) -> None:
+    run(recipes, synthetic, tmp_path / "study")
+    checkpoint = RunFolder(tmp_path / "study/runs/sa-seed0").checkpoints / "step-00000001.pt"
+    checkpoint.parent.mkdir()
+    checkpoint.write_bytes(b"")  # so that there is something to lose
+    del trained[:]
+    recipes[1].write_text(recipes[1].read_text() + "optimizer: {lr: 0.5}\n")
+    with pytest.raises(RecipeError, match=r"optimizer.lr"):
+        run(recipes, synthetic, tmp_path / "study", seeds=[0, 1, 2])
+    assert trained == []

@@ -1,0 +1,110 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ham10000.data.facts import CLASSES
+from ham10000.errors import PredictionError
+from ham10000.evaluation.metrics import summarize
+from ham10000.evaluation.predictions import Predictions, write_predictions
+from ham10000.study.plan import StudyPlan
+from ham10000.study.summary import read_study, summarize_study
+from ham10000.training.folder import RunFolder
+
+PLAN = StudyPlan(("bare", "sa"), (0, 1, 2), None, "balanced_accuracy")
+
+
+def made_up(skill: float, seed: int, images: int = 210, classes: int = 7) -> Predictions:
+    """Predictions of a model that is right the oftener, the larger its skill."""
+    truth = np.arange(images) % classes
+    noise = np.random.default_rng([seed, round(1000 * skill)]).standard_normal((images, 7))
+    logits = noise + skill * np.eye(7)[truth]
+    odds = np.exp(logits)
+    table = pd.DataFrame(
+        {
+            "image_id": [f"ISIC_{number:07d}" for number in range(images)],
+            "lesion_id": [f"HAM_{number // 2 * 2 + number % 2:07d}" for number in range(images)],
+            "dx": [CLASSES[label] for label in truth],
+            "split": "test",
+        }
+    )
+    shares = odds / odds.sum(axis=1, keepdims=True)
+    return Predictions(pd.concat([table, pd.DataFrame(shares, columns=list(CLASSES))], axis=1))
+
+
+def answers(skills: dict[str, float], **kwargs: int) -> dict[tuple[str, int], Predictions]:
+    return {
+        (recipe, seed): made_up(skills[recipe], seed, **kwargs)
+        for recipe in PLAN.recipes
+        for seed in PLAN.seeds
+    }
+
+
+def test_values_are_those_of_the_runs() -> None:
+    given = answers({"bare": 1.0, "sa": 1.5})
+    found = summarize_study(PLAN, given)
+    for recipe in PLAN.recipes:
+        expected = [
+            summarize(one.targets, one.probabilities)["auc_macro"]
+            for one in (given[recipe, seed] for seed in PLAN.seeds)
+        ]
+        assert found["metrics"]["auc_macro"][recipe]["values"] == expected
+    change = found["comparison"]["auc_macro"]
+    means = {r: found["metrics"]["auc_macro"][r]["mean"] for r in PLAN.recipes}
+    assert change["difference"] == pytest.approx(means["sa"] - means["bare"], abs=1e-12)
+
+
+def test_a_better_recipe_is_found_better() -> None:
+    found = summarize_study(PLAN, answers({"bare": 0.5, "sa": 3.0}))
+    assert "sa is better" in found["verdict"]
+    assert found["comparison"]["brier"]["high"] < 0
+
+
+def test_equal_recipes_are_not_told_apart() -> None:
+    found = summarize_study(PLAN, answers({"bare": 1.0, "sa": 1.0001}))
+    assert found["verdict"].endswith("no evidence of a difference.")
+
+
+def test_a_recipe_compared_with_itself_changes_nothing() -> None:
+    given = answers({"bare": 1.0, "sa": 1.0})
+    for seed in PLAN.seeds:
+        given["sa", seed] = given["bare", seed]
+    change = summarize_study(PLAN, given)["comparison"]["accuracy"]
+    assert (change["difference"], change["low"], change["high"], change["p"]) == (0, 0, 0, 1)
+
+
+def test_the_primary_metric_stands_alone_and_the_others_are_corrected() -> None:
+    found = summarize_study(PLAN, answers({"bare": 1.0, "sa": 1.4}))["comparison"]
+    assert found["balanced_accuracy"]["p_holm"] == found["balanced_accuracy"]["p"]
+    assert all(change["p_holm"] >= change["p"] for change in found.values())
+    least = min((n for n in found if "/" in n), key=lambda name: found[name]["p"])
+    assert found[least]["p_holm"] > found[least]["p"]
+
+
+def test_metrics_of_a_class_that_is_absent_are_named() -> None:
+    found = summarize_study(PLAN, answers({"bare": 1.0, "sa": 1.4}, classes=6))
+    assert "recall/vasc" in found["undefined"]
+    assert "recall/vasc" not in found["metrics"]
+
+
+def test_folds_are_put_together(tmp_path: Path) -> None:
+    plan = replace(PLAN, folds=2, seeds=(0, 1))
+    whole = made_up(1.0, 0)
+    for run in plan.runs:
+        half = whole.table.iloc[run.fold :: 2].reset_index(drop=True)
+        write_predictions(Predictions(half), RunFolder(tmp_path / run.folder).predictions())
+    read = read_study(plan, tmp_path)
+    assert len(read) == 4
+    np.testing.assert_allclose(read["sa", 1].probabilities, whole.probabilities, atol=1e-9)
+
+
+def test_runs_that_saw_other_images_are_refused(tmp_path: Path) -> None:
+    plan = replace(PLAN, seeds=(0, 1))
+    for number, run in enumerate(plan.runs):
+        images = 200 if number == 3 else 210
+        path = RunFolder(tmp_path / run.folder).predictions()
+        write_predictions(made_up(1.0, number, images), path)
+    with pytest.raises(PredictionError, match=r"sa with seed 1 .* different images \(10 of them"):
+        read_study(plan, tmp_path)

@@ -1,0 +1,92 @@
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from ham10000.errors import TrainingError
+from ham10000.study import training
+from ham10000.study.plan import PlannedRun
+from ham10000.study.training import Trainer, train_missing, workplaces
+
+RUNS = [PlannedRun("bare", seed) for seed in range(5)]
+
+
+def test_a_run_is_the_command_that_a_person_would_type(tmp_path: Path) -> None:
+    trainer = Trainer(tmp_path, {"bare": Path("bare.yaml")}, ["data.size=64"])
+    command = trainer.command(PlannedRun("bare", 3, fold=1))
+    assert command[1:5] == ["-m", "ham10000", "train", "bare.yaml"]
+    assert command[5:] == [
+        "--out",
+        str(tmp_path / "runs/bare-seed3-fold1"),
+        "--processes",
+        "1",
+        "--seed=3",
+        "--data.fold=1",
+        "--data.size=64",
+    ]
+
+
+def test_a_failure_says_what_the_run_said(tmp_path: Path) -> None:
+    trainer = Trainer(tmp_path, {"bare": tmp_path / "nowhere.yaml"}, [])
+    with pytest.raises(TrainingError, match=r"runs/bare-seed0: it ended with 1 .*nowhere\.yaml"):
+        trainer(PlannedRun("bare", 0), {})
+
+
+def test_a_place_holds_one_run_at_a_time() -> None:
+    lock, busy, most = threading.Lock(), set[str](), 0
+
+    def trainer(run: PlannedRun, place: dict[str, str]) -> None:
+        nonlocal most
+        with lock:
+            assert place["name"] not in busy
+            busy.add(place["name"])
+            most = max(most, len(busy))
+        time.sleep(0.02)
+        with lock:
+            busy.remove(place["name"])
+
+    said: list[str] = []
+    train_missing(trainer, RUNS, [{"name": "a"}, {"name": "b"}], said.append)
+    assert most == 2
+    assert said[-1].endswith("trained, 5 of 5")
+    assert {line.partition(":")[0] for line in said} == {run.folder for run in RUNS}
+
+
+def test_after_a_failure_no_other_begins() -> None:
+    begun: list[int] = []
+
+    def trainer(run: PlannedRun, place: dict[str, str]) -> None:
+        begun.append(run.seed)
+        time.sleep(0.02)
+        raise TrainingError("no")
+
+    with pytest.raises(TrainingError):
+        train_missing(trainer, RUNS, [{}, {}])
+    assert len(begun) <= 2
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cores", "parallel", "processes", "runs", "expected"),
+    [
+        (0, 8, None, 1, 3, [{"OMP_NUM_THREADS": "2"}] * 3),
+        (0, 2, None, 1, 4, [{"OMP_NUM_THREADS": "1"}] * 2),
+        (0, 2, 1, 1, 4, [{"OMP_NUM_THREADS": "2"}]),
+        (2, 8, None, 1, 4, [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]),
+        (0, 8, None, 2, 4, [{"OMP_NUM_THREADS": "1"}] * 4),
+        (4, 8, None, 2, 4, [{"CUDA_VISIBLE_DEVICES": "0,1"}, {"CUDA_VISIBLE_DEVICES": "2,3"}]),
+        (0, 2, None, 1, 0, [{"OMP_NUM_THREADS": "2"}]),
+    ],
+)
+def test_places(
+    gpus: int,
+    cores: int,
+    parallel: int | None,
+    processes: int,
+    runs: int,
+    expected: list[dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(training.torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(training, "available_cores", lambda: cores)
+    assert workplaces(parallel, runs, processes) == expected

@@ -1,0 +1,189 @@
+"""The recipe files: what they say, what they build, and that each of them trains."""
+
+import math
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from ham10000.data.augment import Augment
+from ham10000.data.dataset import HAM10000
+from ham10000.data.layout import DATA_VARIABLE
+from ham10000.data.metadata import encode_metadata, metadata_features
+from ham10000.models import build_model, parameter_table
+from ham10000.models.build import METADATA_COLUMNS
+from ham10000.recipe import Recipe, load_recipe
+from ham10000.training.losses import build_loss
+from ham10000.training.optimizers import build_optimizer
+from ham10000.training.schedules import build_schedule
+
+FOLDER = Path(__file__).parents[1] / "recipes"
+PAPER = ("vgg16", "resnet34", "resnet50", "densenet201", "irv2")
+OTHERS = ("lite0", "smoke")
+PAIRS = (*PAPER, *OTHERS)
+ALL = [name for pair in PAIRS for name in (pair, f"{pair}_sa")] + ["best"]
+
+
+def read(name: str, *changes: str) -> Recipe:
+    return load_recipe(FOLDER / f"{name}.yaml", changes)
+
+
+def flat(recipe: Recipe) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in asdict(recipe).items():
+        values |= (
+            {f"{name}.{k}": v for k, v in value.items()}
+            if isinstance(value, dict)
+            else {name: value}
+        )
+    return values
+
+
+def different(one: Recipe, other: Recipe) -> set[str]:
+    left, right = flat(one), flat(other)
+    return {name for name in left if left[name] != right[name]}
+
+
+def test_these_are_all() -> None:
+    assert sorted(path.stem for path in FOLDER.glob("[a-z]*.yaml")) == sorted(ALL)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_each_recipe_has_the_name_of_its_file(name: str) -> None:
+    assert read(name).name == name
+
+
+# What attention brings its own of, where the model without it has one too.
+OWN = {
+    "densenet201": {"model.drop_rate"},
+    "irv2": {"model.drop_rate", "model.activation", "model.authors_parameters"},
+    "lite0": {"model.drop_rate", "model.block_drop_rate", "model.pool"},
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_with_attention_nothing_else_is_different(name: str) -> None:
+    expected = {"name", "model.attention", *OWN.get(name, ())}
+    assert different(read(name), read(f"{name}_sa")) == expected
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_models_share_their_protocol(name: str) -> None:
+    recipe = read(name)
+    patience = {"irv2": 30, "densenet201": 35, "resnet50": 40, "vgg16": 65, "resnet34": 65}
+    assert recipe.training.patience == patience[name]
+    assert recipe.data.size == (299 if name == "irv2" else 224)
+    assert recipe.model.pretrained is (name not in ("vgg16", "resnet34"))
+    own = {field for field in different(recipe, read("resnet50")) if not field.startswith("model.")}
+    assert own <= {"name", "data.size", "training.patience"}
+    assert (recipe.optimizer.name, recipe.optimizer.lr, recipe.optimizer.eps) == ("adam", 0.01, 0.1)
+    assert recipe.loss.class_weights == {"mel": 5}
+    training = recipe.training
+    assert (training.batch_size, training.epochs, training.min_delta) == (16, 150, 0.001)
+    assert (training.monitor, training.mode) == ("accuracy", "max")
+    assert (training.stop_monitor, training.stop_mode) == ("log_loss", "min")
+    assert recipe.data.epoch_samples == math.ceil(9187 / 10) * 16
+
+
+MAPS = {
+    "vgg16": (512, 28, 28),
+    "resnet34": (128, 28, 28),
+    "resnet50": (2048, 7, 7),
+    "densenet201": (128, 7, 7),
+    "irv2": (192, 8, 8),
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize("end", ["", "_sa"])
+def test_attention_goes_where_the_paper_has_it(name: str, end: str) -> None:
+    recipe = read(f"{name}{end}", "model.pretrained=false")
+    with torch.device("meta"):
+        network = build_model(recipe.model, size=recipe.data.size).network
+    found = network.backbone.feature_map
+    assert (found.channels, *found.size) == MAPS[name]
+    assert network.get_classifier().out_features == 7
+
+
+@pytest.mark.parametrize("name", ["irv2", "irv2_sa"])
+def test_the_count_is_the_authors(name: str) -> None:
+    recipe = read(name, "model.pretrained=false")
+    with torch.device("meta"):
+        model = build_model(recipe.model, size=recipe.data.size)
+    counted = {part: sum(p.numel() for p in m.parameters()) for part, m in model.parts().items()}
+    authors = dict(recipe.model.authors_parameters or {})
+    # Keras counts two running statistics a channel and has no scale here; timm has the scale.
+    channels = sum(b.numel() for n, b in model.named_buffers() if n.endswith("running_mean"))
+    counted["backbone"] += 2 * channels - channels
+    counted["attention"] -= recipe.model.attention  # gamma, which the authors' layer lacks
+    assert counted == authors
+    assert sum(authors.values()) == {"irv2": 47_550_631, "irv2_sa": 47_535_287}[name]
+
+
+@pytest.fixture(scope="session")
+def folder(synthetic: Path) -> Path:
+    """HAM10000 itself where there is one, otherwise made-up images."""
+    return Path(os.environ.get(DATA_VARIABLE) or synthetic)
+
+
+def take_steps(recipe: Recipe, folder: Path, steps: int = 3) -> list[float]:
+    """Train a model on two images, and return the losses; every parameter must take part."""
+    torch.manual_seed(recipe.seed)
+    data = HAM10000(folder, size=recipe.data.size, split=None)
+    pair = [list(data.targets).index(label) for label in (4, 5)]  # of two classes
+    images, targets = data.read(pair)
+    metadata = None
+    if recipe.data.metadata:
+        table = data.table.iloc[pair]
+        metadata = metadata_features(encode_metadata(table, METADATA_COLUMNS))
+    model = build_model(recipe.model, size=recipe.data.size, metadata=recipe.data.metadata)
+    Console().print(recipe.name, parameter_table(model, recipe.model.authors_parameters))
+    augment = Augment(recipe.data.augment, recipe.seed, recipe.model.mean, recipe.model.std)
+    optimizer = build_optimizer(recipe.optimizer, model)
+    schedule = build_schedule(recipe.schedule, optimizer, steps, recipe.training.epochs)
+    loss = build_loss(recipe.loss, [1] * 7)
+    losses = []
+    for step in range(steps):
+        scores = model(augment(images, torch.arange(2), epoch=step), metadata)
+        mean = loss(scores, targets).mean()
+        optimizer.zero_grad()
+        mean.backward()
+        assert all(p.grad is not None for p in model.parameters())
+        optimizer.step()
+        schedule.step()
+        losses.append(float(mean.detach()))
+    assert all(math.isfinite(value) for value in losses)
+    assert all(p.isfinite().all() for p in model.parameters())
+    return losses
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize("end", ["", "_sa"])
+def test_each_of_the_papers_models_trains(name: str, end: str, folder: Path) -> None:
+    recipe = read(f"{name}{end}", "model.pretrained=false")
+    losses = take_steps(recipe, folder)
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize("name", ["lite0", "lite0_sa", "smoke", "smoke_sa", "best"])
+@pytest.mark.parametrize("metadata", ["false", "true"])
+def test_the_others_train(name: str, metadata: str, folder: Path) -> None:
+    recipe = read(
+        name,
+        "model.pretrained=false",
+        "model.weights=null",
+        "data.size=64",
+        f"data.metadata={metadata}",
+    )
+    assert len(set(take_steps(recipe, folder))) == 3
+
+
+@pytest.mark.parametrize("name", ["smoke", "smoke_sa"])
+def test_smoke_learns_two_images(name: str, folder: Path) -> None:
+    losses = take_steps(read(name, "schedule.name=constant"), folder, steps=60)
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])

@@ -1,0 +1,118 @@
+import json
+import math
+
+import pytest
+import torch
+
+from ham10000.recipe import ScheduleRecipe
+from ham10000.training.schedules import Schedule, build_schedule
+
+
+def build(
+    recipe: ScheduleRecipe, steps: int = 10, epochs: int = 4, mode: str = "min"
+) -> tuple[torch.optim.Optimizer, Schedule]:
+    groups = [
+        {"params": [torch.zeros(1, requires_grad=True)], "lr": 1.0},
+        {"params": [torch.zeros(1, requires_grad=True)], "lr": 0.1},
+    ]
+    optimizer = torch.optim.AdamW(groups)
+    return optimizer, build_schedule(recipe, optimizer, steps, epochs, mode)  # type: ignore[arg-type]
+
+
+def rates(recipe: ScheduleRecipe, steps: int = 10, epochs: int = 4) -> list[float]:
+    optimizer, schedule = build(recipe, steps, epochs)
+    seen = []
+    for _ in range(steps * epochs):
+        seen.append(schedule.lr)
+        assert optimizer.param_groups[1]["lr"] == pytest.approx(0.1 * schedule.lr)
+        optimizer.step()
+        schedule.step()
+    return seen
+
+
+def test_constant() -> None:
+    assert rates(ScheduleRecipe("constant")) == [1.0] * 40
+    warm = rates(ScheduleRecipe("constant", warmup_epochs=1))
+    assert warm == pytest.approx([step / 10 for step in range(1, 11)] + [1.0] * 30)
+
+
+def test_cosine_after_a_warm_up() -> None:
+    seen = rates(ScheduleRecipe("cosine", warmup_epochs=1, final=0.1))
+    assert seen[:10] == pytest.approx([step / 10 for step in range(1, 11)])
+    expected = [0.1 + 0.9 * (1 + math.cos(math.pi * step / 30)) / 2 for step in range(30)]
+    assert seen[10:] == pytest.approx(expected)
+
+
+def test_one_cycle_rises_and_falls() -> None:
+    seen = rates(ScheduleRecipe("one_cycle", final=0.01))
+    assert seen[0] == pytest.approx(1 / 25)
+    assert seen.index(max(seen)) == 11
+    assert max(seen) == pytest.approx(1.0, abs=1e-2)
+    assert seen[-1] == pytest.approx(0.01)
+    longer = rates(ScheduleRecipe("one_cycle", warmup_epochs=2))
+    assert longer.index(max(longer)) == 20
+    assert longer[-1] < 1e-5
+
+
+def test_plateau_listens_to_epochs_alone() -> None:
+    recipe = ScheduleRecipe("plateau", factor=0.5, patience=1, final=0.2)
+    optimizer, schedule = build(recipe)
+    seen = []
+    for metric in (1.0, 0.5, 0.6, 0.6, 0.7, 0.7, 0.7, 0.7):
+        for _ in range(10):
+            schedule.step()
+        schedule.step(metric)
+        seen.append(schedule.lr)
+    assert seen == pytest.approx([1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.2])
+    assert optimizer.param_groups[1]["lr"] == pytest.approx(0.02)
+
+
+def test_plateau_of_what_should_grow() -> None:
+    recipe = ScheduleRecipe("plateau", factor=0.5, patience=0)
+    _, schedule = build(recipe, mode="max")
+    for metric in (0.1, 0.2, 0.3):
+        schedule.step(metric)
+    assert schedule.lr == 1.0
+    schedule.step(0.3)
+    assert schedule.lr == 0.5
+
+
+def test_other_schedules_do_not_listen_to_epochs() -> None:
+    for name in ("constant", "cosine", "one_cycle"):
+        _, schedule = build(ScheduleRecipe(name))  # type: ignore[arg-type]
+        before = schedule.lr
+        schedule.step(0.5)
+        assert schedule.lr == before
+
+
+@pytest.mark.parametrize("name", ["constant", "cosine", "one_cycle", "plateau"])
+def test_a_resumed_schedule_goes_on(name: str) -> None:
+    recipe = ScheduleRecipe(name, patience=0)  # type: ignore[arg-type]
+
+    def go(optimizer: torch.optim.Optimizer, schedule: Schedule, steps: int) -> list[float]:
+        seen = []
+        for step in range(steps):
+            optimizer.step()
+            schedule.step()
+            if step % 10 == 9:
+                schedule.step(1.0)
+            seen.append(schedule.lr)
+        return seen
+
+    optimizer, schedule = build(recipe)
+    go(optimizer, schedule, 20)
+    state = json.loads(json.dumps(schedule.state_dict()))  # plain numbers only
+    memory = optimizer.state_dict()
+    rest = go(optimizer, schedule, 20)
+    optimizer, schedule = build(recipe)
+    optimizer.load_state_dict(memory)
+    schedule.load_state_dict(state)
+    assert go(optimizer, schedule, 20) == rest
+
+
+@pytest.mark.parametrize("name", ["constant", "cosine", "one_cycle", "plateau"])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("warmup", [0.0, 0.5])
+def test_very_short_runs(name: str, steps: int, warmup: float) -> None:
+    seen = rates(ScheduleRecipe(name, warmup_epochs=warmup), steps, 1)  # type: ignore[arg-type]
+    assert all(0 < rate <= 1 for rate in seen)

@@ -1,0 +1,41 @@
+"""The built site as files: its pages, their links and anchors."""
+
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+SITE = Path(__file__).parents[3] / "site"
+PAGES = sorted(path.relative_to(SITE).as_posix() for path in SITE.rglob("*.html"))
+LOADED = {"script": "src", "img": "src", "source": "src", "iframe": "src", "link": "href"}
+
+
+class Page(HTMLParser):
+    """What a page links to, what it loads, and the anchors in it."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.anchors, self.links, self.loaded = {"", "top"}, [], []
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.anchors |= {given.get("id"), given.get("name") if tag == "a" else None}
+        if tag == "a" and "href" in given:
+            self.links.append(given["href"])
+        if LOADED.get(tag) in given and given.get("rel") != "canonical":
+            self.loaded.append(given[LOADED[tag]])
+
+
+read = cache(Page)
+
+
+def is_outside(link):
+    return bool(urlsplit(link).scheme or urlsplit(link).netloc)
+
+
+def target(page, link):
+    """The file that a link leads to, and its anchor."""
+    place = unquote(urlsplit(link).path)
+    path = (page.parent / place).resolve() if place else page
+    return (path / "index.html" if path.is_dir() else path), unquote(urlsplit(link).fragment)
