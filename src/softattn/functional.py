@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from softattn.errors import ArgumentError, ArgumentTypeError, ShapeError, closest
+from softattn.fused import FusedAttention, worth_fusing
 
 __all__ = ["attend", "attention_maps", "soft_attention", "spatial_softmax"]
 
@@ -102,8 +103,22 @@ def soft_attention(
     Raises:
         ShapeError: `x`, `weight` and `bias` don't fit one another.
     """
-    maps = attention_maps(x, weight, bias, activation=activation)
-    features = attend(x, maps, gamma, aggregate=aggregate, concat=concat)
+
+    def equation(
+        x: Tensor, weight: Tensor, bias: Tensor | None, gamma: Tensor | float | None
+    ) -> tuple[Tensor, Tensor]:
+        maps = attention_maps(x, weight, bias, activation=activation)
+        return attend(x, maps, gamma, aggregate=aggregate, concat=concat), maps
+
+    learned = gamma if isinstance(gamma, Tensor) else None
+    if (
+        activation is None
+        and (learned is None or learned.ndim == 0)
+        and worth_fusing(x, weight, bias, learned)
+    ):
+        features, maps = FusedAttention.apply(equation, aggregate, concat, x, weight, bias, gamma)
+    else:
+        features, maps = equation(x, weight, bias, gamma)
     return (features, maps) if return_maps else features
 
 
