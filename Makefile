@@ -14,7 +14,7 @@ PYTEST := -m pytest -q -n 2 --dist worksteal
 STUDY := examples/ham10000
 
 .PHONY: demo test lint parity package test-wheel coverage-models coverage-insert families mutants \
-	bench check clean
+	bench bench-check check clean
 
 demo: $(READY)
 	OMP_NUM_THREADS=2 $(BIN)/python examples/demo.py --out out/demo
@@ -66,9 +66,15 @@ mutants: $(READY)
 	$(BIN)/python -m pip install -q --group mutation
 	$(BIN)/python scripts/mutants.py
 
+# What it costs beside the alternatives and the limits. Writes docs/performance.md. The input
+# pipeline's part needs HAM10000_DIR.
 bench: $(READY)
-	$(BIN)/python benchmarks/import_time.py
-	$(BIN)/python benchmarks/wrapped_cost.py
+	$(BIN)/python benchmarks/run.py --write
+	if [ -n "$$HAM10000_DIR" ]; then $(BIN)/python benchmarks/input_pipeline.py; fi
+
+# The ratios of the layer beside stored ones; a minute.
+bench-check: $(READY)
+	$(BIN)/python benchmarks/run.py --check
 
 check: lint test parity test-wheel
 

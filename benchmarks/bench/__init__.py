@@ -1,0 +1,1 @@
+"""What the benchmarks share, and one file for each of their parts."""

@@ -1,0 +1,134 @@
+"""Both sides in turn in one run, and what their times say about one another."""
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch.utils.benchmark import Timer
+
+Work = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Row:
+    """How one side compares with the baseline of its case."""
+
+    part: str
+    case: str
+    side: str
+    milliseconds: float
+    """The median."""
+    ratio: float
+    """The median of the rounds' ratios to the baseline."""
+    low: float
+    """Their lower quartile."""
+    high: float
+    """Their upper quartile."""
+    best: float
+    """The ratio of the fastest rounds: what other work on the machine disturbs least."""
+    wall: float
+    """As `ratio`, of the clock on the wall."""
+    allocator: str = "system"
+
+    @property
+    def key(self) -> str:
+        """What the row is about, for comparing it with a stored one."""
+        return " | ".join((self.part, self.case, self.side, self.allocator))
+
+
+def take_turns(
+    sides: Mapping[str, Work], rounds: int, seconds: float, threads: int
+) -> dict[str, list[tuple[float, float]]]:
+    """Time each side once a round, in an order that turns around: (time, wall) seconds a call.
+
+    With one thread, time is the process's own on the CPU, which what else the machine does
+    disturbs little; with more, whose waiting counts as work, it is the clock on the wall too.
+    """
+    timers = {name: Timer("work()", globals={"work": work}, num_threads=threads)
+              for name, work in sides.items()}  # fmt: skip
+    calls = {}
+    for name, timer in timers.items():
+        timer.timeit(1)
+        calls[name] = max(1, int(seconds / max(timer.timeit(1).mean, 1e-9)))
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+    for turn in range(rounds):
+        names = list(timers)
+        for name in names if turn % 2 else reversed(names):
+            before = time.process_time()
+            wall = timers[name].timeit(calls[name]).mean
+            # A Timer calls a hundredth more often than it counts, to warm up.
+            counted = calls[name] + max(calls[name] // 100, 2)
+            own = (time.process_time() - before) / counted
+            times[name].append((own if threads == 1 else wall, wall))
+    return times
+
+
+def compare(
+    part: str, case: str, times: Mapping[str, Sequence[tuple[float, float]]], baseline: str
+) -> list[Row]:
+    """Make a row of each side, the baseline first."""
+    own = {name: [one for one, _ in rounds] for name, rounds in times.items()}
+    walls = {name: [wall for _, wall in rounds] for name, rounds in times.items()}
+
+    def row(name: str) -> Row:
+        ratios = [a / b for a, b in zip(own[name], own[baseline], strict=True)]
+        wall = [a / b for a, b in zip(walls[name], walls[baseline], strict=True)]
+        low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+        return Row(
+            part,
+            case,
+            name,
+            1000 * statistics.median(own[name]),
+            statistics.median(ratios),
+            low,
+            high,
+            min(own[name]) / min(own[baseline]),
+            statistics.median(wall),
+        )
+
+    return [row(name) for name in sorted(times, key=lambda name: name != baseline)]
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """Lay rows out in lines of at most 80 columns."""
+    lines, case = [], None
+    for row in rows:
+        if (row.part, row.case, row.allocator) != case:
+            case = (row.part, row.case, row.allocator)
+            title = f"{row.part}: {row.case}, {row.allocator} allocator"
+            lines += ["", title[:80], f"  {'':28}{'ms':>10}{'ratio':>8}{'quartiles':>15}{'best':>7}"
+                      f"{'wall':>7}"]  # fmt: skip
+        spread = f"{row.low:.2f} to {row.high:.2f}"
+        lines.append(
+            f"  {row.side[:28]:28}{row.milliseconds:10.3f}{row.ratio:8.2f}{spread:>15}"
+            f"{row.best:7.2f}{row.wall:7.2f}"
+        )
+    return lines
+
+
+def write_rows(path: Path, rows: Sequence[Row], facts: Mapping[str, object]) -> None:
+    """Write rows, and what they were measured on, as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"facts": dict(facts), "rows": [asdict(row) for row in rows]}
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read what `write_rows` wrote."""
+    return [Row(**row) for row in json.loads(path.read_text())["rows"]]
+
+
+def worse(rows: Sequence[Row], expected: Mapping[str, float], tolerance: float) -> list[str]:
+    """Name the rows whose best ratio is beyond what is expected, and those not there."""
+    found = {row.key: row.best for row in rows}
+    lines = []
+    for key, ratio in expected.items():
+        limit = ratio * (1 + tolerance)
+        if key not in found:
+            lines.append(f"{key}: not measured")
+        elif found[key] > limit:
+            lines.append(f"{key}: {found[key]:.2f}, expected {ratio:.2f}, at most {limit:.2f}")
+    return lines

@@ -1,0 +1,17 @@
+"""What `import softattn` adds to importing torch and torchvision."""
+
+from import_time import measure
+
+from bench.harness import Row, compare
+
+
+def imports(quick: bool, rounds: int, threads: int) -> list[Row]:
+    """Import in new interpreters, both sides in turn; share within one interpreter."""
+    del quick, threads
+    measure("import softattn")
+    times: dict[str, list[tuple[float, float]]] = {"torch, torchvision": [], "and softattn": []}
+    for _ in range(rounds):
+        base, added = measure("import softattn")
+        times["torch, torchvision"].append((base, base))
+        times["and softattn"].append((base + added, base + added))
+    return compare("import", "in one interpreter", times, "torch, torchvision")

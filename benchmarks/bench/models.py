@@ -1,0 +1,69 @@
+"""Whole models: wrapped beside bare, and capture_maps beside none."""
+
+from collections.abc import Callable
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from bench.harness import Row, Work, compare, take_turns
+from softattn import capture_maps, wrap_backbone
+
+MODELS = {"resnet18": 224, "resnet50": 224, "convnext_tiny": 224, "mobilenetv3_large_100": 224,
+          "vit_small_patch16_224": 224, "inception_resnet_v2": 299}  # fmt: skip
+
+
+def training_step(model: nn.Module, images: Tensor, labels: Tensor) -> Work:
+    """Make a step of SGD."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+
+    def work() -> None:
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return work
+
+
+def inference(model: nn.Module, images: Tensor) -> Work:
+    """Make a pass without gradients."""
+
+    @torch.inference_mode()
+    def work() -> object:
+        return model(images)
+
+    return work
+
+
+def wrapped(quick: bool, rounds: int, threads: int) -> list[Row]:
+    """Time training steps and inference of wrapped models and of the bare ones."""
+    rows = []
+    for name, size in list(MODELS.items())[: 1 if quick else None]:
+        batch = 2 if size > 224 else 4
+        images, labels = torch.randn(batch, 3, size, size), torch.randint(7, (batch,))
+        built: dict[str, Callable[[], nn.Module]] = {
+            "bare": lambda name=name: timm.create_model(name, num_classes=7),
+            "wrapped": lambda name=name: wrap_backbone(f"timm:{name}", 7),
+        }
+        models = {side: build() for side, build in built.items()}
+        case = f"{name}, {batch} x {size} x {size}"
+        works = {side: training_step(model.train(), images, labels)
+                 for side, model in models.items()}  # fmt: skip
+        rows += compare("training", case, take_turns(works, rounds, 0.0, threads), "bare")
+        works = {side: inference(model.eval(), images) for side, model in models.items()}
+        rows += compare("inference", case, take_turns(works, rounds, 0.0, threads), "bare")
+    return rows
+
+
+def capture(quick: bool, rounds: int, threads: int) -> list[Row]:
+    """Time a pass inside capture_maps beside one without."""
+    del quick
+    model = wrap_backbone("torchvision:resnet18", num_classes=7).eval()
+    plain = inference(model, torch.randn(4, 3, 224, 224))
+
+    def captured() -> None:
+        with capture_maps(model):
+            plain()
+
+    times = take_turns({"without": plain, "capture_maps": captured}, rounds, 0.0, threads)
+    return compare("capture", "resnet18, 4 x 224 x 224", times, "without")

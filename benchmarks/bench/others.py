@@ -1,0 +1,33 @@
+"""What users would use instead of softattn, written plainly."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from softattn.functional import attend, attention_maps
+
+
+class Conv3dAttention(nn.Module):
+    """The equation as the ports to PyTorch have it: a Conv3d over a single channel."""
+
+    def __init__(self, channels: int, num_maps: int = 16) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(1, num_maps, (channels, 3, 3), padding=(0, 1, 1))
+        self.gamma = nn.Parameter(torch.tensor(0.01))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale x by its attention."""
+        logits = self.conv(x.unsqueeze(1)).squeeze(2)
+        maps = logits.flatten(2).softmax(dim=-1).reshape(logits.shape)
+        scaled: Tensor = self.gamma * (x * maps.sum(dim=1, keepdim=True))
+        return scaled
+
+
+def plain(x: Tensor, weight: Tensor, bias: Tensor | None, gamma: Tensor) -> Tensor:
+    """Compose the layer of torch functions, differentiated by autograd."""
+    return attend(x, attention_maps(x, weight, bias), gamma)
+
+
+def bare(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Convolve alone: the limit, as this machine's library runs it."""
+    return F.conv2d(x, weight, bias, padding=1)
