@@ -69,14 +69,15 @@ def measure_here(part: str, options: argparse.Namespace) -> None:
 
 
 def write_docs(threads: int) -> None:
-    """Make the page of every part that was measured in full."""
+    """Make the page of every part that was measured, in full where it was."""
     from bench.page import write_page  # matplotlib only where it is drawn with
 
     rows = []
     for part in PARTS:
         for allocator in ("set", "system"):
-            file = OUT / f"{part}-{allocator}.json"
-            rows += read_rows(file) if file.exists() else []
+            files = [OUT / f"{part}-{allocator}{form}.json" for form in ("", "-quick")]
+            there = [file for file in files if file.exists()]
+            rows += read_rows(there[0]) if there else []
     docs = ROOT / "docs"
     write_page(docs / "performance.md", rows, facts(threads), docs / "images")
 

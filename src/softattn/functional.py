@@ -110,12 +110,7 @@ def soft_attention(
         maps = attention_maps(x, weight, bias, activation=activation)
         return attend(x, maps, gamma, aggregate=aggregate, concat=concat), maps
 
-    learned = gamma if isinstance(gamma, Tensor) else None
-    if (
-        activation is None
-        and (learned is None or learned.ndim == 0)
-        and worth_fusing(x, weight, bias, learned)
-    ):
+    if activation is None and worth_fusing(x, weight, bias, gamma):
         features, maps = FusedAttention.apply(equation, aggregate, concat, x, weight, bias, gamma)
     else:
         features, maps = equation(x, weight, bias, gamma)

@@ -24,7 +24,9 @@ _PIECE_BYTES = 2**19
 _LEAST_BYTES = 2**23
 
 
-def worth_fusing(x: Tensor, *others: Tensor | None) -> bool:
+def worth_fusing(
+    x: Tensor, weight: Tensor, bias: Tensor | None, gamma: Tensor | float | None
+) -> bool:
     """Say whether x is large, and a gradient wanted by nothing but reverse-mode autograd.
 
     A compiler or an exporter fuses better than we do, and can't see into a backward of ours.
@@ -33,9 +35,9 @@ def worth_fusing(x: Tensor, *others: Tensor | None) -> bool:
     tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     if tracing or torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return False
-    if x.numel() * x.element_size() < _LEAST_BYTES:
+    if (isinstance(gamma, Tensor) and gamma.ndim) or x.numel() * x.element_size() < _LEAST_BYTES:
         return False
-    given = [x, *(tensor for tensor in others if tensor is not None)]
+    given = [t for t in (x, weight, bias, gamma) if isinstance(t, Tensor)]
     device = x.device.type
     return (
         any(tensor.requires_grad for tensor in given)
