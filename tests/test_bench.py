@@ -81,6 +81,7 @@ def test_the_name_of_the_processor(tmp_path):
 
 
 def test_a_part_that_there_is_not():
+    pytest.importorskip("timm", reason="needs softattn[timm]")
     done = subprocess.run(
         [sys.executable, BENCHMARKS / "run.py", "nothing"], capture_output=True, text=True
     )

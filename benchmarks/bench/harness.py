@@ -101,9 +101,10 @@ def table(rows: Sequence[Row]) -> list[str]:
             title = f"{row.part}: {row.case}, {row.allocator} allocator"
             lines += ["", title[:80], f"  {'':28}{'ms':>10}{'ratio':>8}{'quartiles':>15}{'best':>7}"
                       f"{'wall':>7}"]  # fmt: skip
+        time_taken = f"{row.milliseconds:.3f}" if row.milliseconds else ""
         spread = f"{row.low:.2f} to {row.high:.2f}"
         lines.append(
-            f"  {row.side[:28]:28}{row.milliseconds:10.3f}{row.ratio:8.2f}{spread:>15}"
+            f"  {row.side[:28]:28}{time_taken:>10}{row.ratio:8.2f}{spread:>15}"
             f"{row.best:7.2f}{row.wall:7.2f}"
         )
     return lines
