@@ -103,7 +103,7 @@ docs-serve: docs
 docs-check: docs
 	$(BIN)/python -m pytest -q -n 2 -rs -o pythonpath=scripts/site/checks scripts/site/checks
 
-check: lint test parity test-wheel
+check: lint test parity test-wheel docs-check
 
 clean:
 	rm -rf $(VENV) $(KERAS) $(WHEEL) build dist out site

@@ -12,6 +12,7 @@ PASSED_OVER = {
     "region": "the theme's skip link and overlays stand outside of landmarks",
     "scrollable-region-focusable": "the theme's script lays wide tables into boxes that scroll",
     "empty-table-header": "the corner of a table may be empty",
+    "landmark-unique": "the theme makes a nav of each list of parameters, a class's and its methods'",
 }
 OF_THE_THEME = {
     ".md-code__nav": "one nav for each button that copies, made by the theme's script",

@@ -15,6 +15,9 @@ __all__ = ["run_demo"]
 IMAGES = 1200
 """How many are made up, where there is no data set."""
 
+EPOCHS = 20
+"""How long each of the four trainings is; with real images, of 512 each, it is the same."""
+
 PROCESSES = 2
 """How many train together."""
 
@@ -46,7 +49,11 @@ def run_demo(out: Path, data: Path | None = None, say: Callable[[str], None] = p
         out=study,
         parallel=1,
         processes=PROCESSES,
-        changes=[f"data.root={root.absolute()}", "data.protocol=paper"],
+        changes=[
+            f"data.root={root.absolute()}",
+            "data.protocol=paper",
+            f"training.epochs={EPOCHS}",
+        ],
         say=say,
     )
     page = out / "report.html"
