@@ -20,7 +20,7 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="ham10000",
         formatter_class=_Formatter,
-        description="HAM10000 from the download to batches, with no lesion in two splits.",
+        description="HAM10000 from the download to a report, with no lesion in two splits.",
         version=__version__,
     )
     subcommands = parser.add_subcommands(dest="command")

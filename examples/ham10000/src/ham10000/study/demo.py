@@ -16,7 +16,7 @@ IMAGES = 1200
 """How many are made up, where there is no data set."""
 
 EPOCHS = 20
-"""How long each of the four trainings is; with real images, of 512 each, it is the same."""
+"""Of 512 images each, in each of the four trainings."""
 
 PROCESSES = 2
 """How many train together."""
