@@ -250,3 +250,9 @@ def test_all_that_a_recipe_can_ask_for_works_together(recipe: MakeRecipe, tmp_pa
     assert json.loads((tmp_path / "profile" / "trace.json").read_text())["traceEvents"]
     facts = json.loads((tmp_path / "environment.json").read_text())
     assert facts["processes"] == 1
+
+
+def test_the_log_has_the_parameters_of_each_part(whole: Path) -> None:
+    lines = RunFolder(whole).log.read_text().splitlines()
+    for part in ("backbone", "head", "all"):
+        assert any(f"│ {part} " in line for line in lines)

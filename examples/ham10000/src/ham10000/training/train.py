@@ -1,5 +1,6 @@
 """`train`: a recipe in, a run out. This is the whole of it, from top to bottom."""
 
+import io
 import json
 import logging
 from collections.abc import Iterator
@@ -8,9 +9,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from rich.console import Console
 
 from ham10000.data.files import write_text
 from ham10000.evaluation.predictions import Predictions, write_predictions
+from ham10000.models import parameter_table
 from ham10000.recipe import Recipe
 from ham10000.training.boards import Boards, open_boards
 from ham10000.training.checkpoints import latest
@@ -91,7 +94,7 @@ def _introduce(session: Session, tuned: list[str]) -> None:
         "es" * (fabric.world_size > 1),
         facts["device"],
     )
-    for line in tuned:
+    for line in [*tuned, *_parameters(session)]:
         _LOG.info("%s", line)
     if session.side == "test" and session.recipe.training.monitor != "epoch":
         _LOG.warning(
@@ -99,6 +102,14 @@ def _introduce(session: Session, tuned: list[str]) -> None:
             "authors have it, and its numbers are better than they should be",
             session.recipe.training.monitor,
         )
+
+
+def _parameters(session: Session) -> list[str]:
+    """Return the parameters of each part, beside the authors' where they are known, as lines."""
+    screen = Console(file=io.StringIO(), width=80)
+    screen.print(parameter_table(session.model, session.recipe.model.authors_parameters))
+    written: str = screen.file.getvalue()  # type: ignore[attr-defined]
+    return [line.rstrip() for line in written.splitlines()]
 
 
 def _resume(session: Session) -> None:
