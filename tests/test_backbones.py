@@ -9,6 +9,7 @@ from torch import nn
 
 from softattn import ModelError, find_backbone
 from softattn.backbones import Source
+from softattn.errors import ArgumentTypeError
 from softattn.layout import Layout, TokenGrid
 
 timm = pytest.importorskip("timm", reason="needs softattn[timm]")
@@ -479,3 +480,8 @@ def test_the_grid_of_a_patch_that_does_not_divide_the_image():
     )
     found = find_backbone(model).feature_map
     assert (found.place.grid, found.size) == (TokenGrid(14), (27, 27))
+
+
+def test_a_name_is_no_model() -> None:
+    with pytest.raises(ArgumentTypeError, match=r"expected a torch.nn.Module, found str\."):
+        find_backbone("resnet18")

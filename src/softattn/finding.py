@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from softattn.backbones import FeatureMap, Source, SpatialBackbone
-from softattn.errors import ModelError
+from softattn.errors import ArgumentTypeError, ModelError
 from softattn.layout import Layout
 from softattn.places import Place, find_place, model_facts
 from softattn.probe import DryRun, black_image, describe, dry_run, untouched
@@ -96,8 +96,14 @@ def find_backbone(
         pretrained_cfg: its preprocessing, in timm's words, where the model doesn't say it.
 
     Raises:
+        ArgumentTypeError: this is no model; a name is for `wrap_backbone`.
         ModelError: there is no such map, or the model doesn't run. It is then as it was.
     """
+    if not isinstance(model, nn.Module):
+        doing = "finding the last feature map"
+        raise ArgumentTypeError(
+            f"{doing}: expected a torch.nn.Module, found {type(model).__name__}."
+        )
     return plan_backbone(model, at, input_size, pretrained_cfg).build()
 
 

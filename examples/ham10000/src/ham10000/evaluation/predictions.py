@@ -101,7 +101,7 @@ def make_predictions(
     return Predictions(pd.concat([table, scores], axis=1), source)
 
 
-def read_predictions(path: Path) -> Predictions:
+def read_predictions(path: Path | str) -> Predictions:
     """Read predictions that `write_predictions` or anybody else wrote, and check every row.
 
     Raises:
@@ -109,7 +109,7 @@ def read_predictions(path: Path) -> Predictions:
         DataError: it is no table, or a column is missing.
         PredictionError: a row is wrong; the message names it, with the header as row 1.
     """
-    return Predictions(read_csv(path, COLUMNS), f"reading {path}")
+    return Predictions(read_csv(Path(path), COLUMNS), f"reading {path}")
 
 
 def write_predictions(predictions: Predictions, path: Path) -> None:
