@@ -3,24 +3,22 @@
     python benchmarks/input_pipeline.py --data DIR
 
 Both sides make an epoch of augmented float32 batches of the same images, with the same number of
-workers (processes of a DataLoader on the left, threads of `Batches.load` on the right), in turn, so
-that what else the machine does meets both. Beside the ratio of images a second stands that of
-processor time, "busy", which other work disturbs less.
+worker processes that stay from epoch to epoch, in turn, so that what else the machine does meets
+both; the first epoch of each starts the workers and isn't counted. Beside the ratio of images a
+second stands that of processor time, "busy", which other work disturbs less.
 
 The left side is what most projects do: `PIL.Image.open`, resize, one affine transform, flips, to a
-tensor, normalize, image by image. The right side maps a cache that `ham10000 prepare` made, and
-augments a batch at a time. Once on the images as they are, once on the same images enlarged to
-600 x 450, the size that HAM10000 is published in. The preset `strong` has, on the left, ColorJitter
-and four odd jobs of RandAugment's kind; hairs and rulers, which torchvision doesn't have, are drawn
-on the right side only.
+tensor, normalize, image by image, in a `DataLoader`. The right side maps a cache that `ham10000
+prepare` made, and augments a batch at a time, in a `BatchLoader`. Once on the images as they are,
+once on the same images enlarged to 600 x 450, the size that HAM10000 is published in. The preset
+`strong` has, on the left, ColorJitter and four odd jobs of RandAugment's kind; hairs and rulers,
+which torchvision doesn't have, are drawn on the right side only.
 
 Memory is what a worker process has for itself beyond the pages of files and what it hands over, at
-most over an epoch, less what it has after its first batches. Threads have none of their own, so on
-the right it is that of the whole process, by worker.
+most over an epoch, less what it has after its first batches.
 """
 
 import argparse
-import os
 import random
 import tempfile
 import time
@@ -32,10 +30,10 @@ from pathlib import Path
 import psutil
 import torch
 from ham10000.data.augment import PRESETS, Augment
-from ham10000.data.batches import Batch, Batches, make_slots
 from ham10000.data.dataset import CachedHAM10000
 from ham10000.data.files import write_text
 from ham10000.data.layout import data_folder, open_folder
+from ham10000.data.loading import BatchLoader
 from ham10000.data.prepare import prepare
 from ham10000.data.samplers import EpochSampler
 from PIL import Image
@@ -94,25 +92,21 @@ def per_image(size: int, name: str) -> Callable[[Image.Image], Tensor]:
     return v2.Compose(steps)
 
 
-def left(data: JPEGs, batch: int, workers: int, epoch: int) -> DataLoader[tuple[Tensor, ...]]:
-    generator = torch.Generator().manual_seed(epoch)
+def left(data: JPEGs, batch: int, workers: int) -> DataLoader[tuple[Tensor, ...]]:
+    generator = torch.Generator().manual_seed(0)
     return DataLoader(
         data,
         batch,
         shuffle=True,
         generator=generator,
         num_workers=workers,
-        persistent_workers=False,
+        persistent_workers=workers > 0,
     )
 
 
-def right(
-    data: CachedHAM10000, augment: Augment, slots: Tensor, workers: int, epoch: int
-) -> Iterator[Batch]:
+def right(data: CachedHAM10000, augment: Augment, batch: int, workers: int) -> BatchLoader:
     sampler = EpochSampler(data.targets, seed=0)
-    sampler.set_epoch(epoch)
-    batches = Batches(data, sampler, slots.shape[1], augment, slots=slots)
-    return batches.load(workers)
+    return BatchLoader(data, sampler, batch, augment, workers=workers, reuse_memory=True)
 
 
 @dataclass(frozen=True)
@@ -127,27 +121,21 @@ class Epoch:
     """Of the worker that grew most, in bytes."""
 
 
-def own_memory(workers: int) -> dict[int, int]:
-    """Return how much memory each worker has for itself, in bytes."""
-    own = {}
+def own_memory() -> dict[int, int]:
+    """Return how much memory each worker has for itself, in bytes; that of this process if none."""
     process = psutil.Process()
-    children = process.children()
-    if not children:
-        memory = process.memory_info()
-        return {process.pid: (memory.rss - memory.shared) // max(1, workers)}
-    for child in children:
-        try:
-            memory = child.memory_info()
-        except psutil.NoSuchProcess:
-            continue
-        own[child.pid] = memory.rss - memory.shared
+    own = {}
+    for worker in process.children() or [process]:
+        memory = worker.memory_info()
+        own[worker.pid] = memory.rss - memory.shared
     return own
 
 
 def busy() -> float:
-    """Return the processor time of this process and of its children that have ended."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    """Return the processor time of this process and of its workers."""
+    process = psutil.Process()
+    times = [each.cpu_times() for each in (process, *process.children())]
+    return sum(each.user + each.system for each in times)
 
 
 def run(loader: Iterable[Sequence[Tensor | None]], workers: int) -> Epoch:
@@ -155,17 +143,15 @@ def run(loader: Iterable[Sequence[Tensor | None]], workers: int) -> Epoch:
     images, growth = 0, 0
     first: dict[int, int] = {}
     began, busy_before = time.perf_counter(), busy()
-    batches = iter(loader)
-    for number, batch in enumerate(batches):
+    for number, batch in enumerate(loader):
         assert batch[0] is not None
         images += len(batch[0])
         if number == 2 * workers:  # each worker has made a batch, and has what it needs for one
-            first = own_memory(workers)
+            first = own_memory()
         elif number > 2 * workers:
-            own = own_memory(workers)
+            own = own_memory()
             growth = max([growth, *(own[pid] - first.get(pid, own[pid]) for pid in own)])
     seconds = time.perf_counter() - began
-    del batches  # ends the workers, whose time counts once they have ended
     return Epoch(images / seconds, busy() - busy_before, growth)
 
 
@@ -201,13 +187,14 @@ def subset(root: Path, number: int, out: Path, large: bool) -> tuple[Path, list[
 def compare(
     paths: list[Path], cached: CachedHAM10000, size: int, preset: str, options: argparse.Namespace
 ) -> Iterator[tuple[Epoch, Epoch]]:
-    jpegs = JPEGs(paths, cached.targets, size, preset)
-    augment = Augment(preset)
-    slots = make_slots(options.batch, size, options.workers)
-    for epoch in range(options.rounds):
-        old = run(left(jpegs, options.batch, options.workers, epoch), options.workers)
-        new = run(right(cached, augment, slots, options.workers, epoch), options.workers)
-        yield old, new
+    sides = (
+        left(JPEGs(paths, cached.targets, size, preset), options.batch, options.workers),
+        right(cached, Augment(preset), options.batch, options.workers),
+    )
+    for number in range(options.rounds + 1):
+        old, new = (run(side, options.workers) for side in sides)
+        if number:
+            yield old, new
 
 
 def report(table: Table, name: str, rounds: list[tuple[Epoch, Epoch]], batch_bytes: int) -> None:

@@ -83,7 +83,7 @@ def test_the_warp_is_that_of_scipy_with_the_edge_repeated() -> None:
     assert np.abs(result - expected).max() < 1e-5
 
 
-@pytest.mark.parametrize(("height", "width"), [(40, 40), (31, 52), (9, 7)])
+@pytest.mark.parametrize(("height", "width"), [(40, 40), (31, 52), (9, 7), (1, 6), (6, 1)])
 @pytest.mark.parametrize("shift", [0.1, 5.0])
 def test_bytes_are_warped_as_numbers_are(height: int, width: int, shift: float) -> None:
     images = torch.randint(0, 256, (40, 3, height, width), dtype=torch.uint8)

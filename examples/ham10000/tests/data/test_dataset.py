@@ -1,5 +1,4 @@
 import pickle
-import threading
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from ham10000.data.augment import Augment
-from ham10000.data.batches import Batches, make_slots
+from ham10000.data.batches import Batches
 from ham10000.data.dataset import HAM10000, CachedHAM10000
 from ham10000.data.metadata import (
     METADATA,
@@ -198,53 +197,6 @@ def test_one_and_two_ranks_with_and_without_workers_see_the_same(cache: Path) ->
             assert torch.equal(batch.images[rank::2], ranks[rank][step].images)
             assert torch.equal(batch.targets[rank::2], ranks[rank][step].targets)
             assert torch.equal(batch.positions[rank::2], ranks[rank][step].positions)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_shared_slots_change_nothing_for_who_uses_batches_at_once(
-    cache: Path, workers: int
-) -> None:
-    data = CachedHAM10000(cache)
-    expected = epoch(data, rank=0, replicas=1, batch=16, workers=0)
-    slots = make_slots(16, SIZE, workers)
-    sampler = EpochSampler(data.targets, "class", 7)
-    sampler.set_epoch(2)
-    batches = Batches(data, sampler, 16, Augment("strong", seed=7), slots=slots)
-    previous = None
-    for step, batch in enumerate(DataLoader(batches, batch_size=None, num_workers=workers)):
-        assert torch.equal(batch.images, expected[step].images)
-        # The one before is still whole too.
-        assert previous is None or torch.equal(previous, expected[step - 1].images)
-        previous = batch.images
-    for step, batch in enumerate(batches.load(workers)):
-        assert torch.equal(batch.images, expected[step].images)
-    with pytest.raises(ArgumentError, match="the slots are for"):
-        Batches(data, sampler, 8, slots=slots)
-    with pytest.raises(ArgumentError, match=r"5 workers need 12 slots.*make_slots"):
-        batches.load(5)
-
-
-@pytest.mark.parametrize("workers", [0, 1, 3])
-def test_threads_make_the_same_batches(cache: Path, workers: int) -> None:
-    data = CachedHAM10000(cache, metadata=["age"])
-    sampler = EpochSampler(data.targets, "class", 7)
-    sampler.set_epoch(2)
-    batches = Batches(data, sampler, 16, Augment("strong", seed=7))
-    loaded = list(batches.load(workers))
-    assert len(loaded) == len(batches)
-    for number, batch in enumerate(loaded):
-        assert all(torch.equal(*pair) for pair in zip(batch, batches[number], strict=True))
-    with pytest.raises(ArgumentError, match="workers must be at least 0"):
-        batches.load(-1)
-
-
-def test_the_loading_of_an_epoch_can_be_left_early(cache: Path) -> None:
-    data = CachedHAM10000(cache)
-    before = threading.active_count()
-    loading = Batches(data, EpochSampler(data.targets), 16, Augment("authors")).load(2)
-    next(loading)
-    loading.close()
-    assert threading.active_count() == before
 
 
 def test_batches_over_jpegs_and_over_the_cache_are_the_same(synthetic: Path, cache: Path) -> None:

@@ -6,10 +6,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from ham10000.data.augment import cutmix, mixup
-from ham10000.data.batches import Batch, Batches
+from ham10000.data.batches import Batch
 from ham10000.data.facts import CLASSES
 from ham10000.training.session import Session
 
@@ -31,24 +30,8 @@ def rest_of_epoch(session: Session) -> Iterator[Fed]:
     plan, state = session.plan, session.state
     done = plan.done_before(state.step_in_epoch)
     session.sampler.set_epoch(state.epoch, done)
-    on_cpu = session.fabric.device.type == "cpu"
-    batches = Batches(
-        session.data,
-        session.sampler,
-        plan.batch_size // plan.replicas,
-        session.augment if on_cpu else None,
-        slots=session.slots,
-    )
-    # A generator of its own, so that resuming leaves the one of dropout where it was.
-    loader: DataLoader[Batch] = DataLoader(
-        batches,
-        batch_size=None,
-        num_workers=session.recipe.data.workers,
-        pin_memory=not on_cpu,
-        generator=torch.Generator(),
-    )
     left = plan.batches - state.step_in_epoch * plan.accumulate
-    for batch in islice(loader, left):
+    for batch in islice(session.loader, left):
         yield _ready(session, batch)
 
 

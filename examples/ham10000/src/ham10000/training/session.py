@@ -1,6 +1,5 @@
 """All that a training run works with, built from its recipe, and as a checkpoint has it."""
 
-import math
 from dataclasses import dataclass
 from dataclasses import field as of
 from pathlib import Path
@@ -12,9 +11,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from ham10000.data.augment import Augment
-from ham10000.data.batches import make_slots
 from ham10000.data.dataset import HAM10000
 from ham10000.data.facts import CLASSES
+from ham10000.data.loading import BatchLoader
 from ham10000.data.samplers import BALANCES, EpochSampler
 from ham10000.errors import CheckpointError, TrainingError, closest
 from ham10000.evaluation.metrics import METRICS
@@ -60,7 +59,8 @@ class Session:
     sampler: EpochSampler
     plan: EpochPlan
     augment: Augment
-    slots: Tensor | None
+    loader: BatchLoader
+    """Of what trains, augmented where that is done on the CPU."""
     state: State = of(default_factory=State)
     tally: Tally = of(default_factory=Tally)
     wrapped: Any = None
@@ -121,6 +121,10 @@ def build_session(recipe: Recipe, run: RunFolder, cache: Path, fabric: Fabric) -
     )
     optimizer = build_optimizer(recipe.optimizer, model)
     counts = torch.bincount(torch.tensor(data.targets), minlength=len(CLASSES))
+    augment = Augment(
+        recipe.data.augment, recipe.seed, mean=recipe.model.mean, std=recipe.model.std
+    )
+    on_cpu = fabric.device.type == "cpu"
     return Session(
         recipe=recipe,
         run=run,
@@ -141,10 +145,16 @@ def build_session(recipe: Recipe, run: RunFolder, cache: Path, fabric: Fabric) -
         ),
         sampler=sampler,
         plan=plan,
-        augment=Augment(
-            recipe.data.augment, recipe.seed, mean=recipe.model.mean, std=recipe.model.std
+        augment=augment,
+        loader=BatchLoader(
+            data,
+            sampler,
+            plan.batch_size // plan.replicas,
+            augment if on_cpu else None,
+            workers=recipe.data.workers,
+            reuse_memory=on_cpu,
+            pin_memory=not on_cpu,
         ),
-        slots=_slots(recipe, fabric),
     )
 
 
@@ -217,10 +227,3 @@ def _check_monitor(recipe: Recipe) -> None:
 
 def _drawn(recipe: Recipe, counts: Tensor) -> Tensor:
     return torch.where(counts > 0, counts.double() ** BALANCES[recipe.data.balance], 0.0)
-
-
-def _slots(recipe: Recipe, fabric: Fabric) -> Tensor | None:
-    if fabric.device.type != "cpu":
-        return None
-    per_rank = math.ceil(recipe.training.batch_size / fabric.world_size)
-    return make_slots(per_rank, recipe.data.size, recipe.data.workers)

@@ -147,7 +147,7 @@ class Augment:
         result = out
         if result is None:
             result = torch.empty(images.shape, dtype=torch.float32, device=images.device)
-        for part in _parts(images, 2):
+        for part in _parts(images):
             values = images[part]
             if places is not None and values.device.type == "cpu":
                 values = geometry.warp_bytes(values, places[part])
@@ -160,7 +160,7 @@ class Augment:
             else:
                 result[part].copy_(values).mul_(1 / (255 * std)).sub_(mean / std)
         if self.preset.paints:
-            for part in _parts(images, 8):
+            for part in _parts(images):
                 self._paint(result[part].clamp_(0, 1), positions[part], epoch)
                 result[part].sub_(mean).div_(std)
         return result
@@ -211,8 +211,8 @@ class Augment:
             draw_rulers(images, self.seed, epoch, positions, preset.rulers)
 
 
-def _parts(images: Tensor, few: int) -> Iterator[slice]:
-    # On a CPU a few images at a time stay in its cache, which is three times as fast at 224 x 224.
-    step = few if images.device.type == "cpu" else max(1, len(images))
+def _parts(images: Tensor) -> Iterator[slice]:
+    # On a CPU a few images at a time stay in its cache from one operation to the next.
+    step = 8 if images.device.type == "cpu" else max(1, len(images))
     for start in range(0, len(images), step):
         yield slice(start, start + step)

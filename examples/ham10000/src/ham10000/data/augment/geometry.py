@@ -92,8 +92,7 @@ def warp(images: Tensor, matrices: Tensor, *, nearest: bool = False) -> Tensor:
         (B, C, H, W).
     """
     height, width = images.shape[2:]
-    across = torch.linspace(-1, 1, width, device=images.device)
-    down = torch.linspace(-1, 1, height, device=images.device)
+    across, down = (_middles(count, images.device) for count in (width, height))
     grid = images.new_empty((len(images), 2, height, width), dtype=torch.float32)
     # Each coordinate is a sum of one that varies along a row and one along a column, and all x lie
     # before all y: that is ten times as fast as the matrix product of affine_grid.
@@ -106,6 +105,11 @@ def warp(images: Tensor, matrices: Tensor, *, nearest: bool = False) -> Tensor:
     mode = "nearest" if nearest else "bilinear"
     grid = grid.permute(0, 2, 3, 1).to(images.dtype)
     return F.grid_sample(images, grid, mode, "zeros", align_corners=True)
+
+
+def _middles(count: int, device: torch.device) -> Tensor:
+    """Return the pixels' coordinates along an axis, from -1 to 1; a single one is in the middle."""
+    return torch.linspace(-1, 1, count, device=device) if count > 1 else torch.zeros(1).to(device)
 
 
 def warp_bytes(images: Tensor, matrices: Tensor) -> Tensor:

@@ -1,0 +1,162 @@
+"""Epoch after epoch of batches, made ahead of their use by processes that stay.
+
+    loader = BatchLoader(data, sampler, batch_size=64, augment=augment, workers=2)
+    for epoch in range(10):
+        sampler.set_epoch(epoch)
+        for batch in loader: ...
+
+A `DataLoader` hands over what its workers made: it opens and maps memory for each tensor, which
+takes as long as reading and augmenting it did. Here workers write images into memory that all
+processes share, and hand over its number; all else about a batch is known before.
+"""
+
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ham10000.data.batches import Augmentation, Batch, Batches
+from ham10000.data.dataset import HAM10000
+from ham10000.data.samplers import EpochSampler, SequentialShard
+from ham10000.errors import ArgumentError
+
+__all__ = ["BatchLoader"]
+
+AHEAD = 2
+"""How many batches a worker makes ahead of their use; as many as a `DataLoader`'s."""
+
+Job: TypeAlias = tuple[int, NDArray[np.int64], NDArray[np.int64], int]
+"""Where a batch's images go, which they are, their positions in the epoch, and the epoch."""
+
+
+class BatchLoader:
+    """The batches of the epoch that the sampler is at, each time that it is gone through.
+
+    Batches are those of `Batches`, to the last bit, with any number of workers.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ham10000.data.augment import Augment
+        >>> from ham10000.data.dataset import HAM10000
+        >>> from ham10000.data.loading import BatchLoader
+        >>> from ham10000.data.samplers import EpochSampler
+        >>> from ham10000.data.synthetic import synthesize
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     synthesize(Path(folder) / "set", images=20, seed=0, width=60)
+        ...     data = HAM10000(Path(folder) / "set", size=32)
+        ...     loader = BatchLoader(data, EpochSampler(data.targets), 8, Augment("authors"))
+        ...     [tuple(batch.images.shape) for batch in loader]
+        [(8, 3, 32, 32), (8, 3, 32, 32), (4, 3, 32, 32)]
+
+    Args:
+        data: where images come from.
+        sampler: which of them, in which order; `set_epoch` before going through the loader.
+        batch_size: of this rank.
+        augment: what is done to each batch; leave it out where that is done on a GPU.
+        drop_last: leave the last batch out if it is short.
+        workers: how many processes make batches; 0 makes each when it is asked for, in this one.
+        reuse_memory: give out the memory that workers write to. It saves a copy, and the time that
+            the system takes to find memory for it, but a batch's images last only until the next
+            but one is asked for: use them at once, and keep none.
+        pin_memory: copy images to page-locked memory, from which a GPU takes them by itself.
+
+    Raises:
+        ArgumentError: an argument can't be.
+    """
+
+    def __init__(
+        self,
+        data: HAM10000,
+        sampler: EpochSampler | SequentialShard,
+        batch_size: int,
+        augment: Augmentation | None = None,
+        *,
+        drop_last: bool = False,
+        workers: int = 0,
+        reuse_memory: bool = False,
+        pin_memory: bool = False,
+    ) -> None:
+        if workers < 0:
+            raise ArgumentError(f"loading batches: workers must be at least 0, not {workers}.")
+        if data.size is None:
+            raise ArgumentError(
+                "loading batches: the images are of their files' sizes, and a batch needs one. "
+                "Open the data set with size=."
+            )
+        self.data, self.sampler, self.batch_size, self.drop_last = (
+            data,
+            sampler,
+            batch_size,
+            drop_last,
+        )
+        self.reuse_memory, self.pin_memory = reuse_memory, pin_memory
+        Batches(data, sampler, batch_size)  # which refuses what can't be
+        # Those under way, one that is used, and the one before it.
+        number = workers * AHEAD + 2
+        dtype = torch.uint8 if augment is None else torch.float32
+        self._slots = torch.empty(number, batch_size, 3, data.size, data.size, dtype=dtype)
+        self._slots.share_memory_()  # type: ignore[no-untyped-call]
+        self._jobs = _Jobs(number)
+        self._filled: DataLoader[int] = DataLoader(
+            _Slots(data, augment, self._slots),
+            batch_size=None,
+            sampler=self._jobs,
+            num_workers=workers,
+            prefetch_factor=AHEAD if workers else None,
+            persistent_workers=workers > 0,
+            # Its own, so that the one of dropout isn't drawn from.
+            generator=torch.Generator(),
+        )
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self.sampler), self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = Batches(self.data, self.sampler, self.batch_size, drop_last=self.drop_last)
+        self._jobs.batches = batches
+        for number, slot in enumerate(self._filled):
+            indices, positions = batches.members(number)
+            images = self._slots[slot, : len(indices)]
+            if self.pin_memory:
+                images = images.pin_memory()
+            elif not self.reuse_memory:
+                images = images.clone()
+            yield batches.around(images, indices, positions)
+
+
+class _Jobs(Sampler[Job]):
+    """What is to be done for an epoch, batch by batch."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self.batches: Batches | None = None
+
+    def __iter__(self) -> Iterator[Job]:
+        batches = self.batches
+        for number in range(len(batches) if batches is not None else 0):
+            assert batches is not None
+            indices, positions = batches.members(number)
+            yield number % self.slots, indices.numpy(), positions.numpy(), batches.epoch
+
+
+class _Slots(Dataset[int]):
+    """Memory for batches, which does the jobs that it is asked for."""
+
+    def __init__(self, data: HAM10000, augment: Augmentation | None, slots: Tensor) -> None:
+        self.data, self.augment, self.slots = data, augment, slots
+
+    def __getitem__(self, job: Job) -> int:
+        slot, indices, positions, epoch = job
+        out = self.slots[slot, : len(indices)]
+        if self.augment is None:
+            out.copy_(self.data.read(indices.tolist())[0])
+        else:
+            images, _ = self.data.read(indices.tolist())
+            self.augment(images, torch.from_numpy(positions), epoch, out=out)
+        return slot

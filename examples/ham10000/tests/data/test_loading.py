@@ -1,0 +1,114 @@
+"""Batches from processes that stay, in memory that is used again."""
+
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from ham10000.data.augment import Augment
+from ham10000.data.batches import Batches
+from ham10000.data.dataset import HAM10000, CachedHAM10000
+from ham10000.data.loading import BatchLoader
+from ham10000.data.prepare import prepare
+from ham10000.data.samplers import EpochSampler, SequentialShard
+from ham10000.errors import ArgumentError
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def data(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> CachedHAM10000:
+    cache = tmp_path_factory.mktemp("loading") / "cache"
+    return CachedHAM10000(prepare(synthetic, cache, SIZE).cache.path, metadata=["age"])
+
+
+def same(one, other) -> bool:
+    return all(torch.equal(*pair) for pair in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("augment", [None, Augment("strong", seed=7)], ids=["bytes", "strong"])
+def test_batches_are_those_of_the_data_set_of_batches(data, workers, augment) -> None:
+    sampler = EpochSampler(data.targets, "class", 7)
+    loader = BatchLoader(data, sampler, 16, augment, workers=workers)
+    for epoch, done in ((0, 0), (2, 0), (1, 160), (1, len(sampler) - 3)):
+        sampler.set_epoch(epoch, done)
+        batches = Batches(data, sampler, 16, augment)
+        loaded = list(loader)
+        assert len(loaded) == len(loader) == len(batches)
+        assert all(same(batch, batches[number]) for number, batch in enumerate(loaded))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_memory_that_is_used_again_lasts_for_two_batches(data, workers) -> None:
+    augment, sampler = Augment("authors"), EpochSampler(data.targets)
+    expected = [batch.images for batch in Batches(data, sampler, 16, augment)]
+    loader = BatchLoader(data, sampler, 16, augment, workers=workers, reuse_memory=True)
+    places = set()
+    previous = None
+    for number, batch in enumerate(loader):
+        assert torch.equal(batch.images, expected[number])
+        assert previous is None or torch.equal(previous, expected[number - 1])
+        previous = batch.images
+        places.add(batch.images.data_ptr())
+    assert len(places) == 2 * workers + 2 < len(expected)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_that_was_left_early_does_not_show_in_the_next(data, workers) -> None:
+    augment, sampler = Augment("authors"), EpochSampler(data.targets)
+    loader = BatchLoader(data, sampler, 16, augment, workers=workers, reuse_memory=True)
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        assert same(next(iter(loader)), Batches(data, sampler, 16, augment)[0])
+    sampler.set_epoch(3)
+    expected = Batches(data, sampler, 16, augment)
+    assert all(same(batch, expected[number]) for number, batch in enumerate(loader))
+
+
+def test_workers_stay_from_epoch_to_epoch_and_end_with_the_loader(data) -> None:
+    def workers() -> set[int]:
+        return {child.pid for child in psutil.Process().children()}
+
+    before = workers()
+    loader = BatchLoader(data, EpochSampler(data.targets), 16, workers=2)
+    seen = []
+    for _ in range(2):
+        assert len(list(loader)) == len(loader)
+        seen.append(workers() - before)
+    assert len(seen[0]) == 2
+    assert seen[0] == seen[1]
+    del loader
+    assert not workers() - before
+
+
+def test_the_random_numbers_of_this_process_are_left_alone(data) -> None:
+    loader = BatchLoader(data, EpochSampler(data.targets), 16, Augment("strong"), workers=1)
+    state = torch.get_rng_state()
+    list(loader)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_short_last_batch_can_be_left_out(data) -> None:
+    loader = BatchLoader(data, SequentialShard(len(data), 1, 2), 50, drop_last=True)
+    assert [len(batch.images) for batch in loader] == [50] * (len(data) // 2 // 50)
+    assert len(loader) == len(data) // 2 // 50
+
+
+def test_what_cannot_be_loaded_is_refused(data, synthetic: Path) -> None:
+    sampler = EpochSampler(data.targets)
+    with pytest.raises(ArgumentError, match="workers must be at least 0, not -1"):
+        BatchLoader(data, sampler, 16, workers=-1)
+    with pytest.raises(ArgumentError, match="batch_size must be at least 1"):
+        BatchLoader(data, sampler, 0)
+    with pytest.raises(ArgumentError, match="Open the data set with size="):
+        BatchLoader(HAM10000(synthetic), sampler, 16)
+
+
+def test_an_error_of_a_worker_arrives(data, tmp_path: Path, synthetic: Path) -> None:
+    torn = HAM10000(synthetic, size=SIZE)
+    torn._paths[torn.rows[3]] = tmp_path / "gone.jpg"
+    loader = BatchLoader(torn, SequentialShard(len(torn)), 16, workers=1)
+    with pytest.raises(Exception, match=r"gone\.jpg"):
+        list(loader)
