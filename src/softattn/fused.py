@@ -158,7 +158,13 @@ def recomputed(
         views = [t.view_as(t) if isinstance(t, Tensor) else t for t in inputs]
         outputs = function(*views)
     wanted = [t for t in views if isinstance(t, Tensor) and t.requires_grad]
-    pairs = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if grad is not None]
+    pairs = [
+        (out, grad)
+        for out, grad in zip(outputs, grads, strict=True)
+        if grad is not None and out.requires_grad
+    ]
+    if not pairs:
+        return iter([None] * len(inputs))
     found = torch.autograd.grad(
         [out for out, _ in pairs],
         wanted,

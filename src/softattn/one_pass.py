@@ -45,7 +45,7 @@ def use_triton(on: bool = True) -> ExitStack:
         >>> from softattn import SoftAttentionBlock
         >>> from softattn.functional import use_triton
         >>> block = SoftAttentionBlock(in_channels=192)
-        >>> with use_triton():
+        >>> with use_triton(torch.cuda.is_available()):
         ...     features = block(torch.randn(2, 192, 8, 8))
 
     Args:

@@ -24,7 +24,7 @@ _BLOCK_MAPS = 16  # most maps summed at a time
 _BLOCK_OUT = 2048  # most results at a time, of which
 _BLOCK_POSITIONS = 64  # most positions
 
-# The bodies below run on a GPU, or rewritten by Triton's interpreter, where coverage can't see.
+# What follows runs on a GPU, or in a process of Triton's interpreter, where coverage can't see it.
 
 
 @triton.jit
@@ -146,7 +146,7 @@ def run(
     concat: bool,
     pool: int,
     relu: bool,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:  # pragma: no cover
     """Give the features and the maps of x (B, C, H, W) and logits (B, K, H, W), B > 0."""
     samples, channels, height, width = x.shape
     num_maps, positions = logits.shape[1], height * width
