@@ -105,8 +105,19 @@ def test_dtypes_and_memory_formats(dtype, memory_format):
 
 def test_a_part_of_a_larger_tensor():
     x = torch.randn(2, 40, 9, 8)[:, ::2, 1:, :-1]
-    assert not x.is_contiguous()
-    assert_equal(block_of(), x)
+    block = block_of()
+    ours = block(x)
+    with use_triton(False):
+        torch.testing.assert_close(ours, block(x))
+
+
+def test_products_are_rounded_as_torch_rounds_them():
+    # Not in bfloat16, to which the interpreter cuts numbers off. GPUs round them.
+    block, x = block_of(dtype=torch.float16), torch.randn(2, 20, 7, 6).half()
+    ours = block(x)
+    with use_triton(False):
+        same = ours == block(x)
+    assert same.float().mean() > 0.99  # all, but where the sum of maps is at a tie
 
 
 @pytest.mark.parametrize("concat", [True, False])

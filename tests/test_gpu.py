@@ -80,14 +80,11 @@ def test_one_pass_equals_plain_torch(one_pass, shape, pool, dtype, memory_format
 
     ours = everything()
     assert len(one_pass) == 1
+    assert ours[0].is_contiguous(memory_format=memory_format)
     tolerance = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}[dtype]
     with use_triton(False):
         for found, plain in zip(ours, everything(), strict=True):
-            assert (found.dtype, found.shape, found.stride()) == (
-                plain.dtype,
-                plain.shape,
-                plain.stride(),
-            )
+            assert (found.dtype, found.shape) == (plain.dtype, plain.shape)
             scale = plain.abs().max().clamp(min=1e-2)
             assert ((found - plain).abs().max() / scale) < tolerance
 
