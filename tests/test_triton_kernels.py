@@ -80,3 +80,26 @@ def test_the_kernels_compile(compiled, dtype, capability):
             BLOCK_MAPS=16,
         )
         assert features["cubin"]
+
+
+def test_they_compile_where_sizes_are_one(compiled):
+    """Triton makes a constant of an argument that is 1."""
+    from softattn import triton_kernels as kernels
+
+    sizes = ("channels", "num_maps", "height", "width", "rows", "columns")
+    strides = ("x_channel", "x_position", "out_channel", "out_position")
+    blocks = {"BLOCK_POSITIONS": 1, "BLOCK_CHANNELS": 1, "BLOCK_MAPS": 1}
+    asm = compiled(
+        kernels._features_kernel,
+        80,
+        {"x": "*fp32", "maps": "*fp32", "gamma": "*fp32", "out": "*fp32"},
+        **dict.fromkeys((*sizes, *strides), 1),
+        **blocks,
+        POOL=2,
+        CONCAT=True,
+        RELU=True,
+    )
+    assert asm["cubin"]
+    names = ("num_maps", "positions", "stride_sample", "stride_map", "stride_position", "BLOCK")
+    pointers = {"logits": "*fp32", "maps": "*fp32"}
+    assert compiled(kernels._maps_kernel, 80, pointers, **dict.fromkeys(names, 1))["cubin"]
