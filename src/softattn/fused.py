@@ -138,11 +138,13 @@ class FusedAttention(torch.autograd.Function):
 
 
 def _dot(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """Sum a * b over the channels, (B, C, H, W) to (B, 1, H, W), some samples at a time."""
+    """Sum a * b over the channels, (B, C, H, W) to (B, 1, H, W), some samples at a time.
+
+    On a GPU all at once, since each piece would cost two launches there.
+    """
     sample_bytes = a[0].numel() * a.element_size() if len(a) else 1
-    pieces = zip(
-        *(torch.split(t, max(1, _PIECE_BYTES // sample_bytes)) for t in (a, b)), strict=True
-    )
+    samples = _PIECE_BYTES // sample_bytes if a.device.type == "cpu" else len(a)
+    pieces = zip(*(torch.split(t, max(1, samples)) for t in (a, b)), strict=True)
     return torch.cat([(p * q).sum(dim=1, keepdim=True, dtype=dtype) for p, q in pieces])
 
 
