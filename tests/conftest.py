@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-# Scripts for TensorFlow's interpreter, not tests.
-collect_ignore = ["data", "keras_reference.py"]
+# For other interpreters, in processes of their own.
+collect_ignore = ["data", "keras_reference.py", "on_interpreter.py"]
 
 
 @pytest.fixture(autouse=True)

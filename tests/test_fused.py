@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from softattn import fused
@@ -228,3 +229,18 @@ def test_meta_tensors(calls):
     soft_attention(*given).sum().backward()
     assert all(t.grad.shape == t.shape for t in given)
     assert calls
+
+
+@pytest.mark.parametrize(("device", "pieces"), [("cpu", 3), ("meta", 1)])
+def test_only_a_cpu_goes_piece_by_piece(device, pieces):
+    multiplied = []
+
+    class Counting(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            multiplied.extend([func] if func is torch.ops.aten.mul.Tensor else [])
+            return func(*args, **(kwargs or {}))
+
+    x = inputs()["x"].detach().to(device)
+    with Counting():
+        assert fused._dot(x, x, x.dtype).shape == (5, 1, 5, 3)
+    assert len(multiplied) == pieces

@@ -3,7 +3,15 @@ import sys
 
 import pytest
 
-OPTIONAL = ["h5py", "huggingface_hub", "matplotlib", "onnxruntime", "safetensors", "timm"]
+OPTIONAL = [
+    "h5py",
+    "huggingface_hub",
+    "matplotlib",
+    "onnxruntime",
+    "safetensors",
+    "softattn.triton_kernels",
+    "timm",
+]
 
 
 @pytest.mark.parametrize("module", ["softattn", "softattn.cli"])

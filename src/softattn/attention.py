@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from softattn import functional
 from softattn.checks import finite_number, fraction, odd_pair, whole_number
 from softattn.functional import Activation
+from softattn.one_pass import OnePass, usable, wanted
 
 __all__ = ["SoftAttention", "SoftAttentionBlock", "SpatialAttention"]
 
@@ -257,10 +258,29 @@ class SoftAttentionBlock(nn.Module):
 
     def forward(self, x: Tensor, return_maps: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Give the block's features; with `return_maps` give (features, maps)."""
-        attended, maps = self.attention(x, return_maps=True)
-        features = torch.cat([self._pooled(x), self._pooled(attended)], dim=1)
-        features = F.dropout(F.relu(features), self.drop_rate, self.training)
+        features, maps = self._attended(x)
+        features = F.dropout(features, self.drop_rate, self.training)
         return (features, maps) if return_maps else features
+
+    def _attended(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        attention = self.attention
+        if wanted(x) and _only_the_equation(attention):
+            weight, bias, gamma = attention.weight, attention.bias, attention.gamma
+            if usable(x, weight, bias, gamma):
+                logits = functional.attention_logits(x, weight, bias, attention.activation)
+                options = {"concat": True, "pool": self.pool, "relu": True}
+                features, maps = OnePass.apply(self._plain, options, x, logits, gamma)
+                attention.emit(features, maps, return_maps=True)
+                return features, maps
+        attended, maps = attention(x, return_maps=True)
+        return self._combined(x, attended), maps
+
+    def _plain(self, x: Tensor, logits: Tensor, gamma: Tensor | None) -> tuple[Tensor, Tensor]:
+        maps = functional.spatial_softmax(logits)
+        return self._combined(x, functional.attend(x, maps, gamma)), maps
+
+    def _combined(self, x: Tensor, attended: Tensor) -> Tensor:
+        return F.relu(torch.cat([self._pooled(x), self._pooled(attended)], dim=1))
 
     def _pooled(self, x: Tensor) -> Tensor:
         if self.pool == 1:
@@ -275,3 +295,14 @@ class SoftAttentionBlock(nn.Module):
     def extra_repr(self) -> str:
         """Give the arguments that are the block's own, for `print(module)`."""
         return f"pool={self.pool}, drop_rate={self.drop_rate}"
+
+
+def _only_the_equation(module: nn.Module) -> bool:
+    """Say whether calling a module sums the maps, scales by the sum, and does nothing else."""
+    hooks = (
+        module._forward_pre_hooks,
+        module._forward_hooks,
+        module._backward_pre_hooks,
+        module._backward_hooks,
+    )
+    return type(module) is SoftAttention and module.aggregate and not any(hooks)

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from softattn.errors import ArgumentError, ArgumentTypeError, ShapeError, closest
 from softattn.fused import FusedAttention, worth_fusing
+from softattn.one_pass import OnePass, usable, use_triton
 
-__all__ = ["attend", "attention_maps", "soft_attention", "spatial_softmax"]
+__all__ = ["attend", "attention_maps", "soft_attention", "spatial_softmax", "use_triton"]
 
 Activation: TypeAlias = str | Callable[[Tensor], Tensor] | None
 
@@ -107,7 +108,15 @@ def soft_attention(
     def equation(
         x: Tensor, weight: Tensor, bias: Tensor | None, gamma: Tensor | float | None
     ) -> tuple[Tensor, Tensor]:
-        maps = attention_maps(x, weight, bias, activation=activation)
+        logits = attention_logits(x, weight, bias, activation)
+        if aggregate and usable(x, weight, bias, gamma):
+            options = {"concat": concat, "pool": 1, "relu": False}
+            features, maps = OnePass.apply(tail, options, x, logits, gamma)
+            return features, maps
+        return tail(x, logits, gamma)
+
+    def tail(x: Tensor, logits: Tensor, gamma: Tensor | float | None) -> tuple[Tensor, Tensor]:
+        maps = spatial_softmax(logits)
         return attend(x, maps, gamma, aggregate=aggregate, concat=concat), maps
 
     if activation is None and worth_fusing(x, weight, bias, gamma):
@@ -145,10 +154,17 @@ def attention_maps(
     Raises:
         ShapeError: `x`, `weight` and `bias` don't fit one another.
     """
+    return spatial_softmax(attention_logits(x, weight, bias, activation))
+
+
+def attention_logits(
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation
+) -> Tensor:
+    """Compute what the softmax of `attention_maps` is taken of, (B, K, H, W)."""
     _check_shapes(x, weight, bias)
     height, width = weight.shape[2:]
     logits = F.conv2d(x, weight, bias, padding=(height // 2, width // 2))
-    return spatial_softmax(get_activation(activation)(logits))
+    return get_activation(activation)(logits)
 
 
 def spatial_softmax(logits: Tensor) -> Tensor:

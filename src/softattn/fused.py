@@ -13,7 +13,14 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["Equation", "FusedAttention", "worth_fusing"]
+__all__ = [
+    "Equation",
+    "FusedAttention",
+    "eager",
+    "only_reverse_mode",
+    "recomputed",
+    "worth_fusing",
+]
 
 # From (x, weight, bias, gamma) to the features and the maps, in plain torch.
 Equation: TypeAlias = Callable[[Tensor, Tensor, Tensor | None, Any], tuple[Tensor, Tensor]]
@@ -32,8 +39,7 @@ def worth_fusing(
     A compiler or an exporter fuses better than we do, and can't see into a backward of ours.
     Transforms of `torch.func`, forward mode and autocast have rules for plain operations.
     """
-    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    if tracing or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if not eager() or not torch.is_grad_enabled():
         return False
     if (isinstance(gamma, Tensor) and gamma.ndim) or x.numel() * x.element_size() < _LEAST_BYTES:
         return False
@@ -42,8 +48,20 @@ def worth_fusing(
     return (
         any(tensor.requires_grad for tensor in given)
         and not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device))
-        and not torch._C._are_functorch_transforms_active()
-        and all(_tangent(tensor) is None for tensor in given)
+        and only_reverse_mode(*given)
+    )
+
+
+def eager() -> bool:
+    """Say whether operations run now, and nobody writes down which."""
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return not (tracing or torch.compiler.is_compiling())
+
+
+def only_reverse_mode(*inputs: Tensor | float | None) -> bool:
+    """Say whether no transform of `torch.func` and no forward mode sees the operations."""
+    return not torch._C._are_functorch_transforms_active() and all(
+        _tangent(tensor) is None for tensor in inputs if isinstance(tensor, Tensor)
     )
 
 
@@ -83,7 +101,7 @@ class FusedAttention(torch.autograd.Function):
         x, weight, bias, learned, maps = ctx.saved_tensors
         gamma = ctx.gamma if learned is None else learned
         if torch.is_grad_enabled():
-            grads = _differentiable(ctx.equation, (x, weight, bias, gamma), (grad, grad_maps))
+            grads = recomputed(ctx.equation, (x, weight, bias, gamma), (grad, grad_maps))
             return None, None, None, *grads
         wanted = ctx.needs_input_grad[3:]
         grad_gamma = None
@@ -120,30 +138,40 @@ class FusedAttention(torch.autograd.Function):
 
 
 def _dot(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """Sum a * b over the channels, (B, C, H, W) to (B, 1, H, W), some samples at a time."""
+    """Sum a * b over the channels, (B, C, H, W) to (B, 1, H, W), some samples at a time.
+
+    On a GPU all at once, since each piece would cost two launches there.
+    """
     sample_bytes = a[0].numel() * a.element_size() if len(a) else 1
-    pieces = zip(
-        *(torch.split(t, max(1, _PIECE_BYTES // sample_bytes)) for t in (a, b)), strict=True
-    )
+    samples = _PIECE_BYTES // sample_bytes if a.device.type == "cpu" else len(a)
+    pieces = zip(*(torch.split(t, max(1, samples)) for t in (a, b)), strict=True)
     return torch.cat([(p * q).sum(dim=1, keepdim=True, dtype=dtype) for p, q in pieces])
 
 
-def _differentiable(
-    equation: Equation,
+def recomputed(
+    function: Callable[..., tuple[Tensor, ...]],
     inputs: tuple[Any, ...],
-    grads: tuple[Tensor | None, Tensor | None],
+    grads: tuple[Tensor | None, ...],
 ) -> Iterator[Tensor | None]:
-    """Give the gradients by autograd, which can differentiate them again."""
-    # Views, since one of the inputs may have been computed from another.
-    views = [t.view_as(t) if isinstance(t, Tensor) else t for t in inputs]
+    """Give the gradients of a function by autograd: where wanted, to be differentiated again."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Views, since one of the inputs may have been computed from another.
+        views = [t.view_as(t) if isinstance(t, Tensor) else t for t in inputs]
+        outputs = function(*views)
     wanted = [t for t in views if isinstance(t, Tensor) and t.requires_grad]
-    outputs = equation(views[0], views[1], views[2], views[3])
-    pairs = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if grad is not None]
+    pairs = [
+        (out, grad)
+        for out, grad in zip(outputs, grads, strict=True)
+        if grad is not None and out.requires_grad
+    ]
+    if not pairs:
+        return iter([None] * len(inputs))
     found = torch.autograd.grad(
         [out for out, _ in pairs],
         wanted,
         [grad for _, grad in pairs],
-        create_graph=True,
+        create_graph=create_graph,
         allow_unused=True,
     )
     by_view = {id(view): grad for view, grad in zip(wanted, found, strict=True)}
