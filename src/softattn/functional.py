@@ -184,7 +184,7 @@ def spatial_softmax(logits: Tensor) -> Tensor:
         (B, K, H, W), in float32 at least.
     """
     dtype = torch.promote_types(logits.dtype, torch.float32)
-    return logits.flatten(2).softmax(dim=-1, dtype=dtype).reshape(logits.shape)
+    return logits.flatten(2).softmax(dim=-1, dtype=dtype).view_as(logits)
 
 
 def attend(

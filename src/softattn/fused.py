@@ -28,7 +28,7 @@ Equation: TypeAlias = Callable[[Tensor, Tensor, Tensor | None, Any], tuple[Tenso
 # Of a product that is summed right away: the cache of a core holds it.
 _PIECE_BYTES = 2**19
 # Smaller feature maps stay in the cache themselves, and calls cost more than passes.
-_LEAST_BYTES = 2**23
+_LEAST_BYTES = 2**22
 
 
 def worth_fusing(
