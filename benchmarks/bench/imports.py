@@ -1,11 +1,13 @@
 """What `import softattn` adds to importing torch and torchvision."""
 
+from collections.abc import Iterator
+
 from import_time import measure
 
 from bench.harness import Row, compare
 
 
-def imports(quick: bool, rounds: int, threads: int) -> list[Row]:
+def imports(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
     """Import in new interpreters, both sides in turn; share within one interpreter."""
     del quick, threads
     measure("import softattn")
@@ -14,4 +16,4 @@ def imports(quick: bool, rounds: int, threads: int) -> list[Row]:
         base, added = measure("import softattn")
         times["torch, torchvision"].append((base, base))
         times["and softattn"].append((base + added, base + added))
-    return compare("import", "in one interpreter", times, "torch, torchvision")
+    yield compare("import", "in one interpreter", times, "torch, torchvision")

@@ -1,6 +1,7 @@
-"""The layer beside the Conv3d form, plain torch, timm's attentions and the bare convolution."""
+"""The layer beside the Conv3d form, plain torch, timm's attentions and the limits."""
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from timm.layers import EcaModule, SEModule
@@ -8,42 +9,47 @@ from timm.layers.cbam import CbamModule
 from torch import Tensor
 
 from bench.harness import Row, Work, compare, take_turns
-from bench.memory import peak_memory
+from bench.machine import Rates, rates
 from bench.others import Conv3dAttention, bare, plain
-from softattn import SoftAttention, SoftAttentionBlock
+from softattn import SoftAttention
 
 SHAPES = [(192, 8, 8), (1536, 8, 8), (2048, 7, 7), (512, 28, 28), (256, 56, 56)]
-MOST_BYTES = 2**28  # of x: beyond it two cores take minutes
-MOST_BYTES_CONV3D = 2**26
+SMALLER = [(192, 8, 8), (1536, 8, 8), (512, 28, 28)]
+MOST_BYTES_CONV3D = 2**26  # of x: beyond it that form alone takes seconds a call
 FORMATS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
+FORWARD, BOTH = "forward", "forward+backward"
+# Sizes of x that must go through memory beside the convolution. Forward reads x and writes the
+# result. Backward reads x and the gradient for the scales' gradient, and reads the gradient and
+# adds to what the convolution left.
+PASSES = {FORWARD: 2, BOTH: 7}
+
+Forward = Callable[[], Tensor]
 
 
-def cases(quick: bool) -> Iterator[tuple[torch.Tensor, str]]:
+def maps_of(
+    shapes: Sequence[tuple[int, int, int]] = SMALLER,
+    batches: Sequence[int] = (16,),
+    dtypes: Sequence[torch.dtype] = (torch.float32,),
+    formats: Sequence[str] = ("NCHW",),
+) -> Iterator[tuple[Tensor, str]]:
     """Give feature maps, and what to call them."""
-    shapes = [(192, 8, 8), (1536, 8, 8), (512, 28, 28)] if quick else SHAPES
     for channels, height, width in shapes:
-        for batch in (16,) if quick else (1, 16, 64):
-            for dtype in (torch.float32,) if quick else (torch.float32, torch.bfloat16):
-                for name, memory_format in FORMATS.items():
-                    if quick and name == "NHWC":
-                        continue
-                    if dtype is torch.bfloat16 and batch != 16:
-                        continue
-                    if batch * channels * height * width * dtype.itemsize > MOST_BYTES:
-                        continue
+        for batch in batches:
+            for dtype in dtypes:
+                for name in formats:
                     x = torch.randn(batch, channels, height, width).to(dtype)
                     label = f"{batch}x{channels}x{height}x{width} {str(dtype)[6:]} {name}"
-                    yield x.to(memory_format=memory_format), label
+                    yield x.to(memory_format=FORMATS[name]), label
 
 
-def sides(x: Tensor, compiled: bool) -> dict[str, Callable[[], Tensor]]:
+def sides(x: Tensor) -> dict[str, Forward]:
     """Give each side's forward pass."""
     channels, dtype = x.shape[1], x.dtype
     ours = SoftAttention(channels, dtype=dtype)
     weight, bias, gamma = ours.weight, ours.bias, ours.gamma
     assert gamma is not None
     conv3d = Conv3dAttention(channels).to(dtype)
-    found = {
+    found: dict[str, Forward] = {
         "bare convolution": lambda: bare(x, weight, bias),
         "softattn": lambda: ours(x),
         "plain torch": lambda: plain(x, weight, bias, gamma),
@@ -53,13 +59,10 @@ def sides(x: Tensor, compiled: bool) -> dict[str, Callable[[], Tensor]]:
     for name, module in (("SE", SEModule), ("CBAM", CbamModule), ("ECA", EcaModule)):
         other = module(channels).to(dtype)
         found[f"{name} (timm)"] = lambda other=other: other(x)
-    if compiled:
-        fast = torch.compile(ours, fullgraph=True)
-        found["softattn, compiled"] = lambda: fast(x)
     return found
 
 
-def with_backward(forward: Callable[[], Tensor], x: Tensor) -> Work:
+def with_backward(forward: Forward, x: Tensor) -> Work:
     """Run forward and backward; the gradient that comes in is dense and already there."""
     out = forward()
     incoming = torch.randn_like(out)
@@ -85,81 +88,92 @@ def parameters_of(out: Tensor) -> list[Tensor]:
     return found
 
 
-def layer(quick: bool, rounds: int, threads: int) -> list[Row]:
-    """Time the layer, forward without gradients, and forward and backward."""
-    rows = []
-    for x, name in cases(quick):
-        compiled = not quick and name.startswith("16x1536") and "float32 NCHW" in name
-        forward = sides(x, compiled)
+def with_limits(rows: list[Row], x: Tensor, part: str, speed: Rates, num_maps: int = 16) -> None:
+    """Add shares of the product rate, and the limit: the bare convolution, and bytes copied."""
+    positions = x.numel() // x.shape[1]
+    operations = 2 * positions * x.shape[1] * 9 * num_maps * (1 if part == FORWARD else 3)
+    for i, row in enumerate(rows):
+        if row.side.startswith(("bare", "softattn", "plain", "Conv3d")):
+            share = operations / (row.milliseconds / 1000) / speed.products
+            rows[i] = dataclasses.replace(row, share=share)
+    moved = PASSES[part] * x.numel() * x.element_size()
+    limit = rows[0].milliseconds + 1000 * moved / speed.bytes
+    ratio = limit / rows[0].milliseconds
+    rows.append(Row(part, rows[0].case, "limit", limit, ratio, ratio, ratio, ratio, ratio))
+
+
+def forward_and_both(
+    cases: Iterator[tuple[Tensor, str]],
+    build: Callable[[Tensor], dict[str, Forward]],
+    rounds: int,
+    threads: int,
+    most: float,
+) -> Iterator[list[Row]]:
+    """Time sides forward without gradients, and forward and backward."""
+    speeds: dict[torch.dtype, Rates] = {}
+    for x, name in cases:
+        if x.dtype not in speeds:
+            speeds[x.dtype] = rates(threads, x.dtype)
+        forward = build(x)
         with torch.no_grad():
-            times = take_turns(forward, rounds, 0.01, threads)
-        rows += compare("forward", name, times, "bare convolution")
+            times = take_turns(forward, rounds, threads, most=most / 3)
+        rows = compare(FORWARD, name, times, "bare convolution")
+        with_limits(rows, x, FORWARD, speeds[x.dtype])
+        yield rows
         x.requires_grad_()
         both = {side: with_backward(run, x) for side, run in forward.items()}
-        times = take_turns(both, rounds, 0.01, threads)
-        rows += compare("forward+backward", name, times, "bare convolution")
-    return rows
+        times = take_turns(both, rounds, threads, most=most)
+        rows = compare(BOTH, name, times, "bare convolution")
+        with_limits(rows, x, BOTH, speeds[x.dtype])
+        yield rows
 
 
-def memory(quick: bool, rounds: int, threads: int) -> list[Row]:
-    """Count peak memory of forward and backward, in sizes of x."""
-    del rounds
-    torch.set_num_threads(threads)
-    rows = []
-    for x, name in cases(quick=True):
-        x.requires_grad_()
-        size = x.numel() * x.element_size()
-        for side, forward in sides(x, compiled=False).items():
-            most = peak_memory(with_backward(forward, x)) / size
-            rows.append(Row("peak memory in x", name, side, 0.0, most, most, most, most, most))
-        each = SoftAttention(x.shape[1], aggregate=False)
-        with torch.no_grad():
-            most = peak_memory(lambda x=x, each=each: each(x)) / (16 * size)
-        row = Row(
-            "memory, per map, in its output", name, "softattn", 0, most, most, most, most, most
-        )
-        rows.append(row)
-    return rows
+def layer(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
+    """Time every side at every shape, batch, dtype and memory format."""
+    cases = maps_of() if quick else maps_of(
+        SHAPES, (1, 16, 64), (torch.float32, torch.bfloat16), tuple(FORMATS)
+    )  # fmt: skip
+    yield from forward_and_both(cases, sides, rounds, threads, most=4)
 
 
-def block(quick: bool, rounds: int, threads: int) -> list[Row]:
-    """Time the paper's block and the per-map layer, forward and backward."""
-    rows = []
-    for x, name in cases(quick=True):
-        x.requires_grad_()
-        built = {
-            "softattn layer": SoftAttention(x.shape[1]),
-            "softattn layer, concat": SoftAttention(x.shape[1], concat=True),
-            "softattn block": SoftAttentionBlock(x.shape[1]),
-            "softattn per map": SoftAttention(x.shape[1], 4, aggregate=False),
+def system(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
+    """Time every side in float32 and NCHW, for the system's allocator."""
+    cases = maps_of() if quick else maps_of(SHAPES, (1, 16, 64))
+    yield from forward_and_both(cases, sides, rounds, threads, most=4)
+
+
+def cores(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
+    """Time the layer with a thread on every core."""
+    del quick
+    cases = ((x, f"{label}, {threads} threads") for x, label in maps_of())
+    yield from forward_and_both(cases, sides, rounds, threads, most=4)
+
+
+def guard(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
+    """Time what the guard compares: ours and the bare convolution."""
+    del quick
+
+    def two(x: Tensor) -> dict[str, Forward]:
+        every = sides(x)
+        return {side: every[side] for side in ("bare convolution", "softattn")}
+
+    yield from forward_and_both(maps_of(), two, rounds, threads, most=4)
+
+
+def compiled(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
+    """Time the layer with torch.compile and without. Needs a C++ compiler."""
+
+    def both(x: Tensor) -> dict[str, Forward]:
+        torch.compiler.reset()
+        ours = SoftAttention(x.shape[1])
+        weight, bias = ours.weight, ours.bias
+        fast = torch.compile(ours, fullgraph=True)
+        return {
+            "bare convolution": lambda: bare(x, weight, bias),
+            "softattn": lambda: ours(x),
+            "softattn, compiled": lambda: fast(x),
         }
-        weight, bias = built["softattn layer"].weight, built["softattn layer"].bias
-        forward: dict[str, Callable[[], Tensor]] = {
-            "bare convolution": lambda x=x, w=weight, b=bias: bare(x, w, b)
-        }
-        forward |= {side: lambda m=module, x=x: m(x) for side, module in built.items()}
-        both = {side: with_backward(run, x) for side, run in forward.items()}
-        rows += compare("block", name, take_turns(both, rounds, 0.01, threads), "bare convolution")
-    return rows
 
-
-def growth(quick: bool, rounds: int, threads: int) -> list[Row]:
-    """Time how the layer grows with batch, channels, resolution and maps."""
-    start = {"batch": 8, "channels": 256, "side": 14, "maps": 16}
-    steps = {"batch": (1, 4, 16, 64), "channels": (64, 256, 1024, 2048),
-             "side": (7, 14, 28, 56), "maps": (1, 4, 16, 64)}  # fmt: skip
-    rows = []
-    for axis, values in steps.items():
-        for value in values[:2] if quick else values:
-            at = {**start, axis: value}
-            x = torch.randn(at["batch"], at["channels"], at["side"], at["side"])
-            x.requires_grad_()
-            ours = SoftAttention(at["channels"], at["maps"])
-            forward = {
-                "bare convolution": lambda x=x, m=ours: bare(x, m.weight, m.bias),
-                "softattn": lambda x=x, m=ours: m(x),
-            }
-            both = {side: with_backward(run, x) for side, run in forward.items()}
-            times = take_turns(both, rounds, 0.01, threads)
-            rows += compare(f"growth with {axis}", str(value), times, "bare convolution")
-    return rows
+    cases = maps_of(SMALLER[:1]) if quick else maps_of(SHAPES)
+    for rows in forward_and_both(cases, both, rounds, threads, most=2):
+        yield [dataclasses.replace(row, part=f"compiled, {row.part}") for row in rows]

@@ -2,11 +2,18 @@
 
 import os
 import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from bench.harness import Row, compare, take_turns
+
+COPY = "copy of 64 MiB"
+# Of matrices of 1024 x 1024, by the two libraries that torch has for it on a CPU.
+PRODUCTS = ("matrix product", "as 1 x 1 convolution")
 
 
 def facts(threads: int) -> dict[str, object]:
@@ -29,15 +36,53 @@ def cpu_model(path: Path = Path("/proc/cpuinfo")) -> str:
     return platform.processor() or "unknown"
 
 
-def limits(quick: bool, rounds: int, threads: int) -> list[Row]:
-    """Measure the copy rate and the matrix-product rate, which limit every layer."""
+def pin(threads: int) -> None:
+    """Keep this process on its last cores, one for each thread, where the system can."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What limits every layer, by the clock that times are taken with."""
+
+    bytes: float
+    """Read and written a second while copying 64 MiB."""
+    products: float
+    """Operations a second of a product of two matrices of 1024 x 1024, the faster way."""
+
+
+def rates(threads: int, dtype: torch.dtype = torch.float32, rounds: int = 5) -> Rates:
+    """Measure the rates: the fastest of some rounds."""
+    return _rates(_times(threads, dtype, rounds))
+
+
+def limits(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
+    """Show the rates in float32 and bfloat16."""
     del quick
-    source, target = torch.randn(2**24), torch.empty(2**24)
-    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
-    works = {"copy": lambda: target.copy_(source), "product": lambda: a @ b}
-    times = take_turns(works, rounds, 0.05, threads)
-    copied, multiplied = (min(own for own, _ in times[name]) for name in works)
-    gigabytes, gigaflops = 2 * 4 * 2**24 / copied / 1e9, 2 * 1024**3 / multiplied / 1e9
-    return compare(
-        "limits", f"copies {gigabytes:.0f} GB/s, products {gigaflops:.0f} GFLOP/s", times, "copy"
-    )
+    for dtype in (torch.float32, torch.bfloat16):
+        times = _times(threads, dtype, rounds)
+        speed = _rates(times)
+        case = (
+            f"{str(dtype)[6:]}, copies {speed.bytes / 1e9:.0f} GB/s, "
+            f"products {speed.products / 1e9:.0f} GFLOP/s"
+        )
+        yield compare("limits", case, times, COPY)
+
+
+def _times(threads: int, dtype: torch.dtype, rounds: int) -> dict[str, list[tuple[float, float]]]:
+    source = torch.randn(2**26 // dtype.itemsize, dtype=dtype)
+    target = torch.empty_like(source)
+    a, b = (torch.randn(1024, 1024).to(dtype) for _ in range(2))
+    as_filters, as_image = a.view(1024, 1024, 1, 1), b.view(1, 1024, 32, 32)
+    works = {
+        COPY: lambda: target.copy_(source),
+        PRODUCTS[0]: lambda: a @ b,
+        PRODUCTS[1]: lambda: F.conv2d(as_image, as_filters),
+    }
+    return take_turns(works, rounds, threads, least=0.03)
+
+
+def _rates(times: dict[str, list[tuple[float, float]]]) -> Rates:
+    copied, *multiplied = (min(own for own, _ in times[name]) for name in (COPY, *PRODUCTS))
+    return Rates(2 * 2**26 / copied, 2 * 1024**3 / min(multiplied))

@@ -1,6 +1,6 @@
 """Whole models: wrapped beside bare, and capture_maps beside none."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import timm
 import torch
@@ -35,9 +35,8 @@ def inference(model: nn.Module, images: Tensor) -> Work:
     return work
 
 
-def wrapped(quick: bool, rounds: int, threads: int) -> list[Row]:
+def wrapped(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
     """Time training steps and inference of wrapped models and of the bare ones."""
-    rows = []
     for name, size in list(MODELS.items())[: 1 if quick else None]:
         batch = 2 if size > 224 else 4
         images, labels = torch.randn(batch, 3, size, size), torch.randint(7, (batch,))
@@ -49,13 +48,14 @@ def wrapped(quick: bool, rounds: int, threads: int) -> list[Row]:
         case = f"{name}, {batch} x {size} x {size}"
         works = {side: training_step(model.train(), images, labels)
                  for side, model in models.items()}  # fmt: skip
-        rows += compare("training", case, take_turns(works, rounds, 0.0, threads), "bare")
+        times = take_turns(works, rounds, threads, least=0, most=24)
+        yield compare("wrapped, training step", case, times, "bare")
         works = {side: inference(model.eval(), images) for side, model in models.items()}
-        rows += compare("inference", case, take_turns(works, rounds, 0.0, threads), "bare")
-    return rows
+        times = take_turns(works, rounds, threads, least=0, most=12)
+        yield compare("wrapped, inference", case, times, "bare")
 
 
-def capture(quick: bool, rounds: int, threads: int) -> list[Row]:
+def capture(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
     """Time a pass inside capture_maps beside one without."""
     del quick
     model = wrap_backbone("torchvision:resnet18", num_classes=7).eval()
@@ -65,5 +65,7 @@ def capture(quick: bool, rounds: int, threads: int) -> list[Row]:
         with capture_maps(model):
             plain()
 
-    times = take_turns({"without": plain, "capture_maps": captured}, rounds, 0.0, threads)
-    return compare("capture", "resnet18, 4 x 224 x 224", times, "without")
+    times = take_turns(
+        {"without": plain, "capture_maps": captured}, rounds, threads, least=0, most=15
+    )
+    yield compare("capture", "resnet18, 4 x 224 x 224", times, "without")

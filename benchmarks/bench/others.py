@@ -10,8 +10,9 @@ from softattn.functional import attend, attention_maps
 class Conv3dAttention(nn.Module):
     """The equation as the ports to PyTorch have it: a Conv3d over a single channel."""
 
-    def __init__(self, channels: int, num_maps: int = 16) -> None:
+    def __init__(self, channels: int, num_maps: int = 16, aggregate: bool = True) -> None:
         super().__init__()
+        self.aggregate = aggregate
         self.conv = nn.Conv3d(1, num_maps, (channels, 3, 3), padding=(0, 1, 1))
         self.gamma = nn.Parameter(torch.tensor(0.01))
 
@@ -19,13 +20,17 @@ class Conv3dAttention(nn.Module):
         """Scale x by its attention."""
         logits = self.conv(x.unsqueeze(1)).squeeze(2)
         maps = logits.flatten(2).softmax(dim=-1).reshape(logits.shape)
-        scaled: Tensor = self.gamma * (x * maps.sum(dim=1, keepdim=True))
-        return scaled
+        if self.aggregate:
+            scaled: Tensor = self.gamma * (x * maps.sum(dim=1, keepdim=True))
+            return scaled
+        return self.gamma * (x.unsqueeze(1) * maps.unsqueeze(2)).flatten(1, 2)
 
 
-def plain(x: Tensor, weight: Tensor, bias: Tensor | None, gamma: Tensor) -> Tensor:
+def plain(
+    x: Tensor, weight: Tensor, bias: Tensor | None, gamma: Tensor, aggregate: bool = True
+) -> Tensor:
     """Compose the layer of torch functions, differentiated by autograd."""
-    return attend(x, attention_maps(x, weight, bias), gamma)
+    return attend(x, attention_maps(x, weight, bias), gamma, aggregate=aggregate)
 
 
 def bare(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -16,6 +16,7 @@ from torch.autograd import forward_ad
 __all__ = [
     "Equation",
     "FusedAttention",
+    "dot",
     "eager",
     "only_reverse_mode",
     "recomputed",
@@ -109,7 +110,7 @@ class FusedAttention(torch.autograd.Function):
         if grad is not None:
             copies = list(torch.split(grad, x.shape[1], dim=1))
             unchanged = copies.pop(0) if ctx.concat else None
-            grad_scales = torch.cat([_dot(copy, x, maps.dtype) for copy in copies], dim=1)
+            grad_scales = torch.cat([dot(copy, x, maps.dtype) for copy in copies], dim=1)
             if wanted[3]:
                 grad_gamma = (grad_scales * scales).sum().to(learned.dtype)
             if gamma is not None:
@@ -137,7 +138,7 @@ class FusedAttention(torch.autograd.Function):
         return None, None, None, grad_x, grad_weight, grad_bias, grad_gamma
 
 
-def _dot(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+def dot(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     """Sum a * b over the channels, (B, C, H, W) to (B, 1, H, W), some samples at a time.
 
     On a GPU all at once, since each piece would cost two launches there.
