@@ -44,16 +44,19 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--out", type=Path, help="where a single side works")
+    parser.add_argument("--json", type=Path, help="write the seconds of each round, too")
     options = parser.parse_args()
     if options.what in SIDES:
         SIDES[options.what](options.cache, options.out)
         return
     if not (options.cache / "cache.json").exists():
         prepare(data_folder(None), options.cache, SIZE)
-    scaling(options) if options.what == "scaling" else epoch(options)
+    found = scaling(options) if options.what == "scaling" else epoch(options)
+    if options.json:
+        options.json.write_text(json.dumps([found], indent=1) + "\n")
 
 
-def scaling(options: argparse.Namespace) -> None:
+def scaling(options: argparse.Namespace) -> dict[str, object]:
     """Compare the images a second of two processes with twice those of one."""
     rates: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(options.rounds):
@@ -63,6 +66,9 @@ def scaling(options: argparse.Namespace) -> None:
     one, two = max(rates[1]), max(rates[2])
     print(f"one process:   {one:.1f} images/s")
     print(f"two processes: {two:.1f} images/s, {two / (2 * one):.0%} of twice one")
+    sides = {"one process": rates[1], "two processes": rates[2]}
+    seconds = {side: [1 / rate for rate in found] for side, found in sides.items()}
+    return {"case": "an image, of processes of one thread", "seconds": seconds}
 
 
 def images_per_second(cache: Path, folder: Path, processes: int) -> float:
@@ -87,7 +93,7 @@ def images_per_second(cache: Path, folder: Path, processes: int) -> float:
     return float(records[-2]["images_per_second"])
 
 
-def epoch(options: argparse.Namespace) -> None:
+def epoch(options: argparse.Namespace) -> dict[str, object]:
     """Compare the seconds of an epoch with its metrics, ours and the usual way."""
     seconds: dict[str, list[float]] = {name: [] for name in SIDES}
     for _ in range(options.rounds):
@@ -99,9 +105,11 @@ def epoch(options: argparse.Namespace) -> None:
                 )
             found.append(float(done.stdout.split()[-1]))
     best = {name: min(found) for name, found in seconds.items()}
-    print(f"{TRAIN} + {HELD} images of {SIZE} x {SIZE}, {os.cpu_count()} cores")
+    case = f"{TRAIN} + {HELD} images of {SIZE} x {SIZE}"
+    print(f"{case}, {os.cpu_count()} cores")
     for name, value in best.items():
         print(f"{name:6} {value:6.1f} s, {value / best['usual']:.2f} of the usual way")
+    return {"case": case, "seconds": {name: seconds[name] for name in ("usual", "ours")}}
 
 
 def small_split(cache: Path, path: Path) -> None:
