@@ -90,8 +90,9 @@ def parameters_of(out: Tensor) -> list[Tensor]:
 
 def with_limits(rows: list[Row], x: Tensor, part: str, speed: Rates, num_maps: int = 16) -> None:
     """Add shares of the product rate, and the limit: the bare convolution, and bytes copied."""
-    positions = x.numel() // x.shape[1]
-    operations = 2 * positions * x.shape[1] * 9 * num_maps * (1 if part == FORWARD else 3)
+    batch, channels, height, width = x.shape
+    taps = (3 * height - 2) * (3 * width - 2)  # of a 3 x 3 filter, but for those on the border
+    operations = 2 * batch * taps * channels * num_maps * (1 if part == FORWARD else 3)
     for i, row in enumerate(rows):
         if row.side.startswith(("bare", "softattn", "plain", "Conv3d")):
             share = operations / (row.milliseconds / 1000) / speed.products
@@ -133,7 +134,7 @@ def layer(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
     cases = maps_of() if quick else maps_of(
         SHAPES, (1, 16, 64), (torch.float32, torch.bfloat16), tuple(FORMATS)
     )  # fmt: skip
-    yield from forward_and_both(cases, sides, rounds, threads, most=4)
+    yield from forward_and_both(cases, sides, rounds, threads, most=3)
 
 
 def system(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
@@ -145,8 +146,8 @@ def system(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
 def cores(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
     """Time the layer with a thread on every core."""
     del quick
-    cases = ((x, f"{label}, {threads} threads") for x, label in maps_of())
-    yield from forward_and_both(cases, sides, rounds, threads, most=4)
+    for rows in forward_and_both(maps_of(), sides, rounds, threads, most=4):
+        yield [dataclasses.replace(row, part=f"{row.part}, {threads} threads") for row in rows]
 
 
 def guard(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
@@ -157,7 +158,7 @@ def guard(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
         every = sides(x)
         return {side: every[side] for side in ("bare convolution", "softattn")}
 
-    yield from forward_and_both(maps_of(), two, rounds, threads, most=4)
+    yield from forward_and_both(maps_of(), two, rounds, threads, most=8)
 
 
 def compiled(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
