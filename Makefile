@@ -77,13 +77,13 @@ mutants: $(READY)
 	$(BIN)/python -m pip install -q --group mutation
 	$(BIN)/python scripts/mutants.py
 
-# What it costs beside the alternatives and the limits. Writes docs/performance.md. The input
-# pipeline's part needs HAM10000_DIR.
+# What it costs beside the alternatives and the limits: about 20 minutes on two cores, which should
+# have nothing else to do. Writes docs/performance.md. The input pipeline's part and the trainer's
+# need HAM10000_DIR.
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py --write
-	if [ -n "$$HAM10000_DIR" ]; then $(BIN)/python benchmarks/input_pipeline.py; fi
 
-# The ratios of the layer beside stored ones; a minute.
+# The ratios of the layer beside stored ones; seconds, or a minute where it has to look twice.
 bench-check: $(READY)
 	$(BIN)/python benchmarks/run.py --check
 
@@ -103,7 +103,7 @@ docs-serve: docs
 docs-check: docs
 	$(BIN)/python -m pytest -q -n 2 -rs -o pythonpath=scripts/site/checks scripts/site/checks
 
-check: lint test parity test-wheel docs-check
+check: lint test parity test-wheel docs-check bench-check
 
 clean:
 	rm -rf $(VENV) $(KERAS) $(WHEEL) build dist out site

@@ -1,8 +1,9 @@
 """What the benchmarks make of their times."""
 
-import json
+import dataclasses
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ if not (BENCHMARKS / "run.py").exists():
     pytest.skip("needs a checkout", allow_module_level=True)
 sys.path.insert(0, str(BENCHMARKS))
 
-from bench.harness import compare, read_rows, table, take_turns, worse, write_rows  # noqa: E402
+from bench.harness import Row, compare, read_facts, read_rows, table, take_turns, worse, write_rows  # noqa: E402
 from bench.machine import cpu_model  # noqa: E402
 from bench.memory import peak  # noqa: E402
+from bench.page import brief  # noqa: E402
+from bench.wanted import WANTED, Wanted, over, verdicts  # noqa: E402
 
 TIMES = {
     "ours": [(2.0, 3.0), (4.0, 4.0), (3.0, 6.0)],
@@ -42,10 +45,17 @@ def test_one_round_has_no_spread():
 def test_sides_take_turns_in_an_order_that_turns_around():
     order = []
     sides = {name: (lambda name=name: order.append(name)) for name in ("a", "b")}
-    times = take_turns(sides, rounds=2, seconds=0, threads=1)
+    times = take_turns(sides, rounds=2, threads=1, least=0)
     assert {name: len(found) for name, found in times.items()} == {"a": 2, "b": 2}
     turns = [name for i, name in enumerate(order) if i == 0 or order[i - 1] != name]
     assert turns == ["a", "b", "a", "b"]  # warming up; then b before a, then a before b
+
+
+def test_slow_sides_have_fewer_rounds_but_three():
+    times = take_turns({"a": lambda: time.sleep(0.01)}, rounds=50, threads=1, least=0, most=0.15)
+    assert 3 <= len(times["a"]) <= 5
+    times = take_turns({"a": lambda: time.sleep(0.01)}, rounds=50, threads=1, least=0, most=0)
+    assert len(times["a"]) == 3
 
 
 def test_tables_have_at_most_80_columns():
@@ -53,12 +63,13 @@ def test_tables_have_at_most_80_columns():
     assert max(map(len, lines)) <= 80
     assert lines[1] == "layer: 16x192, system allocator"
     assert "2.00   1.00 to 3.00   2.00   3.00" in lines[-1]
+    assert table([dataclasses.replace(rows()[1], share=0.5)])[-1].endswith("3.00   50%")
 
 
 def test_rows_survive_a_file(tmp_path):
     write_rows(tmp_path / "new" / "rows.json", rows(), {"cores": 2})
     assert read_rows(tmp_path / "new" / "rows.json") == rows()
-    assert json.loads((tmp_path / "new" / "rows.json").read_text())["facts"] == {"cores": 2}
+    assert read_facts(tmp_path / "new" / "rows.json") == {"cores": 2}
 
 
 def test_the_guard_names_what_is_worse_and_what_is_missing():
@@ -67,6 +78,48 @@ def test_the_guard_names_what_is_worse_and_what_is_missing():
     assert worse(rows(), {key: 1.9}, tolerance=0.1) == []
     assert worse(rows(), {key: 1.5}, tolerance=0.1) == [f"{key}: 2.00, expected 1.50, at most 1.65"]
     assert worse(rows(), {"other": 1.0}, tolerance=0.1) == ["other: not measured"]
+
+
+def test_the_guard_takes_the_better_of_two_measurements():
+    slow, fast = (dataclasses.replace(rows()[1], best=best) for best in (3.0, 1.0))
+    for measured in ([slow, fast], [fast, slow]):
+        assert worse(measured, {slow.key: 1.0}, tolerance=0.1) == []
+
+
+def layer_rows():
+    sides = {"bare convolution": 1.0, "softattn": 1.234, "plain torch": 1.3, "Conv3d form": 6.0}
+    case = "64x2048x7x7 bfloat16 NHWC"
+    return [Row("forward", case, side, 100 * ratio, ratio, 1, 2, ratio, ratio, "set", 0.5)
+            for side, ratio in {**sides, "limit": 1.1}.items()]  # fmt: skip
+
+
+def test_a_case_of_the_layer_is_a_line_of_at_most_80_columns():
+    lines = brief(layer_rows())
+    assert max(map(len, lines)) <= 80
+    assert lines[3].startswith("64x2048x7x7 bf16 NHWC")
+    assert "1.23 1.00-2.00" in lines[3]
+    assert lines[3].split()[-3:] == ["1.30", "6.00", "1.10"]
+    # The limit's ratio is 1.1, the Conv3d form's 6.
+    assert lines[6].split()[2:] == ["100.000", "123.400", "110.000", "1.12", "4.86", "50%", "50%"]
+
+
+def test_what_was_wanted_is_met_not_met_or_not_measured():
+    bound = Wanted("a thing", 1.35, lambda rows: [row.ratio for row in rows])
+    found = [Row("layer", "x", "ours", 1, ratio, 1, 1, 1, 1) for ratio in (1.2, 1.354)]
+    assert bound.line(found).endswith("1.20 to 1.35  met")
+    assert dataclasses.replace(bound, bound=1.3).line(found).endswith("  1 of 2")
+    assert dataclasses.replace(bound, at_least=True).line(found).endswith("  1 of 2")
+    assert bound.line([]).endswith("not measured")
+    lines = verdicts(layer_rows())
+    assert max(map(len, lines)) <= 80
+
+
+def test_rows_are_found_for_what_was_wanted():
+    rows = [dataclasses.replace(row, case="16x512x7x7 float32 NCHW") for row in layer_rows()]
+    wide = [dataclasses.replace(row, case="64x512x7x7 float32 NCHW") for row in rows]
+    forward = next(wanted for wanted in WANTED if wanted.text == "layer, forward, set")
+    assert forward.find(rows + wide) == [1.234]
+    assert over("forward", "Conv3d form")(rows) == [pytest.approx(6 / 1.234)]
 
 
 def test_peak_is_the_most_that_is_held_at_once():

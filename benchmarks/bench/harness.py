@@ -116,10 +116,11 @@ def table(rows: Sequence[Row]) -> list[str]:
         time_taken = f"{row.milliseconds:.3f}" if row.milliseconds else ""
         spread = f"{row.low:.2f} to {row.high:.2f}"
         share = "" if row.share is None else f"{row.share:.0%}"
-        lines.append(
+        line = (
             f"  {row.side[:26]:26}{time_taken:>10}{row.ratio:7.2f}{spread:>15}"
             f"{row.best:7.2f}{row.wall:7.2f}{share:>6}"
         )
+        lines.append(line.rstrip())
     return lines
 
 

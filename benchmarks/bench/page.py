@@ -13,19 +13,22 @@ import matplotlib.pyplot as plt
 
 HEADER = """# Performance
 
-Written by `make bench`, which also writes every figure as JSON, to `out/bench`. Each side is timed
-in turn, round by round, in one run: at most nine rounds, and at least three. A ratio is the median
-of the rounds' ratios to the first side, and beside it are their quartiles; `best` compares the
-fastest rounds. With one thread the time is the process's own on the processor, which other work
-disturbs little, and `wall` is the ratio by the clock on the wall. Each part is pinned to one core,
-unless it says otherwise. The gradient that comes in is dense, and lies there before the clock
-starts. "Set" means an allocator that keeps its memory (`MALLOC_MMAP_THRESHOLD_` and
-`MALLOC_TRIM_THRESHOLD_` at 1 GiB), as the trainer has it; without, Linux clears the pages of large
-tensors again and again.
+Written by `make bench`, which also writes every figure as JSON, to `out/bench`.
+Each side is timed in turn, round by round, in one run: at most nine rounds, and
+at least three. A ratio is the median of the rounds' ratios to the first side,
+and beside it are their quartiles; `best` compares the fastest rounds. With one
+thread the time is the process's own on the processor, which other work disturbs
+little, and `wall` is the ratio by the clock on the wall. Each part is pinned to
+one core, unless it says otherwise. The gradient that comes in is dense, and
+lies there before the clock starts. "Set" means an allocator that keeps its
+memory (`MALLOC_MMAP_THRESHOLD_` and `MALLOC_TRIM_THRESHOLD_` at 1 GiB), as the
+trainer has it; without, Linux clears the pages of large tensors again and
+again.
 
-`limit` is the bare convolution, and what must go through memory beside it at the rate of a copy:
-twice x forward, seven times x with backward. `share` is that of the rate of matrix products; a
-convolution whose kernel is better than the product's is above 100 %.
+`limit` is the bare convolution, and what must go through memory beside it at
+the rate of a copy: twice x forward, seven times x with backward. `share` is
+that of the rate of matrix products; a convolution whose kernel is better than
+the product's is above 100 %.
 """
 COLUMNS = {"plain torch": "plain", "Conv3d form": "Conv3d", "SE (timm)": "SE",
            "CBAM (timm)": "CBAM", "ECA (timm)": "ECA", "limit": "limit"}  # fmt: skip
@@ -63,9 +66,8 @@ def brief(rows: Sequence[Row]) -> list[str]:
         lines += ["", f"ratios to the bare convolution, {allocator} allocator",
                   f"{'':22}{'softattn':>15}{names}"]  # fmt: skip
         lines += [ratio_line(case, sides) for case, sides in cases.items()]
-        names = "".join(f"{name:>9}" for name in ("bare", "ours", "limit"))
-        names += "".join(f"{name:>{width}}" for name, width in
-                         (("ours/limit", 12), ("Conv3d/ours", 13), ("bare", 7), ("ours", 7)))  # fmt: skip
+        names = "".join(f"{name:>8}" for name in ("bare", "ours", "limit"))
+        names += f"{'ours/limit':>11}{'Conv3d/ours':>12}{'bare':>5}{'ours':>5}"
         lines += ["", f"milliseconds, and shares of the product rate, {allocator} allocator",
                   f"{'':22}{names}"]  # fmt: skip
         lines += [limit_line(case, sides) for case, sides in cases.items()]
@@ -84,10 +86,10 @@ def ratio_line(case: str, sides: Mapping[str, Row]) -> str:
 def limit_line(case: str, sides: Mapping[str, Row]) -> str:
     """Give times beside the limit's, and shares of the rate of products."""
     bare, ours, limit = (sides[name] for name in ("bare convolution", "softattn", "limit"))
-    times = "".join(f"{row.milliseconds:9.3f}" for row in (bare, ours, limit))
+    times = "".join(f"{row.milliseconds:8.3f}" for row in (bare, ours, limit))
     slower = f"{sides['Conv3d form'].ratio / ours.ratio:.2f}" if "Conv3d form" in sides else ""
-    shares = "".join(f"{row.share or 0:7.0%}" for row in (bare, ours))
-    return f"{shorter(case):22}{times}{ours.ratio / limit.ratio:12.2f}{slower:>13}{shares}"
+    shares = "".join(f"{row.share or 0:5.0%}" for row in (bare, ours))
+    return f"{shorter(case):22}{times}{ours.ratio / limit.ratio:11.2f}{slower:>12}{shares}"
 
 
 def shorter(case: str) -> str:
