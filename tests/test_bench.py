@@ -100,7 +100,7 @@ def test_a_case_of_the_layer_is_a_line_of_at_most_80_columns():
     assert "1.23 1.00-2.00" in lines[3]
     assert lines[3].split()[-3:] == ["1.30", "6.00", "1.10"]
     # The limit's ratio is 1.1, the Conv3d form's 6.
-    assert lines[6].split()[2:] == ["100.000", "123.400", "110.000", "1.12", "4.86", "50%", "50%"]
+    assert lines[-1].split()[3:] == ["100.000", "123.400", "110.000", "1.12", "4.86", "50%", "50%"]
 
 
 def test_what_was_wanted_is_met_not_met_or_not_measured():
