@@ -72,7 +72,8 @@ families: $(READY)
 	$(BIN)/python benchmarks/families.py --slow
 	$(BIN)/python benchmarks/families.py --ddp
 
-# Changes every operator of functional.py, one at a time; the tests must notice each.
+# Changes every operator of functional.py and fused.py, one at a time, for at most an hour; the
+# tests must notice each.
 mutants: $(READY)
 	$(BIN)/python -m pip install -q --group mutation
 	$(BIN)/python scripts/mutants.py

@@ -1,10 +1,10 @@
-"""Change each operator, number and keyword of functional.py in turn; its tests must notice each.
+"""Change each operator, number and keyword of the equation's code; its tests must notice each.
 
-    python scripts/mutants.py [--filter REGEX]
+    python scripts/mutants.py [functional fused] [--filter REGEX] [--minutes N]
 
 cosmic-ray makes the mutants. Each is tested in a fork of a process that has torch loaded already,
 on a copy of the checkout, which makes a run some minutes long. Prints the mutants that no test
-noticed, and fails if there are any.
+noticed, and fails if there are any. After --minutes it stops, says how far it came, and fails too.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,24 +30,25 @@ from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
 
 ROOT = Path(__file__).parents[1]
-MODULE = Path("src/softattn/functional.py")
-TESTS = "tests/test_functional.py"
+MODULES = ("functional", "fused")
 # | and decorators (@overload) stand for types alone there, and operators on variables want to be
 # told which.
 LEFT_OUT = re.compile(r"ReplaceBinaryOperator_BitOr_|RemoveDecorator|Variable(Inserter|Replacer)")
+# Numbers that only say from where on, and in what pieces, the same is computed.
+TUNED = re.compile(r"^_(PIECE|LEAST)_BYTES = ", re.MULTILINE)
 SECONDS = 300
 
 
 def mutants(source: str, pattern: str) -> Iterator[tuple[str, str]]:
     """Yield the name of an operator and the mutated source, for each place where it applies."""
-    types = overloads(source)
+    skipped = overloads(source) | tuned(source)
     for name in operator_names():
         if LEFT_OUT.search(name) or not re.search(pattern, name):
             continue
         place = 0
         while (mutated := mutate_code(source, get_operator(name)(), place)) is not None:
             place += 1
-            if first_difference(source, mutated) not in types:
+            if first_difference(source, mutated) not in skipped:
                 yield name, mutated
 
 
@@ -61,6 +63,11 @@ def overloads(source: str) -> set[int]:
     return lines
 
 
+def tuned(source: str) -> set[int]:
+    """The lines of numbers that change no result."""
+    return {source.count("\n", 0, found.start()) + 1 for found in TUNED.finditer(source)}
+
+
 def first_difference(source: str, mutated: str) -> int:
     """The number of the first line that differs."""
     pairs = zip(source.splitlines(), mutated.splitlines(), strict=False)
@@ -73,9 +80,9 @@ def changed(source: str, mutated: str) -> str:
     return "\n".join(list(lines)[3:])
 
 
-def survives(copy: Path, mutated: str) -> bool:
-    """Run the tests on a mutant in a fork; tell whether they all passed."""
-    (copy / MODULE).write_text(mutated)
+def survives(copy: Path, module: str, mutated: str) -> bool:
+    """Run a module's tests on a mutant in a fork; tell whether they all passed."""
+    (copy / "src" / "softattn" / f"{module}.py").write_text(mutated)
     child = os.fork()
     if child == 0:
         signal.alarm(SECONDS)
@@ -83,35 +90,52 @@ def survives(copy: Path, mutated: str) -> bool:
         sys.path.insert(0, str(copy / "src"))
         sys.dont_write_bytecode = True
         with Path(os.devnull).open("w") as null, contextlib.redirect_stdout(null):
-            code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", TESTS])
+            code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", f"tests/test_{module}.py"])
         os._exit(int(code))
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def run(copy: Path, module: str, pattern: str, ends: float) -> bool:
+    """Test all mutants of a module and print those that survive; tell whether none did."""
+    source = (ROOT / "src" / "softattn" / f"{module}.py").read_text()
+    if not survives(copy, module, source):
+        sys.exit(f"the tests of {module}.py fail without any mutant")
+    count = unnoticed = 0
+    for name, mutated in mutants(source, pattern):
+        if time.monotonic() > ends:
+            print(f"{module}.py: time is up after {count} mutants, {unnoticed} unnoticed")
+            return False
+        count += 1
+        if survives(copy, module, mutated):
+            unnoticed += 1
+            print(f"{name}\n{changed(source, mutated)}", flush=True)
+        if count % 50 == 0:
+            print(f"{module}.py: {count} mutants, {unnoticed} unnoticed", flush=True)
+    (copy / "src" / "softattn" / f"{module}.py").write_text(source)
+    print(f"{module}.py: {count} mutants, {unnoticed} unnoticed")
+    return unnoticed == 0
 
 
 def main() -> None:
     """Run all mutants and print those that survive."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("modules", nargs="*", help=f"of {', '.join(MODULES)}; all unless given")
     parser.add_argument("--filter", default="", help="only operators that this finds")
-    pattern = parser.parse_args().filter
-    source = (ROOT / MODULE).read_text()
-    count, survivors = 0, []
+    parser.add_argument(
+        "--minutes", type=float, default=60, help="stop after this; 60 unless given"
+    )
+    options = parser.parse_args()
+    if unknown := set(options.modules) - set(MODULES):
+        parser.error(f"there are no mutants of {min(unknown)!r}. Modules: {', '.join(MODULES)}")
+    ends = time.monotonic() + 60 * options.minutes
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         for name in ("src", "tests"):
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(ROOT / name, copy / name, ignore=ignored)
         shutil.copy(ROOT / "pyproject.toml", copy)
-        if not survives(copy, source):
-            sys.exit("the tests fail without any mutant")
-        for name, mutated in mutants(source, pattern):
-            count += 1
-            if survives(copy, mutated):
-                survivors.append(f"{name}\n{changed(source, mutated)}")
-                print(survivors[-1], flush=True)
-            if count % 50 == 0:
-                print(f"{count} mutants, {len(survivors)} unnoticed", flush=True)
-    print(f"{count} mutants, {len(survivors)} unnoticed")
-    sys.exit(len(survivors) > 0)
+        done = [run(copy, module, options.filter, ends) for module in options.modules or MODULES]
+    sys.exit(not all(done))
 
 
 if __name__ == "__main__":
