@@ -231,16 +231,31 @@ def test_meta_tensors(calls):
     assert calls
 
 
-@pytest.mark.parametrize(("device", "pieces"), [("cpu", 3), ("meta", 1)])
-def test_only_a_cpu_goes_piece_by_piece(device, pieces):
-    multiplied = []
+def test_a_product_is_summed_in_pieces_of_as_many_samples_as_fit(monkeypatch):
+    a, b = torch.randn(2, 5, 8, 5, 3).unbind()
+    for samples, sizes in ((1, [1] * 5), (2, [2, 2, 1]), (5, [5]), (0.5, [1] * 5)):
+        monkeypatch.setattr(fused, "_PIECE_BYTES", int(samples * 4 * 8 * 5 * 3))
+        with Products() as products:
+            summed = fused.dot(a, b, torch.float32)
+        assert products.samples == sizes
+        assert torch.allclose(summed, (a * b).sum(dim=1, keepdim=True), atol=1e-5)
 
-    class Counting(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            multiplied.extend([func] if func is torch.ops.aten.mul.Tensor else [])
-            return func(*args, **(kwargs or {}))
 
-    x = inputs()["x"].detach().to(device)
-    with Counting():
-        assert fused._dot(x, x, x.dtype).shape == (5, 1, 5, 3)
-    assert len(multiplied) == pieces
+def test_only_a_cpu_goes_piece_by_piece():
+    x = inputs()["x"].detach().to("meta")
+    with Products() as products:
+        assert fused.dot(x, x, x.dtype).shape == (5, 1, 5, 3)
+    assert products.samples == [5]
+
+
+class Products(TorchDispatchMode):
+    """Notes the samples of each product."""
+
+    def __init__(self):
+        super().__init__()
+        self.samples = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.mul.Tensor:
+            self.samples.append(len(args[0]))
+        return func(*args, **(kwargs or {}))
