@@ -1,5 +1,6 @@
 """`open_run`: what a training run left, to be looked at and used."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from ham10000.evaluation.predictions import Predictions
 from ham10000.models import build_model
 from ham10000.models.build import METADATA_COLUMNS
 from ham10000.recipe import Recipe, load_recipe
+from ham10000.training.checkpoints import steps_in
 from ham10000.training.folder import RunFolder, find_run
 from ham10000.training.inputs import open_side, prepare_inputs, sides_of
 from ham10000.training.predict import predict
@@ -47,6 +49,13 @@ class Run:
     def sides(self) -> list[str]:
         """Which of train, val and test the split has."""
         return sides_of(self.files)
+
+    @property
+    def weights_hash(self) -> str | None:
+        """The SHA-256 of the file that `load_model` reads; None where there is none."""
+        best, steps = self.files.best, steps_in(self.files.checkpoints)
+        path = best if best.is_file() else next(iter(steps), None)
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path is not None else None
 
     def load_model(self, device: torch.device | str = "cpu") -> nn.Module:
         """Return the model with its best weights, those of the average where there is one.
