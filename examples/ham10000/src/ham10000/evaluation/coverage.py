@@ -101,7 +101,7 @@ def _main() -> None:
         ("official test set", OFFICIAL, (1, 1, 1, 2, 3)),
         ("paper's test set", PAPER, (1,)),
     ):
-        print(f"\n{title}\n{simulate(lesions, images).round(3).to_string()}")
+        print(f"\n{title}\n{simulate(lesions, images, studies=1000).round(3).to_string()}")
 
 
 if __name__ == "__main__":

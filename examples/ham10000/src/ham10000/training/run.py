@@ -29,16 +29,20 @@ class Run:
 
     Args:
         folder: where it is; see `open_run`.
+        data: see `open_run`.
 
     Attributes:
         folder: the run's folder.
-        recipe: what was trained.
+        recipe: what was trained; its data.root is `data` where that is given.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, data: Path | None = None) -> None:
         self.files = folder
         self.folder = folder.path
-        self.recipe: Recipe = load_recipe(folder.recipe)
+        recipe = load_recipe(folder.recipe)
+        if data is not None:
+            recipe = replace(recipe, data=replace(recipe.data, root=data))
+        self.recipe: Recipe = recipe
 
     @property
     def split_table(self) -> pd.DataFrame:
@@ -110,11 +114,15 @@ class Run:
         )
 
 
-def open_run(folder: Path | str) -> Run:
+def open_run(folder: Path | str, *, data: Path | None = None) -> Run:
     """Open the folder that `ham10000 train --out` made.
+
+    Args:
+        folder: the run's.
+        data: where the data set is now; where it was in training unless given.
 
     Raises:
         MissingDataError: there is no run.
         RecipeError: its recipe can't be read.
     """
-    return Run(find_run(Path(folder)))
+    return Run(find_run(Path(folder)), data)
