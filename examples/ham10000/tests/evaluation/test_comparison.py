@@ -5,13 +5,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from making import make
-from scipy.stats import binom
+from scipy.stats import binom, norm
 
 from ham10000.errors import PredictionError
-from ham10000.evaluation.comparison import _difference, compare, mcnemar
-from ham10000.evaluation.intervals import reach, wilson
+from ham10000.evaluation.comparison import _p_value, compare, mcnemar
+from ham10000.evaluation.intervals import intervals
 from ham10000.evaluation.metrics import METRICS, summarize
 from ham10000.evaluation.predictions import Predictions, by_lesion, make_predictions
+from ham10000.evaluation.resampling import draw_lesions
 
 SIZES = {"bkl": 40, "mel": 60, "nv": 200}
 
@@ -25,16 +26,19 @@ def with_noise(predictions: Predictions, amount: float, seed: int = 0) -> Predic
 def test_a_model_does_not_differ_from_itself() -> None:
     predictions = make(SIZES)
     found = compare(predictions, predictions, resamples=50)
-    lesions = by_lesion(predictions).table["dx"].value_counts()
+    y, lesions = predictions.targets, predictions.lesions
+    alone = intervals(y, predictions.probabilities, lesions, draw_lesions(y, lesions, 50))
     for level in (found.per_image, found.per_lesion):
         assert level.mcnemar.p_value == 1
-        for name, each in level.metrics.items():
-            if name.partition("/")[2] in ("", "bkl", "mel", "nv"):
+        for each in level.metrics.values():
+            if not math.isnan(each.difference):
                 assert each.difference == 0
                 assert each.p_value == 1
-                # Of a class's few lesions, some might still be told apart.
-                reach = wilson(0, lesions[name[7:]])[1] if name.startswith("recall/") else 0
-                assert (each.low, each.high) == pytest.approx((-reach, reach))
+                assert each.low == pytest.approx(-each.high, abs=1e-12)
+    for name in ("accuracy", "auc_macro", "brier"):
+        # Two that agree on all of these may differ on others, by less than either may be off.
+        each, one = found.per_image.metrics[name], alone[name]
+        assert 0 <= each.high < (one.high - one.low) / 4
 
 
 def test_a_worse_model_is_seen_as_worse_and_the_order_only_turns_the_sign() -> None:
@@ -116,10 +120,29 @@ def test_refuses_other_images_and_other_truths() -> None:
         compare(a, replace(a, table=table), ("x", "y"))
 
 
+@pytest.mark.parametrize("sizes", [SIZES, {"bkl": 3, "mel": 4, "nv": 6, "vasc": 1}, {"nv": 3}])
+@pytest.mark.parametrize("noise", [0.3, 1.5])
+def test_intervals_stay_where_differences_are_and_p_values_agree_with_them(
+    sizes: dict[str, int], noise: float
+) -> None:
+    a = make(sizes, seed=3)
+    found = compare(a, with_noise(a, noise), resamples=200)
+    for level in (found.per_image, found.per_lesion):
+        for name, each in level.metrics.items():
+            if math.isnan(each.difference):
+                continue
+            largest = {"brier": 2, "log_loss": math.inf}.get(name, 1)
+            assert -largest <= each.low <= each.difference <= each.high <= largest, name
+            assert (each.p_value < 0.05) == (not each.low <= 0 <= each.high), name
+        for name, area in level.areas.items():
+            if area.undefined is None:
+                assert -1 <= area.low <= area.difference <= area.high <= 1
+                assert (area.p_value < 0.05) == (not area.low <= 0 <= area.high), name
+
+
 def test_a_p_value_is_a_twentieth_where_the_interval_touches_zero() -> None:
-    drawn = np.random.default_rng(0).normal(0, 0.01, 500)
-    edge = reach(12) * np.std(drawn, ddof=1)
-    for lesions, difference in ((12, edge), (12, -edge), (900, reach(900) * np.std(drawn, ddof=1))):
-        found = _difference("f1/df", (0.5, 0.5 + difference), drawn, lesions)
-        assert found.p_value == pytest.approx(0.05, rel=1e-6)
-        assert min(abs(found.low), abs(found.high)) == pytest.approx(0, abs=1e-12)
+    assert _p_value(0.3, 0.0, 0.4) == pytest.approx(0.05)
+    assert _p_value(-0.3, -0.4, 0.0) == pytest.approx(0.05)
+    assert _p_value(0.3, 0.15, 0.4) == pytest.approx(2 * norm.sf(2 * 1.959964), rel=1e-5)
+    assert _p_value(0.0, 0.0, 0.0) == 1
+    assert _p_value(0.1, -math.inf, math.inf) == 1

@@ -118,3 +118,27 @@ def test_a_single_lesion_has_no_spread() -> None:
     area, influence = area_influence([1, 0, 0], [0.9, 0.1, 0.2], [0, 1, 2])
     assert area == 1
     assert math.isnan(influence[0])
+
+
+def test_what_has_no_error_says_why() -> None:
+    y, p = np.array([4, 5, 5, 5]), np.eye(7)[[4, 5, 5, 4]] * 0.3 + 0.1
+    found = compare_areas(y, p, p[::-1], [0, 1, 2, 2])
+    assert found["auc/mel"].undefined == "mel has one lesion"
+    assert found["auc_macro"].undefined == "mel has one lesion"
+    assert found["auc/df"].undefined == "no image is df"
+    assert math.isnan(found["auc_weighted"].p_value)
+    same = compare_areas(y[1:], p[1:], p[1:], [0, 1, 1])
+    assert same["auc/nv"].undefined == "all images are nv"
+    assert same["auc_macro"].undefined == "all images are of one class"
+    assert math.isnan(same["auc_macro"].difference)
+
+
+def test_no_difference_is_beyond_one() -> None:
+    y = np.repeat([4, 5], 3)
+    up, down = np.zeros((6, 7)), np.zeros((6, 7))
+    up[:, 4], down[:, 4] = [0.9, 0.8, 0.3, 0.4, 0.2, 0.1], [0.1, 0.2, 0.6, 0.3, 0.8, 0.9]
+    up[:, 5], down[:, 5] = 1 - up[:, 4], 1 - down[:, 4]
+    found = compare_areas(y, up, down, np.arange(6))["auc/mel"]
+    assert found.difference - 1.96 * found.standard_error < -1
+    assert found.low == -1
+    assert found.undefined is None

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from ham10000.data.facts import CLASSES
-from ham10000.errors import MissingDataError
+from ham10000.errors import MissingDataError, PredictionError
 from ham10000.evaluation.metrics import METRICS
 from ham10000.reporting.published import PUBLISHED
 from ham10000.reporting.report import write_report
+from ham10000.training.run import open_run
 
 CHROMIUM = Path(shutil.which("chromium") or "/usr/bin/chromium")
 FLAGS = [
@@ -83,6 +84,48 @@ def test_where_the_model_looks_is_measured_once(page: Path, run: Path, tmp_path:
     again = write_report(run, tmp_path / "again.html")
     assert place.stat().st_mtime_ns == before
     assert again.read_bytes() == page.read_bytes()
+
+
+def test_where_other_weights_look_is_measured_again(run: Path, page: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    place = copy / "evaluation" / "localisation.json"
+    measured = json.loads(place.read_text())
+    assert measured["weights"] == open_run(copy).weights_hash
+
+    invented = {**measured, "mask_share": 0.99, "weights": "another"}
+    place.write_text(json.dumps(invented))
+    text = write_report(copy, tmp_path / "report.html").read_text()
+    assert "cover 99% of an image" not in text
+    assert json.loads(place.read_text()) == measured
+
+    # Of another side it is no answer here, and stays for whoever asked for it.
+    place.write_text(json.dumps({**measured, "mask_share": 0.99, "side": "val"}))
+    text = write_report(copy, tmp_path / "report.html").read_text()
+    assert "cover 99% of an image" not in text
+    assert json.loads(place.read_text())["side"] == "val"
+
+    # Without weights, nothing can be measured again, and nothing contradicts what was.
+    place.write_text(json.dumps({**measured, "mask_share": 0.99}))
+    shutil.rmtree(copy / "checkpoints")
+    text = write_report(copy, tmp_path / "report.html", each=0).read_text()
+    assert "cover 99% of an image" in text
+
+
+def test_deletion_and_insertion_are_drawn_and_attention_is_compared(page: Path) -> None:
+    text = page.read_text()
+    alt = re.search(r'alt="Deletion and insertion curves of tiny_sa\. ([^"]*)"', text)
+    assert alt is not None
+    assert alt[1].count("deletion 0.") == 4
+    assert text.count('<th scope="col">attention less</th>') == 2
+    assert re.search(r"<td>[+-]0\.\d{3} <small>[+-]0\.\d{3} to [+-]0\.\d{3}</small></td>", text)
+
+
+def test_predictions_of_other_images_than_the_splits_are_refused(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    path = copy / "predictions.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(PredictionError, match=r"no row has the image|no row"):
+        write_report(copy, tmp_path / "report.html")
 
 
 def test_a_study_says_its_verdict_and_what_changed(study: Path, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
+import hashlib
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,28 @@ def test_masks_come_from_the_files_where_the_cache_has_none(run: Path) -> None:
     data = open_run(run).dataset("test", masks=True)
     image, _, extras = data[0]
     assert extras["mask"].shape == (1, *image.shape[1:])
+
+
+def test_the_data_may_have_moved(run: Path, tmp_path: Path) -> None:
+    before = open_run(run).recipe
+    moved = Path(shutil.copytree(before.data.root, tmp_path / "moved"))
+    opened = open_run(run, data=moved)
+    assert opened.recipe.data.root == moved
+    assert replace(opened.recipe, data=before.data) == before
+    assert len(opened.dataset("test", masks=True)) == len(open_run(run).dataset("test"))
+    assert open_run(run).recipe == before, "the run's own recipe stays"
+
+
+def test_weights_are_told_apart_by_their_hash(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    best = copy / "checkpoints" / "best.pt"
+    assert open_run(copy).weights_hash == open_run(run).weights_hash
+    assert open_run(run).weights_hash == hashlib.sha256(best.read_bytes()).hexdigest()
+    best.unlink()
+    last = steps_in(copy / "checkpoints")[0]
+    assert open_run(copy).weights_hash == hashlib.sha256(last.read_bytes()).hexdigest()
+    shutil.rmtree(copy / "checkpoints")
+    assert open_run(copy).weights_hash is None
 
 
 def test_best_weights_that_are_damaged_are_said(

@@ -1,16 +1,17 @@
 """Two models on the same images: does one do better, or did it have luck with these lesions?
 
 Everything is paired. Both models get the same drawn lesions, so that what makes a lesion hard for
-both cancels. The draws give the standard error of a difference, and the interval is 1.96 of them to
-each side, more for a class of few lesions (see `intervals`): differences of two models are nearly
-symmetric, and in simulation this holds the truth more often than percentiles of the draws do
-(`python -m ham10000.evaluation.coverage`). Where both models are right about the same images of a
-class, no draw differs in its recall; then it could still differ by as much as Wilson's interval
-gives to none of its lesions.
+both cancels. The interval of a difference comes from the two models' own intervals and the
+correlation of their draws (MOVER; see `methods.difference_ends`), so it never leaves what a
+difference can be, and where no draw differs, as for two shares of 1, it still says what few lesions
+can't tell. Only `ece` has its 1.96 standard errors of the drawn differences: what chance adds to
+both models' cancels.
 
-McNemar's test asks only whether one model is right where the other is wrong as often as the other
-way round; it is exact (a binomial test), and takes images as independent, which those of one lesion
-are not: per lesion that holds. Areas under the ROC curve have DeLong's test besides.
+The p-value of a metric comes from the same interval: it is below 0.05 just where that excludes 0
+(Altman and Bland, BMJ 343 (2011), d2304). McNemar's test asks only whether one model is right where
+the other is wrong as often as the other way round; it is exact (a binomial test), and takes images
+as independent, which those of one lesion are not: per lesion that holds. Areas under the ROC curve
+have DeLong's test besides. These two are other tests, and may differ from a metric's p-value.
 
 A p-value here is of one metric. Whoever looks at many has to correct them for their number.
 """
@@ -19,12 +20,12 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest, t
+from scipy.stats import binomtest, norm
 
-from ham10000.data.facts import CLASSES
 from ham10000.evaluation.delong import AreaDifference, compare_areas
-from ham10000.evaluation.intervals import reach, spread, wilson
-from ham10000.evaluation.metrics import METRICS, absent_classes, summarize
+from ham10000.evaluation.intervals import Interval, intervals_of
+from ham10000.evaluation.methods import NORMAL, correlation, difference_ends, reach, spread
+from ham10000.evaluation.metrics import METRICS, absent_classes
 from ham10000.evaluation.predictions import Predictions, by_lesion, check_images
 from ham10000.evaluation.resampling import RESAMPLES, draw_lesions
 from ham10000.evaluation.weighted import summarize_weighted
@@ -62,7 +63,7 @@ class Difference:
     low: float
     high: float
     p_value: float
-    """Of no difference, two-sided: 0.05 where the interval of 95 % just touches 0."""
+    """Of no difference, two-sided, from the interval: 0.05 where that just touches 0."""
 
 
 @dataclass(frozen=True)
@@ -160,18 +161,12 @@ def paired_differences(
         lesions: (N,), which lesion each image shows, numbered from 0.
         counts: (N, R), as `draw_lesions` gives them.
     """
-    truth, lesion = np.asarray(targets), np.asarray(lesions)
-    first, second = summarize(truth, a), summarize(truth, b)
-    drawn_a, drawn_b = (summarize_weighted(truth, scores, counts) for scores in (a, b))
-    whole = len(np.unique(lesion))
-    of_class = {name: len(np.unique(lesion[truth == label])) for label, name in enumerate(CLASSES)}
+    drawn_a, drawn_b = (summarize_weighted(targets, scores, counts) for scores in (a, b))
+    first = intervals_of(targets, a, lesions, drawn_a)
+    second = intervals_of(targets, b, lesions, drawn_b)
+    count = len(np.unique(np.asarray(lesions)))
     return {
-        name: _difference(
-            name,
-            (first[name], second[name]),
-            drawn_b[name] - drawn_a[name],
-            of_class.get(name.partition("/")[2], whole),
-        )
+        name: _difference(name, (first[name], second[name]), (drawn_a[name], drawn_b[name]), count)
         for name in METRICS
     }
 
@@ -186,16 +181,26 @@ def _differences(a: Predictions, b: Predictions, counts: Floats) -> Differences:
     )
 
 
-def _difference(name: str, values: tuple[float, float], drawn: Floats, lesions: int) -> Difference:
-    a, b = values
-    if not np.isfinite(b - a):
-        return Difference(a, b, np.nan, np.nan, np.nan, np.nan)
-    difference, error = b - a, spread(drawn)
-    if error == 0:
-        half = wilson(0.0, lesions)[1] if name.startswith("recall/") else 0.0
-        return Difference(a, b, difference, difference - half, difference + half, 1.0)
-    half = reach(lesions) * error
-    # The p-value at which the interval would just touch 0.
-    ratio = abs(difference) / error * np.sqrt((lesions - 1) / lesions)
-    p_value = 2 * float(t.sf(ratio, lesions - 1))
-    return Difference(a, b, difference, difference - half, difference + half, p_value)
+def _difference(
+    name: str, both: tuple[Interval, Interval], drawn: tuple[Floats, Floats], lesions: int
+) -> Difference:
+    a, b = both
+    change = b.value - a.value
+    if not np.isfinite(change):
+        return Difference(a.value, b.value, np.nan, np.nan, np.nan, np.nan)
+    if name == "ece":
+        half = reach(lesions) * spread(drawn[1] - drawn[0]) if lesions > 1 else 1.0
+        low, high = max(change - half, -1.0), min(change + half, 1.0)
+    else:
+        related = float(correlation(np.stack(drawn))[0, 1])
+        first, second = ((each.value, each.low, each.high) for each in both)
+        low, high = difference_ends(first, second, related)
+    return Difference(a.value, b.value, change, low, high, _p_value(change, low, high))
+
+
+def _p_value(change: float, low: float, high: float) -> float:
+    """Return the p-value at whose level the end of an interval that looks at 0 would be there."""
+    if change == 0:
+        return 1.0
+    side = change - low if change > 0 else high - change
+    return 2 * float(norm.sf(NORMAL * abs(change) / side)) if side > 0 else 0.0

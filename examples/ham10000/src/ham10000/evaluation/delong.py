@@ -26,7 +26,10 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class AreaDifference:
-    """The area of B less that of A, with DeLong's standard error; NaN where undefined."""
+    """The area of B less that of A, with DeLong's standard error; NaN where undefined.
+
+    The interval ends where areas do: no difference is beyond -1 or 1.
+    """
 
     a: float
     b: float
@@ -36,6 +39,8 @@ class AreaDifference:
     high: float
     p_value: float
     """Of no difference, two-sided, by the normal distribution."""
+    undefined: str | None
+    """Why there is no error or no area."""
 
 
 def area_influence(
@@ -113,6 +118,8 @@ def area_covariance(
         weights = share[used] / share[used].sum()
         areas[name] = values[:, used] @ weights
         summed = np.einsum("mcl,c->ml", influence[:, used], weights)
+        if not len(used):
+            areas[name], summed = np.full(len(models), np.nan), np.full_like(summed, np.nan)
         covariances[name] = summed @ summed.T
     return areas, covariances
 
@@ -126,21 +133,42 @@ def compare_areas(
         For auc_macro, auc_weighted and auc/nv and so on.
     """
     areas, covariances = area_covariance(targets, [a, b], lesions)
+    reasons = _reasons(np.asarray(targets), np.asarray(lesions))
     reach = float(norm.ppf((1 + level) / 2))
     found = {}
     for name, (first, second) in areas.items():
         spread = covariances[name]
-        error = float(np.sqrt(max(spread[0, 0] + spread[1, 1] - 2 * spread[0, 1], 0.0)))
+        error = float(np.sqrt(np.maximum(spread[0, 0] + spread[1, 1] - 2 * spread[0, 1], 0.0)))
         difference = float(second - first)
         # Two models that order every pair alike differ by nothing, surely.
         p_value = 2 * float(norm.sf(abs(difference) / error)) if error > 0 else 1.0
+        low, high = np.clip(difference + np.array([-reach, reach]) * error, -1, 1).tolist()
+        known = bool(np.isfinite(difference) and np.isfinite(error))
         found[name] = AreaDifference(
             a=float(first),
             b=float(second),
             difference=difference,
             standard_error=error,
-            low=difference - reach * error,
-            high=difference + reach * error,
-            p_value=p_value if np.isfinite(difference) else np.nan,
+            low=low,
+            high=high,
+            p_value=p_value if known else np.nan,
+            undefined=None if known else reasons.get(name, reasons["auc_macro"]),
         )
     return found
+
+
+def _reasons(truth: Ints, lesion: Ints) -> dict[str, str]:
+    """Say of each area why it has no error; those that have one are not asked for."""
+    lesions = {name: len(np.unique(lesion[truth == k])) for k, name in enumerate(CLASSES)}
+    whole = sum(lesions.values())
+    found, single = {}, []
+    for name, count in lesions.items():
+        if count == 0:
+            found[f"auc/{name}"] = f"no image is {name}"
+        elif count == whole:
+            found[f"auc/{name}"] = f"all images are {name}"
+        else:
+            found[f"auc/{name}"] = f"{name if count == 1 else 'the rest'} has one lesion"
+            single += [name] if count == 1 else []
+    alone = f"{' and '.join(single)} {'have' if len(single) > 1 else 'has'} one lesion"
+    return {**found, "auc_macro": alone if single else "all images are of one class"}

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from ham10000.data.facts import CLASSES
 from ham10000.data.files import write_text
-from ham10000.evaluation.intervals import LEVEL, Interval, intervals
+from ham10000.evaluation.intervals import Interval, intervals
+from ham10000.evaluation.methods import LEVEL
 from ham10000.evaluation.metrics import absent_classes, confusion
 from ham10000.evaluation.predictions import Predictions, by_lesion, write_predictions
 from ham10000.evaluation.resampling import RESAMPLES, draw_lesions
@@ -18,10 +19,11 @@ from ham10000.evaluation.resampling import RESAMPLES, draw_lesions
 __all__ = ["Evaluation", "Level", "evaluate", "to_json", "write_evaluation"]
 
 _METHOD = (
-    "Intervals of 95 % from draws of lesions with replacement, within each class: their standard "
-    "error on the logit scale (log for brier and log_loss); Wilson's for the recall and the "
-    "sensitivity of a class, MOVER of these for balanced_accuracy; mirrored percentiles for ece. "
-    "Averages are over the classes that have images."
+    "Intervals of 95 % from draws of lesions with replacement, within each class: Wilson's for the "
+    "shares of a class, a probit scale for the area under its ROC curve, MOVER of these for means "
+    "over classes, 1.96 standard errors on the logit scale for other metrics (log for brier and "
+    "log_loss), corrected for what chance adds for ece; which one, each metric says. Averages are "
+    "over the classes that have images."
 )
 
 

@@ -72,6 +72,7 @@ def measure_gaze(
     Raises:
         MissingDataError: no image has a mask, or something of the run is not there.
     """
+    weights = run.weights_hash
     images = run.dataset(side)
     size = run.recipe.data.size
     table = images.table
@@ -91,6 +92,7 @@ def measure_gaze(
     }
     gaze: dict[str, Any] = {
         "side": side,
+        "weights": weights,
         "size": size,
         "images": len(kept),
         "lesions": int(kept["lesion_id"].nunique()),

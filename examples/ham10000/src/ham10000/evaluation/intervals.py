@@ -2,49 +2,69 @@
 
 The draws of `resampling` give each metric's standard error. What an interval makes of it:
 
-- Most metrics lie between 0 and 1, and good models near 1, where chance is lopsided: percentiles of
-  the draws are too narrow there. So the interval is symmetric on the logit scale, which never
-  leaves 0 to 1; on the logarithm's scale for `brier` and `log_loss`, which have no upper end. It
-  reaches 1.96 standard errors to each side, and more for a class of few lesions, which know their
-  own spread badly (Student's distribution).
-- The recall of a class, and its sensitivity at a specificity, are shares of few images: Wilson's
-  interval, with the number of independent images that would have the draws' standard error (at most
-  as many as there are; the images of one lesion count as fewer). Where all draws are equal and show
-  no error, as for a share of 1, every metric has Wilson's interval with the number of lesions.
-- Balanced accuracy is the mean of the recalls, and its interval that of theirs (MOVER): the rarest
-  class decides it, and from six lesions draws learn too little.
-- `ece` is too large by chance alone, the more so the fewer images, and a draw adds as much again:
-  the percentiles of the draws are mirrored at the value, which takes both out. So the value may be
-  above its interval: that much of it is chance. For a model that is calibrated to the last digit
-  even the lower end stays a little above 0.
+- Shares of a class (`recall`, `precision`, `specificity`, `f1`, and the sensitivity at a
+  specificity): Wilson's interval, with the number of independent images that would have the draws'
+  standard error, at most as many as there are; the images of one lesion count as fewer. Where all
+  draws are equal and show no error, as for a share of 1, it is the number of lesions. The images of
+  a precision are those that the model takes for the class; of `f1`, these and the class's own.
+- The area under a class's ROC curve: on the probit scale, with an error that expects of few lesions
+  what they rarely show (`methods.area_ends`).
+- Means over classes (`balanced_accuracy`, every `_macro`, and `auc_weighted`): from the intervals
+  of the classes and the correlations of their draws (MOVER). The rarest class decides such a mean,
+  and from six lesions draws learn too little.
+- Other shares of all images, and average precision: 1.96 standard errors to each side on the logit
+  scale, more for a class of few lesions. Good models are near 1, where chance is lopsided and
+  percentiles of the draws are too narrow. `brier` and `log_loss`: the same on the logarithm's
+  scale, as they have no upper end.
+- `ece` is too large by chance alone, the more so the fewer images, and a draw adds as much again.
+  The draws' mean says how much, and this is taken out of the middle of the interval. So the value
+  may be above its interval: that much of it is chance. The middle of a model that is calibrated to
+  the last digit still stays a little above 0.
 
 How often these intervals hold the truth in a simulation: `python -m ham10000.evaluation.coverage`.
-
-Sources: Wilson, JASA 22 (1927); Korn and Graubard, Analysis of Health Surveys (1999), for the
-effective number; Zou and Donner, Statistics in Medicine 27 (2008), doi:10.1002/sim.3095, for MOVER.
+Two numbers of `methods` were chosen with it in view: `BINORMAL_LESIONS` and `CORRECTION`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit, logit
-from scipy.stats import norm, t
 
 from ham10000.data.facts import CLASSES
+from ham10000.evaluation.methods import (
+    area_ends,
+    corrected_ends,
+    correlation,
+    log_ends,
+    logit_ends,
+    mean_ends,
+    reach,
+    spread,
+    wilson,
+)
 from ham10000.evaluation.metrics import METRICS, summarize
 from ham10000.evaluation.weighted import summarize_weighted
 
-__all__ = ["LEVEL", "Interval", "intervals", "reach", "spread", "wilson"]
+__all__ = ["Interval", "intervals", "intervals_of"]
 
-LEVEL = 0.95
-"""How often the truth is to be in an interval."""
-
-Method = Literal["logit", "log", "wilson", "mover", "mirrored percentiles", "undefined"]
+Method = Literal["logit", "log", "wilson", "probit", "mover", "corrected", "anything", "undefined"]
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
-_SHARES = ("recall/", "sensitivity_at_95_specificity/")
+_LARGEST = {"ece": 1.0, "brier": 2.0, "log_loss": np.inf}
+"""What these could be, for all that a single lesion tells."""
+_MEANS = {
+    "balanced_accuracy": "recall",
+    "precision_macro": "precision",
+    "recall_macro": "recall",
+    "f1_macro": "f1",
+    "specificity_macro": "specificity",
+    "auc_macro": "auc",
+    "auc_weighted": "auc",
+    "average_precision_macro": "average_precision",
+}
 
 
 @dataclass(frozen=True)
@@ -82,92 +102,103 @@ def intervals(
     Returns:
         An interval for each of `METRICS`.
     """
-    values = summarize(targets, probabilities)
     drawn = summarize_weighted(targets, probabilities, counts)
+    return intervals_of(targets, probabilities, lesions, drawn)
+
+
+def intervals_of(
+    targets: npt.ArrayLike,
+    probabilities: npt.ArrayLike,
+    lesions: npt.ArrayLike,
+    drawn: Mapping[str, Floats],
+) -> dict[str, Interval]:
+    """Do what `intervals` does where the (R,) draws of each metric are there already."""
+    values = summarize(targets, probabilities)
     truth, lesion = np.asarray(targets), np.asarray(lesions)
-    whole = _Size(len(truth), len(np.unique(lesion)))
-    sizes = {
-        name: _Size(int((truth == label).sum()), len(np.unique(lesion[truth == label])))
-        for label, name in enumerate(CLASSES)
-    }
-    found = {
-        name: _interval(name, values[name], drawn[name], sizes.get(name.partition("/")[2], whole))
-        for name in METRICS
-    }
-    mean = _mean([found[f"recall/{name}"] for name in CLASSES])
-    return {**found, "balanced_accuracy": mean, "recall_macro": mean}
-
-
-def wilson(share: float, trials: float) -> tuple[float, float]:
-    """Return Wilson's interval of a share.
-
-    Example:
-        >>> from ham10000.evaluation.intervals import wilson
-        >>> low, high = wilson(1.0, 10)
-        >>> round(low, 3), round(high, 3)
-        (0.722, 1.0)
-
-    Args:
-        share: what was found, from 0 to 1.
-        trials: of how many; a fraction where they are not independent.
-    """
-    square = norm.ppf((1 + LEVEL) / 2) ** 2 / trials
-    centre = (share + square / 2) / (1 + square)
-    half = np.sqrt(share * (1 - share) * square + square**2 / 4) / (1 + square)
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
-
-
-def reach(lesions: int) -> float:
-    """Return how many standard errors of the draws an interval reaches to each side.
-
-    The draws of n lesions spread less than n lesions do, by a share of 1 / n in variance.
-
-    Example:
-        >>> from ham10000.evaluation.intervals import reach
-        >>> round(reach(1000), 2), round(reach(6), 2)
-        (1.96, 2.82)
-    """
-    if lesions < 2:
-        return float(norm.ppf((1 + LEVEL) / 2))
-    return float(t.ppf((1 + LEVEL) / 2, lesions - 1) * np.sqrt(lesions / (lesions - 1)))
-
-
-def spread(drawn: Floats) -> float:
-    """Return the standard deviation of draws: 0 where it is nothing but rounding."""
-    error = float(np.std(drawn, ddof=1)) if len(drawn) > 1 else 0.0
-    return error if error > 1e-12 else 0.0
+    predicted = np.asarray(probabilities).argmax(axis=1)
+    whole = _Size.of(lesion)
+    found: dict[str, Interval] = {}
+    for name in METRICS:
+        metric, _, dx = name.partition("/")
+        if not np.isfinite(values[name]):
+            found[name] = Interval(values[name], np.nan, np.nan, "undefined")
+        elif not dx:
+            found[name] = _overall(name, values[name], drawn[name], whole)
+        else:
+            own, taken = (each == CLASSES.index(dx) for each in (truth, predicted))
+            sizes = (_Size.of(lesion[own]), _Size.of(lesion[~own]), _Size.of(lesion[taken]))
+            found[name] = _of_class(metric, values[name], drawn[name], sizes)
+    support = np.bincount(truth, minlength=len(CLASSES)).astype(np.float64)
+    for name, metric in _MEANS.items():
+        weights = support if name == "auc_weighted" else np.ones(len(CLASSES))
+        if found[name].method != "undefined":
+            found[name] = _mean(metric, found, drawn, weights)
+    return found
 
 
 @dataclass(frozen=True)
 class _Size:
-    images: int
-    lesions: int
+    images: float
+    lesions: float
+
+    @classmethod
+    def of(cls, lesion: Ints) -> "_Size":
+        return cls(len(lesion), len(np.unique(lesion)))
 
 
-def _interval(name: str, value: float, drawn: Floats, size: _Size) -> Interval:
-    if not np.isfinite(value):
-        return Interval(value, np.nan, np.nan, "undefined")
+def _overall(name: str, value: float, drawn: Floats, size: _Size) -> Interval:
+    if name in _LARGEST and size.lesions < 2:
+        return Interval(value, 0.0, _LARGEST[name], "anything")
     if name == "ece":
-        low, high = 2 * value - np.quantile(drawn, ((1 + LEVEL) / 2, (1 - LEVEL) / 2))
-        return Interval(value, max(0.0, float(low)), min(1.0, float(high)), "mirrored percentiles")
-    error = spread(drawn)
+        return Interval(value, *corrected_ends(value, drawn, int(size.lesions)), "corrected")
     if name in ("brier", "log_loss"):
-        factor = np.exp(reach(size.lesions) * error / value) if value > 0 else 1.0
-        return Interval(value, float(value / factor), float(value * factor), "log")
-    variance = value * (1 - value)
-    if error == 0 or variance < 1e-12:
+        return Interval(value, *log_ends(value, reach(int(size.lesions)) * spread(drawn)), "log")
+    return _smooth(value, drawn, size)
+
+
+def _of_class(
+    metric: str, value: float, drawn: Floats, sizes: tuple[_Size, _Size, _Size]
+) -> Interval:
+    """Sizes are of the class, of the others, and of what is predicted to be of the class."""
+    own, others, taken = sizes
+    if metric == "auc":
+        ends = area_ends(value, spread(drawn), int(own.lesions), int(others.lesions))
+        return Interval(value, *ends, "probit")
+    if metric == "average_precision":
+        return _smooth(value, drawn, own)
+    size = {
+        "specificity": others,
+        "precision": taken,
+        # An image that is of the class and found counts in both.
+        "f1": _Size(own.images + taken.images, (own.lesions + taken.lesions) / 2),
+    }.get(metric, own)
+    return Interval(value, *wilson(value, _trials(value, drawn, size)), "wilson")
+
+
+def _smooth(value: float, drawn: Floats, size: _Size) -> Interval:
+    error = spread(drawn)
+    if error == 0 or value * (1 - value) < 1e-12:
         return Interval(value, *wilson(min(max(value, 0.0), 1.0), size.lesions), "wilson")
-    if name.startswith(_SHARES):
-        return Interval(value, *wilson(value, min(variance / error**2, size.images)), "wilson")
-    low, high = expit(logit(value) + np.array([-1, 1]) * reach(size.lesions) * error / variance)
-    return Interval(value, float(low), float(high), "logit")
+    return Interval(value, *logit_ends(value, reach(int(size.lesions)) * error), "logit")
 
 
-def _mean(recalls: list[Interval]) -> Interval:
-    """Return the mean of independent shares, without those that are undefined."""
-    known = np.array([(each.value, each.low, each.high) for each in recalls])
-    value, low, high = known[np.isfinite(known[:, 0])].T
-    mean, count = float(value.mean()), len(value)
-    below = float(np.linalg.norm(value - low)) / count
-    above = float(np.linalg.norm(high - value)) / count
-    return Interval(mean, mean - below, mean + above, "mover")
+def _trials(value: float, drawn: Floats, size: _Size) -> float:
+    """Return how many independent images would have the draws' standard error."""
+    error, variance = spread(drawn), value * (1 - value)
+    if error == 0 or variance < 1e-12:
+        return size.lesions
+    return min(variance / error**2, size.images)
+
+
+def _mean(
+    metric: str, found: Mapping[str, Interval], drawn: Mapping[str, Floats], weights: Floats
+) -> Interval:
+    """Return the mean over the classes that have the metric."""
+    names = [f"{metric}/{dx}" for dx in CLASSES]
+    known = np.array([found[name].method != "undefined" for name in names])
+    names = [name for name, there in zip(names, known, strict=True) if there]
+    values = np.array([found[name].value for name in names])
+    ends = np.array([(found[name].low, found[name].high) for name in names])
+    shares = weights[known] / weights[known].sum()
+    related = correlation(np.stack([drawn[name] for name in names]))
+    return Interval(float(values @ shares), *mean_ends(values, ends, shares, related), "mover")

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from ham10000.data.facts import CLASSES
 from ham10000.evaluation.comparison import Comparison, Differences
+from ham10000.evaluation.delong import AreaDifference
 from ham10000.evaluation.evaluate import Evaluation
 from ham10000.evaluation.intervals import Interval
 from ham10000.printing import console
@@ -79,17 +80,13 @@ def print_comparison(comparison: Comparison) -> None:
     for title, level in (("images", found), ("lesions", comparison.per_lesion)):
         out.print(_mcnemar(title, level))
     for name in ("auc_weighted", "auc_macro"):
-        area = found.areas[name]
-        out.print(
-            f"{_words(name)}, DeLong: {area.difference:+.4f} [{area.low:+.4f}, {area.high:+.4f}], "
-            f"p = {_p(area.p_value)}",
-            markup=False,
-        )
+        out.print(f"{_words(name)}, DeLong's test: {_area(found.areas[name])}", markup=False)
     _print_absent(comparison.absent_classes)
     out.print(
         f"In brackets: intervals of 95 % from {comparison.resamples:,} draws of lesions, the same "
-        f"for both, seed {comparison.seed}. A p-value is of one metric, not corrected for their "
-        "number."
+        f"for both, seed {comparison.seed}. A row's p is below 0.05 where its interval excludes "
+        "0; it is of one metric, not corrected for their number. McNemar's and DeLong's are other "
+        "tests, with p-values of their own."
     )
 
 
@@ -111,8 +108,15 @@ def _mcnemar(title: str, level: Differences) -> str:
     test = level.mcnemar
     return (
         f"{level.count:,} {title}: only A is right about {test.only_a:,}, only B about "
-        f"{test.only_b:,}; McNemar's p = {_p(test.p_value)}"
+        f"{test.only_b:,}; McNemar's p {_is(test.p_value)}"
     )
+
+
+def _area(area: AreaDifference) -> str:
+    if area.undefined is not None:
+        return f"undefined, as {area.undefined}"
+    interval = f"{area.difference:+.4f} [{area.low:+.4f}, {area.high:+.4f}]"
+    return f"{interval}, p {_is(area.p_value)}"
 
 
 def _interval(found: Interval) -> str:
@@ -123,6 +127,10 @@ def _interval(found: Interval) -> str:
 
 def _p(value: float) -> str:
     return "<.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _is(p_value: float) -> str:
+    return "< .001" if p_value < 0.001 else f"= {p_value:.3f}"
 
 
 def _words(name: str) -> str:

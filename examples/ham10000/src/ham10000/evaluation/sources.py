@@ -82,7 +82,4 @@ def predict_run(folder: Path, split: str, tta: int = 1, data: Path | None = None
     """
     from ham10000.training.run import open_run  # reading a file needs no network
 
-    run = open_run(folder)
-    if data is not None:
-        run.recipe = replace(run.recipe, data=replace(run.recipe.data, root=data))
-    return run.predict(split, tta)
+    return open_run(folder, data=data).predict(split, tta)

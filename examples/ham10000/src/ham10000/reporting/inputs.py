@@ -11,10 +11,11 @@ import pandas as pd
 
 from ham10000.errors import DataError, MissingDataError
 from ham10000.evaluation.evaluate import Evaluation, evaluate
-from ham10000.evaluation.predictions import Predictions, read_predictions
+from ham10000.evaluation.predictions import Predictions
+from ham10000.evaluation.sources import find_predictions
 from ham10000.training.run import Run, open_run
 
-__all__ = ["Found", "Subject", "open_subject"]
+__all__ = ["Found", "Subject", "open_subject", "read_json"]
 
 STUDY = "study.json"
 
@@ -43,7 +44,7 @@ class Found:
     @property
     def environment(self) -> dict[str, Any]:
         """What environment.json says; nothing if it isn't there."""
-        return _read_json(self.run.folder / "environment.json", optional=True)
+        return read_json(self.run.folder / "environment.json", optional=True)
 
     @property
     def recipe_text(self) -> str:
@@ -89,7 +90,7 @@ def open_subject(folder: Path) -> Subject:
             )
         found = _open(folder, None)
         return Subject(found.name, folder, (found,))
-    study = _read_json(folder / STUDY)
+    study = read_json(folder / STUDY)
     first: dict[str, Path] = {}
     for run in study.get("runs", []):
         first.setdefault(str(run["recipe"]), folder / str(run["folder"]))
@@ -108,11 +109,16 @@ def _open(folder: Path, name: str | None) -> Found:
             f"reporting on {folder}: there is no predictions.csv, which training writes at its "
             f"end. Go on with it: ham10000 train --resume {folder}"
         )
-    predictions = read_predictions(path)
+    predictions = find_predictions(folder)
     return Found(name or run.recipe.name, run, predictions, evaluate(predictions))
 
 
-def _read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
+def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
+    """Read an object from a JSON file; an empty one where it may be missing and is.
+
+    Raises:
+        DataError: it can't be read, or is no object.
+    """
     if optional and not path.exists():
         return {}
     try:

@@ -11,7 +11,7 @@ from ham10000.reporting.inputs import open_subject
 from ham10000.reporting.sections import (
     figures_of,
     gallery_of,
-    gaze_tables,
+    gaze_of,
     setup_of,
 )
 from ham10000.reporting.tables import comparison_table, headline, published_table
@@ -23,7 +23,8 @@ __all__ = ["write_report"]
 def write_report(folder: Path, out: Path, *, data: Path | None = None, each: int = 1) -> Path:
     """Write the report of a run or a study.
 
-    Where attention looks is measured if it wasn't yet, and kept in the run's folder.
+    Where attention looks is measured if it wasn't yet with the run's weights, and kept in the run's
+    folder.
 
     Args:
         folder: of a run or a study.
@@ -54,7 +55,7 @@ def write_report(folder: Path, out: Path, *, data: Path | None = None, each: int
         "published": published_table(subject),
         "comparison": comparison_table(subject),
         "runs": [figures_of(found) for found in subject.found],
-        "gaze": [gaze_tables(found, data) for found in subject.found],
+        "gaze": [gaze_of(found, data) for found in subject.found],
         "gallery": gallery_of(subject, data, each),
         "setups": [setup_of(found) for found in subject.found],
         "licence": LICENCE,

@@ -11,11 +11,12 @@ from ham10000.evaluation.gaze import LOCALISATION, measure_gaze, write_gaze
 from ham10000.reporting import figures
 from ham10000.reporting.cases import gallery, make_cases
 from ham10000.reporting.embed import Embedded, embed, embed_photo
-from ham10000.reporting.inputs import Found, Subject
+from ham10000.reporting.fading import fading_figure
+from ham10000.reporting.inputs import Found, Subject, read_json
 from ham10000.reporting.pictures import thumbnail
 from ham10000.reporting.tables import Table, words
 
-__all__ = ["figures_of", "gallery_of", "gaze_tables", "setup_of"]
+__all__ = ["figures_of", "gallery_of", "gaze_of", "setup_of"]
 
 FAITHFUL = 50
 """On how many images deletion and insertion are followed, which takes most of the time."""
@@ -70,12 +71,12 @@ def figures_of(found: Found) -> dict[str, Any]:
     }
 
 
-def gaze_tables(found: Found, data: Path | None) -> dict[str, Any]:
-    """Show where a run's model looks; measure it unless that was done."""
+def gaze_of(found: Found, data: Path | None) -> dict[str, Any]:
+    """Show where a run's model looks; measure it unless that was done with these weights."""
     try:
         gaze = _gaze(found, data)
     except Ham10000Error as error:
-        return {"name": found.name, "missing": str(error), "tables": []}
+        return {"name": found.name, "missing": str(error), "tables": [], "figures": []}
     excluded = (
         f"{gaze['without_mask']:,} without a mask and {gaze['empty_mask']:,} with an empty one"
     )
@@ -83,15 +84,25 @@ def gaze_tables(found: Found, data: Path | None) -> dict[str, Any]:
         f"{gaze['images']:,} test images of {gaze['lesions']:,} lesions; left out are {excluded}. "
         f"Lesions cover {gaze['mask_share']:.0%} of an image on average."
     )
-    tables = [_gaze_table(gaze["localisation"], caption)]
-    if gaze["faithfulness"]["images"]:
+    tables = _gaze_tables(gaze["localisation"], caption)
+    faithfulness, drawn = gaze["faithfulness"], []
+    if faithfulness["images"]:
         caption = (
             f"Area under the curve of the predicted class's probability, on "
-            f"{gaze['faithfulness']['images']} images: while the positions that a map ranks first "
+            f"{faithfulness['images']} images: while the positions that a map ranks first "
             "are deleted (lower is better), and inserted (higher is better)."
         )
-        tables.append(_gaze_table(gaze["faithfulness"], caption))
-    return {"name": found.name, "missing": None, "tables": tables}
+        tables += _gaze_tables(faithfulness, caption)
+        curves = faithfulness["curves"]
+        spoken = "; ".join(
+            f"{words(method)}: deletion {values['deletion']['value']:.3f}, insertion "
+            f"{values['insertion']['value']:.3f}"
+            for method, values in faithfulness["methods"].items()
+        )
+        title = "Probability of the predicted class while the image goes, and while it comes"
+        alt = f"Deletion and insertion curves of {found.name}. Areas under them: {spoken}."
+        drawn.append((title, embed(lambda theme: fading_figure(curves, theme=theme), alt)))
+    return {"name": found.name, "missing": None, "tables": tables, "figures": drawn}
 
 
 def gallery_of(subject: Subject, data: Path | None, each: int) -> dict[str, Any]:
@@ -151,26 +162,43 @@ def setup_of(found: Found) -> dict[str, Any]:
 def _gaze(found: Found, data: Path | None) -> dict[str, Any]:
     place = found.run.folder / "evaluation"
     path = place / LOCALISATION
-    if not path.is_file():
-        gaze, images = measure_gaze(found.run, data=data, faithful=FAITHFUL)
+    kept = read_json(path, optional=True)
+    other_side = bool(kept) and kept.get("side") != "test"
+    weights = found.run.weights_hash
+    # A run without weights can't be measured again, and has none that could be others.
+    if kept and not other_side and weights in (None, kept.get("weights")):
+        return kept
+    gaze, images = measure_gaze(found.run, data=data, faithful=FAITHFUL)
+    if not other_side:  # that of another side was asked for, and stays
         write_gaze(gaze, images, place)
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    content: dict[str, Any] = json.loads(json.dumps(gaze))
     return content
 
 
-def _gaze_table(found: Mapping[str, Any], caption: str) -> Table:
+def _gaze_tables(found: Mapping[str, Any], caption: str) -> list[Table]:
+    """Make a table of the methods, and where there is attention one of what it has more."""
     methods: Mapping[str, Any] = found["methods"]
     scores = list(next(iter(methods.values())))
+    head = [words(score) for score in scores]
     rows = [
         [words(method), *(_with_ends(values[score]) for score in scores)]
         for method, values in methods.items()
     ]
     ours = frozenset(row for row, method in enumerate(methods) if method == "attention")
-    return Table(caption, ["where", *(words(score) for score in scores)], rows, ours)
+    tables = [Table(caption, ["where", *head], rows, ours)]
+    if found["differences"]:
+        rows = [
+            [words(method), *(_with_ends(values[score], "+") for score in scores)]
+            for method, values in found["differences"].items()
+        ]
+        caption = "Soft attention less each of the others, on the same images, so paired."
+        tables.append(Table(caption, ["attention less", *head], rows))
+    return tables
 
 
-def _with_ends(found: Mapping[str, float]) -> str:
-    return f"{found['value']:.3f}\n{found['low']:.3f} to {found['high']:.3f}"
+def _with_ends(found: Mapping[str, float], sign: str = "") -> str:
+    value, low, high = (format(found[name], f"{sign}.3f") for name in ("value", "low", "high"))
+    return f"{value}\n{low} to {high}"
 
 
 def _flat(values: Mapping[str, Any]) -> Sequence[tuple[str, str]]:

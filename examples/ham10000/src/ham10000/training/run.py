@@ -1,5 +1,6 @@
 """`open_run`: what a training run left, to be looked at and used."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from ham10000.evaluation.predictions import Predictions
 from ham10000.models import build_model
 from ham10000.models.build import METADATA_COLUMNS
 from ham10000.recipe import Recipe, load_recipe
+from ham10000.training.checkpoints import steps_in
 from ham10000.training.folder import RunFolder, find_run
 from ham10000.training.inputs import open_side, prepare_inputs, sides_of
 from ham10000.training.predict import predict
@@ -27,16 +29,20 @@ class Run:
 
     Args:
         folder: where it is; see `open_run`.
+        data: see `open_run`.
 
     Attributes:
         folder: the run's folder.
-        recipe: what was trained.
+        recipe: what was trained; its data.root is `data` where that is given.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, data: Path | None = None) -> None:
         self.files = folder
         self.folder = folder.path
-        self.recipe: Recipe = load_recipe(folder.recipe)
+        recipe = load_recipe(folder.recipe)
+        if data is not None:
+            recipe = replace(recipe, data=replace(recipe.data, root=data))
+        self.recipe: Recipe = recipe
 
     @property
     def split_table(self) -> pd.DataFrame:
@@ -47,6 +53,13 @@ class Run:
     def sides(self) -> list[str]:
         """Which of train, val and test the split has."""
         return sides_of(self.files)
+
+    @property
+    def weights_hash(self) -> str | None:
+        """The SHA-256 of the file that `load_model` reads; None where there is none."""
+        best, steps = self.files.best, steps_in(self.files.checkpoints)
+        path = best if best.is_file() else next(iter(steps), None)
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path is not None else None
 
     def load_model(self, device: torch.device | str = "cpu") -> nn.Module:
         """Return the model with its best weights, those of the average where there is one.
@@ -101,11 +114,15 @@ class Run:
         )
 
 
-def open_run(folder: Path | str) -> Run:
+def open_run(folder: Path | str, *, data: Path | None = None) -> Run:
     """Open the folder that `ham10000 train --out` made.
+
+    Args:
+        folder: the run's.
+        data: where the data set is now; where it was in training unless given.
 
     Raises:
         MissingDataError: there is no run.
         RecipeError: its recipe can't be read.
     """
-    return Run(find_run(Path(folder)))
+    return Run(find_run(Path(folder)), data)

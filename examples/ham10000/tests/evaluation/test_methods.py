@@ -1,0 +1,126 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest, norm
+
+from ham10000.evaluation.methods import (
+    area_ends,
+    corrected_ends,
+    correlation,
+    difference_ends,
+    log_ends,
+    logit_ends,
+    mean_ends,
+    reach,
+    spread,
+    wilson,
+)
+
+
+@given(st.integers(0, 60), st.integers(1, 60))
+def test_wilson_is_scipys(hits: int, more: int) -> None:
+    trials = hits + more
+    expected = binomtest(hits, trials).proportion_ci(method="wilson")
+    assert wilson(hits / trials, trials) == pytest.approx(tuple(expected), abs=1e-12)
+
+
+def test_of_no_trials_nothing_is_known() -> None:
+    assert wilson(0.0, 0) == (0, 1)
+
+
+def test_scales_are_symmetric_on_their_own_terms() -> None:
+    low, high = logit_ends(0.9, 0.05)
+    assert low / (1 - low) * high / (1 - high) == pytest.approx(81)
+    assert 0.9 - low > high - 0.9
+    low, high = log_ends(0.5, 0.1)
+    assert low * high == pytest.approx(0.25)
+    assert math.log(high / 0.5) == pytest.approx(0.2)
+    assert log_ends(0.0, 0.1) == (0, 0)
+
+
+def test_an_area_without_an_error_has_that_of_normal_scores() -> None:
+    # Scores of 30 images from N(2, 1) and of 200 from N(0, 1): the areas of 4,000 such samples
+    # spread as the interval says, which knows nothing but one area and the sizes.
+    rng = np.random.default_rng(0)
+    own, others = rng.normal(2, 1, (4000, 30, 1)), rng.normal(0, 1, (4000, 1, 200))
+    areas = np.array([(one > other).mean() for one, other in zip(own, others, strict=True)])
+    area = norm.cdf(2 / math.sqrt(2))
+    assert areas.mean() == pytest.approx(area, abs=0.002)
+    low, high = area_ends(area, 0.0, 30, 200)
+    slope = norm.pdf(norm.ppf(area))
+    error = (norm.ppf(high) - norm.ppf(low)) / 2 / 1.959964 * slope
+    assert error == pytest.approx(areas.std(), rel=0.05)
+
+
+def test_an_area_of_many_lesions_believes_its_draws_and_one_of_few_does_not() -> None:
+    def width(error: float, own: int) -> float:
+        low, high = area_ends(0.95, error, own, 10_000)
+        return high - low
+
+    assert width(0.02, 5000) / width(0.01, 5000) == pytest.approx(2, rel=0.03)
+    assert width(0.02, 10) / width(0.01, 10) < 1.2
+    assert area_ends(1.0, 0.0, 10, 1000)[0] < area_ends(1.0, 0.0, 100, 1000)[0] < 1
+    assert area_ends(1.0, 0.0, 10, 1000)[1] == 1
+    assert area_ends(0.0, 0.0, 10, 1000)[0] == 0
+    assert area_ends(0.7, 0.0, 1, 1)[0] < 0.1, "one pair says next to nothing"
+
+
+def test_a_correction_takes_out_what_the_draws_have_too_much() -> None:
+    drawn = np.random.default_rng(0).normal(0.06, 0.005, 4000)
+    low, high = corrected_ends(0.05, drawn, 10**6)
+    assert (low + high) / 2 == pytest.approx(0.04, abs=2e-4)
+    assert (high - low) / 2 == pytest.approx(1.1 * 1.959964 * 0.005, rel=0.05)
+    assert corrected_ends(0.001, drawn, 10**6)[0] == 0
+
+
+def test_a_mean_of_parts_knows_how_they_go_together() -> None:
+    values, ends = np.array([0.5, 0.7]), np.array([[0.4, 0.6], [0.6, 0.8]])
+    equal = np.array([0.5, 0.5])
+    for related, half in ((0.0, 0.1 / math.sqrt(2)), (1.0, 0.1), (-1.0, 0.0)):
+        matrix = np.array([[1, related], [related, 1]])
+        assert mean_ends(values, ends, equal, matrix) == pytest.approx((0.6 - half, 0.6 + half))
+    alone = mean_ends(values, ends, np.array([1.0, 0.0]), np.eye(2))
+    assert alone == pytest.approx((0.4, 0.6))
+
+
+shares = st.lists(st.floats(0, 1), min_size=3, max_size=3).map(sorted)
+
+
+@given(shares, shares, st.floats(-1, 1))
+def test_a_difference_never_leaves_what_it_can_be(
+    a: list[float], b: list[float], related: float
+) -> None:
+    first, second = ((each[1], each[0], each[2]) for each in (a, b))
+    low, high = difference_ends(first, second, related)
+    change = b[1] - a[1]
+    assert -1 - 1e-9 <= low <= change + 1e-12
+    assert change - 1e-12 <= high <= 1 + 1e-9
+    back = difference_ends(second, first, related)
+    assert back == pytest.approx((-high, -low), abs=1e-12)
+
+
+def test_a_difference_from_what_has_no_end_has_none() -> None:
+    assert difference_ends((0.5, 0.0, math.inf), (0.4, 0.3, 0.5), 0.9) == (-math.inf, math.inf)
+
+
+def test_correlations_are_numpys_where_there_is_spread() -> None:
+    drawn = np.random.default_rng(0).normal(size=(3, 50))
+    drawn[2] += drawn[0]
+    assert correlation(drawn) == pytest.approx(np.corrcoef(drawn), abs=1e-12)
+    drawn[1] = 0.3
+    assert correlation(drawn)[1] == pytest.approx([0, 1, 0])
+
+
+def test_few_lesions_reach_further() -> None:
+    assert reach(10**6) == pytest.approx(1.959964, rel=1e-4)
+    assert reach(6) == pytest.approx(2.570582 * math.sqrt(6 / 5), rel=1e-6)
+    assert reach(1) == pytest.approx(1.959964, rel=1e-6)
+
+
+def test_rounding_is_no_spread() -> None:
+    assert spread(np.array([0.3, 0.3 + 1e-16, 0.3])) == 0
+    assert spread(np.array([0.3])) == 0
+    assert spread(np.array([0.0, 1.0])) == pytest.approx(math.sqrt(0.5))
