@@ -4,8 +4,9 @@
 
 Both sides make an epoch of augmented float32 batches of the same images, with the same number of
 worker processes that stay from epoch to epoch, in turn, so that what else the machine does meets
-both; the first epoch of each starts the workers and isn't counted. Beside the ratio of images a
-second stands that of processor time, "busy", which other work disturbs less.
+both; in a first epoch, which isn't counted, the workers start, and their memory is looked at.
+Beside the ratio of images a second stands that of processor time, "busy", which other work disturbs
+less.
 
 The left side is what most projects do: `PIL.Image.open`, resize, one affine transform, flips, to a
 tensor, normalize, image by image, in a `DataLoader`. The right side maps a cache that `ham10000
@@ -23,7 +24,7 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,8 +119,6 @@ class Epoch:
     """Images a second."""
     busy: float
     """Seconds of processor time, of this process and its workers."""
-    growth: int
-    """Of the worker that grew most, in bytes."""
 
 
 def own_memory() -> dict[int, int]:
@@ -139,21 +138,31 @@ def busy() -> float:
     return sum(each.user + each.system for each in times)
 
 
-def run(loader: Iterable[Sequence[Tensor | None]], workers: int) -> Epoch:
+def run(loader: Iterable[Sequence[Tensor | None]]) -> Epoch:
     """Go through an epoch."""
-    images, growth = 0, 0
-    first: dict[int, int] = {}
+    images = 0
     began, busy_before = time.perf_counter(), busy()
-    for number, batch in enumerate(loader):
+    for batch in loader:
         assert batch[0] is not None
         images += len(batch[0])
+    seconds = time.perf_counter() - began
+    return Epoch(images / seconds, busy() - busy_before)
+
+
+def growth(loader: Iterable[Sequence[Tensor | None]], workers: int) -> int:
+    """Go through an epoch, and say by how many bytes the worker grew that grew most.
+
+    Apart from `run`, since looking at processes takes as long as making a batch.
+    """
+    most = 0
+    first: dict[int, int] = {}
+    for number, _ in enumerate(loader):
         if number == 2 * workers:  # each worker has made a batch, and has what it needs for one
             first = own_memory()
         elif number > 2 * workers:
             own = own_memory()
-            growth = max([growth, *(own[pid] - first.get(pid, own[pid]) for pid in own)])
-    seconds = time.perf_counter() - began
-    return Epoch(images / seconds, busy() - busy_before, growth)
+            most = max([most, *(own[pid] - first.get(pid, own[pid]) for pid in own)])
+    return most
 
 
 def enlarge(paths: list[Path], out: Path) -> list[Path]:
@@ -187,19 +196,20 @@ def subset(root: Path, number: int, out: Path, large: bool) -> tuple[Path, list[
 
 def compare(
     paths: list[Path], cached: CachedHAM10000, size: int, preset: str, options: argparse.Namespace
-) -> Iterator[tuple[Epoch, Epoch]]:
+) -> tuple[list[tuple[Epoch, Epoch]], list[int]]:
+    """Give the epochs of both sides, round by round, and by how much a worker of each grew."""
     sides = (
         left(JPEGs(paths, cached.targets, size, preset), options.batch, options.workers),
         right(cached, Augment(preset), options.batch, options.workers),
     )
-    for number in range(options.rounds + 1):
-        old, new = (run(side, options.workers) for side in sides)
-        if number:
-            yield old, new
+    grown = [growth(side, options.workers) for side in sides]
+    return [(run(sides[0]), run(sides[1])) for _ in range(options.rounds)], grown
 
 
-def report(table: Table, name: str, rounds: list[tuple[Epoch, Epoch]], batch_bytes: int) -> None:
-    """Add a row: each side's best round, and the ratios of the pairs of rounds."""
+def report(
+    table: Table, name: str, rounds: list[tuple[Epoch, Epoch]], grown: Iterable[float]
+) -> None:
+    """Add a row: each side's best round, the ratios of the pairs of rounds, and the growth."""
     ratios = sorted(new.rate / old.rate for old, new in rounds)
     of_busy = sorted(old.busy / new.busy for old, new in rounds)
     table.add_row(
@@ -208,8 +218,7 @@ def report(table: Table, name: str, rounds: list[tuple[Epoch, Epoch]], batch_byt
         f"{max(new.rate for _, new in rounds):,.0f}",
         f"{ratios[len(ratios) // 2]:.1f} ({ratios[0]:.1f} to {ratios[-1]:.1f})",
         f"{of_busy[len(of_busy) // 2]:.1f}",
-        f"{max(old.growth for old, _ in rounds) / batch_bytes:.2f}",
-        f"{max(new.growth for _, new in rounds) / batch_bytes:.2f}",
+        *(f"{batches:.2f}" for batches in grown),
     )
 
 
@@ -252,9 +261,10 @@ def main() -> None:
                 cache = prepare(root, Path(place) / f"cache{size}{large}", size).cache
                 cached = CachedHAM10000(cache.path)
                 for preset in options.presets:
-                    rounds = list(compare(paths, cached, size, preset, options))
+                    rounds, grown = compare(paths, cached, size, preset, options)
                     batch_bytes = options.batch * 3 * size * size * 4
-                    report(table, f"{kind}, {size}, {preset}", rounds, batch_bytes)
+                    name = f"{kind}, {size}, {preset}"
+                    report(table, name, rounds, [each / batch_bytes for each in grown])
                     case = f"{kind}, {size} x {size}, {preset}"
                     found.append(taken(case, rounds, options.images))
     console.print(table)

@@ -21,19 +21,19 @@ class Wanted:
         """Say in 80 columns whether all that was found keeps to the bound."""
         found = self.find(rows)
         if not found:
-            return f"{self.text:44}{'':8}{'':16}not measured"
+            return f"{self.text:45}{'':7}{'':17}not measured"
         # To the digits that are shown, so that what looks met is.
         kept = [round(x, 2) >= self.bound if self.at_least else round(x, 2) <= self.bound
                 for x in found]  # fmt: skip
         spread = f"{min(found):.2f} to {max(found):.2f}"
         sign = ">=" if self.at_least else "<="
         verdict = "met" if all(kept) else f"{sum(kept)} of {len(kept)}"
-        return f"{self.text:44}{sign}{self.bound:5.2f}{spread:>17}  {verdict}"
+        return f"{self.text:45}{sign}{self.bound:5.2f}{spread:>16}  {verdict}"
 
 
 def verdicts(rows: Sequence[Row]) -> list[str]:
     """Give a line for each thing that was wanted."""
-    head = f"{'':44}{'wanted':>7}{'found':>17}  in cases"
+    head = f"{'':45}{'wanted':>7}{'found':>16}  in cases"
     return [head, *(wanted.line(rows) for wanted in WANTED)]
 
 
