@@ -21,7 +21,7 @@ class Wanted:
         """Say in 80 columns whether all that was found keeps to the bound."""
         found = self.find(rows)
         if not found:
-            return f"{self.text:45}{'':7}{'':17}not measured"
+            return f"{self.text:45}{'':7}{'':16}not measured"
         # To the digits that are shown, so that what looks met is.
         kept = [round(x, 2) >= self.bound if self.at_least else round(x, 2) <= self.bound
                 for x in found]  # fmt: skip
