@@ -1,7 +1,7 @@
 """What training costs: two processes beside one, and an epoch beside one done the usual way.
 
     python examples/ham10000/benchmarks/training.py scaling --cache CACHE
-    python examples/ham10000/benchmarks/training.py epoch --cache CACHE
+    python examples/ham10000/benchmarks/training.py epoch --cache CACHE [--large]
 
 HAM10000_DIR names the data set; CACHE is one of it at 128 x 128, and is made if it isn't there.
 Each side runs in processes of its own, in turn, a few times; the best time of each counts, since
@@ -15,10 +15,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 import torch
+from PIL import Image
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 from torchvision.io import read_image
@@ -44,10 +46,13 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--out", type=Path, help="where a single side works")
+    parser.add_argument(
+        "--large", action="store_true", help="epoch: the usual way decodes 600 x 450"
+    )
     parser.add_argument("--json", type=Path, help="write the seconds of each round, too")
     options = parser.parse_args()
     if options.what in SIDES:
-        SIDES[options.what](options.cache, options.out)
+        SIDES[options.what](options.cache, options.out, options.large)
         return
     if not (options.cache / "cache.json").exists():
         prepare(data_folder(None), options.cache, SIZE)
@@ -100,6 +105,7 @@ def epoch(options: argparse.Namespace) -> dict[str, object]:
         for name, found in seconds.items():
             with tempfile.TemporaryDirectory() as folder:
                 command = [sys.executable, __file__, name, "--cache", str(options.cache)]
+                command += ["--large"] * options.large
                 done = subprocess.run(
                     [*command, "--out", folder], check=True, capture_output=True, text=True
                 )
@@ -131,7 +137,7 @@ def recipe(cache: Path, split: Path) -> Recipe:
     return load_recipe(RECIPE, changes)
 
 
-def ours(cache: Path, out: Path) -> None:
+def ours(cache: Path, out: Path, large: bool) -> None:
     """Print the seconds of our second epoch, with evaluation, metrics and checkpoint."""
     from ham10000.training import loop, train
 
@@ -151,10 +157,11 @@ def ours(cache: Path, out: Path) -> None:
 class Images(Dataset[tuple[torch.Tensor, int]]):
     """A data set as such attempts write it: a row of the table, a file, a chain of transforms."""
 
-    def __init__(self, split: pd.DataFrame, side: str, transform: v2.Transform) -> None:
+    def __init__(
+        self, folders: list[Path], split: pd.DataFrame, side: str, transform: v2.Transform
+    ) -> None:
         self.table = split[split["split"] == side].reset_index(drop=True)
-        self.folders = sorted(data_folder(None).glob("HAM10000_images*"))
-        self.transform = transform
+        self.folders, self.transform = folders, transform
 
     def __len__(self) -> int:
         return len(self.table)
@@ -166,7 +173,18 @@ class Images(Dataset[tuple[torch.Tensor, int]]):
         return self.transform(read_image(str(path))), CLASSES.index(label)
 
 
-def usual(cache: Path, out: Path) -> None:
+def enlarge(folders: list[Path], names: Iterable[str], out: Path) -> Path:
+    """Write the images at 600 x 450, the size that HAM10000 is published in."""
+    place = out / "large"
+    place.mkdir()
+    for name in names:
+        path = next(path for folder in folders if (path := folder / f"{name}.jpg").exists())
+        with Image.open(path) as image:
+            image.resize((600, 450), Image.Resampling.BICUBIC).save(place / path.name, quality=95)
+    return place
+
+
+def usual(cache: Path, out: Path, large: bool) -> None:
     """Print the seconds of an epoch as PyTorch attempts on HAM10000 do it, of the second one.
 
     The loader decodes, augments and resizes each image, as large as its file is, in each pass.
@@ -177,6 +195,9 @@ def usual(cache: Path, out: Path) -> None:
     small_split(cache, out / "split.csv")
     mine = recipe(cache, out / "split.csv")
     split = pd.read_csv(out / "split.csv")
+    folders = sorted(data_folder(None).glob("HAM10000_images*"))
+    if large:
+        folders = [enlarge(folders, split["image_id"], out)]
     changes = [v2.RandomHorizontalFlip(), v2.ColorJitter((0.5, 1.5), contrast=0.2)]
     tail = [
         v2.Resize((SIZE, SIZE)),
@@ -184,9 +205,9 @@ def usual(cache: Path, out: Path) -> None:
         v2.Normalize(mine.model.mean, mine.model.std),
     ]
     batch = mine.training.batch_size
-    training = Images(split, "train", v2.Compose([*changes, *tail]))
+    training = Images(folders, split, "train", v2.Compose([*changes, *tail]))
     loader = DataLoader(training, batch, shuffle=True)
-    held = DataLoader(Images(split, "test", v2.Compose(tail)), batch)
+    held = DataLoader(Images(folders, split, "test", v2.Compose(tail)), batch)
     model = build_model(mine.model, size=SIZE)
     optimizer = torch.optim.Adam(model.parameters(), mine.optimizer.lr)
     start = 0.0

@@ -92,7 +92,7 @@ def area_ends(value: float, error: float, own: int, others: int) -> Ends:
         >>> from ham10000.evaluation.methods import area_ends
         >>> low, high = area_ends(0.99, 0.005, own=30, others=1000)
         >>> round(low, 3), round(high, 3)
-        (0.972, 0.997)
+        (0.971, 0.997)
 
     Args:
         value: the area.
