@@ -11,6 +11,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 if not (BENCHMARKS / "run.py").exists():
     pytest.skip("needs a checkout", allow_module_level=True)
+pytest.importorskip("matplotlib", reason="needs softattn[plot]")
 sys.path.insert(0, str(BENCHMARKS))
 
 from bench.harness import Row, compare, read_facts, read_rows, table, take_turns, worse, write_rows  # noqa: E402
