@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
 
 from ham10000.data.augment import Augment
 from ham10000.data.batches import Batch, Batches
@@ -93,17 +92,10 @@ def _batches(data: HAM10000, recipe: Recipe, rank: int, replicas: int) -> Iterat
     augment = Augment("none", mean=recipe.model.mean, std=recipe.model.std)
     whole = SequentialShard(len(data))
     batches = Batches(data, whole, recipe.training.eval_batch_size, augment)
-    own = Subset(batches, list(SequentialShard(len(batches), rank, replicas)))
-    # A generator of its own, so that the loader draws nothing from the one that training goes on
-    # with.
-    return iter(
-        DataLoader(
-            own,
-            batch_size=None,
-            num_workers=recipe.data.workers,
-            generator=torch.Generator(),
-        )
-    )
+    # In this process: without augmentation a batch is made in no time, and a process that is forked
+    # beside the threads of a run (of its log, of its own workers' queues) may inherit a lock and wait
+    # for ever.
+    return map(batches.__getitem__, SequentialShard(len(batches), rank, replicas))
 
 
 def _probabilities(
