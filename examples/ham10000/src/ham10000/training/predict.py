@@ -93,8 +93,8 @@ def _batches(data: HAM10000, recipe: Recipe, rank: int, replicas: int) -> Iterat
     whole = SequentialShard(len(data))
     batches = Batches(data, whole, recipe.training.eval_batch_size, augment)
     # In this process: without augmentation a batch is made in no time, and a process that is forked
-    # beside the threads of a run (of its log, of its own workers' queues) may inherit a lock and wait
-    # for ever.
+    # beside the threads of a run (of its log, of its own workers' queues) may inherit a lock and
+    # wait for ever.
     return map(batches.__getitem__, SequentialShard(len(batches), rank, replicas))
 
 
