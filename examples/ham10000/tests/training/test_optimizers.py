@@ -59,3 +59,22 @@ def test_an_optimizer_from_before_freezing_trains_all_afterwards(model: LesionCl
     model.unfreeze_backbone()
     step()
     assert not torch.equal(model.get_parameter(name), start)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_fused_kernels_make_the_same_steps(name: str) -> None:
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 32, 32)
+    trained = []
+    for fused in (False, True):
+        torch.manual_seed(1)
+        model = build_model(ModelRecipe("ham10000:tiny", attention=True), size=32).double()
+        recipe = OptimizerRecipe(name, lr=0.01, weight_decay=0.1)
+        optimizer = build_optimizer(recipe, model, fused=fused)
+        assert all(bool(group["fused"]) == fused for group in optimizer.param_groups)
+        for _ in range(3):
+            optimizer.zero_grad()
+            model.eval()(images.double()).square().sum().backward()
+            optimizer.step()
+        trained.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(*trained, rtol=1e-9, atol=1e-12)

@@ -88,12 +88,8 @@ class BatchLoader:
                 "loading batches: the images are of their files' sizes, and a batch needs one. "
                 "Open the data set with size=."
             )
-        self.data, self.sampler, self.batch_size, self.drop_last = (
-            data,
-            sampler,
-            batch_size,
-            drop_last,
-        )
+        self.data, self.sampler = data, sampler
+        self.batch_size, self.drop_last = batch_size, drop_last
         self.reuse_memory, self.pin_memory = reuse_memory, pin_memory
         Batches(data, sampler, batch_size)  # which refuses what can't be
         # Those under way, one that is used, and the one before it.
@@ -112,6 +108,10 @@ class BatchLoader:
             # Its own, so that the one of dropout isn't drawn from.
             generator=torch.Generator(),
         )
+        if workers:
+            # They start here, for an epoch without jobs. A process that is forked beside threads
+            # may inherit a lock that nobody opens, and a run has more threads the longer it runs.
+            iter(self._filled)
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.sampler), self.batch_size)

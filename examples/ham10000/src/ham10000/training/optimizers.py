@@ -11,7 +11,9 @@ from ham10000.recipe.fields import OptimizerRecipe
 __all__ = ["build_optimizer"]
 
 
-def build_optimizer(recipe: OptimizerRecipe, model: LesionClassifier) -> Optimizer:
+def build_optimizer(
+    recipe: OptimizerRecipe, model: LesionClassifier, *, fused: bool = False
+) -> Optimizer:
     """Build the optimizer of a recipe, on the parameters that are trained.
 
     Build it before `model.freeze_backbone()`, so that it has the parameters that are trained later
@@ -30,12 +32,18 @@ def build_optimizer(recipe: OptimizerRecipe, model: LesionClassifier) -> Optimiz
     Args:
         recipe: the part `optimizer` of a recipe.
         model: from `build_model`.
+        fused: update with torch's fused kernels, which go over each weight once. With a scaler of
+            gradients they unscale too, and gradients couldn't be clipped before.
     """
     groups = model.param_groups(
         recipe.lr, recipe.head_lr_scale, recipe.weight_decay, recipe.layer_decay
     )
     if recipe.name == "sgd":
-        return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+        momentum = recipe.momentum
+        return torch.optim.SGD(
+            groups, momentum=momentum, nesterov=momentum > 0, fused=fused or None
+        )
     kinds: dict[str, Any] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    optimizer: Optimizer = kinds[recipe.name](groups, betas=recipe.betas, eps=recipe.eps)
+    kind = kinds[recipe.name]
+    optimizer: Optimizer = kind(groups, betas=recipe.betas, eps=recipe.eps, fused=fused or None)
     return optimizer

@@ -119,7 +119,7 @@ def build_session(recipe: Recipe, run: RunFolder, cache: Path, fabric: Fabric) -
         fabric.world_size,
         recipe.optimizer.accumulate,
     )
-    optimizer = build_optimizer(recipe.optimizer, model)
+    optimizer = build_optimizer(recipe.optimizer, model, fused=recipe.training.precision != "fp16")
     counts = torch.bincount(torch.tensor(data.targets), minlength=len(CLASSES))
     augment = Augment(
         recipe.data.augment, recipe.seed, mean=recipe.model.mean, std=recipe.model.std
