@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 
 from ham10000.errors import ArgumentError
+from ham10000.evaluation.methods import reach, spread
 from ham10000.study.statistics import estimate, holm
 
 
 def simulated_study(
     rng: np.random.Generator, seeds: int, lesions: int, between: float, truth: float
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, tuple[float, float]]:
     """Differences by seed and lesion with effects of both, and of the two together."""
     table = (
         truth
@@ -16,7 +17,8 @@ def simulated_study(
         + rng.standard_normal((seeds, lesions))
     )
     draws = rng.multinomial(lesions, np.full(lesions, 1 / lesions), size=300) / lesions
-    return table.mean(axis=1), draws @ table.mean(axis=0)
+    half = reach(lesions) * spread(draws @ table.mean(axis=0))
+    return table.mean(axis=1), (table.mean() - half, table.mean() + half)
 
 
 @pytest.mark.parametrize(("seeds", "between"), [(2, 1.0), (2, 0.3), (3, 0.3), (5, 0.1), (10, 0.1)])
@@ -24,8 +26,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(seeds: int, between: floa
     rng = np.random.default_rng(7)
     held = 0
     for _ in range(1000):
-        values, resampled = simulated_study(rng, seeds, 100, between, truth=0.5)
-        found = estimate(values, resampled, 100)
+        found = estimate(*simulated_study(rng, seeds, 100, between, truth=0.5))
         held += found.low <= 0.5 <= found.high
     assert 0.94 <= held / 1000 <= 0.985
 
@@ -43,18 +44,32 @@ def test_seeds_alone_would_not_do() -> None:
 def test_p_agrees_with_the_interval() -> None:
     rng = np.random.default_rng(9)
     for _ in range(200):
-        found = estimate(*simulated_study(rng, 4, 50, 0.2, truth=0.3), 50)
+        found = estimate(*simulated_study(rng, 4, 50, 0.2, truth=0.3))
         assert (found.p < 0.05) == (found.low > 0 or found.high < 0)
 
 
 def test_no_difference_at_all_is_none() -> None:
-    found = estimate(np.zeros(3), np.zeros(100), 10)
+    found = estimate(np.zeros(3), (0.0, 0.0))
     assert (found.mean, found.low, found.high, found.p) == (0.0, 0.0, 0.0, 1.0)
 
 
 def test_one_seed_is_refused() -> None:
     with pytest.raises(ArgumentError, match=r"found 1 of them.*ham10000 compare"):
-        estimate(np.array([0.5]), np.array([0.4, 0.6]), 10)
+        estimate(np.array([0.5]), (0.4, 0.6))
+
+
+def test_each_side_has_its_own_reach() -> None:
+    """By hand: t(1) is 12.706, and the two values spread by 0.01 around their mean."""
+    found = estimate(np.array([0.89, 0.91]), (0.7, 0.95), possible=(0.0, 1.0))
+    seeds = 12.7062047 * 0.01
+    assert found.low == pytest.approx(0.9 - np.hypot(seeds, 0.2), abs=1e-7)
+    assert found.high == 1.0 < 0.9 + np.hypot(seeds, 0.05)
+
+
+def test_what_nothing_leaves_to_chance_is_certain() -> None:
+    found = estimate(np.full(3, 0.2), (0.2, 0.2))
+    assert (found.low, found.high) == pytest.approx((0.2, 0.2), abs=1e-12)
+    assert found.p < 1e-9
 
 
 def test_holm_by_hand() -> None:

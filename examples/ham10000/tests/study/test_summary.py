@@ -72,7 +72,26 @@ def test_a_recipe_compared_with_itself_changes_nothing() -> None:
     for seed in PLAN.seeds:
         given["sa", seed] = given["bare", seed]
     change = summarize_study(PLAN, given)["comparison"]["accuracy"]
-    assert (change["difference"], change["low"], change["high"], change["p"]) == (0, 0, 0, 1)
+    assert (change["difference"], change["p"]) == (0, 1)
+    assert -0.005 < change["low"] <= 0 <= change["high"] < 0.005
+
+
+def test_intervals_stay_within_what_is_possible() -> None:
+    found = summarize_study(PLAN, answers({"bare": 2.0, "sa": 9.0}, images=42))
+    for name, by_recipe in found["metrics"].items():
+        for estimated in by_recipe.values():
+            assert 0 <= estimated["low"] <= estimated["high"], name
+            assert estimated["high"] <= 1 or name in ("brier", "log_loss")
+    for name, change in found["comparison"].items():
+        assert name in ("brier", "log_loss") or -1 <= change["low"] <= change["high"] <= 1
+
+
+def test_few_lesions_that_all_are_found_leave_room() -> None:
+    """Six of six found in each run shows no spread, of lesions or of seeds, and proves little."""
+    found = summarize_study(PLAN, answers({"bare": 9.0, "sa": 9.0}, images=42))
+    estimated = found["metrics"]["recall/df"]["sa"]
+    assert (estimated["mean"], estimated["std"], estimated["high"]) == (1.0, 0.0, 1.0)
+    assert estimated["low"] == pytest.approx(6 / (6 + 1.959964**2), abs=1e-6)  # Wilson, by hand
 
 
 def test_the_primary_metric_stands_alone_and_the_others_are_corrected() -> None:

@@ -35,6 +35,7 @@ __all__ = [
     "Difference",
     "Differences",
     "McNemar",
+    "change_ends",
     "compare",
     "mcnemar",
     "paired_differences",
@@ -171,6 +172,29 @@ def paired_differences(
     }
 
 
+def change_ends(
+    name: str,
+    a: tuple[float, float, float],
+    b: tuple[float, float, float],
+    drawn: tuple[Floats, Floats],
+    lesions: int,
+) -> tuple[float, float]:
+    """Return the interval of a metric of B less that of A.
+
+    Args:
+        name: of the metric.
+        a: value, low and high of A.
+        b: those of B.
+        drawn: (R,) of A and (R,) of B, on the same draws of lesions.
+        lesions: how many there are.
+    """
+    if name == "ece":
+        change = b[0] - a[0]
+        half = reach(lesions) * spread(drawn[1] - drawn[0]) if lesions > 1 else 1.0
+        return max(change - half, -1.0), min(change + half, 1.0)
+    return difference_ends(a, b, float(correlation(np.stack(drawn))[0, 1]))
+
+
 def _differences(a: Predictions, b: Predictions, counts: Floats) -> Differences:
     truth, scores_a, scores_b = a.targets, a.probabilities, b.probabilities
     return Differences(
@@ -188,13 +212,8 @@ def _difference(
     change = b.value - a.value
     if not np.isfinite(change):
         return Difference(a.value, b.value, np.nan, np.nan, np.nan, np.nan)
-    if name == "ece":
-        half = reach(lesions) * spread(drawn[1] - drawn[0]) if lesions > 1 else 1.0
-        low, high = max(change - half, -1.0), min(change + half, 1.0)
-    else:
-        related = float(correlation(np.stack(drawn))[0, 1])
-        first, second = ((each.value, each.low, each.high) for each in both)
-        low, high = difference_ends(first, second, related)
+    first, second = ((each.value, each.low, each.high) for each in both)
+    low, high = change_ends(name, first, second, drawn, lesions)
     return Difference(a.value, b.value, change, low, high, _p_value(change, low, high))
 
 

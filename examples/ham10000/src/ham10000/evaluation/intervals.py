@@ -47,14 +47,14 @@ from ham10000.evaluation.methods import (
 from ham10000.evaluation.metrics import METRICS, summarize
 from ham10000.evaluation.weighted import summarize_weighted
 
-__all__ = ["Interval", "intervals", "intervals_of"]
+__all__ = ["Interval", "intervals", "intervals_of", "largest"]
 
 Method = Literal["logit", "log", "wilson", "probit", "mover", "corrected", "anything", "undefined"]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 _LARGEST = {"ece": 1.0, "brier": 2.0, "log_loss": np.inf}
-"""What these could be, for all that a single lesion tells."""
+"""What metrics could be that aren't shares."""
 _MEANS = {
     "balanced_accuracy": "recall",
     "precision_macro": "precision",
@@ -132,8 +132,13 @@ def intervals_of(
     for name, metric in _MEANS.items():
         weights = support if name == "auc_weighted" else np.ones(len(CLASSES))
         if found[name].method != "undefined":
-            found[name] = _mean(metric, found, drawn, weights)
+            found[name] = _mean(values[name], metric, found, drawn, weights)
     return found
+
+
+def largest(name: str) -> float:
+    """Return the largest value that a metric can have; the smallest is 0."""
+    return _LARGEST.get(name, 1.0)
 
 
 @dataclass(frozen=True)
@@ -191,9 +196,13 @@ def _trials(value: float, drawn: Floats, size: _Size) -> float:
 
 
 def _mean(
-    metric: str, found: Mapping[str, Interval], drawn: Mapping[str, Floats], weights: Floats
+    value: float,
+    metric: str,
+    found: Mapping[str, Interval],
+    drawn: Mapping[str, Floats],
+    weights: Floats,
 ) -> Interval:
-    """Return the mean over the classes that have the metric."""
+    """Return the interval of the mean over the classes that have the metric."""
     names = [f"{metric}/{dx}" for dx in CLASSES]
     known = np.array([found[name].method != "undefined" for name in names])
     names = [name for name, there in zip(names, known, strict=True) if there]
@@ -201,4 +210,4 @@ def _mean(
     ends = np.array([(found[name].low, found[name].high) for name in names])
     shares = weights[known] / weights[known].sum()
     related = correlation(np.stack([drawn[name] for name in names]))
-    return Interval(float(values @ shares), *mean_ends(values, ends, shares, related), "mover")
+    return Interval(value, *mean_ends(values, ends, shares, related), "mover")

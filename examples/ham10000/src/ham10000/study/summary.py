@@ -1,6 +1,7 @@
 """The numbers of a study: each metric of each recipe over its seeds, and their differences."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ham10000.errors import PredictionError
-from ham10000.evaluation.metrics import METRICS, summarize
+from ham10000.evaluation.comparison import change_ends
+from ham10000.evaluation.intervals import Interval, intervals_of, largest
+from ham10000.evaluation.methods import corrected_ends, correlation, mean_ends, spread
+from ham10000.evaluation.metrics import METRICS
 from ham10000.evaluation.predictions import Predictions, read_predictions
 from ham10000.evaluation.resampling import RESAMPLES, draw_lesions
 from ham10000.evaluation.weighted import summarize_weighted
@@ -60,31 +64,28 @@ def summarize_study(plan: StudyPlan, answers: Answers, seed: int = 0) -> dict[st
     """
     some = next(iter(answers.values()))
     weights = draw_lesions(some.targets, some.lesions, RESAMPLES, seed)
-    values = {key: summarize(one.targets, one.probabilities) for key, one in answers.items()}
-    draws = {
-        key: summarize_weighted(one.targets, one.probabilities, weights)
-        for key, one in answers.items()
-    }
+    runs = {key: _measure(one, weights) for key, one in answers.items()}
     num_lesions = len(np.unique(some.lesions))
     defined = [
-        name for name in METRICS if all(np.isfinite(value[name]) for value in values.values())
+        name
+        for name in METRICS
+        if all(np.isfinite(run.intervals[name].value) for run in runs.values())
     ]
-    first, second = plan.recipes
-
-    def of(recipe: str, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        by_seed = np.array([values[recipe, seed][name] for seed in plan.seeds])
-        resampled = np.mean([draws[recipe, seed][name] for seed in plan.seeds], axis=0)
-        return by_seed, resampled
-
     metrics: dict[str, dict[str, object]] = {}
     changes: dict[str, Estimate] = {}
     for name in defined:
-        one, other = of(first, name), of(second, name)
+        one, other = (
+            _over_seeds(name, [runs[recipe, seed] for seed in plan.seeds], num_lesions)
+            for recipe in plan.recipes
+        )
+        most = largest(name)
         metrics[name] = {
-            recipe: estimate(*parts, num_lesions).as_dict()
-            for recipe, parts in ((first, one), (second, other))
+            recipe: estimate(each.values, each.interval[1:], (0.0, most)).as_dict()
+            for recipe, each in zip(plan.recipes, (one, other), strict=True)
         }
-        changes[name] = estimate(other[0] - one[0], other[1] - one[1], num_lesions)
+        drawn = (one.drawn, other.drawn)
+        ends = change_ends(name, one.interval, other.interval, drawn, num_lesions)
+        changes[name] = estimate(other.values - one.values, ends, (-most, most))
     # The primary metric was chosen beforehand and stands alone; averages are corrected together,
     # and those of single classes too.
     corrected = {plan.primary: changes[plan.primary].p} if plan.primary in changes else {}
@@ -110,6 +111,50 @@ def summarize_study(plan: StudyPlan, answers: Answers, seed: int = 0) -> dict[st
         "undefined": [name for name in METRICS if name not in defined],
         "verdict": _verdict(plan, changes),
     }
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A run on the test lesions as they are, and on lesions drawn again."""
+
+    intervals: Mapping[str, Interval]
+    drawn: Mapping[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class _OverSeeds:
+    """A metric of a recipe."""
+
+    values: NDArray[np.float64]
+    """(S,)"""
+    drawn: NDArray[np.float64]
+    """(R,), their mean on lesions drawn again."""
+    interval: tuple[float, float, float]
+    """Their mean, and between what it is if only the lesions are left to chance."""
+
+
+def _measure(one: Predictions, weights: NDArray[np.float64]) -> _Measured:
+    drawn = summarize_weighted(one.targets, one.probabilities, weights)
+    found = intervals_of(one.targets, one.probabilities, one.lesions, drawn)
+    return _Measured(found, drawn)
+
+
+def _over_seeds(name: str, runs: Sequence[_Measured], lesions: int) -> _OverSeeds:
+    each = [run.intervals[name] for run in runs]
+    values = np.array([one.value for one in each])
+    mean = float(values.mean())
+    drawn = np.stack([run.drawn[name] for run in runs])
+    if name == "ece":
+        ends = corrected_ends(mean, drawn.mean(axis=0), lesions)
+    else:
+        shares = np.full(len(runs), 1 / len(runs))
+        sides = np.array([(one.low, one.high) for one in each])
+        related = correlation(drawn)
+        # Draws without a spread say nothing of it, and all runs have the same lesions.
+        still = np.array([spread(row) == 0 for row in drawn])
+        related[still[:, None] | still] = 1.0
+        ends = mean_ends(values, sides, shares, related)
+    return _OverSeeds(values, drawn.mean(axis=0), (mean, *ends))
 
 
 def _families(names: Sequence[str], primary: str) -> list[list[str]]:
