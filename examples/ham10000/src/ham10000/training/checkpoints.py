@@ -34,9 +34,10 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    raw = buffer.getvalue()
     # An archive without a comment ends with the comment's length, which is 0.
-    raw = raw[:-2] + _LENGTH.to_bytes(2, "little")
+    buffer.seek(-2, io.SEEK_END)
+    buffer.write(_LENGTH.to_bytes(2, "little"))
+    raw = buffer.getbuffer()
     with replacing(path) as file:
         file.write(raw)
         file.write(_comment(raw))
@@ -66,7 +67,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise MissingDataError(f"{doing}: there is no such file.") from error
     except OSError as error:
         raise CheckpointError(f"{doing}: {(error.strerror or str(error)).lower()}.") from error
-    whole, comment = raw[:-_LENGTH], raw[-_LENGTH:]
+    whole, comment = memoryview(raw)[:-_LENGTH], raw[-_LENGTH:]
     if not comment.startswith(_LABEL) or comment != _comment(whole):
         raise CheckpointError(
             f"{doing}: it was cut short or changed after it was written, as its checksum says. "
@@ -135,5 +136,5 @@ def _if_whole(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def _comment(raw: bytes) -> bytes:
+def _comment(raw: bytes | memoryview) -> bytes:
     return _LABEL + hashlib.sha256(raw).hexdigest().encode()
