@@ -20,7 +20,7 @@ from ham10000.training.train import train
 @pytest.fixture(scope="module")
 def run(recipe: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "tiny"
-    mine = recipe(data={"protocol": "honest", "metadata": True}, training={"epochs": 2})
+    mine = recipe(data={"protocol": "honest", "metadata": True}, training={"epochs": 2, "tta": 2})
     assert ranks.run(train, mine, out) == [0]
     return out
 
@@ -31,13 +31,16 @@ def test_a_run_predicts_again_what_it_predicted(run: Path) -> None:
     again = opened.predict("test")
     written = read_predictions(run / "predictions.csv")
     assert again.table.equals(written.table)
+    assert again.table.equals(opened.predict("test", tta=2).table)
+    assert not again.table.equals(opened.predict("test", tta=1).table)
     assert set(opened.split_table["split"]) == {"train", "val", "test"}
     assert len(opened.dataset("val")) == len(read_predictions(run / "predictions-val.csv"))
 
 
 def test_eight_views_are_averaged(run: Path) -> None:
     opened = open_run(run)
-    plain, all_views = opened.predict("test").probabilities, opened.predict("test", tta=8)
+    plain = opened.predict("test", tta=1).probabilities
+    all_views = opened.predict("test", tta=8)
     assert all_views.probabilities.sum(1) == pytest.approx(1)
     assert abs(all_views.probabilities - plain).max() > 1e-4
     with pytest.raises(ArgumentError, match="tta must be 1, 2, 4 or 8, found 3"):

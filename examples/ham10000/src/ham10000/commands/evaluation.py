@@ -32,7 +32,7 @@ def evaluate(
     predictions: Path | None = None,
     data: Path | None = None,
     split: str = "test",
-    tta: int = 1,
+    tta: int | None = None,
     out: Path | None = None,
     seed: int = 0,
 ) -> int:
@@ -44,7 +44,8 @@ def evaluate(
         data: the data set; what the run was trained on unless given. Predictions from a file are
             checked against it.
         split: train, val or test.
-        tta: over how many views of an image the run's model averages: 1, 2, 4 or 8.
+        tta: over how many views of an image the run's model averages: 1, 2, 4 or 8; as many as its
+            recipe says unless given.
         out: the folder for predictions.csv, metrics.json and figures; evaluation in the run's
             folder unless given.
         seed: of the draws of lesions.
@@ -68,7 +69,7 @@ def submission(
     predictions: Path | None = None,
     groundtruth: Path | None = None,
     data: Path | None = None,
-    tta: int = 1,
+    tta: int | None = None,
 ) -> int:
     """Write predictions in the form of the challenge ISIC 2018, Task 3.
 
@@ -82,7 +83,8 @@ def submission(
         groundtruth: the official truth of the test set, of the Dataverse (1,511 images) or of the
             challenge (1,512).
         data: the folder with the official test images; what HAM10000_DIR names unless given.
-        tta: over how many views of an image the run's model averages: 1, 2, 4 or 8.
+        tta: over how many views of an image the run's model averages: 1, 2, 4 or 8; as many as its
+            recipe says unless given.
     """
     source = _one_source("writing a submission", run, predictions)
     say = console()
@@ -187,8 +189,7 @@ def _add_tta(parser: ArgumentParser) -> None:
         "--tta",
         type=int,
         choices=[1, 2, 4, 8],
-        default=1,
-        help="over how many views of an image the model averages",
+        help="over how many views of an image the model averages; as the recipe says unless given",
     )
 
 

@@ -49,14 +49,17 @@ class OfficialTest(HAM10000):
         self.table = self._truth
 
 
-def predict_official(folder: Path, root: Path, truth: pd.DataFrame, tta: int = 1) -> Predictions:
+def predict_official(
+    folder: Path, root: Path, truth: pd.DataFrame, tta: int | None = None
+) -> Predictions:
     """Let a run's best weights predict the official test set.
 
     Args:
         folder: the run's.
         root: where the images are; see `OfficialTest`.
         truth: as `read_groundtruth` gives it.
-        tta: over how many views of an image the probabilities are averaged.
+        tta: over how many views of an image the probabilities are averaged; as many as the recipe
+            says unless given.
 
     Raises:
         MissingDataError: the run or an image is not there.
@@ -68,4 +71,5 @@ def predict_official(folder: Path, root: Path, truth: pd.DataFrame, tta: int = 1
     run = open_run(folder)
     columns = METADATA_COLUMNS if run.recipe.data.metadata else ()
     data = OfficialTest(root, truth, run.recipe.data.size, columns)
-    return predict(run.load_model(), data, run.recipe, side="test", tta=tta)
+    views = run.recipe.training.tta if tta is None else tta
+    return predict(run.load_model(), data, run.recipe, side="test", tta=views)

@@ -12,14 +12,15 @@ __all__ = ["find_predictions", "of_split", "predict_run"]
 
 
 def find_predictions(
-    source: Path, split: str = "test", tta: int = 1, data: Path | None = None
+    source: Path, split: str = "test", tta: int | None = None, data: Path | None = None
 ) -> Predictions:
     """Return predictions of one side: read where they are written, made where not.
 
     Args:
         source: a run's folder, or a file of predictions.
         split: train, val or test.
-        tta: over how many views of an image a run's model averages.
+        tta: over how many views of an image a run's model averages; as many as its recipe says
+            unless given.
         data: the data set; what the run was trained on unless given. Predictions that are read
             must then be of its images.
 
@@ -32,7 +33,7 @@ def find_predictions(
         raise ArgumentError(f"predicting: there is no split {split!r}. Pass one of {SPLITS}.")
     if source.is_dir():
         written = source / "predictions.csv"
-        if split != "test" or tta != 1 or not written.is_file():
+        if split != "test" or tta is not None or not written.is_file():
             return predict_run(source, split, tta, data)
         found = of_split(read_predictions(written), split)
         if (source / "split.csv").is_file():
@@ -40,7 +41,7 @@ def find_predictions(
             expected = sides[sides["split"] == split]
             check_images(found, expected, f"the split {split} of {source / 'split.csv'}")
     elif source.exists():
-        if tta != 1:
+        if tta is not None and tta != 1:
             raise ArgumentError(
                 f"reading {source}: predictions that are made already can't be averaged over "
                 f"{tta} views. Pass a run's folder."
@@ -74,7 +75,9 @@ def of_split(predictions: Predictions, split: str) -> Predictions:
     return replace(predictions, table=rows)
 
 
-def predict_run(folder: Path, split: str, tta: int = 1, data: Path | None = None) -> Predictions:
+def predict_run(
+    folder: Path, split: str, tta: int | None = None, data: Path | None = None
+) -> Predictions:
     """Let a run's best weights predict one side of its split.
 
     Raises:

@@ -161,6 +161,8 @@ class TrainingRecipe:
     """Images in a step of all processes together."""
     eval_batch_size: int = 64
     """Images in a batch of validation and test, of each process."""
+    tta: Literal[1, 2, 4, 8] = 1
+    """Over how many views of an image the trained model averages; epochs are judged by one."""
     precision: Literal["32", "bf16", "fp16"] = "32"
     """Of the arithmetic; weights are always in 32 bits."""
     channels_last: bool = True

@@ -96,12 +96,15 @@ class Run:
             )
         return open_side(cache, self.files, split, metadata=data.metadata, masks=masks)
 
-    def predict(self, split: str, tta: int = 1, device: torch.device | str = "cpu") -> Predictions:
+    def predict(
+        self, split: str, tta: int | None = None, device: torch.device | str = "cpu"
+    ) -> Predictions:
         """Predict the images of a side with the best weights.
 
         Args:
             split: "train", "val" or "test".
-            tta: over how many views of an image the probabilities are averaged: 1, 2, 4 or 8.
+            tta: over how many views of an image the probabilities are averaged: 1, 2, 4 or 8; as
+                many as the recipe says unless given.
             device: where.
         """
         return predict(
@@ -110,7 +113,7 @@ class Run:
             self.recipe,
             side=split,
             device=device,
-            tta=tta,
+            tta=self.recipe.training.tta if tta is None else tta,
         )
 
 

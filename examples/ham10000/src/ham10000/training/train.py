@@ -154,6 +154,7 @@ def _finish(session: Session, cache: Path) -> None:
             device=session.fabric.device,
             rank=session.rank,
             replicas=session.plan.replicas,
+            tta=recipe.training.tta,
         )
         found.append(predictions)
         if session.rank == 0:
