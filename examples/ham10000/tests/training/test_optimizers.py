@@ -43,11 +43,15 @@ def test_rates_fall_towards_the_input(model: LesionClassifier) -> None:
     assert rates[id(named["network.attention.attention.gamma"])] == 4.0
 
 
-def test_an_optimizer_from_before_freezing_trains_all_afterwards(model: LesionClassifier) -> None:
-    optimizer = build_optimizer(OptimizerRecipe("adamw", weight_decay=0.1), model)
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("fused", [False, True])
+def test_an_optimizer_from_before_freezing_trains_all_afterwards(
+    model: LesionClassifier, name: str, fused: bool
+) -> None:
+    optimizer = build_optimizer(OptimizerRecipe(name, weight_decay=0.1), model, fused=fused)
     model.freeze_backbone()
-    name = "network.backbone.model.block1.0.0.weight"
-    start = model.get_parameter(name).clone()
+    first = model.get_parameter("network.backbone.model.block1.0.0.weight")
+    start = first.detach().clone()
 
     def step() -> None:
         optimizer.zero_grad()
@@ -55,13 +59,13 @@ def test_an_optimizer_from_before_freezing_trains_all_afterwards(model: LesionCl
         optimizer.step()
 
     step()
-    assert torch.equal(model.get_parameter(name), start)
+    assert torch.equal(first, start)
     model.unfreeze_backbone()
     step()
-    assert not torch.equal(model.get_parameter(name), start)
+    assert not torch.equal(first, start)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("name", ["adam", "adamw"])
 def test_fused_kernels_make_the_same_steps(name: str) -> None:
     torch.manual_seed(0)
     images = torch.randn(2, 3, 32, 32)

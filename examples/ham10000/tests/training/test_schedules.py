@@ -116,3 +116,16 @@ def test_a_resumed_schedule_goes_on(name: str) -> None:
 def test_very_short_runs(name: str, steps: int, warmup: float) -> None:
     seen = rates(ScheduleRecipe(name, warmup_epochs=warmup), steps, 1)  # type: ignore[arg-type]
     assert all(0 < rate <= 1 for rate in seen)
+
+
+def test_one_cycle_stays_at_its_end() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = build_schedule(ScheduleRecipe("one_cycle"), optimizer, steps_per_epoch=2, epochs=2)
+    for _ in range(4):
+        optimizer.step()
+        schedule.step()
+    end = schedule.lr
+    for _ in range(3):  # of a run that was resumed on fewer processes
+        optimizer.step()
+        schedule.step()
+    assert schedule.lr == end < 0.01

@@ -212,6 +212,33 @@ def test_a_loss_that_is_no_number_is_skipped_by_all(
     assert "The last good checkpoint is" in log
 
 
+def test_an_infinite_loss_is_skipped_where_its_gradient_is_finite(
+    recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    def poisoned() -> int:
+        from ham10000.training import loop
+
+        update = steps.update
+
+        def poison(session, fed, clock):  # type: ignore[no-untyped-def]
+            loss = session.loss
+            if session.state.step == 2:
+                session.loss = lambda *given: loss(*given) + torch.inf
+            try:
+                return update(session, fed, clock)
+            finally:
+                session.loss = loss
+
+        loop.update = poison
+        return train(recipe(training={"epochs": 1}), tmp_path)
+
+    assert ranks.run(poisoned) == [0]
+    content = latest(tmp_path / "checkpoints")
+    assert content is not None
+    assert content["state"]["skipped"] == 1
+    assert all(value.isfinite().all() for value in content["model"].values())
+
+
 def test_short_memory_is_said_with_the_size_of_a_batch(recipe: MakeRecipe, tmp_path: Path) -> None:
     def hungry() -> int:
         from ham10000.training import loop

@@ -1,5 +1,6 @@
 """What values a recipe's fields can have, beside their types."""
 
+import math
 from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
@@ -49,6 +50,7 @@ _NOT_NEGATIVE = (
 _BELOW_ONE = (
     "model.block_drop_rate",
     "model.drop_rate",
+    "optimizer.betas",
     "optimizer.momentum",
     "schedule.factor",
     "loss.label_smoothing",
@@ -58,8 +60,8 @@ _BELOW_ONE = (
 _AT_MOST_ONE = ("optimizer.layer_decay", "schedule.final")
 
 _RANGES: tuple[tuple[Callable[[float], bool], str, tuple[str, ...]], ...] = (
-    (lambda value: value > 0, "more than 0", _POSITIVE),
-    (lambda value: value >= 0, "0 or more", _NOT_NEGATIVE),
+    (lambda value: 0 < value < math.inf, "more than 0", _POSITIVE),
+    (lambda value: 0 <= value < math.inf, "0 or more", _NOT_NEGATIVE),
     (lambda value: 0 <= value < 1, "in [0, 1)", _BELOW_ONE),
     (lambda value: 0 <= value <= 1, "in [0, 1]", _AT_MOST_ONE),
 )
@@ -74,7 +76,8 @@ def check_values(recipe: Recipe, doing: str) -> None:
     for holds, expected, names in _RANGES:
         for name in names:
             value: Any = attrgetter(name)(recipe)
-            if value is not None and not holds(value):
+            values = value if isinstance(value, tuple) else (value,)
+            if value is not None and not all(map(holds, values)):
                 raise RecipeError(f"{doing}: {name} must be {expected}, found {value}.")
     if recipe.data.augment not in PRESETS:
         raise RecipeError(

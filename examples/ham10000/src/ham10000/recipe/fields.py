@@ -112,7 +112,7 @@ class OptimizerRecipe:
     clip_norm: float | None = None
     """The longest gradient; longer ones are scaled to it."""
     accumulate: int = 1
-    """How many batches make a step; each is a part of `training.batch_size`."""
+    """How many batches make a step, each of `training.batch_size` images."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class TrainingRecipe:
     epochs: int = 10
     """How often the sampler's epoch is drawn, at most."""
     batch_size: int = 32
-    """Images in a step of all processes together."""
+    """Images in a batch of all processes together."""
     eval_batch_size: int = 64
     """Images in a batch of validation and test, of each process."""
     tta: Literal[1, 2, 4, 8] = 1

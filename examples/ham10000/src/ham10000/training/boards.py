@@ -109,14 +109,17 @@ def open_boards(recipe: Recipe, run: RunFolder, epoch: int) -> Boards:
                 "opening Weights & Biases: logging.wandb is set, and it isn't installed. "
                 "Install it with: pip install wandb"
             ) from error
-        wandb = module.init(
-            project="ham10000",
-            name=recipe.name,
-            dir=str(run.path),
-            config=asdict(recipe),
-            resume="allow",
-            id=hashlib.sha256(str(run.path.absolute()).encode()).hexdigest()[:16],
-        )
+        try:
+            wandb = module.init(
+                project="ham10000",
+                name=recipe.name,
+                dir=str(run.path),
+                config=asdict(recipe),
+                resume="allow",
+                id=hashlib.sha256(str(run.path.absolute()).encode()).hexdigest()[:16],
+            )
+        except Exception as error:  # no key, no network
+            _LOG.error("Weights & Biases gets nothing of this run: %s", error)
     tensorboard = None
     if logging_recipe.tensorboard:
         tensorboard = SummaryWriter(str(run.path / "tensorboard"), purge_step=epoch + 1)

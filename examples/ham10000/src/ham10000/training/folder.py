@@ -21,6 +21,7 @@ FREE = (
     "training.checkpoint_steps",
     "training.checkpoint_minutes",
     "training.max_minutes",
+    "training.tta",
     "logging.",
 )
 """How the fields begin that decide nothing about the weights, and may change when resuming."""

@@ -17,6 +17,11 @@ LAUNCHED = "HAM10000_LAUNCHED"
 """Set for the processes that `launch` starts. Such a process ends with 0 where it would end with
 `INTERRUPTED`, which torchrun would take for a failure, to be tried again."""
 
+_USUALLY = {
+    # Seconds until a process that was told to stop is killed. Torch's 30 are fewer than a step, or
+    # an evaluation, of a large model takes on a CPU, after which it saves.
+    "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "600",
+}
 _ALWAYS = {
     LAUNCHED: "1",
     # Otherwise processes that start again find the addresses of those before them in the store
@@ -44,19 +49,19 @@ def launch(run: RunFolder, processes: int, restarts: int = 0) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     threads = str(max(1, available_cores() // processes))
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        run_id=run.path.name,
-        max_restarts=restarts,
-        monitor_interval=0.2,
-    )
     command = ("-m", "ham10000", "train", "--resume", str(run.path))
     try:
-        with _environment({"OMP_NUM_THREADS": threads} | os.environ | _ALWAYS):
+        with _environment(_USUALLY | {"OMP_NUM_THREADS": threads} | os.environ | _ALWAYS):
+            config = LaunchConfig(
+                min_nodes=1,
+                max_nodes=1,
+                nproc_per_node=processes,
+                rdzv_backend="c10d",
+                rdzv_endpoint="localhost:0",
+                run_id=run.path.name,
+                max_restarts=restarts,
+                monitor_interval=0.2,
+            )
             elastic_launch(config, sys.executable)(*command)
     except SignalException:
         pass  # the processes were told, and have saved

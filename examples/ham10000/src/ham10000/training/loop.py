@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from ham10000.errors import PredictionError, TrainingError
 from ham10000.evaluation.metrics import summarize
 from ham10000.evaluation.predictions import Predictions
 from ham10000.training.feed import rest_of_epoch
@@ -13,7 +14,7 @@ from ham10000.training.profiling import profiling
 from ham10000.training.saving import save, save_best
 from ham10000.training.session import Session
 from ham10000.training.signals import StopWish
-from ham10000.training.steps import Clock, update
+from ham10000.training.steps import Clock, last_good, update
 from ham10000.training.tally import Tally
 from ham10000.training.wrapping import wrap
 
@@ -69,19 +70,30 @@ def train_epoch(session: Session, journal: Journal, wish: StopWish, clock: Clock
 
 
 def evaluate(session: Session) -> Predictions:
-    """Predict the held-out images with the weights that count, all ranks together."""
+    """Predict the held-out images with the weights that count, all ranks together.
+
+    Raises:
+        TrainingError: the weights are no numbers any more.
+    """
     same_everywhere(session.model.buffers())
     if session.ema is not None:
-        same_everywhere(session.ema.buffers())
-    return predict(
-        session.evaluated,
-        session.held,
-        session.recipe,
-        side=session.side,
-        device=session.fabric.device,
-        rank=session.rank,
-        replicas=session.plan.replicas,
-    )
+        same_everywhere(session.ema.module.buffers())
+    try:
+        return predict(
+            session.evaluated,
+            session.held,
+            session.recipe,
+            side=session.side,
+            device=session.fabric.device,
+            rank=session.rank,
+            replicas=session.plan.replicas,
+        )
+    except PredictionError as error:  # of weights that made no number in any step yet
+        raise TrainingError(
+            f"evaluating after step {session.state.step}: the model's answers are no finite "
+            f"numbers, so that its weights have diverged. {last_good(session)}. Lower "
+            "optimizer.lr, set optimizer.clip_norm, or use training.precision 32."
+        ) from error
 
 
 def close_epoch(session: Session, journal: Journal, predictions: Predictions, clock: Clock) -> None:

@@ -32,17 +32,16 @@ def build_optimizer(
     Args:
         recipe: the part `optimizer` of a recipe.
         model: from `build_model`.
-        fused: update with torch's fused kernels, which go over each weight once. With a scaler of
-            gradients they unscale too, and gradients couldn't be clipped before.
+        fused: let adam and adamw update with torch's fused kernels, which go over each weight
+            once. With a scaler of gradients they unscale too, and gradients couldn't be clipped
+            before.
     """
     groups = model.param_groups(
         recipe.lr, recipe.head_lr_scale, recipe.weight_decay, recipe.layer_decay
     )
     if recipe.name == "sgd":
-        momentum = recipe.momentum
-        return torch.optim.SGD(
-            groups, momentum=momentum, nesterov=momentum > 0, fused=fused or None
-        )
+        # Not fused: that needs a momentum of all weights or none, and a frozen part has none yet.
+        return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
     kinds: dict[str, Any] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     kind = kinds[recipe.name]
     optimizer: Optimizer = kind(groups, betas=recipe.betas, eps=recipe.eps, fused=fused or None)

@@ -51,6 +51,11 @@ def start_fabric(precision: Literal["32", "bf16", "fp16"]) -> Fabric:
             "starting: training.precision fp16 needs a GPU, and there is none. Use bf16 or 32."
         )
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # we say it ourselves
+    if world % local:
+        raise TrainingError(
+            f"starting {world} processes: {local} of them are on this machine, and each machine "
+            "needs as many as the others. Pass the same --nproc-per-node everywhere."
+        )
     strategy: DDPStrategy | str = "auto"
     if world > 1:
         # The buffers are rank 0's wherever they matter: see `same_everywhere`.

@@ -3,9 +3,11 @@
 import logging
 import sys
 import time
+from collections.abc import Iterable
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 __all__ = ["EpochProgress"]
 
@@ -14,6 +16,17 @@ _SECONDS = 60.0
 """Between two lines where there is no terminal."""
 _RECENT = 0.05
 """The weight of a step in the loss that is shown."""
+
+
+class _Bar(Progress):
+    """A bar with a line below it, which would leave no room beside it."""
+
+    note = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        if self.note:
+            yield Text(self.note, no_wrap=True, overflow="ellipsis")
 
 
 class EpochProgress:
@@ -32,19 +45,18 @@ class EpochProgress:
         self.images = 0
         self.loss: float | None = None
         self.start = self._said = time.monotonic()
-        self._bar: Progress | None = None
+        self._bar: _Bar | None = None
         if shown and sys.stderr.isatty():
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=None),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[rate]}{task.fields[note]}"),
+                TextColumn("{task.fields[rate]}"),
             )
-            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._task = self._bar.add_task(
-                title, total=steps, completed=done, rate="", note=f" {note}" if note else ""
-            )
+            self._bar = _Bar(*columns, console=Console(stderr=True), transient=True)
+            self._bar.note = note
+            self._task = self._bar.add_task(title, total=steps, completed=done, rate="")
             self._bar.start()
 
     @property

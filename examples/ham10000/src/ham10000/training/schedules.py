@@ -59,8 +59,15 @@ class Schedule:
         if isinstance(self.scheduler, ReduceLROnPlateau):
             if metric is not None:
                 self.scheduler.step(metric)
-        elif metric is None:
+        elif metric is None and not self._over:
             self.scheduler.step()
+
+    @property
+    def _over(self) -> bool:
+        # Beyond its last rate one cycle rises again, and then refuses to go on. A run that is
+        # resumed on fewer processes may have a step more in an epoch than it was begun with.
+        cycle = self.scheduler
+        return isinstance(cycle, OneCycleLR) and cycle.last_epoch >= cycle.total_steps - 1
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the schedule is, in plain numbers."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -31,7 +32,7 @@ from ham10000.training.schedules import Schedule, build_schedule
 from ham10000.training.state import State
 from ham10000.training.tally import Tally
 
-__all__ = ["VERSION", "Session", "build_session", "restore", "snapshot"]
+__all__ = ["VERSION", "Session", "build_session", "restore", "snapshot", "synchronize"]
 
 VERSION = 1
 """Of what a checkpoint holds."""
@@ -98,7 +99,7 @@ def build_session(recipe: Recipe, run: RunFolder, cache: Path, fabric: Fabric) -
                 "building the model: training.sync_batchnorm works on GPUs only, and this run is "
                 "on CPUs. Leave it out, or train in one process."
             )
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        model = synchronize(model)
     model = model.to(fabric.device)
     seed_all(recipe.seed, fabric.global_rank)
     side = "val" if "val" in sides_of(run) else "test"
@@ -158,6 +159,15 @@ def build_session(recipe: Recipe, run: RunFolder, cache: Path, fabric: Fabric) -
     )
 
 
+def synchronize(model: LesionClassifier) -> LesionClassifier:
+    """Let the batch norms of a model see the batches of all processes.
+
+    timm's norms have the activation that follows in them, which torch's own conversion drops.
+    """
+    converted: LesionClassifier = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    return converted
+
+
 def snapshot(session: Session) -> dict[str, Any]:
     """Return what a checkpoint holds; all ranks must call this at the same step."""
     scaler = getattr(session.fabric.strategy.precision, "scaler", None)
@@ -215,8 +225,8 @@ def restore(session: Session, content: dict[str, Any]) -> None:
 
 
 def _check_monitor(recipe: Recipe) -> None:
-    known = ("loss", "epoch", *METRICS)
-    for field in ("monitor", "stop_monitor"):
+    for field, more in (("monitor", ["epoch"]), ("stop_monitor", [])):
+        known = ("loss", *more, *METRICS)
         name = getattr(recipe.training, field)
         if name is not None and name not in known:
             raise TrainingError(

@@ -16,7 +16,7 @@ from ham10000.training.feed import Fed
 from ham10000.training.processes import gather
 from ham10000.training.session import Session
 
-__all__ = ["Clock", "update"]
+__all__ = ["Clock", "last_good", "update"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -79,7 +79,8 @@ def update(session: Session, fed: Iterator[Fed], clock: Clock) -> float:
                 scores = model(*inputs)
                 losses = session.loss(scores, batch.targets)
             with clock.time("backward"):
-                fabric.backward(losses.sum() * scale)
+                # A loss that is no number may have a gradient that is one. Times 0 it isn't 0.
+                fabric.backward(losses.sum() * (scale + 0 * losses.detach().sum()))
         seen.append((batch, losses.detach(), scores.detach()))
     with clock.time("update"):
         norm = fabric.clip_gradients(
@@ -110,6 +111,12 @@ def update(session: Session, fed: Iterator[Fed], clock: Clock) -> float:
     return total / sum(len(losses) for _, losses, _ in seen)
 
 
+def last_good(session: Session) -> str:
+    """Say where one can go on from, for a message."""
+    good = steps_in(session.run.checkpoints)
+    return f"The last good checkpoint is {good[0]}" if good else "There is no checkpoint yet"
+
+
 def _skipped(session: Session, seen: list[tuple[Fed, Tensor]], scaled: bool) -> None:
     wrong = [batch.positions[~losses.isfinite().cpu()] for batch, losses in seen]
     positions = [position for part in gather(torch.cat(wrong).tolist()) for position in part]
@@ -131,10 +138,9 @@ def _skipped(session: Session, seen: list[tuple[Fed, Tensor]], scaled: bool) -> 
         )
     limit = session.recipe.training.max_bad_steps
     if state.skipped > limit:
-        good = steps_in(session.run.checkpoints)
-        where = f"The last good checkpoint is {good[0]}" if good else "There is no checkpoint yet"
         raise TrainingError(
             f"training: {state.skipped} steps were skipped, more than training.max_bad_steps "
-            f"{limit}, for losses that are no finite numbers; last with {some(names)}. {where}. "
+            f"{limit}, for losses that are no finite numbers; last with {some(names)}. "
+            f"{last_good(session)}. "
             "Lower optimizer.lr, set optimizer.clip_norm, or use training.precision 32."
         )

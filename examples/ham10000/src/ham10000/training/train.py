@@ -12,6 +12,7 @@ import torch.distributed as dist
 from rich.console import Console
 
 from ham10000.data.files import write_text
+from ham10000.errors import TrainingError
 from ham10000.evaluation.predictions import Predictions, write_predictions
 from ham10000.models import parameter_table
 from ham10000.recipe import Recipe
@@ -114,6 +115,12 @@ def _parameters(session: Session) -> list[str]:
 
 def _resume(session: Session) -> None:
     content = latest(session.run.checkpoints)
+    steps = gather(0 if content is None else content["state"]["step"])
+    if len(set(steps)) > 1:
+        raise TrainingError(
+            f"resuming {session.run.path}: the processes found checkpoints of the steps {steps}. "
+            "All machines need the same folder: pass an --out on a disk that they share."
+        )
     if content is None:
         return
     restore(session, content)
