@@ -3,9 +3,11 @@
 `Predictions` can't hold what can't be measured: whoever has one needn't check it again.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -197,7 +199,7 @@ def _checked(table: pd.DataFrame, doing: str) -> pd.DataFrame:
 
 
 def _with_probabilities(table: pd.DataFrame, doing: str) -> pd.DataFrame:
-    scores = table[list(CLASSES)].apply(pd.to_numeric, errors="coerce").astype(np.float64)
+    scores = table[list(CLASSES)].map(_number).astype(np.float64)
     again = "Predict again, or give probabilities instead of scores"
     finite = pd.Series(np.isfinite(scores.to_numpy()).all(axis=1))
     _refuse(table, ~finite, doing, "a probability that is no finite number", again)
@@ -219,3 +221,11 @@ def _refuse(
             f"{doing}: row {row + 2} (image {table['image_id'].iloc[row]}) has {what} "
             f"({int(rows.sum())} such rows). {remedy}."
         )
+
+
+def _number(value: Any) -> float:
+    # To the last bit, which pandas before 3 doesn't give of a text.
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
