@@ -36,3 +36,17 @@ def test_unknown_fields_are_refused_by_the_closest_name() -> None:
 def test_other_arguments_stay() -> None:
     arguments = ["train", "recipes/x.yaml", "--out", "a=b", "--json", "x.y", "./a.b=c"]
     assert spell_out(arguments) == arguments
+
+
+@pytest.mark.parametrize(
+    ("argument", "nearest"),
+    [
+        ("epochs=3", "training.epochs"),
+        ("sead=3", "seed"),
+        ("data.Size=64", "data.size"),
+        ("--training.batch-size", "training.batch_size"),
+    ],
+)
+def test_misspelt_fields_are_refused_too(argument: str, nearest: str) -> None:
+    with pytest.raises(RecipeError, match=f"has no field .* Closest: .*{nearest}"):
+        spell_out(["train", "mine.yaml", argument])

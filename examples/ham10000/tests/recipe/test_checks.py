@@ -17,6 +17,9 @@ from ham10000.recipe import make_recipe
         ("loss", "class_weights", {"ml": 2}, "names 'ml', which is no class. Closest: mel"),
         ("loss", "class_weights", {"mel": -2}, "of mel must be more than 0, found -2"),
         ("training", "ema", 1.0, "training.ema must be in [0, 1)"),
+        ("optimizer", "betas", [0.9, 1.5], "optimizer.betas must be in [0, 1)"),
+        ("optimizer", "lr", float("inf"), "optimizer.lr must be more than 0, found inf"),
+        ("optimizer", "weight_decay", float("nan"), "must be 0 or more, found nan"),
     ],
 )
 def test_values_out_of_range(part: str, field: str, value: object, message: str) -> None:

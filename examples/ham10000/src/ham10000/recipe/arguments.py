@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -11,7 +12,7 @@ from ham10000.recipe.describe import describe_fields, describe_type
 
 __all__ = ["add_recipe_fields", "recipe_changes", "spell_out"]
 
-_CHANGE = re.compile(r"(--)?([a-z_]+(\.[a-z_]+)*)(=.*)?", re.DOTALL)
+_CHANGE = re.compile(r"(--)?([A-Za-z_][\w-]*(\.[\w-]+)*)(=.*)?", re.DOTALL)
 
 
 def add_recipe_fields(parser: ArgumentParser) -> None:
@@ -51,11 +52,13 @@ def spell_out(arguments: Sequence[str]) -> list[str]:
     """
     known = describe_fields()
     spelled = []
-    for argument in arguments:
+    for before, argument in zip(["", *arguments], arguments, strict=False):
         found = _CHANGE.fullmatch(argument)
         if found is not None:
             option, name, dotted, value = found.groups()
-            if dotted and (option or value) and name not in known:
+            # An option without a dot may be the command's, and a sign may be in an option's value.
+            meant = (option or value) if dotted else value and not (option or before[:2] == "--")
+            if meant and name not in known and not Path(argument).exists():
                 raise RecipeError(
                     f"reading {argument}: a recipe has no field {name}. {closest(name, known)}"
                 )
