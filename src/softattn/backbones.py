@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from softattn.places import Place
 __all__ = ["FeatureMap", "Source", "SpatialBackbone"]
 
 
-class Source(str, Enum):
+class Source(StrEnum):
     """Which of a model's methods gives its last feature map."""
 
     FEATURES = "forward_features"

@@ -1,7 +1,7 @@
 """How a feature map lies in a tensor: the three layouts of image models, and the way between."""
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from softattn.errors import ShapeError
 __all__ = ["Layout", "TokenGrid", "find_grid", "from_nchw", "to_nchw"]
 
 
-class Layout(str, Enum):
+class Layout(StrEnum):
     """How a feature map lies in a tensor."""
 
     NCHW = "NCHW"
