@@ -2,13 +2,11 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import pytest
 from making import make
 
 from ham10000.data.facts import CLASSES
 from ham10000.evaluation.evaluate import evaluate, to_json, write_evaluation
-from ham10000.evaluation.figures import write_figures
 from ham10000.evaluation.metrics import METRICS, confusion, summarize
 from ham10000.evaluation.predictions import by_lesion, read_predictions
 
@@ -52,16 +50,3 @@ def test_json_has_no_number_that_is_none() -> None:
     assert to_json({"a": [float("inf"), (1.5, None)]}) == (
         '{\n  "a": [\n    null,\n    [\n      1.5,\n      null\n    ]\n  ]\n}\n'
     )
-
-
-def test_figures_are_files_that_open(tmp_path: Path) -> None:
-    from PIL import Image
-
-    predictions = make({"bkl": 10, "mel": 20, "nv": 30})
-    paths = write_figures(evaluate(predictions, resamples=5), predictions, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in paths)
-    assert {path.stem for path in paths} == {"confusion", "roc", "reliability", "recall"}
-    for path in paths:
-        with Image.open(path) as picture:
-            assert min(picture.size) > 300
-            assert np.asarray(picture.convert("L")).std() > 1, "something is drawn"

@@ -7,8 +7,7 @@ from ham10000.cli import main
 from ham10000.data.facts import CLASSES
 from ham10000.errors import ArgumentError
 from ham10000.evaluation.predictions import Predictions, make_predictions, read_predictions
-from ham10000.reporting.cases import choose, gallery, make_cases
-from ham10000.reporting.pictures import case_figure
+from ham10000.reporting.cases import case_figure, choose, gallery, make_cases
 from ham10000.training.run import open_run
 
 

@@ -1,22 +1,34 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from ham10000.data.facts import CLASSES
 from ham10000.errors import ArgumentError
+from ham10000.evaluation.evaluate import evaluate
+from ham10000.evaluation.predictions import make_predictions
 from ham10000.reporting.figures import (
     confusion_figure,
     curves_figure,
+    fading_figure,
     recall_figure,
     reliability_figure,
     roc_figure,
+    write_figures,
 )
-from ham10000.reporting.theme import DARK, LIGHT, Theme
+from ham10000.reporting.style import DARK, LIGHT, Theme
 
 RNG = np.random.default_rng(0)
 TARGETS = RNG.integers(0, 7, 200)
 PROBABILITIES = RNG.dirichlet(np.ones(7), 200)
+ROWS = [(f"I{n}", f"L{n}", CLASSES[target], "test") for n, target in enumerate(TARGETS)]
+CURVES = {
+    method: {"deletion": np.linspace(0.9, 0.1, 21).tolist(), "insertion": [0.2] * 20 + [0.9]}
+    for method in ("attention", "grad_cam", "gaussian", "random")
+}
 
 
 def texts(figure: Figure) -> str:
@@ -78,6 +90,27 @@ def test_curves_leave_out_what_no_row_has_and_gaps() -> None:
         curves_figure(rows, ["accuracy"])
 
 
+def test_each_method_has_a_line_of_its_own_look_and_its_area() -> None:
+    figure = fading_figure(CURVES)
+    deletion, insertion = figure.axes
+    assert [text.get_text() for text in deletion.get_legend().get_texts()] == [
+        "soft attention 0.500",
+        "Grad-CAM 0.500",
+        "centred Gaussian 0.500",
+        "random map 0.500",
+    ]
+    looks = {(line.get_color(), line.get_linestyle()) for line in deletion.lines}
+    assert len(looks) == 4
+    x, y = insertion.lines[0].get_xydata().T
+    assert x[[0, -1]].tolist() == [0, 1]
+    assert y.tolist() == CURVES["attention"]["insertion"]
+
+
+def test_a_model_without_attention_has_the_other_lines() -> None:
+    del (others := dict(CURVES))["attention"]
+    assert len(fading_figure(others).axes[0].lines) == 3
+
+
 def contrast(first: str, second: str) -> float:
     def luminance(colour: str) -> float:
         parts = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
@@ -105,8 +138,20 @@ def test_figures_are_in_the_colours_of_their_theme(theme: Theme) -> None:
         reliability_figure(TARGETS, PROBABILITIES, theme=theme),
         recall_figure({"mel": 0.5}, {"mel": (0.4, 0.6)}, theme=theme),
         curves_figure([{"epoch": 0, "split": "val", "loss": 1.0}], theme=theme),
+        fading_figure(CURVES, theme=theme),
     ):
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         edge = np.asarray(canvas.buffer_rgba())[0, 0, :3]
         assert "#" + bytes(edge).hex() == theme.surface
+
+
+def test_figures_are_files_that_open(tmp_path: Path) -> None:
+    predictions = make_predictions(ROWS, PROBABILITIES)
+    paths = write_figures(evaluate(predictions, resamples=5), predictions, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in paths)
+    assert {path.stem for path in paths} == {"confusion", "roc", "reliability", "recall"}
+    for path in paths:
+        with Image.open(path) as picture:
+            assert min(picture.size) > 300
+            assert np.asarray(picture.convert("L")).std() > 1, "something is drawn"

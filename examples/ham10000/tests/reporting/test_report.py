@@ -9,8 +9,8 @@ import pytest
 from ham10000.data.facts import CLASSES
 from ham10000.errors import MissingDataError, PredictionError
 from ham10000.evaluation.metrics import METRICS
-from ham10000.reporting.published import PUBLISHED
 from ham10000.reporting.report import write_report
+from ham10000.reporting.tables import PUBLISHED
 from ham10000.training.run import open_run
 
 CHROMIUM = Path(shutil.which("chromium") or "/usr/bin/chromium")

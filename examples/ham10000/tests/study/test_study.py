@@ -11,7 +11,7 @@ from ham10000.errors import ArgumentError, RecipeError
 from ham10000.evaluation.predictions import Predictions, write_predictions
 from ham10000.study import study
 from ham10000.study.plan import PlannedRun
-from ham10000.study.training import Trainer
+from ham10000.study.runner import Trainer
 from ham10000.training.folder import RunFolder
 
 

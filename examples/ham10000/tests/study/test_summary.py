@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from ham10000.errors import PredictionError
 from ham10000.evaluation.metrics import summarize
 from ham10000.evaluation.predictions import Predictions, write_predictions
 from ham10000.study.plan import StudyPlan
-from ham10000.study.summary import read_study, summarize_study
+from ham10000.study.statistics import Estimate
+from ham10000.study.summary import read_study, summarize_study, verdict
 from ham10000.training.folder import RunFolder
 
 PLAN = StudyPlan(("bare", "sa"), (0, 1, 2), None, "balanced_accuracy")
@@ -127,3 +129,26 @@ def test_runs_that_saw_other_images_are_refused(tmp_path: Path) -> None:
         write_predictions(made_up(1.0, number, images), path)
     with pytest.raises(PredictionError, match=r"sa with seed 1 .* different images \(10 of them"):
         read_study(plan, tmp_path)
+
+
+def change(mean: float, low: float, high: float) -> Estimate:
+    return Estimate(mean, 0.01, low, high, 0.01, (mean, mean))
+
+
+@pytest.mark.parametrize(
+    ("metric", "difference", "expected"),
+    [
+        ("accuracy", change(0.02, 0.01, 0.03), r"accuracy by \+2.0 points.*: sa is better"),
+        ("accuracy", change(-0.02, -0.03, -0.01), r"accuracy by -2.0 points.*: sa is worse"),
+        ("accuracy", change(0.02, -0.01, 0.05), "-1.0 to 5.0: no evidence of a difference"),
+        ("accuracy", change(0.0, 0.0, 0.0), "no evidence"),
+        ("brier", change(0.02, 0.01, 0.03), r"Brier score by \+0.020,.*: sa is worse"),
+        ("log_loss", change(-0.02, -0.03, -0.01), "log loss by -0.020.*: sa is better"),
+        ("f1_macro", change(0.001, -0.001, 0.003), r"changed macro F1 by \+0.1 points"),
+        ("auc_weighted", change(0.001, -0.001, 0.003), r"weighted AUC by \+0.1 points"),
+    ],
+)
+def test_the_sentence_follows_from_the_interval(
+    metric: str, difference: Estimate, expected: str
+) -> None:
+    assert re.search(expected, verdict(metric, "bare", "sa", difference))

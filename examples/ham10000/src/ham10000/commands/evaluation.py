@@ -16,13 +16,11 @@ from ham10000.errors import ArgumentError
 from ham10000.evaluation.comparison import compare as compare_predictions
 from ham10000.evaluation.evaluate import evaluate as evaluate_predictions
 from ham10000.evaluation.evaluate import to_json, write_evaluation
-from ham10000.evaluation.figures import write_figures
 from ham10000.evaluation.official import predict_official
 from ham10000.evaluation.predictions import check_images, read_predictions
-from ham10000.evaluation.printing import print_comparison, print_evaluation
 from ham10000.evaluation.sources import find_predictions
 from ham10000.evaluation.submission import read_groundtruth, scored, write_submission
-from ham10000.printing import console
+from ham10000.utils import console
 
 __all__ = ["ARGUMENTS", "COMMANDS"]
 
@@ -50,6 +48,8 @@ def evaluate(
             folder unless given.
         seed: of the draws of lesions.
     """
+    from ham10000.reporting import print_evaluation, write_figures  # loads what trains
+
     source = _one_source("evaluating", run, predictions)
     if out is None and run is None:
         raise ArgumentError("evaluating: no --out says where to. It is needed with --predictions.")
@@ -121,6 +121,8 @@ def compare(
         seed: of the draws of lesions.
         json: print that JSON instead of tables.
     """
+    from ham10000.reporting import print_comparison  # loads what trains
+
     comparison = compare_predictions(
         find_predictions(run_a), find_predictions(run_b), (str(run_a), str(run_b)), seed=seed
     )

@@ -18,7 +18,7 @@ from ham10000.data.split import honest_split, kfold_split, paper_split, summary
 from ham10000.data.splitfile import read_split, write_split
 from ham10000.data.table import find_table, read_table
 from ham10000.errors import ArgumentError
-from ham10000.printing import console, print_counts
+from ham10000.utils import console
 
 __all__ = ["ARGUMENTS", "COMMANDS"]
 
@@ -57,6 +57,8 @@ def split(
     write_split(made, out)
     counts = summary(made)
     title = f"{protocol}, seed {seed}" + (", fold 0" if protocol == "kfold" else "")
+    from ham10000.reporting import print_counts  # loads what trains
+
     print_counts(counts.assign(all=counts.sum(axis=1)), title)
     console().print(f"Written to {out}", markup=False)
     return 0
@@ -105,6 +107,8 @@ def offline(
         dry_run: only say how many files there would be.
         workers: how many threads; as many as there are cores unless given.
     """
+    from ham10000.reporting import print_counts  # loads what trains
+
     root = data_folder(data)
     table = read_table(find_table(root))
     chosen = read_split(split, table)

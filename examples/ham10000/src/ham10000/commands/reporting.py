@@ -12,7 +12,7 @@ from ham10000.commands.arguments import add_data, add_seed
 from ham10000.data.facts import CLASSES
 from ham10000.data.splitfile import SPLITS
 from ham10000.errors import ArgumentError
-from ham10000.printing import console
+from ham10000.utils import console
 
 __all__ = ["ARGUMENTS", "COMMANDS"]
 
@@ -38,7 +38,7 @@ def localise(
     """
     # Loading what trains takes seconds, and the other commands don't need it.
     from ham10000.evaluation.gaze import measure_gaze, write_gaze
-    from ham10000.reporting.printing import print_gaze
+    from ham10000.reporting import print_gaze
     from ham10000.training.run import open_run
 
     if faithful < 0:
@@ -72,8 +72,7 @@ def explain(
         data: the data set's folder, for the masks; what the run was trained on unless given.
     """
     from ham10000.evaluation.sources import find_predictions
-    from ham10000.reporting.cases import choose, make_cases
-    from ham10000.reporting.pictures import write_case
+    from ham10000.reporting import choose, make_cases, write_case
     from ham10000.training.run import open_run
 
     if image is None and worst is None and dx is None:
@@ -99,7 +98,7 @@ def report(folder: Path, out: Path, data: Path | None = None, each: int = 1) -> 
         each: how many images of each class the gallery shows that the model is right about, and
             how many that it isn't; 0 for no pictures of the data set.
     """
-    from ham10000.reporting.report import write_report
+    from ham10000.reporting import write_report
 
     if each < 0:
         raise ArgumentError(f"reporting: each must be 0 or more, found {each}.")

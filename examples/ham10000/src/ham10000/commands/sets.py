@@ -19,7 +19,7 @@ from ham10000.data.layout import data_folder
 from ham10000.data.sources import PARTS, SOURCES, Part
 from ham10000.data.synthetic import synthesize as synthesize_folder
 from ham10000.data.verify import verify as verify_folder
-from ham10000.printing import console, print_report
+from ham10000.utils import console
 
 __all__ = ["ARGUMENTS", "COMMANDS"]
 
@@ -69,6 +69,8 @@ def verify(
     if json:
         print(json_format.dumps(report.as_dict(), indent=2))
     else:
+        from ham10000.reporting import print_report  # loads what trains
+
         print_report(report)
     return 0 if report.usable else 1
 

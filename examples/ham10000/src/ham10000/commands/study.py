@@ -9,8 +9,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from ham10000.printing import console
 from ham10000.recipe import add_recipe_fields, recipe_changes
+from ham10000.utils import console
 
 __all__ = ["ARGUMENTS", "COMMANDS"]
 
@@ -40,8 +40,8 @@ def study(
         fields: of both recipes, that differ from their files.
     """
     # Loading what trains takes seconds, and the other commands don't need it.
-    from ham10000.study.printing import print_study
-    from ham10000.study.study import run_study
+    from ham10000.reporting import print_study
+    from ham10000.study import run_study
 
     screen = console()
     result = run_study(
@@ -70,7 +70,7 @@ def demo(out: Path, data: Path | None = None) -> int:
         out: the folder for everything.
         data: the data set's folder.
     """
-    from ham10000.study.demo import run_demo
+    from ham10000.reporting import run_demo
 
     screen = console()
     page = run_demo(out, data, say=lambda text: screen.print(text, markup=False))

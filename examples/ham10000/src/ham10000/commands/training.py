@@ -44,9 +44,9 @@ def train(
         print(dump_recipe(load_recipe(recipe, recipe_changes(fields))), end="")
         return 0
     # Loading what trains takes seconds, and the other commands don't need it.
+    from ham10000.reporting import print_run
     from ham10000.training.folder import claim, find_run
     from ham10000.training.launch import LAUNCHED, launch
-    from ham10000.training.printing import print_run
     from ham10000.training.signals import INTERRUPTED
     from ham10000.training.train import train as train_run
 

@@ -1,30 +1,49 @@
 """The figures of an evaluation: each from numbers to a matplotlib figure, and nothing else."""
 
+import io
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from ham10000.data.facts import CLASSES
+from ham10000.data.files import replacing
 from ham10000.errors import ArgumentError
+from ham10000.evaluation.evaluate import Evaluation
+from ham10000.evaluation.faithfulness import CURVES, area
 from ham10000.evaluation.metrics import NUM_BINS, reliability_bins
-from ham10000.reporting.theme import LIGHT, Theme, new_figure
+from ham10000.evaluation.predictions import Predictions
+from ham10000.reporting.style import LIGHT, Theme, new_figure
+from ham10000.reporting.tables import words
 
 __all__ = [
     "confusion_figure",
     "curves_figure",
+    "fading_figure",
     "recall_figure",
     "reliability_figure",
     "roc_figure",
+    "write_figures",
 ]
 
 _STYLES = ("-", "--", "-.", ":", "-", "--", "-.")
 _DASHED = (0, (2, 3))
+_METHOD_STYLES = {
+    "attention": ("first", "-", 2.2),
+    "grad_cam": ("second", "--", 1.8),
+    "gaussian": ("ink", "-.", 1.4),
+    "random": ("quiet", ":", 1.6),
+}
+_CURVE_TITLES = {
+    "deletion": "deletion: the lower, the better",
+    "insertion": "insertion: the higher, the better",
+}
 
 
 def confusion_figure(
@@ -220,6 +239,74 @@ def curves_figure(
     return figure
 
 
+def fading_figure(
+    curves: Mapping[str, Mapping[str, Sequence[float]]], *, theme: Theme = LIGHT
+) -> Figure:
+    """Draw deletion and insertion curves, one line for each method.
+
+    Example:
+        >>> from ham10000.reporting.figures import fading_figure
+        >>> curves = {"random": {"deletion": [0.9, 0.4, 0.1], "insertion": [0.1, 0.6, 0.9]}}
+        >>> figure = fading_figure(curves)
+        >>> [axes.get_legend().get_texts()[0].get_text() for axes in figure.axes]
+        ['random map 0.450', 'random map 0.550']
+
+    Args:
+        curves: mean probabilities for each method of `looking.METHODS` and each of
+            `faithfulness.CURVES`, after equal shares of the positions.
+        theme: the colours.
+    """
+    figure, column = new_figure(theme, 6.4, (1,) * len(CURVES))
+    for axes, name in zip(column, CURVES, strict=True):
+        for method, found in curves.items():
+            values = np.asarray(found[name], dtype=np.float64)
+            colour, style, width = _METHOD_STYLES[method]
+            axes.plot(
+                np.linspace(0, 1, len(values)),
+                values,
+                color=getattr(theme, colour),
+                linestyle=style,
+                linewidth=width,
+                label=f"{words(method)} {area(values[None])[0]:.3f}",
+            )
+        axes.set_title(_CURVE_TITLES[name], fontsize=10)
+        axes.set_ylabel("mean probability")
+        axes.set_xlim(0, 1)
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.grid(axis="y", color=theme.line, linewidth=0.6)
+        legend = axes.legend(
+            frameon=False, labelcolor=theme.ink, fontsize=9, title="area under the curve"
+        )
+        legend.get_title().set(color=theme.quiet, fontsize=9)
+    column[-1].set_xlabel("positions taken, in the order of the map")
+    return figure
+
+
+def write_figures(evaluation: Evaluation, predictions: Predictions, out: Path) -> list[Path]:
+    """Write confusion.png, roc.png, reliability.png and recall.png into a folder.
+
+    Returns:
+        The files.
+
+    Raises:
+        WriteError: the system refuses.
+    """
+    found = evaluation.per_image
+    recalls = {name: found.metrics[f"recall/{name}"] for name in CLASSES}
+    targets, probabilities = predictions.targets, predictions.probabilities
+    figures = {
+        "confusion": confusion_figure(found.confusion, CLASSES),
+        "roc": roc_figure(targets, probabilities),
+        "reliability": reliability_figure(targets, probabilities),
+        "recall": recall_figure(
+            {name: recall.value for name, recall in recalls.items()},
+            {name: (recall.low, recall.high) for name, recall in recalls.items()},
+        ),
+    }
+    return [_write(figure, out / f"{name}.png") for name, figure in figures.items()]
+
+
 def _points(rows: Iterable[Mapping[str, Any]], name: str, split: str) -> NDArray[np.float64]:
     chosen = [row for row in rows if row.get("split") == split]
     points = [(row["epoch"], _number(row, name)) for row in chosen]
@@ -235,3 +322,11 @@ def _legend(axes: Axes, theme: Theme, title: str = "") -> None:
     legend = axes.legend(frameon=False, labelcolor=theme.ink, fontsize=9)
     legend.set_title(title)
     legend.get_title().set(color=theme.quiet, fontsize=9)
+
+
+def _write(figure: Figure, path: Path) -> Path:
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150, bbox_inches="tight")
+    with replacing(path) as file:
+        file.write(picture.getvalue())
+    return path

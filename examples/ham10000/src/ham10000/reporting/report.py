@@ -14,8 +14,8 @@ from ham10000.reporting.sections import (
     gaze_of,
     setup_of,
 )
+from ham10000.reporting.style import DARK, LIGHT
 from ham10000.reporting.tables import comparison_table, headline, published_table
-from ham10000.reporting.theme import DARK, LIGHT
 
 __all__ = ["write_report"]
 

@@ -9,11 +9,10 @@ from ham10000.data.facts import CLASS_NAMES, CLASSES
 from ham10000.errors import Ham10000Error
 from ham10000.evaluation.gaze import LOCALISATION, measure_gaze, write_gaze
 from ham10000.reporting import figures
-from ham10000.reporting.cases import gallery, make_cases
-from ham10000.reporting.embed import Embedded, embed, embed_photo
-from ham10000.reporting.fading import fading_figure
+from ham10000.reporting.cases import gallery, make_cases, thumbnail
+from ham10000.reporting.figures import fading_figure
 from ham10000.reporting.inputs import Found, Subject, read_json
-from ham10000.reporting.pictures import thumbnail
+from ham10000.reporting.style import Embedded, embed, embed_photo
 from ham10000.reporting.tables import Table, words
 
 __all__ = ["figures_of", "gallery_of", "gaze_of", "setup_of"]

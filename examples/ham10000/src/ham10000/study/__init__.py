@@ -1,1 +1,28 @@
-"""A comparison of two recipes over seeds and lesions: what to train, its numbers, a verdict."""
+"""A comparison of two recipes over seeds and lesions: its plan, its runs and its result."""
+
+from ham10000.study.plan import RULE, PlannedRun, StudyPlan, make_plan
+from ham10000.study.recipes import find_recipe
+from ham10000.study.study import PLAN, RESULT, run_study
+from ham10000.study.summary import (
+    describe_change,
+    metric_name,
+    read_study,
+    summarize_study,
+    verdict,
+)
+
+__all__ = [
+    "PLAN",
+    "RESULT",
+    "RULE",
+    "PlannedRun",
+    "StudyPlan",
+    "describe_change",
+    "find_recipe",
+    "make_plan",
+    "metric_name",
+    "read_study",
+    "run_study",
+    "summarize_study",
+    "verdict",
+]

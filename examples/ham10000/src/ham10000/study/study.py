@@ -13,8 +13,8 @@ from ham10000.data.splitfile import write_split
 from ham10000.errors import ArgumentError
 from ham10000.recipe import Recipe, load_recipe
 from ham10000.study.plan import StudyPlan, make_plan
+from ham10000.study.runner import Trainer, train_missing, workplaces
 from ham10000.study.summary import read_study, summarize_study
-from ham10000.study.training import Trainer, train_missing, workplaces
 from ham10000.training.folder import RunFolder, claim
 from ham10000.training.inputs import make_split
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from ham10000.data.layout import DATA_VARIABLE
 from ham10000.data.synthetic import synthesize
 from ham10000.reporting.report import write_report
-from ham10000.study.recipes import find_recipe
-from ham10000.study.study import run_study
+from ham10000.study import find_recipe, run_study
 
 __all__ = ["run_demo"]
 

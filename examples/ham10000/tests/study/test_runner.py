@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from ham10000.errors import TrainingError
-from ham10000.study import training
+from ham10000.study import runner
 from ham10000.study.plan import PlannedRun
-from ham10000.study.training import Trainer, train_missing, workplaces
+from ham10000.study.runner import Trainer, train_missing, workplaces
 
 RUNS = [PlannedRun("bare", seed) for seed in range(5)]
 
@@ -87,6 +87,6 @@ def test_places(
     expected: list[dict[str, str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(training.torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setattr(training, "available_cores", lambda: cores)
+    monkeypatch.setattr(runner.torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(runner, "available_cores", lambda: cores)
     assert workplaces(parallel, runs, processes) == expected

@@ -1,13 +1,27 @@
 """The look of figures and pages: one set of colours on white paper, and one on a dark screen."""
 
-from collections.abc import Sequence
+import base64
+import io
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-__all__ = ["DARK", "LIGHT", "Theme", "new_figure", "style"]
+__all__ = [
+    "DARK",
+    "LIGHT",
+    "Embedded",
+    "Theme",
+    "data_uri",
+    "embed",
+    "embed_photo",
+    "new_figure",
+    "style",
+]
 
 
 @dataclass(frozen=True)
@@ -80,3 +94,50 @@ def style(axes: Axes, theme: Theme) -> None:
     axes.tick_params(colors=theme.line, labelcolor=theme.quiet)
     for label in (axes.xaxis.label, axes.yaxis.label, axes.title):
         label.set_color(theme.quiet)
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A figure for white paper, and maybe another for a dark screen, as addresses `data:`."""
+
+    light: str
+    dark: str | None
+    alt: str
+    """What it shows, for those who don't see it."""
+
+
+def embed(draw: Callable[[Theme], Figure], alt: str) -> Embedded:
+    """Draw a figure in both themes, as SVG; the same figure gives the same bytes."""
+    return Embedded(_svg(draw(LIGHT)), _svg(draw(DARK)), alt)
+
+
+def embed_photo(figure: Figure, alt: str, dpi: int = 180) -> Embedded:
+    """Embed a figure that is a photograph, as JPEG."""
+    return Embedded(data_uri(_save(figure, "jpeg", dpi=dpi), "jpeg"), None, alt)
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """Return an image as a `data:` URI.
+
+    Example:
+        >>> from ham10000.reporting.style import data_uri
+        >>> data_uri(b"GIF", "gif")
+        'data:image/gif;base64,R0lG'
+
+    Args:
+        content: the encoded image.
+        kind: its subtype of the media type image, as "png" or "svg+xml".
+    """
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _svg(figure: Figure) -> str:
+    with matplotlib.rc_context({"svg.hashsalt": "ham10000"}):
+        content = _save(figure, "svg", transparent=True, metadata={"Date": None})
+    return data_uri(content, "svg+xml")
+
+
+def _save(figure: Figure, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format=kind, **options)
+    return file.getvalue()

@@ -1,0 +1,310 @@
+"""What the commands print: tables of at most 80 columns that a person reads."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from ham10000.data.facts import CLASSES
+from ham10000.data.report import Report
+from ham10000.evaluation.comparison import Comparison, Differences
+from ham10000.evaluation.delong import AreaDifference
+from ham10000.evaluation.evaluate import Evaluation
+from ham10000.evaluation.intervals import Interval
+from ham10000.evaluation.metrics import summarize
+from ham10000.evaluation.predictions import read_predictions
+from ham10000.reporting.tables import words
+from ham10000.study import metric_name
+from ham10000.training.folder import RunFolder
+from ham10000.utils import console
+
+__all__ = [
+    "print_comparison",
+    "print_counts",
+    "print_evaluation",
+    "print_gaze",
+    "print_report",
+    "print_run",
+    "print_study",
+]
+
+_SIGNS = {
+    "ok": "[green]ok[/]",
+    "warning": "[yellow]warning[/]",
+    "error": "[bold red]ERROR[/]",
+}
+_MAX_ITEMS = 20
+
+
+def print_report(report: Report) -> None:
+    """Print what `verify` found: a row a check, then the near-duplicates."""
+    out = console()
+    table = Table(title=escape(str(report.root)), title_justify="left", show_lines=False)
+    table.add_column("check", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("found", overflow="fold")
+    for finding in report.findings:
+        table.add_row(finding.check, _SIGNS[finding.level], escape(finding.message))
+    out.print(table)
+    for finding in report.findings:
+        if finding.level != "ok" and len(finding.items) > 1:
+            out.print(f"\n{finding.check}:")
+            for item in finding.items[:_MAX_ITEMS]:
+                out.print(f"  {escape(item)}", soft_wrap=True)
+            if len(finding.items) > _MAX_ITEMS:
+                out.print(
+                    f"  ... and {len(finding.items) - _MAX_ITEMS:,} more; --json has them all"
+                )
+    warnings = sum(finding.level == "warning" for finding in report.findings)
+    verdict = "[green]usable[/]" if report.usable else "[bold red]not usable[/]"
+    out.print(f"\n{verdict}, {warnings} warning{'s' * (warnings != 1)}")
+
+
+def print_counts(counts: pd.DataFrame, title: str, corner: str = "") -> None:
+    """Print a table of whole numbers, with the sum of each row."""
+    table = Table(title=escape(title), title_justify="left")
+    table.add_column(corner, no_wrap=True)
+    for name in counts.columns:
+        table.add_column(str(name), justify="right", no_wrap=True)
+    for label, row in counts.iterrows():
+        table.add_row(str(label), *(f"{int(value):,}" for value in row))
+    console().print(table)
+
+
+_HEADLINES = (
+    "balanced_accuracy",
+    "accuracy",
+    "auc_weighted",
+    "auc_macro",
+    "average_precision_macro",
+    "f1_weighted",
+    "f1_macro",
+    "precision_weighted",
+    "precision_macro",
+    "specificity_macro",
+    "ece",
+    "brier",
+    "log_loss",
+)
+_OF_CLASSES = ("recall", "precision", "auc")
+
+
+def print_evaluation(evaluation: Evaluation) -> None:
+    """Print the averages per image and per lesion, and three metrics of each class."""
+    out = console()
+    image, lesion = evaluation.per_image, evaluation.per_lesion
+    table = _table("")
+    for title, level in (("images", image), ("lesions", lesion)):
+        table.add_column(f"{level.count:,} {title}", no_wrap=True)
+    for name in _HEADLINES:
+        table.add_row(_words(name), _interval(image.metrics[name]), _interval(lesion.metrics[name]))
+    out.print(table, "")
+
+    table = _table("")
+    table.add_column("n", justify="right", no_wrap=True)
+    for metric in _OF_CLASSES:
+        table.add_column(_words(metric), no_wrap=True)
+    for name in CLASSES:
+        intervals = (image.metrics[f"{metric}/{name}"] for metric in _OF_CLASSES)
+        count = f"{image.class_counts[name]:,}"
+        table.add_row(name, count, *(_interval(each) for each in intervals))
+    out.print(table, "")
+    _print_absent(evaluation.absent_classes)
+    out.print(
+        f"In brackets: intervals of 95 %, from {evaluation.resamples:,} draws of lesions, seed "
+        f"{evaluation.seed}."
+    )
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Print the differences of the averages and of each class's recall, per image."""
+    out = console()
+    found = comparison.per_image
+    out.print(f"A: {comparison.a}\nB: {comparison.b}", markup=False, soft_wrap=True)
+    out.print()
+    table = _table(f"{found.count:,} images")
+    for title in ("A", "B", "B - A", "p"):
+        table.add_column(title, no_wrap=True)
+    names = [*_HEADLINES, *(f"recall/{name}" for name in CLASSES)]
+    for name in names:
+        each = found.metrics[name]
+        if math.isnan(each.difference):
+            table.add_row(_words(name), *(["undefined"] + [""] * 3))
+            continue
+        difference = f"{each.difference:+.3f} [{each.low:+.3f}, {each.high:+.3f}]"
+        table.add_row(_words(name), f"{each.a:.3f}", f"{each.b:.3f}", difference, _p(each.p_value))
+    out.print(table, "")
+    for title, level in (("images", found), ("lesions", comparison.per_lesion)):
+        out.print(_mcnemar(title, level))
+    for name in ("auc_weighted", "auc_macro"):
+        out.print(f"{_words(name)}, DeLong's test: {_area(found.areas[name])}", markup=False)
+    _print_absent(comparison.absent_classes)
+    out.print(
+        f"In brackets: intervals of 95 % from {comparison.resamples:,} draws of lesions, the same "
+        f"for both, seed {comparison.seed}. A row's p is below 0.05 where its interval excludes "
+        "0; it is of one metric, not corrected for their number. McNemar's and DeLong's are other "
+        "tests, with p-values of their own."
+    )
+
+
+def _table(corner: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    table.add_column(corner, no_wrap=True)
+    return table
+
+
+def _print_absent(names: list[str]) -> None:
+    if names:
+        console().print(
+            f"No image of {', '.join(names)}: undefined, and left out of the averages.",
+            style="yellow",
+        )
+
+
+def _mcnemar(title: str, level: Differences) -> str:
+    test = level.mcnemar
+    return (
+        f"{level.count:,} {title}: only A is right about {test.only_a:,}, only B about "
+        f"{test.only_b:,}; McNemar's p {_is(test.p_value)}"
+    )
+
+
+def _area(area: AreaDifference) -> str:
+    if area.undefined is not None:
+        return f"undefined, as {area.undefined}"
+    interval = f"{area.difference:+.4f} [{area.low:+.4f}, {area.high:+.4f}]"
+    return f"{interval}, p {_is(area.p_value)}"
+
+
+def _interval(found: Interval) -> str:
+    if math.isnan(found.value):
+        return "undefined"
+    return f"{found.value:.3f} \\[{found.low:.3f}, {found.high:.3f}]"
+
+
+def _p(value: float) -> str:
+    return "<.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _is(p_value: float) -> str:
+    return "< .001" if p_value < 0.001 else f"= {p_value:.3f}"
+
+
+def _words(name: str) -> str:
+    metric, _, of = name.partition("/")
+    words = metric.replace("_", " ").replace("auc", "AUC").replace("f1", "F1")
+    words = words.replace("ece", "calibration error")
+    return f"{words} {of}".strip()
+
+
+_STUDIED = (
+    "balanced_accuracy",
+    "accuracy",
+    "auc_weighted",
+    "auc_macro",
+    "f1_macro",
+    "precision_weighted",
+    "brier",
+    "ece",
+)
+
+
+def print_study(result: Mapping[str, Any]) -> None:
+    """Print what `summarize_study` found."""
+    recipes = result["recipes"]
+    seeds = len(result["seeds"])
+    title = (
+        f"{seeds} seeds, {result['images']:,} test images of {result['lesions']:,} lesions; "
+        "times 100"
+    )
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("mean (sd)", no_wrap=True)
+    for name in recipes:
+        table.add_column(escape(name), justify="right", overflow="fold")
+    table.add_column("change, 95 % interval", justify="right", no_wrap=True)
+    table.add_column("p", justify="right", no_wrap=True)
+    shown = [result["primary"], *(name for name in _STUDIED if name != result["primary"])]
+    for name in shown:
+        if name not in result["metrics"]:
+            continue
+        both, change = result["metrics"][name], result["comparison"][name]
+        low, high = 100 * change["low"], 100 * change["high"]
+        table.add_row(
+            metric_name(name),
+            *(f"{100 * both[r]['mean']:.1f} ({100 * both[r]['std']:.1f})" for r in recipes),
+            f"{100 * change['difference']:+.1f} ({low:.1f} to {high:.1f})",
+            f"{change['p_holm']:.3f}",
+        )
+    out = console()
+    out.print(table)
+    if result["undefined"]:
+        out.print(f"Undefined on these images: {', '.join(result['undefined'])}", markup=False)
+    out.print(result["verdict"], markup=False)
+
+
+_COLUMNS = {
+    "accuracy": "accuracy",
+    "recall_macro": "recall",
+    "precision_weighted": "precision",
+    "f1_macro": "F1",
+    "auc_weighted": "AUC",
+    "log_loss": "log loss",
+}
+
+
+def print_run(run: RunFolder) -> None:
+    """Print a row for each side that a run has predicted, in 80 columns."""
+    out = console()
+    if not run.done:
+        out.print(f"Not finished. Go on with: ham10000 train --resume {run.path}", markup=False)
+        return
+    table = Table(title=escape(f"{run.path}, best weights"), title_justify="left")
+    table.add_column("", no_wrap=True)
+    table.add_column("images", justify="right")
+    for title in _COLUMNS.values():
+        table.add_column(title, justify="right")
+    for side in ("val", "test"):
+        path = run.predictions(side)
+        if not path.exists():
+            continue
+        predictions = read_predictions(path)
+        measured = summarize(predictions.targets, predictions.probabilities)
+        cells = [f"{measured[name]:.4f}" for name in _COLUMNS]
+        table.add_row(side, f"{len(predictions):,}", *cells)
+    out.print(table)
+
+
+def print_gaze(gaze: Mapping[str, Any]) -> None:
+    """Print where a model looks, and where it would with its eyes closed."""
+    out = console()
+    out.print(_saliency_table(gaze["localisation"]["methods"]))
+    faithfulness = gaze["faithfulness"]
+    if faithfulness["images"]:
+        out.print(_saliency_table(faithfulness["methods"]))
+        out.print(
+            f"Deletion (lower is better) and insertion (higher is better): areas under the curve "
+            f"on {faithfulness['images']} images."
+        )
+    out.print(
+        f"{gaze['images']:,} images; left out: {gaze['without_mask']:,} without a mask, "
+        f"{gaze['empty_mask']:,} with an empty one. In brackets: intervals of 95 % from "
+        f"{gaze['resamples']:,} draws of lesions, seed {gaze['seed']}."
+    )
+
+
+def _saliency_table(methods: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for score in next(iter(methods.values())):
+        table.add_column(words(score), no_wrap=True)
+    for method, scores in methods.items():
+        cells = (
+            f"{each['value']:.3f} \\[{each['low']:.3f}, {each['high']:.3f}]"
+            for each in scores.values()
+        )
+        table.add_row(words(method), *cells)
+    return table
