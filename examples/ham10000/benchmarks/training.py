@@ -122,8 +122,8 @@ def small_split(cache: Path, path: Path) -> None:
     """Write a split of a few images, each class in proportion."""
     split = paper_split(CachedHAM10000(cache).table, 42)
     parts = []
-    for side, count in (("train", TRAIN), ("test", HELD)):
-        rows = split[split["split"] == side]
+    for name, count in (("train", TRAIN), ("test", HELD)):
+        rows = split[split["split"] == name]
         share = count / len(rows)
         drawn = rows.groupby("dx").sample(frac=share, random_state=0)
         lacking = rows.drop(drawn.index).sample(max(0, count - len(drawn)), random_state=0)
@@ -158,9 +158,9 @@ class Images(Dataset[tuple[torch.Tensor, int]]):
     """A data set as such attempts write it: a row of the table, a file, a chain of transforms."""
 
     def __init__(
-        self, folders: list[Path], split: pd.DataFrame, side: str, transform: v2.Transform
+        self, folders: list[Path], split: pd.DataFrame, name: str, transform: v2.Transform
     ) -> None:
-        self.table = split[split["split"] == side].reset_index(drop=True)
+        self.table = split[split["split"] == name].reset_index(drop=True)
         self.folders, self.transform = folders, transform
 
     def __len__(self) -> int:
@@ -189,7 +189,7 @@ def usual(cache: Path, out: Path, large: bool) -> None:
 
     The loader decodes, augments and resizes each image, as large as its file is, in each pass.
     When the training set has been gone through, it is once more, for its metrics, augmented again;
-    the held-out images are gone through for the loss, and once more for the metrics. The model
+    the test images are gone through for the loss, and once more for the metrics. The model
     stays in training mode.
     """
     small_split(cache, out / "split.csv")
@@ -207,7 +207,7 @@ def usual(cache: Path, out: Path, large: bool) -> None:
     batch = mine.training.batch_size
     training = Images(folders, split, "train", v2.Compose([*changes, *tail]))
     loader = DataLoader(training, batch, shuffle=True)
-    held = DataLoader(Images(folders, split, "test", v2.Compose(tail)), batch)
+    test = DataLoader(Images(folders, split, "test", v2.Compose(tail)), batch)
     model = build_model(mine.model, size=SIZE)
     optimizer = torch.optim.Adam(model.parameters(), mine.optimizer.lr)
     start = 0.0
@@ -220,9 +220,9 @@ def usual(cache: Path, out: Path, large: bool) -> None:
             optimizer.step()
             loss.item()
         with torch.no_grad():
-            for images, targets in held:
+            for images, targets in test:
                 cross_entropy(model(images), targets).item()
-            for part in (loader, held):
+            for part in (loader, test):
                 passed = [(model(images).argmax(1), targets) for images, targets in part]
                 predicted, truth = (torch.cat(each) for each in zip(*passed, strict=True))
                 print(float((predicted == truth).float().mean()))

@@ -44,13 +44,13 @@ def flat(item) -> list[object]:
     return [image.tolist(), target, {name: value.tolist() for name, value in extras.items()}]
 
 
-@pytest.mark.parametrize("side", [None, "train", "test"])
+@pytest.mark.parametrize("name", [None, "train", "test"])
 def test_jpegs_and_cache_have_the_same_items(
-    synthetic: Path, cache: Path, split: Path, side: str | None
+    synthetic: Path, cache: Path, split: Path, name: str | None
 ) -> None:
-    options = {"metadata": METADATA, "masks": True, "split_file": split if side else None}
-    jpegs = HAM10000(synthetic, side, size=SIZE, **options)
-    cached = CachedHAM10000(cache, side, **options)
+    options = {"metadata": METADATA, "masks": True, "split_file": split if name else None}
+    jpegs = HAM10000(synthetic, name, size=SIZE, **options)
+    cached = CachedHAM10000(cache, name, **options)
     assert len(jpegs) == len(cached)
     assert jpegs.targets == cached.targets
     for index in (0, 7, -1):

@@ -36,7 +36,7 @@ def table() -> pd.DataFrame:
 
 @pytest.fixture
 def pairs(table: pd.DataFrame) -> pd.DataFrame:
-    """A pair that has a test image of seed 0 on one side and others on the other."""
+    """A pair of a test image of seed 0 and an image outside its test set."""
     split = paper_split(table, seed=0)
     test = split[split["split"] == "test"]["lesion_id"].iloc[0]
     train = split[split["split"] == "train"]["lesion_id"].iloc[0]
@@ -61,7 +61,7 @@ def test_honest_tests_on_what_the_paper_tests_on(table: pd.DataFrame) -> None:
     assert (paper["split"] == "test").equals(honest["split"] == "test")
 
 
-def test_near_duplicates_stay_on_one_side(table: pd.DataFrame, pairs: pd.DataFrame) -> None:
+def test_near_duplicates_stay_in_one_split(table: pd.DataFrame, pairs: pd.DataFrame) -> None:
     ids = set(pairs.iloc[0])
     for split in (honest_split(table, 0, pairs), kfold_split(table, 0, 3, pairs)):
         of_them = split[split["lesion_id"].isin(ids)]
@@ -76,8 +76,8 @@ def test_near_duplicates_stay_on_one_side(table: pd.DataFrame, pairs: pd.DataFra
 
 def test_each_fold_tests_once_and_validates_once(table: pd.DataFrame) -> None:
     split = kfold_split(table, seed=1, folds=4)
-    for side in ("test", "val"):
-        ids = split[split["split"] == side]["image_id"]
+    for name in ("test", "val"):
+        ids = split[split["split"] == name]["image_id"]
         assert sorted(ids) == sorted(table["image_id"])
 
 
@@ -150,7 +150,7 @@ def test_a_lesion_on_two_sides_is_named_with_both_rows(table: pd.DataFrame) -> N
     split.loc[double[1], "split"] = "test"
     lesion = split["lesion_id"][double[0]]
     rows = rf"train \(ISIC_\d+, row {double[0] + 2}\) and test \(ISIC_\d+, row {double[1] + 2}\)"
-    with pytest.raises(SplitError, match=rf"lesion {lesion} is on two sides: {rows}"):
+    with pytest.raises(SplitError, match=rf"lesion {lesion} is in two splits: {rows}"):
         check_split(split, table)
 
 
@@ -161,7 +161,7 @@ def test_an_image_there_twice_is_refused(table: pd.DataFrame) -> None:
         check_split(twice, table)
 
 
-def test_rows_are_those_of_the_side_and_fold(table: pd.DataFrame) -> None:
+def test_rows_are_those_of_the_split_and_fold(table: pd.DataFrame) -> None:
     split = kfold_split(table, seed=0, folds=3)
     rows = [set(rows_of(split, table, "test", fold)) for fold in range(3)]
     assert set.union(*rows) == set(range(1500))

@@ -43,8 +43,10 @@ def test_a_run_predicts_them_as_it_does_its_own(
     assert found.table["image_id"].tolist() == truth["image_id"].tolist()
     assert found.table["dx"].tolist() == truth["dx"].tolist()
     assert set(found.table["split"]) == {"test"}
-    sides = [find_predictions(run, side, data=synthetic).table for side in ("train", "val", "test")]
-    own = pd.concat(sides).set_index("image_id").loc[truth["image_id"]]
+    splits = [
+        find_predictions(run, name, data=synthetic).table for name in ("train", "val", "test")
+    ]
+    own = pd.concat(splits).set_index("image_id").loc[truth["image_id"]]
     expected = own[list(OfficialTest.classes)].to_numpy()
     assert found.probabilities == pytest.approx(expected, abs=1e-5)
 

@@ -98,11 +98,11 @@ def test_where_other_weights_look_is_measured_again(run: Path, page: Path, tmp_p
     assert "cover 99% of an image" not in text
     assert json.loads(place.read_text()) == measured
 
-    # Of another side it is no answer here, and stays for whoever asked for it.
-    place.write_text(json.dumps({**measured, "mask_share": 0.99, "side": "val"}))
+    # Of another split it is no answer here, and stays for whoever asked for it.
+    place.write_text(json.dumps({**measured, "mask_share": 0.99, "split": "val"}))
     text = write_report(copy, tmp_path / "report.html").read_text()
     assert "cover 99% of an image" not in text
-    assert json.loads(place.read_text())["side"] == "val"
+    assert json.loads(place.read_text())["split"] == "val"
 
     # Without weights, nothing can be measured again, and nothing contradicts what was.
     place.write_text(json.dumps({**measured, "mask_share": 0.99}))

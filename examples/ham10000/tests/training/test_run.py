@@ -27,7 +27,7 @@ def run(recipe: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory)
 
 def test_a_run_predicts_again_what_it_predicted(run: Path) -> None:
     opened = open_run(run)
-    assert opened.sides == ["train", "val", "test"]
+    assert opened.splits == ["train", "val", "test"]
     again = opened.predict("test")
     written = read_predictions(run / "predictions.csv")
     assert again.table.equals(written.table)

@@ -152,7 +152,7 @@ def _evaluate(parser: ArgumentParser) -> None:
     _add_source(parser)
     add_data(parser)
     parser.add_argument(
-        "--split", choices=SPLITS, default="test", help="which side of the run's split"
+        "--split", choices=SPLITS, default="test", help="which part of the run's split"
     )
     _add_tta(parser)
     parser.add_argument(

@@ -82,7 +82,7 @@ def explain(
     opened = open_run(run)
     predictions = find_predictions(run, split)
     names = choose(predictions, image or (), worst=worst, dx=dx)
-    for case in make_cases(opened, predictions, names, side=split, data=data):
+    for case in make_cases(opened, predictions, names, split=split, data=data):
         write_case(case, out)
     console().print(f"{len(names):,} figures in {out}", markup=False, soft_wrap=True)
     return 0

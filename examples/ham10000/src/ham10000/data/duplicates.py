@@ -1,6 +1,6 @@
 """Near-duplicate images that carry different lesion ids, and the groups that they tie together.
 
-HAM10000 has some, which a split by lesion id alone puts on two sides: Abhishek et al., Sci. Data
+HAM10000 has some, which a split by lesion id alone puts in two splits: Abhishek et al., Sci. Data
 12 (2025), doi:10.1038/s41597-025-04382-5.
 """
 
@@ -78,7 +78,7 @@ def find_pairs(table: pd.DataFrame, prints: Sequence[Fingerprint]) -> pd.DataFra
 
 
 def groups_of(table: pd.DataFrame, pairs: pd.DataFrame | None = None) -> NDArray[np.int64]:
-    """Number the groups of images that must stay on one side of a split.
+    """Number the groups of images that must stay in one split.
 
     Example:
         >>> import pandas as pd

@@ -83,10 +83,10 @@ def honest_split(
     drawn = _draw_test(table, seed)
     size = np.bincount(groups)
     inside = np.bincount(groups[drawn], minlength=len(size))
-    sides = np.where((inside == size)[groups], "test", "train").astype("<U5")
-    rest = np.flatnonzero(sides == "train")
-    sides[_draw_val(table, groups, rest, seed, val_share)] = "val"
-    split = _as_split(table, sides)
+    splits = np.where((inside == size)[groups], "test", "train").astype("<U5")
+    rest = np.flatnonzero(splits == "train")
+    splits[_draw_val(table, groups, rest, seed, val_share)] = "val"
+    split = _as_split(table, splits)
     check_split(split, table, doing)
     return split
 
@@ -122,24 +122,24 @@ def kfold_split(
             f"{doing}: one fold tests, one validates and the others train, so 3 is the least."
         )
     groups = groups_of(table, pairs)
-    held = [rows for _, rows in _folds(table, groups, np.arange(len(table)), folds, seed, doing)]
+    tests = [rows for _, rows in _folds(table, groups, np.arange(len(table)), folds, seed, doing)]
     parts = []
     for fold in range(folds):
-        sides = np.full(len(table), "train", dtype="<U5")
-        sides[held[fold]] = "test"
-        sides[held[(fold + 1) % folds]] = "val"
-        parts.append(_as_split(table, sides).assign(fold=fold))
+        splits = np.full(len(table), "train", dtype="<U5")
+        splits[tests[fold]] = "test"
+        splits[tests[(fold + 1) % folds]] = "val"
+        parts.append(_as_split(table, splits).assign(fold=fold))
     split = pd.concat(parts, ignore_index=True)
     check_split(split, table, doing)
     return split
 
 
 def summary(split: pd.DataFrame) -> pd.DataFrame:
-    """Count the images of each class on each side (of fold 0 where there are folds)."""
+    """Count the images of each class in each split (of fold 0 where there are folds)."""
     if "fold" in split.columns:
         split = split[split["fold"] == split["fold"].min()]
     counts = pd.crosstab(split["split"], split["dx"])
-    order = [side for side in ("train", "val", "test") if side in counts.index]
+    order = [name for name in ("train", "val", "test") if name in counts.index]
     return counts.reindex(index=order, columns=list(CLASSES), fill_value=0)
 
 
@@ -203,8 +203,8 @@ def _folds(
         )
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
     parts = splitter.split(rows, labels, of_rows)
-    return [(rows[train], rows[held]) for train, held in parts]
+    return [(rows[train], rows[tests]) for train, tests in parts]
 
 
-def _as_split(table: pd.DataFrame, sides: NDArray[np.str_]) -> pd.DataFrame:
-    return table[["image_id", "lesion_id", "dx"]].reset_index(drop=True).assign(split=sides)
+def _as_split(table: pd.DataFrame, splits: NDArray[np.str_]) -> pd.DataFrame:
+    return table[["image_id", "lesion_id", "dx"]].reset_index(drop=True).assign(split=splits)

@@ -1,4 +1,4 @@
-"""The file that says which image is on which side, and the checks that every such file passes."""
+"""The file that says which split each image is in, and the checks that every such file passes."""
 
 from pathlib import Path
 
@@ -34,8 +34,8 @@ def read_split(path: Path, table: pd.DataFrame) -> pd.DataFrame:
     Raises:
         MissingDataError: there is no such file.
         DataError: it is no such table.
-        SplitError: a lesion is on two sides, an image is unknown or there twice, or a class is
-            missing on a side; the message names the row.
+        SplitError: a lesion is in two splits, an image is unknown or there twice, or a class is
+            missing from a split; the message names the row.
     """
     split = read_csv(path, COLUMNS)
     if "fold" in split.columns:
@@ -62,7 +62,7 @@ def check_split(split: pd.DataFrame, table: pd.DataFrame, doing: str = "checking
         >>> check_split(table.assign(split=["train", "test"]), table)
         Traceback (most recent call last):
             ...
-        ham10000.errors.SplitError: checking a split: lesion x is on two sides: train (a, row 2) ...
+        ham10000.errors.SplitError: checking a split: lesion x is in two splits: train (a, row 2)...
 
     Raises:
         SplitError: see `read_split`.
@@ -76,10 +76,10 @@ def check_split(split: pd.DataFrame, table: pd.DataFrame, doing: str = "checking
         )
     _check_against(split, table, doing)
     if "fold" not in split.columns:
-        _check_sides(split, doing)
+        _check_splits(split, doing)
         return
     for fold, rows in split.groupby("fold"):
-        _check_sides(rows, f"{doing}, fold {fold}")
+        _check_splits(rows, f"{doing}, fold {fold}")
 
 
 def _check_against(split: pd.DataFrame, table: pd.DataFrame, doing: str) -> None:
@@ -103,7 +103,7 @@ def _check_against(split: pd.DataFrame, table: pd.DataFrame, doing: str) -> None
             )
 
 
-def _check_sides(rows: pd.DataFrame, doing: str) -> None:
+def _check_splits(rows: pd.DataFrame, doing: str) -> None:
     repeated = rows["image_id"].duplicated()
     if repeated.any():
         name = rows["image_id"][repeated].iloc[0]
@@ -111,56 +111,56 @@ def _check_sides(rows: pd.DataFrame, doing: str) -> None:
             f"{doing}: the image {name} is there twice, again in row "
             f"{rows.index[repeated][0] + 2}. Keep one row for each."
         )
-    sides = rows.groupby("lesion_id")["split"].nunique()
-    torn = sides.index[sides > 1]
+    spread = rows.groupby("lesion_id")["split"].nunique()
+    torn = spread.index[spread > 1]
     if len(torn):
         of_it = rows[rows["lesion_id"] == torn[0]]
         places = [
-            f"{side} ({first['image_id'].iloc[0]}, row {first.index[0] + 2})"
-            for side, first in of_it.groupby("split", sort=False)
+            f"{name} ({first['image_id'].iloc[0]}, row {first.index[0] + 2})"
+            for name, first in of_it.groupby("split", sort=False)
         ]
         raise SplitError(
-            f"{doing}: lesion {torn[0]} is on two sides: {' and '.join(places)}; "
-            f"{len(torn)} such lesions in all. Images of one lesion must stay on one side: make "
+            f"{doing}: lesion {torn[0]} is in two splits: {' and '.join(places)}; "
+            f"{len(torn)} such lesions in all. Images of one lesion must stay in one split: make "
             "the split with ham10000 split."
         )
     present = set(rows["split"])
-    for side in ("train", "test"):
-        if side not in present:
-            raise SplitError(f"{doing}: no row has split {side!r}, so there is nothing on it.")
+    for required in ("train", "test"):
+        if required not in present:
+            raise SplitError(f"{doing}: no row has split {required!r}, so it is empty.")
     counts = pd.crosstab(rows["split"], rows["dx"])
-    for side in counts.index:
-        empty = [name for name in CLASSES if name in counts and counts.loc[side, name] == 0]
+    for name in counts.index:
+        empty = [dx for dx in CLASSES if dx in counts and counts.loc[name, dx] == 0]
         if empty:
             raise SplitError(
-                f"{doing}: {side} has no image of {', '.join(empty)}, so that nothing can be "
+                f"{doing}: {name} has no image of {', '.join(empty)}, so that nothing can be "
                 "learned or measured there. Take more images, fewer folds, or another seed."
             )
 
 
 def rows_of(
-    split: pd.DataFrame, table: pd.DataFrame, side: str, fold: int | None = None
+    splits: pd.DataFrame, table: pd.DataFrame, split: str, fold: int | None = None
 ) -> list[int]:
-    """Return which rows of the table are on a side, in the order of the table.
+    """Return which rows of the table are in a split, in the order of the table.
 
     Raises:
-        SplitError: there is no such side or fold, or the split has folds and none is chosen.
+        SplitError: there is no such split or fold, or there are folds and none is chosen.
     """
-    doing = f"taking {side!r} of a split"
-    if "fold" in split.columns:
-        folds = sorted(set(split["fold"]))
+    doing = f"taking {split!r} of a split file"
+    if "fold" in splits.columns:
+        folds = sorted(set(splits["fold"]))
         if fold not in folds:
             raise SplitError(
                 f"{doing}: it has the folds {', '.join(map(str, folds))}, and fold={fold} "
                 "is none of them."
             )
-        split = split[split["fold"] == fold]
+        splits = splits[splits["fold"] == fold]
     elif fold is not None:
         raise SplitError(f"{doing}: it has no folds, and fold={fold} was asked for.")
-    if side not in set(split["split"]):
-        sides = sorted(set(split["split"]))
-        raise SplitError(f"{doing}: it has none. {closest(side, sides)}")
-    chosen = set(split["image_id"][split["split"] == side])
+    if split not in set(splits["split"]):
+        present = sorted(set(splits["split"]))
+        raise SplitError(f"{doing}: it has none. {closest(split, present)}")
+    chosen = set(splits["image_id"][splits["split"] == split])
     return [row for row, name in enumerate(table["image_id"]) if name in chosen]
 
 

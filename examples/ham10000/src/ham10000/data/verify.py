@@ -197,7 +197,7 @@ def _check_near(table: pd.DataFrame, pairs: pd.DataFrame) -> Finding:
     ]
     message = (
         f"{number} groups of near-duplicates cross lesion ids ({len(pairs)} pairs). The splits "
-        "honest and kfold keep each on one side; paper does as the authors did."
+        "honest and kfold keep each in one split; paper does as the authors did."
     )
     return Finding(check, "warning", message, items)
 

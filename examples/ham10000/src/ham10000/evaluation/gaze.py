@@ -44,7 +44,7 @@ Floats = npt.NDArray[np.float64]
 
 def measure_gaze(
     run: Run,
-    side: str = "test",
+    split: str = "test",
     *,
     data: Path | None = None,
     faithful: int = 100,
@@ -57,7 +57,7 @@ def measure_gaze(
 
     Args:
         run: from `open_run`.
-        side: "train", "val" or "test".
+        split: "train", "val" or "test".
         data: the data set's folder, for the masks; the recipe's unless given.
         faithful: on how many images deletion and insertion are followed; they are drawn, and each
             takes 2 (`steps` + 1) passes for each method.
@@ -73,7 +73,7 @@ def measure_gaze(
         MissingDataError: no image has a mask, or something of the run is not there.
     """
     weights = run.weights_hash
-    images = run.dataset(side)
+    images = run.dataset(split)
     size = run.recipe.data.size
     table = images.table
     folder = open_folder(data_folder(data if data is not None else run.recipe.data.root))
@@ -91,7 +91,7 @@ def measure_gaze(
         for method, scores in curves.items()
     }
     gaze: dict[str, Any] = {
-        "side": side,
+        "split": split,
         "weights": weights,
         "size": size,
         "images": len(kept),

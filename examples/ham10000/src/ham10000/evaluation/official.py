@@ -72,4 +72,4 @@ def predict_official(
     columns = METADATA_COLUMNS if run.recipe.data.metadata else ()
     data = OfficialTest(root, truth, run.recipe.data.size, columns)
     views = run.recipe.training.tta if tta is None else tta
-    return predict(run.load_model(), data, run.recipe, side="test", tta=views)
+    return predict(run.load_model(), data, run.recipe, split="test", tta=views)

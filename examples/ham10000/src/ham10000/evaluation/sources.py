@@ -14,7 +14,7 @@ __all__ = ["find_predictions", "of_split", "predict_run"]
 def find_predictions(
     source: Path, split: str = "test", tta: int | None = None, data: Path | None = None
 ) -> Predictions:
-    """Return predictions of one side: read where they are written, made where not.
+    """Return predictions of one split: read where they are written, made where not.
 
     Args:
         source: a run's folder, or a file of predictions.
@@ -37,8 +37,8 @@ def find_predictions(
             return predict_run(source, split, tta, data)
         found = of_split(read_predictions(written), split)
         if (source / "split.csv").is_file():
-            sides = read_csv(source / "split.csv", ("image_id", "lesion_id", "dx", "split"))
-            expected = sides[sides["split"] == split]
+            splits = read_csv(source / "split.csv", ("image_id", "lesion_id", "dx", "split"))
+            expected = splits[splits["split"] == split]
             check_images(found, expected, f"the split {split} of {source / 'split.csv'}")
     elif source.exists():
         if tta is not None and tta != 1:
@@ -60,7 +60,7 @@ def find_predictions(
 
 
 def of_split(predictions: Predictions, split: str) -> Predictions:
-    """Return the rows of one side.
+    """Return the rows of one split.
 
     Raises:
         PredictionError: there is none.
@@ -70,7 +70,7 @@ def of_split(predictions: Predictions, split: str) -> Predictions:
         others = ", ".join(sorted(set(predictions.table["split"])))
         raise PredictionError(
             f"{predictions.source}: no row has split {split!r}, only {others}. "
-            f"Pass --split {others.split(', ')[0]}, or predict that side."
+            f"Pass --split {others.split(', ')[0]}, or predict that split."
         )
     return replace(predictions, table=rows)
 
@@ -78,7 +78,7 @@ def of_split(predictions: Predictions, split: str) -> Predictions:
 def predict_run(
     folder: Path, split: str, tta: int | None = None, data: Path | None = None
 ) -> Predictions:
-    """Let a run's best weights predict one side of its split.
+    """Let a run's best weights predict one of its splits.
 
     Raises:
         MissingDataError: there is no such run, or it has no weights yet.

@@ -126,7 +126,7 @@ def make_cases(
     predictions: Predictions,
     names: Sequence[str],
     *,
-    side: str = "test",
+    split: str = "test",
     data: Path | None = None,
     batch_size: int = 32,
 ) -> Iterator[Case]:
@@ -136,18 +136,18 @@ def make_cases(
         run: from `open_run`.
         predictions: its own, which hold the images.
         names: of the images.
-        side: where they are: "train", "val" or "test".
+        split: where they are: "train", "val" or "test".
         data: the data set's folder, for the masks; the recipe's unless given.
         batch_size: of images.
 
     Raises:
         Ham10000Error: something of the run or the data set is not there or damaged.
     """
-    images = run.dataset(side)
+    images = run.dataset(split)
     places = pd.Index(images.table["image_id"]).get_indexer(pd.Index(names))
     if (places < 0).any():
         name = names[int((places < 0).argmax())]
-        raise MissingDataError(f"explaining {name}: the run's side {side} doesn't have this image.")
+        raise MissingDataError(f"explaining {name}: the split {split} doesn't have this image.")
     model = run.load_model()
     network, read = image_network(model), reader(run, images)
     masks = open_folder(data_folder(data if data is not None else run.recipe.data.root)).masks

@@ -257,7 +257,7 @@ _COLUMNS = {
 
 
 def print_run(run: RunFolder) -> None:
-    """Print a row for each side that a run has predicted, in 80 columns."""
+    """Print a row for each split that a run has predicted, in 80 columns."""
     out = console()
     if not run.done:
         out.print(f"Not finished. Go on with: ham10000 train --resume {run.path}", markup=False)
@@ -267,14 +267,14 @@ def print_run(run: RunFolder) -> None:
     table.add_column("images", justify="right")
     for title in _COLUMNS.values():
         table.add_column(title, justify="right")
-    for side in ("val", "test"):
-        path = run.predictions(side)
+    for split in ("val", "test"):
+        path = run.predictions(split)
         if not path.exists():
             continue
         predictions = read_predictions(path)
         measured = summarize(predictions.targets, predictions.probabilities)
         cells = [f"{measured[name]:.4f}" for name in _COLUMNS]
-        table.add_row(side, f"{len(predictions):,}", *cells)
+        table.add_row(split, f"{len(predictions):,}", *cells)
     out.print(table)
 
 

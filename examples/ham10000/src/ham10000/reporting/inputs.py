@@ -53,12 +53,12 @@ class Found:
 
     @property
     def split_hash(self) -> str:
-        """The SHA-256 of split.csv: runs with the same have the same images on each side."""
+        """The SHA-256 of split.csv: runs with the same have the same images in each split."""
         return hashlib.sha256((self.run.folder / "split.csv").read_bytes()).hexdigest()
 
     @property
     def split_counts(self) -> pd.DataFrame:
-        """How many images of each class are on each side."""
+        """How many images of each class are in each split."""
         table = self.run.split_table
         return pd.crosstab(table["split"], table["dx"])
 

@@ -138,23 +138,23 @@ def gallery_of(subject: Subject, data: Path | None, each: int) -> dict[str, Any]
 
 
 def setup_of(found: Found) -> dict[str, Any]:
-    """Show what a run was made of: recipe, environment, and who was on which side."""
+    """Show what a run was made of: recipe, environment, and which image was in which split."""
     counts = found.split_counts
     rows = [
         [
-            side,
-            *(f"{counts.loc[side].get(dx, 0):,}" for dx in CLASSES),
-            f"{counts.loc[side].sum():,}",
+            split,
+            *(f"{counts.loc[split].get(dx, 0):,}" for dx in CLASSES),
+            f"{counts.loc[split].sum():,}",
         ]
-        for side in ("train", "val", "test")
-        if side in counts.index
+        for split in ("train", "val", "test")
+        if split in counts.index
     ]
     return {
         "name": found.name,
         "recipe": found.recipe_text.strip(),
         "environment": list(_flat(found.environment)),
         "hash": found.split_hash,
-        "split": Table("Images of each class on each side.", ["", *CLASSES, "all"], rows),
+        "split": Table("Images of each class in each split.", ["", *CLASSES, "all"], rows),
     }
 
 
@@ -162,13 +162,13 @@ def _gaze(found: Found, data: Path | None) -> dict[str, Any]:
     place = found.run.folder / "evaluation"
     path = place / LOCALISATION
     kept = read_json(path, optional=True)
-    other_side = bool(kept) and kept.get("side") != "test"
+    other_split = bool(kept) and kept.get("split") != "test"
     weights = found.run.weights_hash
     # A run without weights can't be measured again, and has none that could be others.
-    if kept and not other_side and weights in (None, kept.get("weights")):
+    if kept and not other_split and weights in (None, kept.get("weights")):
         return kept
     gaze, images = measure_gaze(found.run, data=data, faithful=FAITHFUL)
-    if not other_side:  # that of another side was asked for, and stays
+    if not other_split:  # that of another split was asked for, and stays
         write_gaze(gaze, images, place)
     content: dict[str, Any] = json.loads(json.dumps(gaze))
     return content

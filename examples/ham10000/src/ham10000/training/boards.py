@@ -35,7 +35,7 @@ class Boards:
     Args:
         tensorboard: a writer, if there is one.
         wandb: a run of W&B, if there is one.
-        images: of how many held-out images the attention is shown.
+        images: of how many validation images the attention is shown.
     """
 
     def __init__(
@@ -47,12 +47,12 @@ class Boards:
         self,
         session: Session,
         train: dict[str, Any],
-        held: dict[str, Any],
+        validation: dict[str, Any],
         predictions: Predictions,
     ) -> None:
         """Add what an epoch gave."""
-        scalars = _scalars("train", train) | _scalars(str(held["split"]), held)
-        epoch = int(held["epoch"])
+        scalars = _scalars("train", train) | _scalars(str(validation["split"]), validation)
+        epoch = int(validation["epoch"])
         if self.wandb is not None:
             try:
                 self.wandb.log(scalars, step=epoch)
@@ -76,10 +76,10 @@ class Boards:
         for name, value in scalars.items():
             writer.add_scalar(name, value, epoch)
         counts = confusion(predictions.targets, predictions.probabilities)
-        writer.add_figure(f"{session.side}/confusion", _confusion_figure(counts), epoch)
+        writer.add_figure(f"{session.split}/confusion", _confusion_figure(counts), epoch)
         if self.images and getattr(session.model, "has_attention", False):
             pictures = attention_pictures(session, self.images)
-            writer.add_images(f"{session.side}/attention", pictures, epoch)
+            writer.add_images(f"{session.split}/attention", pictures, epoch)
         writer.flush()
 
     def close(self) -> None:
@@ -144,14 +144,14 @@ def fixed_images(targets: list[int], count: int) -> list[int]:
 
 @torch.no_grad()
 def attention_pictures(session: Session, count: int) -> Tensor:
-    """Lay attention over some held-out images: (N, 3, H, 2 W), each image beside its overlay."""
+    """Lay attention over some validation images: (N, 3, H, 2 W), each image beside its overlay."""
     model, recipe, device = session.evaluated, session.recipe, session.fabric.device
-    chosen = fixed_images(session.held.targets, count)
-    images, _ = session.held.read(chosen)
+    chosen = fixed_images(session.validation.targets, count)
+    images, _ = session.validation.read(chosen)
     augment = Augment("none", mean=recipe.model.mean, std=recipe.model.std)
     inputs = [augment(images, torch.arange(len(chosen)), epoch=0).to(device)]
-    if session.held.metadata:
-        inputs.append(metadata_features(session.held.metadata)[chosen].to(device))
+    if session.validation.metadata:
+        inputs.append(metadata_features(session.validation.metadata)[chosen].to(device))
     training = model.training
     model.eval()
     try:
@@ -165,9 +165,9 @@ def attention_pictures(session: Session, count: int) -> Tensor:
     return torch.stack(pictures)
 
 
-def _scalars(side: str, record: dict[str, Any]) -> dict[str, float]:
+def _scalars(split: str, record: dict[str, Any]) -> dict[str, float]:
     return {
-        f"{side}/{name}": float(value)
+        f"{split}/{name}": float(value)
         for name, value in record.items()
         if name not in _APART and value is not None and math.isfinite(value)
     }

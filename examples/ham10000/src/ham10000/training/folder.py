@@ -55,7 +55,7 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        """A line for each epoch and side."""
+        """A line for each epoch and split."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -63,9 +63,9 @@ class RunFolder:
         """What was said meanwhile."""
         return self.path / "log.txt"
 
-    def predictions(self, side: str = "test") -> Path:
-        """Where the predictions of a side go; those of the test set have the plain name."""
-        return self.path / ("predictions.csv" if side == "test" else f"predictions-{side}.csv")
+    def predictions(self, split: str = "test") -> Path:
+        """Where the predictions of a split go; those of the test set have the plain name."""
+        return self.path / ("predictions.csv" if split == "test" else f"predictions-{split}.csv")
 
     def lock(self) -> FileLock:
         """Return what the processes that set a run up wait for each other with."""

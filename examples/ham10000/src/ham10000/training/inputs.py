@@ -16,7 +16,7 @@ from ham10000.models.build import METADATA_COLUMNS
 from ham10000.recipe import DataRecipe, Recipe
 from ham10000.training.folder import RunFolder
 
-__all__ = ["find_cache", "make_split", "open_side", "prepare_inputs", "sides_of"]
+__all__ = ["find_cache", "make_split", "open_split", "prepare_inputs", "splits_of"]
 
 
 def prepare_inputs(run: RunFolder, recipe: Recipe) -> Path:
@@ -49,23 +49,23 @@ def find_cache(run: RunFolder, data: DataRecipe) -> Path:
     )
 
 
-def open_side(
-    cache: Path, run: RunFolder, side: str, *, metadata: bool, masks: bool = False
+def open_split(
+    cache: Path, run: RunFolder, split: str, *, metadata: bool, masks: bool = False
 ) -> CachedHAM10000:
-    """Open the images of a side: train, val or test."""
+    """Open the images of a split: train, val or test."""
     return CachedHAM10000(
         cache,
-        side,
+        split,
         split_file=run.split,
         metadata=METADATA_COLUMNS if metadata else (),
         masks=masks,
     )
 
 
-def sides_of(run: RunFolder) -> list[str]:
-    """Return which sides the run's split has, in order."""
-    split = pd.read_csv(run.split, dtype=str)
-    return [side for side in ("train", "val", "test") if side in set(split["split"])]
+def splits_of(run: RunFolder) -> list[str]:
+    """Return which of train, val and test the run's split has, in this order."""
+    present = set(pd.read_csv(run.split, dtype=str)["split"])
+    return [split for split in ("train", "val", "test") if split in present]
 
 
 def _prepare_cache(run: RunFolder, data: DataRecipe) -> Path:

@@ -70,34 +70,34 @@ class Journal:
         self,
         session: Session,
         train: dict[str, Any],
-        held: dict[str, Any],
+        validation: dict[str, Any],
         predictions: Predictions,
         clock: Clock,
     ) -> None:
         """Note what an epoch gave."""
-        held["seconds"] = time.monotonic() - self.started - self.seconds
-        session.state.records += [_plain(train), _plain(held)]
+        validation["seconds"] = time.monotonic() - self.started - self.seconds
+        session.state.records += [_plain(train), _plain(validation)]
         if not self.shown:
             return
         write_metrics(session.run, session.state)
-        self.note = _brief(held)
+        self.note = _brief(validation)
         _LOG.info(
             "epoch %d/%d: train %s; %s %s%s",
             session.state.epoch,
             self.epochs,
             _brief(train),
-            session.side,
+            session.split,
             self.note,
             ", best so far" if session.state.best_epoch == session.state.epoch else "",
         )
         _LOG.info(
             "  %.0f s and %.0f s to evaluate, %.0f images/s; %s",
             self.seconds,
-            held["seconds"],
+            validation["seconds"],
             self.rate,
             clock.shares(),
         )
-        self.boards.add(session, train, held, predictions)
+        self.boards.add(session, train, validation, predictions)
 
 
 def write_metrics(run: RunFolder, state: State) -> None:

@@ -70,7 +70,7 @@ def train_epoch(session: Session, journal: Journal, wish: StopWish, clock: Clock
 
 
 def evaluate(session: Session) -> Predictions:
-    """Predict the held-out images with the weights that count, all ranks together.
+    """Predict the validation images with the weights that count, all ranks together.
 
     Raises:
         TrainingError: the weights are no numbers any more.
@@ -81,9 +81,9 @@ def evaluate(session: Session) -> Predictions:
     try:
         return predict(
             session.evaluated,
-            session.held,
+            session.validation,
             session.recipe,
-            side=session.side,
+            split=session.split,
             device=session.fabric.device,
             rank=session.rank,
             replicas=session.plan.replicas,
@@ -118,7 +118,7 @@ def close_epoch(session: Session, journal: Journal, predictions: Predictions, cl
     journal.end_epoch(
         session,
         {**common, "split": "train", **seen, "lr": max(rates), **journal.pace()},
-        {**common, "split": session.side, **measured},
+        {**common, "split": session.split, **measured},
         predictions,
         clock,
     )

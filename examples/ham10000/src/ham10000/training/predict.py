@@ -40,7 +40,7 @@ def predict(
     data: HAM10000,
     recipe: Recipe,
     *,
-    side: str,
+    split: str,
     device: torch.device | str = "cpu",
     rank: int = 0,
     replicas: int = 1,
@@ -52,7 +52,7 @@ def predict(
         model: takes what `ham10000.models.build_model` says; it is left in the mode that it was in.
         data: what to predict.
         recipe: the model's, for the size of a batch, normalization and precision.
-        side: what the predictions' column split says.
+        split: what the predictions' column split says.
         device: where the model is.
         rank: which process this is.
         replicas: how many there are; each calls this with the same weights.
@@ -84,7 +84,7 @@ def predict(
     lacking = [name for name in order if name not in everywhere]
     if lacking:
         raise TrainingError(f"gathering predictions: no rank has predicted {lacking[0]}.")
-    known = data.table[["image_id", "lesion_id", "dx"]].assign(split=side)
+    known = data.table[["image_id", "lesion_id", "dx"]].assign(split=split)
     return make_predictions(known, [everywhere[name] for name in order], "predicting")
 
 

@@ -17,7 +17,7 @@ from ham10000.models.build import METADATA_COLUMNS
 from ham10000.recipe import Recipe, load_recipe
 from ham10000.training.checkpoints import steps_in
 from ham10000.training.folder import RunFolder, find_run
-from ham10000.training.inputs import open_side, prepare_inputs, sides_of
+from ham10000.training.inputs import open_split, prepare_inputs, splits_of
 from ham10000.training.predict import predict
 from ham10000.training.saving import best_weights
 
@@ -50,9 +50,9 @@ class Run:
         return pd.read_csv(self.files.split, dtype=str, keep_default_na=False)
 
     @property
-    def sides(self) -> list[str]:
+    def splits(self) -> list[str]:
         """Which of train, val and test the split has."""
-        return sides_of(self.files)
+        return splits_of(self.files)
 
     @property
     def weights_hash(self) -> str | None:
@@ -77,7 +77,7 @@ class Run:
         return model.to(device).eval()
 
     def dataset(self, split: str, masks: bool = False) -> HAM10000:
-        """Return the images of a side: "train", "val" or "test".
+        """Return the images of a split: "train", "val" or "test".
 
         The cache of the run is made again where it is gone, and the files are read where masks are
         asked for and the cache has none.
@@ -94,12 +94,12 @@ class Run:
                 masks=True,
                 size=data.size,
             )
-        return open_side(cache, self.files, split, metadata=data.metadata, masks=masks)
+        return open_split(cache, self.files, split, metadata=data.metadata, masks=masks)
 
     def predict(
         self, split: str, tta: int | None = None, device: torch.device | str = "cpu"
     ) -> Predictions:
-        """Predict the images of a side with the best weights.
+        """Predict the images of a split with the best weights.
 
         Args:
             split: "train", "val" or "test".
@@ -111,7 +111,7 @@ class Run:
             self.load_model(device),
             self.dataset(split),
             self.recipe,
-            side=split,
+            split=split,
             device=device,
             tta=self.recipe.training.tta if tta is None else tta,
         )

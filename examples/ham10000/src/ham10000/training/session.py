@@ -22,7 +22,7 @@ from ham10000.models import LesionClassifier, build_model
 from ham10000.recipe import Recipe, dump_recipe
 from ham10000.training.averaging import average_weights
 from ham10000.training.folder import RunFolder
-from ham10000.training.inputs import open_side, sides_of
+from ham10000.training.inputs import open_split, splits_of
 from ham10000.training.losses import ClassLoss, build_loss
 from ham10000.training.optimizers import build_optimizer
 from ham10000.training.plan import EpochPlan
@@ -47,10 +47,10 @@ class Session:
     fabric: Fabric
     data: HAM10000
     """What trains."""
-    held: HAM10000
+    validation: HAM10000
     """What is evaluated after each epoch."""
-    side: str
-    """Which side that is: val, or test where the split has no val."""
+    split: str
+    """Which split that is: val, or test where the split has no val."""
     model: LesionClassifier
     """As it was built; `wrapped` is the same with what Fabric puts around it."""
     ema: AveragedModel | None
@@ -102,10 +102,10 @@ def build_session(recipe: Recipe, run: RunFolder, cache: Path, fabric: Fabric) -
         model = synchronize(model)
     model = model.to(fabric.device)
     seed_all(recipe.seed, fabric.global_rank)
-    side = "val" if "val" in sides_of(run) else "test"
+    split = "val" if "val" in splits_of(run) else "test"
     metadata = recipe.data.metadata
-    data = open_side(cache, run, "train", metadata=metadata)
-    held = open_side(cache, run, side, metadata=metadata)
+    data = open_split(cache, run, "train", metadata=metadata)
+    validation = open_split(cache, run, split, metadata=metadata)
     sampler = EpochSampler(
         data.targets,
         recipe.data.balance,
@@ -131,8 +131,8 @@ def build_session(recipe: Recipe, run: RunFolder, cache: Path, fabric: Fabric) -
         run=run,
         fabric=fabric,
         data=data,
-        held=held,
-        side=side,
+        validation=validation,
+        split=split,
         model=model,
         ema=average_weights(model, recipe.training.ema),
         loss=build_loss(recipe.loss, counts, _drawn(recipe, counts)).to(fabric.device),

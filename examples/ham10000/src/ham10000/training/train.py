@@ -21,7 +21,7 @@ from ham10000.training.checkpoints import latest
 from ham10000.training.cpu import keep_memory, share_cores
 from ham10000.training.environment import describe_environment
 from ham10000.training.folder import claim
-from ham10000.training.inputs import open_side, prepare_inputs, sides_of
+from ham10000.training.inputs import open_split, prepare_inputs, splits_of
 from ham10000.training.journal import Journal, write_metrics
 from ham10000.training.loop import fit
 from ham10000.training.messages import clear_failures, logging_to
@@ -89,15 +89,15 @@ def _introduce(session: Session, tuned: list[str]) -> None:
         "%s: %d train, %d %s, on %d process%s of %s",
         session.recipe.name,
         len(session.data),
-        len(session.held),
-        session.side,
+        len(session.validation),
+        session.split,
         fabric.world_size,
         "es" * (fabric.world_size > 1),
         facts["device"],
     )
     for line in [*tuned, *_parameters(session)]:
         _LOG.info("%s", line)
-    if session.side == "test" and session.recipe.training.monitor != "epoch":
+    if session.split == "test" and session.recipe.training.monitor != "epoch":
         _LOG.warning(
             "The split has no validation set: %s of the test set chooses the weights, as the "
             "authors have it, and its numbers are better than they should be",
@@ -143,7 +143,7 @@ def _journal(session: Session) -> Iterator[Journal]:
 
 
 def _finish(session: Session, cache: Path) -> None:
-    """Predict the sides that didn't train, with the best weights, all ranks together."""
+    """Predict the splits that didn't train, with the best weights, all ranks together."""
     run, recipe = session.run, session.recipe
     if session.run.done:
         _LOG.info("This run is finished already")
@@ -151,13 +151,13 @@ def _finish(session: Session, cache: Path) -> None:
     session.model.load_state_dict(best_weights(run))
     found: list[Predictions] = []
     # The test set comes last: its file says that the run is done.
-    for side in sides_of(run)[1:]:
-        data = open_side(cache, run, side, metadata=recipe.data.metadata)
+    for split in splits_of(run)[1:]:
+        data = open_split(cache, run, split, metadata=recipe.data.metadata)
         predictions = predict(
             session.model,
             data,
             recipe,
-            side=side,
+            split=split,
             device=session.fabric.device,
             rank=session.rank,
             replicas=session.plan.replicas,
@@ -165,5 +165,5 @@ def _finish(session: Session, cache: Path) -> None:
         )
         found.append(predictions)
         if session.rank == 0:
-            write_predictions(predictions, run.predictions(side))
+            write_predictions(predictions, run.predictions(split))
     _LOG.info("The best weights are of epoch %s", session.state.best_epoch)

@@ -59,7 +59,7 @@ def offline_plan(split: pd.DataFrame) -> pd.DataFrame:
     """Count what `augment_offline` writes, for each class.
 
     Args:
-        split: a split without folds; only its training side is augmented.
+        split: a split without folds; only its training set is augmented.
 
     Returns:
         Columns originals, augmented and total; a row a class, and one for all.

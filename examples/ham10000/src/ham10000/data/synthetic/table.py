@@ -14,7 +14,7 @@ _IMAGES_OF_LESION = (5514, 1423, 490, 43)
 _AGES = {"akiec": 67, "bcc": 67, "bkl": 64, "df": 52, "mel": 61, "nv": 47, "vasc": 51}
 """The mean age of each class in HAM10000, in years."""
 
-# So small a class could not be on both sides of a split.
+# A smaller class could not be in both the training and the test set.
 _LEAST = 20
 
 
