@@ -33,7 +33,7 @@ def test_the_plan_is_a_file_with_its_rule(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "plan.json").read_text())
     assert written["recipes"] == ["bare", "attended"]
     assert written["primary"] == "auc_weighted"
-    assert "leaves 0 out" in written["rule"]
+    assert "excludes 0" in written["rule"]
     assert written["runs"][0] == {
         "recipe": "bare",
         "seed": 0,
@@ -47,16 +47,22 @@ def test_the_plan_is_a_file_with_its_rule(tmp_path: Path) -> None:
     [
         ([ONE], [0, 1], None, "accuracy", "expected two recipes to compare, found 1"),
         ([ONE, ONE], [0, 1], None, "accuracy", "both recipes are named 'bare'"),
-        ([ONE, OTHER], [0], None, "accuracy", r"two or more different seeds, found \[0\]"),
-        ([ONE, OTHER], [1, 1], None, "accuracy", r"two or more different seeds, found \[1, 1\]"),
-        ([ONE, OTHER], [0, 1], 2, "accuracy", "expected 3 folds or more, found 2"),
-        ([ONE, OTHER], [0, 1], None, "acuracy", "no metric 'acuracy'.*Closest: accuracy"),
+        ([ONE, OTHER], [0], None, "accuracy", r"at least two different seeds, found \[0\]"),
+        ([ONE, OTHER], [1, 1], None, "accuracy", r"at least two different seeds, found \[1, 1\]"),
+        ([ONE, OTHER], [0, 1], 2, "accuracy", "expected at least 3 folds, found 2"),
+        (
+            [ONE, OTHER],
+            [0, 1],
+            None,
+            "acuracy",
+            "metric 'acuracy'.*Closest: accuracy",
+        ),
         (
             [ONE, replace(OTHER, data=replace(OTHER.data, protocol="paper"))],
             [0, 1],
             None,
             "accuracy",
-            "data.protocol of bare is honest, and of attended paper",
+            "data.protocol is honest in bare and paper in attended",
         ),
     ],
 )

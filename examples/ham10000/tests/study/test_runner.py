@@ -7,13 +7,13 @@ import pytest
 from ham10000.errors import TrainingError
 from ham10000.study import runner
 from ham10000.study.plan import PlannedRun
-from ham10000.study.runner import Trainer, train_missing, workplaces
+from ham10000.study.runner import RunTrainer, train_missing, worker_environments
 
 RUNS = [PlannedRun("bare", seed) for seed in range(5)]
 
 
 def test_a_run_is_the_command_that_a_person_would_type(tmp_path: Path) -> None:
-    trainer = Trainer(tmp_path, {"bare": Path("bare.yaml")}, ["data.size=64"])
+    trainer = RunTrainer(tmp_path, {"bare": Path("bare.yaml")}, ["data.size=64"])
     command = trainer.command(PlannedRun("bare", 3, fold=1))
     assert command[1:5] == ["-m", "ham10000", "train", "bare.yaml"]
     assert command[5:] == [
@@ -27,24 +27,24 @@ def test_a_run_is_the_command_that_a_person_would_type(tmp_path: Path) -> None:
     ]
 
 
-def test_a_failure_says_what_the_run_said(tmp_path: Path) -> None:
-    trainer = Trainer(tmp_path, {"bare": tmp_path / "nowhere.yaml"}, [])
-    with pytest.raises(TrainingError, match=r"runs/bare-seed0: it ended with 1 .*nowhere\.yaml"):
+def test_a_failure_quotes_the_output_of_the_run(tmp_path: Path) -> None:
+    trainer = RunTrainer(tmp_path, {"bare": tmp_path / "nowhere.yaml"}, [])
+    with pytest.raises(TrainingError, match=r"exited with status 1.*nowhere\.yaml"):
         trainer(PlannedRun("bare", 0), {})
 
 
-def test_a_place_holds_one_run_at_a_time() -> None:
+def test_an_environment_has_one_run_at_a_time() -> None:
     lock, busy, most = threading.Lock(), set[str](), 0
 
-    def trainer(run: PlannedRun, place: dict[str, str]) -> None:
+    def trainer(run: PlannedRun, environment: dict[str, str]) -> None:
         nonlocal most
         with lock:
-            assert place["name"] not in busy
-            busy.add(place["name"])
+            assert environment["name"] not in busy
+            busy.add(environment["name"])
             most = max(most, len(busy))
         time.sleep(0.02)
         with lock:
-            busy.remove(place["name"])
+            busy.remove(environment["name"])
 
     said: list[str] = []
     train_missing(trainer, RUNS, [{"name": "a"}, {"name": "b"}], said.append)
@@ -53,10 +53,10 @@ def test_a_place_holds_one_run_at_a_time() -> None:
     assert {line.partition(":")[0] for line in said} == {run.folder for run in RUNS}
 
 
-def test_after_a_failure_no_other_begins() -> None:
+def test_no_run_starts_after_a_failure() -> None:
     begun: list[int] = []
 
-    def trainer(run: PlannedRun, place: dict[str, str]) -> None:
+    def trainer(run: PlannedRun, environment: dict[str, str]) -> None:
         begun.append(run.seed)
         time.sleep(0.02)
         raise TrainingError("no")
@@ -78,7 +78,7 @@ def test_after_a_failure_no_other_begins() -> None:
         (0, 2, None, 1, 0, [{"OMP_NUM_THREADS": "2"}]),
     ],
 )
-def test_places(
+def test_worker_environments(
     gpus: int,
     cores: int,
     parallel: int | None,
@@ -89,4 +89,4 @@ def test_places(
 ) -> None:
     monkeypatch.setattr(runner.torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(runner, "available_cores", lambda: cores)
-    assert workplaces(parallel, runs, processes) == expected
+    assert worker_environments(parallel, runs, processes) == expected

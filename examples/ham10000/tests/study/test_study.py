@@ -11,7 +11,7 @@ from ham10000.errors import ArgumentError, RecipeError
 from ham10000.evaluation.predictions import Predictions, write_predictions
 from ham10000.study import study
 from ham10000.study.plan import PlannedRun
-from ham10000.study.runner import Trainer
+from ham10000.study.runner import RunTrainer
 from ham10000.training.folder import RunFolder
 
 
@@ -31,7 +31,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Runs that were trained, by something quicker than training: a guess."""
     done: list[str] = []
 
-    def guess(self: Trainer, run: PlannedRun, environment: dict[str, str]) -> None:
+    def guess(self: RunTrainer, run: PlannedRun, environment: dict[str, str]) -> None:
         split = pd.read_csv(self.study / "split.csv", dtype=str)
         if run.fold is not None:
             split = split[split["fold"] == str(run.fold)]
@@ -46,20 +46,20 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         write_predictions(Predictions(table), RunFolder(self.study / run.folder).predictions())
         done.append(run.folder)
 
-    monkeypatch.setattr(Trainer, "__call__", guess)
+    monkeypatch.setattr(RunTrainer, "__call__", guess)
     return done
 
 
 def run(recipes: list[Path], data: Path, out: Path, **kwargs: object) -> dict[str, object]:
     kwargs.setdefault("seeds", [0, 1])
-    return study.run_study(recipes, out=out, changes=[f"data.root={data}"], **kwargs)
+    return study.run_study(recipes, out=out, overrides=[f"data.root={data}"], **kwargs)
 
 
 def test_a_study_is_a_folder(
     recipes: list[Path], synthetic: Path, tmp_path: Path, trained: list[str]
 ) -> None:
     out, said = tmp_path / "study", list[str]()
-    result = run(recipes, synthetic, out, say=said.append)
+    result = run(recipes, synthetic, out, log=said.append)
     assert sorted(trained) == sorted(one["folder"] for one in result["runs"])
     assert json.loads((out / "study.json").read_text()) == result
     assert json.loads((out / "plan.json").read_text())["rule"] == result["rule"]
@@ -94,9 +94,9 @@ def test_another_study_in_the_folder_is_refused(
     recipes: list[Path], synthetic: Path, tmp_path: Path, trained: list[str]
 ) -> None:
     run(recipes, synthetic, tmp_path / "study")
-    with pytest.raises(ArgumentError, match=r"holds a study with primary balanced_accuracy"):
+    with pytest.raises(ArgumentError, match=r"has a study with primary balanced_accuracy"):
         run(recipes, synthetic, tmp_path / "study", primary="accuracy")
-    with pytest.raises(ArgumentError, match=r"holds a study with recipes \['bare', 'sa'\]"):
+    with pytest.raises(ArgumentError, match=r"has a study with recipes \['bare', 'sa'\]"):
         run(recipes[::-1], synthetic, tmp_path / "study")
 
 

@@ -127,7 +127,7 @@ def test_runs_that_saw_other_images_are_refused(tmp_path: Path) -> None:
         images = 200 if number == 3 else 210
         path = RunFolder(tmp_path / run.folder).predictions()
         write_predictions(made_up(1.0, number, images), path)
-    with pytest.raises(PredictionError, match=r"sa with seed 1 .* different images \(10 of them"):
+    with pytest.raises(PredictionError, match=r"sa with seed 1 .* different images \(10 images"):
         read_study(plan, tmp_path)
 
 

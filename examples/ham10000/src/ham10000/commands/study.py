@@ -52,8 +52,8 @@ def study(
         primary=primary,
         parallel=parallel,
         processes=processes,
-        changes=recipe_changes(fields),
-        say=lambda text: screen.print(text, markup=False),
+        overrides=recipe_changes(fields),
+        log=lambda text: screen.print(text, markup=False),
     )
     print_study(result)
     screen.print(f"Written to {out}. A page of it: ham10000 report {out}", markup=False)
@@ -73,7 +73,7 @@ def demo(out: Path, data: Path | None = None) -> int:
     from ham10000.reporting import run_demo
 
     screen = console()
-    page = run_demo(out, data, say=lambda text: screen.print(text, markup=False))
+    page = run_demo(out, data, log=lambda text: screen.print(text, markup=False))
     screen.print(f"The report: {page}", markup=False, soft_wrap=True)
     return 0
 

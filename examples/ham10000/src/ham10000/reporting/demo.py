@@ -1,4 +1,4 @@
-"""Everything once, small: a data set, a study of two recipes with two seeds, and its report."""
+"""Run everything once on a small scale: data set, study of two recipes, and report."""
 
 import os
 from collections.abc import Callable
@@ -12,34 +12,35 @@ from ham10000.study import find_recipe, run_study
 __all__ = ["run_demo"]
 
 IMAGES = 1200
-"""How many are made up, where there is no data set."""
+"""Number of synthetic images, if there is no data set."""
 
 EPOCHS = 20
-"""Of 512 images each, in each of the four trainings."""
+"""Epochs of each of the four runs, of 512 images each."""
 
 PROCESSES = 2
-"""How many train together."""
+"""Training processes of one run."""
 
 
-def run_demo(out: Path, data: Path | None = None, say: Callable[[str], None] = print) -> Path:
+def run_demo(out: Path, data: Path | None = None, log: Callable[[str], None] = print) -> Path:
     """Train `smoke` and `smoke_sa` with two seeds each, compare them, and write a report.
 
     Args:
-        out: the folder for everything; what is there already is not done again.
-        data: a data set; what HAM10000_DIR names, or else a made-up one, unless given.
-        say: is told what happens.
+        out: Folder of all outputs. Finished steps are not repeated.
+        data: Folder of a data set. Defaults to the folder in HAM10000_DIR and, if that is not
+            set, to a synthetic data set.
+        log: Called with one line for each step.
 
     Returns:
-        The report, an HTML page.
+        Path of the report, an HTML page.
 
     Raises:
-        Ham10000Error: something can't be done.
+        Ham10000Error: A step failed.
     """
     root = data or (Path(os.environ[DATA_VARIABLE]) if os.environ.get(DATA_VARIABLE) else None)
     if root is None:
         root = out / "data"
         if not root.exists():
-            say(f"Making up {IMAGES:,} images in {root}")
+            log(f"Generating {IMAGES:,} synthetic images in {root}")
             synthesize(root, IMAGES, seed=0, width=100)
     study = out / "study"
     result = run_study(
@@ -48,14 +49,14 @@ def run_demo(out: Path, data: Path | None = None, say: Callable[[str], None] = p
         out=study,
         parallel=1,
         processes=PROCESSES,
-        changes=[
+        overrides=[
             f"data.root={root.absolute()}",
             "data.protocol=paper",
             f"training.epochs={EPOCHS}",
         ],
-        say=say,
+        log=log,
     )
     page = out / "report.html"
     write_report(study, page)
-    say(str(result["verdict"]))
+    log(str(result["verdict"]))
     return page

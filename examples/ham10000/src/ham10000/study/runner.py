@@ -1,4 +1,4 @@
-"""Training what a study lacks: each run a process of its own, side by side where cores allow."""
+"""Train the missing runs of a study, each in a process of its own, several at a time."""
 
 import os
 import subprocess
@@ -16,118 +16,128 @@ from ham10000.errors import TrainingError
 from ham10000.study.plan import PlannedRun
 from ham10000.training.folder import RunFolder
 
-__all__ = ["Trainer", "train_missing", "workplaces"]
+__all__ = ["RunTrainer", "train_missing", "worker_environments"]
 
-Say = Callable[[str], None]
+Environment = dict[str, str]
+"""Environment variables that assign devices or cores to a process."""
 
 
 @dataclass(frozen=True)
-class Trainer:
-    """How a run of a study is trained."""
+class RunTrainer:
+    """Callable that trains one run of a study with `ham10000 train` in a subprocess."""
 
     study: Path
+    """Folder of the study."""
     recipe_files: dict[str, Path]
-    changes: Sequence[str]
-    """Fields that all runs have instead of their recipes', `part.field=value`."""
+    """Recipe file by recipe name."""
+    overrides: Sequence[str]
+    """Recipe fields that every run overrides, as `part.field=value`."""
     processes: int = 1
-    """How many share the work of one run."""
+    """Number of training processes of one run."""
 
     def fields(self, run: PlannedRun) -> list[str]:
-        """Return what a run has instead of its recipe's fields."""
+        """Return the recipe fields that a run overrides, as `part.field=value`."""
         fold = [] if run.fold is None else [f"data.fold={run.fold}"]
-        return [f"seed={run.seed}", *fold, *self.changes]
+        return [f"seed={run.seed}", *fold, *self.overrides]
 
     def command(self, run: PlannedRun) -> list[str]:
-        """Return the command that trains a run, or goes on with it."""
+        """Return the command that trains a run or resumes it."""
         return [
             *(sys.executable, "-m", "ham10000", "train", str(self.recipe_files[run.recipe])),
             *("--out", str(self.study / run.folder), "--processes", str(self.processes)),
             *(f"--{field}" for field in self.fields(run)),
         ]
 
-    def __call__(self, run: PlannedRun, environment: dict[str, str]) -> None:
-        """Train a run to its end.
+    def __call__(self, run: PlannedRun, environment: Environment) -> None:
+        """Train a run to its end; its output is appended to a text file beside its folder.
 
         Raises:
-            TrainingError: it ended otherwise; the message ends with the last that it said.
+            TrainingError: The process failed. The message ends with its last line of output.
         """
         folder = RunFolder(self.study / run.folder)
-        console = self.study / f"{run.folder}.txt"
-        console.parent.mkdir(parents=True, exist_ok=True)
-        with console.open("ab") as file:
-            done = subprocess.run(
+        output = self.study / f"{run.folder}.txt"
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with output.open("ab") as file:
+            finished = subprocess.run(
                 self.command(run),
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **environment},
                 check=False,
             )
-        if done.returncode or not folder.done:
-            said = console.read_text(errors="replace").strip().splitlines() or ["nothing"]
+        if finished.returncode or not folder.done:
+            lines = output.read_text(errors="replace").strip().splitlines() or ["(no output)"]
             raise TrainingError(
-                f"training {run.folder}: it ended with {done.returncode} and said: {said[-1]} "
-                f"All of it is in {console}. The same command again goes on where it stopped."
+                f"training {run.folder}: the process exited with status {finished.returncode}. "
+                f"Last line of its output: {lines[-1]} The full output is in {output}. Run the "
+                "same command again to resume."
             )
 
 
-def workplaces(parallel: int | None, runs: int, processes: int = 1) -> list[dict[str, str]]:
-    """Return the environments of the processes that train side by side.
+def worker_environments(
+    parallel: int | None, num_runs: int, processes: int = 1
+) -> list[Environment]:
+    """Return one environment for each run that trains at the same time.
 
-    On GPUs each process has one of its own; on the CPU each has a core, or several if there are.
+    Example:
+        >>> from ham10000.study.runner import worker_environments
+        >>> len(worker_environments(parallel=2, num_runs=6))
+        2
+
+    With GPUs, each training process gets a GPU of its own. On the CPU, cores are divided evenly.
 
     Args:
-        parallel: how many runs; as many as the GPUs, or else the cores, suffice for unless given.
-        runs: how many there are to train.
-        processes: how many share the work of one run.
+        parallel: Number of runs at a time. Defaults to one per GPU, or per core without a GPU.
+        num_runs: Number of runs to train.
+        processes: Number of training processes of one run.
     """
     gpus, cores = torch.cuda.device_count(), available_cores()
-    number = max(1, min(parallel or max(1, (gpus or cores) // processes), runs))
+    number = max(1, min(parallel or max(1, (gpus or cores) // processes), num_runs))
     if gpus:
-        first = [place * processes for place in range(number)]
-        owned = [[str((at + more) % gpus) for more in range(processes)] for at in first]
+        first = [worker * processes for worker in range(number)]
+        owned = [[str((start + rank) % gpus) for rank in range(processes)] for start in first]
         return [{"CUDA_VISIBLE_DEVICES": ",".join(devices)} for devices in owned]
     return [{"OMP_NUM_THREADS": str(max(1, cores // number // processes))} for _ in range(number)]
 
 
 def train_missing(
-    trainer: Callable[[PlannedRun, dict[str, str]], None],
+    trainer: Callable[[PlannedRun, Environment], None],
     runs: Sequence[PlannedRun],
-    places: Sequence[dict[str, str]],
-    say: Say = lambda text: None,
+    environments: Sequence[Environment],
+    log: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Train runs side by side, one at a time in each place.
+    """Train runs in parallel, one at a time in each environment.
 
     Args:
-        trainer: what trains one, in a place.
-        runs: those to train.
-        places: environments, from `workplaces`.
-        say: is told what ended.
+        trainer: Trains one run in an environment.
+        runs: Runs to train.
+        environments: From `worker_environments`.
+        log: Called with one line for each finished run.
 
     Raises:
-        TrainingError: one failed. Those under way are brought to their ends first, and no other
-            begins.
+        TrainingError: A run failed. Runs in progress finish first, and no further run starts.
     """
-    free, stopped = list(places), Event()
+    free, stopped = list(environments), Event()
 
-    def job(run: PlannedRun) -> PlannedRun | None:
+    def train_one(run: PlannedRun) -> PlannedRun | None:
         if stopped.is_set():
             return None
-        place = free.pop()
+        environment = free.pop()
         try:
-            trainer(run, place)
+            trainer(run, environment)
         except BaseException:
             stopped.set()
             raise
         finally:
-            free.append(place)
+            free.append(environment)
         return run
 
-    with ThreadPoolExecutor(len(places)) as pool:
-        jobs = [pool.submit(job, run) for run in runs]
+    with ThreadPoolExecutor(len(environments)) as pool:
+        futures = [pool.submit(train_one, run) for run in runs]
         try:
-            for number, ended in enumerate(as_completed(jobs), start=1):
-                run = ended.result()
+            for number, future in enumerate(as_completed(futures), start=1):
+                run = future.result()
                 if run is not None:
-                    say(f"{run.folder}: trained, {number} of {len(runs)}")
-        finally:  # after an interruption too: who trains saves and ends, and no other begins
+                    log(f"{run.folder}: trained, {number} of {len(runs)}")
+        finally:  # also after Ctrl-C: runs in progress save and end, and no further run starts
             stopped.set()

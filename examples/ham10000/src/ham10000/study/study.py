@@ -1,4 +1,4 @@
-"""A study from its plan to its verdict; what is there already is not done again."""
+"""Run a study from its plan to its verdict; finished runs are not repeated."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from ham10000.data.splitfile import write_split
 from ham10000.errors import ArgumentError
 from ham10000.recipe import Recipe, load_recipe
 from ham10000.study.plan import StudyPlan, make_plan
-from ham10000.study.runner import Trainer, train_missing, workplaces
+from ham10000.study.runner import RunTrainer, train_missing, worker_environments
 from ham10000.study.summary import read_study, summarize_study
 from ham10000.training.folder import RunFolder, claim
 from ham10000.training.inputs import make_split
@@ -32,66 +32,67 @@ def run_study(
     primary: str = "balanced_accuracy",
     parallel: int | None = None,
     processes: int = 1,
-    changes: Sequence[str] = (),
-    say: Callable[[str], None] = lambda text: None,
+    overrides: Sequence[str] = (),
+    log: Callable[[str], None] = lambda text: None,
 ) -> dict[str, object]:
-    """Train what a study lacks, and summarize it.
+    """Train the missing runs of a study and summarize all of them.
 
-    All runs share one split, made once with the recipes' `data.split_seed`, or else the first seed:
-    a seed is of the weights, the order of images and the augmentation.
+    All runs share one split. It is drawn once, with `data.split_seed` of the recipes or, without
+    one, with the first seed. The seed of a run controls its initial weights, the order of images
+    and the augmentation.
 
     Args:
-        recipe_files: two recipes; the second is compared with the first.
-        seeds: two or more; a study may get further ones later.
-        out: its folder: plan.json, split.csv, runs/, study.json.
-        folds: split into so many folds, each of which tests once.
-        primary: the metric that the verdict is about.
-        parallel: how many runs train side by side.
-        processes: how many share the work of one run.
-        changes: fields that all runs have instead of their recipes', `part.field=value`.
-        say: is told what happens.
+        recipe_files: Two recipes; the second is compared with the first.
+        seeds: At least two seeds. Seeds can be added to a study later.
+        out: Folder of the study, with plan.json, split.csv, runs/ and study.json.
+        folds: Number of folds, each of which is the test set once. Defaults to one split.
+        primary: Name of the metric that decides the verdict.
+        parallel: Number of runs that train at the same time.
+        processes: Number of training processes of one run.
+        overrides: Recipe fields that every run overrides, as `part.field=value`.
+        log: Called with one line for each step.
 
     Returns:
-        What study.json holds.
+        The content of study.json.
 
     Raises:
-        Ham10000Error: it can't be planned, trained or summarized.
+        Ham10000Error: The study cannot be planned, trained or summarized.
     """
-    recipes = [load_recipe(path, changes) for path in recipe_files]
+    recipes = [load_recipe(path, overrides) for path in recipe_files]
     plan = make_plan(recipes, seeds, folds, primary)
     _claim(plan, out)
-    shared = [*_share_images(recipes, plan, out), *changes]
+    shared = [*_share_images(recipes, plan, out), *overrides]
     files = dict(zip(plan.recipes, recipe_files, strict=True))
-    trainer = Trainer(out, files, shared, processes)
-    for run in plan.runs:  # a recipe that was changed meanwhile is refused before anything trains
+    trainer = RunTrainer(out, files, shared, processes)
+    for run in plan.runs:  # refuses a changed recipe before any training
         claim(out / run.folder, load_recipe(files[run.recipe], trainer.fields(run)))
     missing = [run for run in plan.runs if not RunFolder(out / run.folder).done]
-    places = workplaces(parallel, len(missing), processes)
-    say(f"{len(plan.runs)} runs, {len(missing)} to train, {len(places)} side by side")
-    train_missing(trainer, missing, places, say)
+    environments = worker_environments(parallel, len(missing), processes)
+    log(f"{len(plan.runs)} runs, {len(missing)} to train, {len(environments)} at a time")
+    train_missing(trainer, missing, environments, log)
     result = summarize_study(plan, read_study(plan, out))
     write_text(out / RESULT, json.dumps(result, indent=2) + "\n")
     return result
 
 
 def _claim(plan: StudyPlan, out: Path) -> None:
-    """Write the plan, unless another study is there; further seeds make the same one larger."""
+    # Adding seeds extends the study in the folder. Everything else must be as planned.
     if (out / PLAN).exists():
         before = json.loads((out / PLAN).read_text())
         for name, now in plan.as_dict().items():
             if name in ("recipes", "folds", "primary", "rule") and before[name] != now:
                 raise ArgumentError(
-                    f"studying in {out}: it holds a study with {name} {before[name]}, and this one "
-                    f"has {now}. Choose another folder."
+                    f"running a study in {out}: the folder has a study with {name} "
+                    f"{before[name]}, not {now}. Choose another folder."
                 )
     plan.write(out)
 
 
 def _share_images(recipes: Sequence[Recipe], plan: StudyPlan, out: Path) -> list[str]:
-    """Make the cache of each size and the split; return the fields that say where they are."""
+    """Prepare the cache and the split; return the recipe fields that refer to them."""
     data = recipes[0].data
     if any(recipe.data.size != data.size for recipe in recipes):
-        # Each run makes or finds its own, beside it.
+        # Each run prepares the cache of its own size, or finds it beside its folder.
         cache = out / f"cache-{data.size}"
         shared = []
     else:

@@ -1,4 +1,4 @@
-"""The numbers of a study: each metric of each recipe over its seeds, and their differences."""
+"""Summarize a study: metrics over seeds, paired differences, and the verdict."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ from ham10000.training.folder import RunFolder
 __all__ = ["describe_change", "metric_name", "read_study", "summarize_study", "verdict"]
 
 Answers = Mapping[tuple[str, int], Predictions]
-"""The predictions of the test images by recipe and seed."""
+"""Predictions of the test images by recipe and seed."""
 
 _LOSSES = ("ece", "brier", "log_loss")
-"""Metrics of which less is better, and which aren't shares."""
+"""Metrics where lower is better. They are not proportions."""
 
 _NAMES = {
     "auc": "AUC",
@@ -37,11 +37,15 @@ _NAMES = {
 
 
 def read_study(plan: StudyPlan, folder: Path) -> Answers:
-    """Read the predictions of all runs; those of the folds of a seed are put together.
+    """Read the predictions of all runs and concatenate those of the folds of a seed.
+
+    Args:
+        plan: Plan of the study.
+        folder: Folder of the study.
 
     Raises:
-        MissingDataError: a run has none.
-        PredictionError: two runs weren't tested on the same images.
+        MissingDataError: A run has no predictions.
+        PredictionError: Two runs were tested on different images.
     """
     answers: dict[tuple[str, int], Predictions] = {}
     for recipe in plan.recipes:
@@ -59,17 +63,17 @@ def read_study(plan: StudyPlan, folder: Path) -> Answers:
 
 
 def summarize_study(plan: StudyPlan, answers: Answers, seed: int = 0) -> dict[str, object]:
-    """Compute what a study found.
+    """Compute the result of a study.
 
     Args:
-        plan: what was asked.
-        answers: from `read_study`.
-        seed: of the bootstrap.
+        plan: Plan of the study.
+        answers: From `read_study`.
+        seed: Seed of the bootstrap.
 
     Returns:
-        What JSON can hold: the plan; `metrics`, by metric and recipe; `comparison`, the second
-        recipe minus the first, with `p_holm`; `undefined`, the metrics that these test images
-        don't define; and the `verdict`.
+        A JSON object: the fields of the plan; `metrics` by metric and recipe; `comparison`, the
+        second recipe minus the first, with `p_holm`; `undefined`, names of metrics that are
+        undefined on these test images; and the `verdict`.
     """
     some = next(iter(answers.values()))
     weights = draw_lesions(some.targets, some.lesions, RESAMPLES, seed)
@@ -95,8 +99,8 @@ def summarize_study(plan: StudyPlan, answers: Answers, seed: int = 0) -> dict[st
         drawn = (one.drawn, other.drawn)
         ends = change_ends(name, one.interval, other.interval, drawn, num_lesions)
         changes[name] = estimate(other.values - one.values, ends, (-most, most))
-    # The primary metric was chosen beforehand and stands alone; averages are corrected together,
-    # and those of single classes too.
+    # The primary metric was chosen in advance and is not corrected. Averages are one family of
+    # tests, metrics of single classes are another.
     corrected = {plan.primary: changes[plan.primary].p} if plan.primary in changes else {}
     for family in _families(defined, plan.primary):
         corrected |= holm({name: changes[name].p for name in family})
@@ -123,7 +127,7 @@ def summarize_study(plan: StudyPlan, answers: Answers, seed: int = 0) -> dict[st
 
 
 def verdict(metric: str, first: str, second: str, difference: Estimate) -> str:
-    """Say what changing one recipe for the other did.
+    """Return the verdict of a comparison as a sentence.
 
     Example:
         >>> from ham10000.study.statistics import Estimate
@@ -134,10 +138,10 @@ def verdict(metric: str, first: str, second: str, difference: Estimate) -> str:
         2.1: no evidence of a difference.
 
     Args:
-        metric: its name in `ham10000.evaluation.metrics.summarize`.
-        first: the name of the recipe that is compared with.
-        second: the name of the other.
-        difference: of the second to the first.
+        metric: Name of the metric, as in `ham10000.evaluation.metrics.summarize`.
+        first: Name of the reference recipe.
+        second: Name of the recipe that is compared with it.
+        difference: Second minus first.
     """
     if difference.low <= 0 <= difference.high:
         found = "no evidence of a difference"
@@ -148,7 +152,7 @@ def verdict(metric: str, first: str, second: str, difference: Estimate) -> str:
 
 
 def describe_change(metric: str, difference: Estimate) -> str:
-    """Name a metric, and give its change with its interval, shares in points.
+    """Return the change of a metric with its interval, proportions in percentage points.
 
     Example:
         >>> from ham10000.study.statistics import Estimate
@@ -172,7 +176,7 @@ def describe_change(metric: str, difference: Estimate) -> str:
 
 
 def metric_name(metric: str) -> str:
-    """Say a metric's name in words.
+    """Return the display name of a metric.
 
     Example:
         >>> from ham10000.study.summary import metric_name
@@ -189,7 +193,7 @@ def metric_name(metric: str) -> str:
 
 @dataclass(frozen=True)
 class _Measured:
-    """A run on the test lesions as they are, and on lesions drawn again."""
+    """Metrics of a run on the test lesions and on bootstrap resamples of them."""
 
     intervals: Mapping[str, Interval]
     drawn: Mapping[str, NDArray[np.float64]]
@@ -197,14 +201,14 @@ class _Measured:
 
 @dataclass(frozen=True)
 class _OverSeeds:
-    """A metric of a recipe."""
+    """A metric of a recipe over its seeds."""
 
     values: NDArray[np.float64]
-    """(S,)"""
+    """Value for each seed, (S,)."""
     drawn: NDArray[np.float64]
-    """(R,), their mean on lesions drawn again."""
+    """Mean over seeds for each bootstrap resample, (R,)."""
     interval: tuple[float, float, float]
-    """Their mean, and between what it is if only the lesions are left to chance."""
+    """Mean over seeds, and its interval over lesions alone."""
 
 
 def _measure(one: Predictions, weights: NDArray[np.float64]) -> _Measured:
@@ -224,9 +228,9 @@ def _over_seeds(name: str, runs: Sequence[_Measured], lesions: int) -> _OverSeed
         shares = np.full(len(runs), 1 / len(runs))
         sides = np.array([(one.low, one.high) for one in each])
         related = correlation(drawn)
-        # Draws without a spread say nothing of it, and all runs have the same lesions.
-        still = np.array([spread(row) == 0 for row in drawn])
-        related[still[:, None] | still] = 1.0
+        # Correlation is undefined for constant resamples. All runs share their lesions: use 1.
+        constant = np.array([spread(row) == 0 for row in drawn])
+        related[constant[:, None] | constant] = 1.0
         ends = mean_ends(values, sides, shares, related)
     return _OverSeeds(values, drawn.mean(axis=0), (mean, *ends))
 
@@ -253,6 +257,6 @@ def _check_same(
         differing = set(one["image_id"]) ^ set(other["image_id"])
         raise PredictionError(
             f"summarizing a study: {first[0]} with seed {first[1]} and {second[0]} with seed "
-            f"{second[1]} were tested on different images ({len(differing)} of them on one side "
-            "only). Train both in one study, which splits once."
+            f"{second[1]} were tested on different images ({len(differing)} images are in only one "
+            "of the two). Train both runs in one study, with the same split."
         )
