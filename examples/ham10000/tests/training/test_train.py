@@ -12,13 +12,13 @@ import pytest
 import ranks
 import torch
 
-from ham10000.data.files import PARTIAL
 from ham10000.recipe import Recipe
 from ham10000.training import steps
 from ham10000.training.checkpoints import latest, steps_in
 from ham10000.training.folder import RunFolder
 from ham10000.training.signals import INTERRUPTED
 from ham10000.training.train import train
+from ham10000.utils import PARTIAL
 
 MakeRecipe = Callable[..., Recipe]
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from ham10000.commands.arguments import add_data, add_seed
-from ham10000.data.files import write_text
 from ham10000.data.layout import data_folder
 from ham10000.data.splitfile import SPLITS
 from ham10000.errors import ArgumentError
@@ -20,7 +19,7 @@ from ham10000.evaluation.official import predict_official
 from ham10000.evaluation.predictions import check_images, read_predictions
 from ham10000.evaluation.sources import find_predictions
 from ham10000.evaluation.submission import read_groundtruth, scored, write_submission
-from ham10000.utils import console
+from ham10000.utils import console, write_text
 
 __all__ = ["ARGUMENTS", "COMMANDS"]
 

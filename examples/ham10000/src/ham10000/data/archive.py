@@ -6,9 +6,8 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from ham10000.data.files import new_folder
-from ham10000.data.parallel import with_bar
 from ham10000.errors import ArchiveError, cannot_write
+from ham10000.utils import new_folder, with_bar
 
 __all__ = ["extract"]
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pandas as pd
 
 from ham10000.data.facts import CLASSES, COLUMNS
-from ham10000.data.files import write_text
 from ham10000.data.table import read_csv
 from ham10000.errors import DataError
+from ham10000.utils import write_text
 
 __all__ = ["convert_challenge"]
 

@@ -15,13 +15,12 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from ham10000.data.files import write_text
 from ham10000.data.fingerprint import Fingerprint, fingerprint, similarity, spectrum
 from ham10000.data.images import read_image
 from ham10000.data.layout import Folder
-from ham10000.data.parallel import in_order
 from ham10000.data.table import read_csv
 from ham10000.errors import DataError
+from ham10000.utils import in_order, write_text
 
 __all__ = ["MIN_SIMILARITY", "find_pairs", "groups_of", "read_pairs", "scan_pairs", "write_pairs"]
 

@@ -10,9 +10,9 @@ import pandas as pd
 
 from ham10000.data.charts import CHARTS
 from ham10000.data.facts import CLASS_NAMES, CLASSES, LICENCE
-from ham10000.data.files import write_text
 from ham10000.data.layout import open_folder
 from ham10000.data.measure import contact_sheet, measure
+from ham10000.utils import write_text
 
 __all__ = ["explore"]
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ham10000.data.images import read_image, read_mask, resize
 from ham10000.data.layout import Folder
-from ham10000.data.parallel import in_order
+from ham10000.utils import in_order
 
 __all__ = ["THUMB", "Measured", "contact_sheet", "measure"]
 

@@ -12,11 +12,10 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from ham10000.data.cache import MANIFEST, VERSION, Cache, open_cache, read_manifest
-from ham10000.data.files import PARTIAL, replacing, write_text
 from ham10000.data.images import decode, read_bytes, resize
 from ham10000.data.layout import Folder, open_folder
-from ham10000.data.parallel import in_order
 from ham10000.errors import ArgumentError, CacheError, cannot_write
+from ham10000.utils import PARTIAL, in_order, replacing, write_text
 
 __all__ = ["Prepared", "prepare"]
 

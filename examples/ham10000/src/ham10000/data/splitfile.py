@@ -5,9 +5,9 @@ from pathlib import Path
 import pandas as pd
 
 from ham10000.data.facts import CLASSES
-from ham10000.data.files import write_text
 from ham10000.data.table import read_csv
 from ham10000.errors import SplitError, closest, some
+from ham10000.utils import write_text
 
 __all__ = ["SPLITS", "check_split", "read_split", "rows_of", "write_split"]
 

@@ -13,9 +13,9 @@ from ham10000.data.facts import CLASS_COUNTS, CLASSES, NUM_IMAGES, NUM_LESIONS
 from ham10000.data.fingerprint import Fingerprint, fingerprint
 from ham10000.data.images import decode, probe, read_bytes
 from ham10000.data.layout import Folder, open_folder
-from ham10000.data.parallel import in_order
 from ham10000.data.report import Finding, Report
 from ham10000.errors import Ham10000Error, some
+from ham10000.utils import in_order
 
 __all__ = ["verify"]
 

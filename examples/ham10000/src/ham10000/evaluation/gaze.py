@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ham10000.data.augment import Augment
 from ham10000.data.dataset import HAM10000
-from ham10000.data.files import write_text
 from ham10000.data.layout import data_folder, open_folder
 from ham10000.evaluation.faithfulness import area
 from ham10000.evaluation.looking import (
@@ -30,6 +29,7 @@ from ham10000.evaluation.looking import (
 )
 from ham10000.evaluation.resampling import RESAMPLES, draw_lesions
 from ham10000.training.run import Run
+from ham10000.utils import write_text
 
 __all__ = ["IMAGES", "LOCALISATION", "measure_gaze", "reader", "with_intervals", "write_gaze"]
 

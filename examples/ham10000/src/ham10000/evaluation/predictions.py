@@ -14,10 +14,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from ham10000.data.facts import CLASSES
-from ham10000.data.files import write_text
 from ham10000.data.splitfile import SPLITS
 from ham10000.data.table import read_csv
 from ham10000.errors import PredictionError, closest, some
+from ham10000.utils import write_text
 
 __all__ = [
     "COLUMNS",

@@ -13,10 +13,10 @@ import pandas as pd
 
 from ham10000.data import facts
 from ham10000.data.facts import CLASSES
-from ham10000.data.files import write_text
 from ham10000.data.table import read_csv, read_table
 from ham10000.errors import DataError
 from ham10000.evaluation.predictions import Predictions
+from ham10000.utils import write_text
 
 __all__ = [
     "COLUMNS",

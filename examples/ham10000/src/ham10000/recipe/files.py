@@ -10,11 +10,11 @@ import jsonargparse
 import yaml
 from jsonargparse import ArgumentParser
 
-from ham10000.data.files import write_text
 from ham10000.errors import MissingDataError, RecipeError, closest
 from ham10000.recipe.checks import check_values
 from ham10000.recipe.describe import describe_fields, describe_type
 from ham10000.recipe.fields import Recipe
+from ham10000.utils import write_text
 
 __all__ = ["dump_recipe", "load_recipe", "make_recipe", "save_recipe"]
 

@@ -13,7 +13,6 @@ from softattn.plot import overlay
 from torch import Tensor
 
 from ham10000.data.facts import CLASS_NAMES, CLASSES
-from ham10000.data.files import replacing
 from ham10000.data.images import read_mask, resize
 from ham10000.data.layout import data_folder, open_folder
 from ham10000.errors import ArgumentError, MissingDataError, closest
@@ -23,6 +22,7 @@ from ham10000.evaluation.looking import image_network
 from ham10000.evaluation.predictions import Predictions
 from ham10000.reporting.style import LIGHT, Theme, style
 from ham10000.training.run import Run
+from ham10000.utils import replacing
 
 __all__ = ["Case", "case_figure", "choose", "gallery", "make_cases", "thumbnail", "write_case"]
 

@@ -13,7 +13,6 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from ham10000.data.facts import CLASSES
-from ham10000.data.files import replacing
 from ham10000.errors import ArgumentError
 from ham10000.evaluation.evaluate import Evaluation
 from ham10000.evaluation.faithfulness import CURVES, area
@@ -21,6 +20,7 @@ from ham10000.evaluation.metrics import NUM_BINS, reliability_bins
 from ham10000.evaluation.predictions import Predictions
 from ham10000.reporting.style import LIGHT, Theme, new_figure
 from ham10000.reporting.tables import words
+from ham10000.utils import replacing
 
 __all__ = [
     "confusion_figure",

@@ -6,7 +6,6 @@ from typing import Any
 import jinja2
 
 from ham10000.data.facts import LICENCE
-from ham10000.data.files import write_text
 from ham10000.reporting.inputs import open_subject
 from ham10000.reporting.sections import (
     figures_of,
@@ -16,6 +15,7 @@ from ham10000.reporting.sections import (
 )
 from ham10000.reporting.style import DARK, LIGHT
 from ham10000.reporting.tables import comparison_table, headline, published_table
+from ham10000.utils import write_text
 
 __all__ = ["write_report"]
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ham10000.data.files import write_text
 from ham10000.errors import ArgumentError, closest
 from ham10000.evaluation.metrics import summarize
 from ham10000.recipe import Recipe
+from ham10000.utils import write_text
 
 __all__ = ["RULE", "PlannedRun", "StudyPlan", "make_plan"]
 

@@ -11,10 +11,10 @@ from threading import Event
 
 import torch
 
-from ham10000.data.parallel import available_cores
 from ham10000.errors import TrainingError
 from ham10000.study.plan import PlannedRun
 from ham10000.training.folder import RunFolder
+from ham10000.utils import available_cores
 
 __all__ = ["RunTrainer", "train_missing", "worker_environments"]
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from ham10000.data.cache import open_cache
-from ham10000.data.files import write_text
 from ham10000.data.layout import data_folder
 from ham10000.data.prepare import prepare
 from ham10000.data.splitfile import write_split
@@ -17,6 +16,7 @@ from ham10000.study.runner import RunTrainer, train_missing, worker_environments
 from ham10000.study.summary import read_study, summarize_study
 from ham10000.training.folder import RunFolder, claim
 from ham10000.training.inputs import make_split
+from ham10000.utils import write_text
 
 __all__ = ["PLAN", "RESULT", "run_study"]
 

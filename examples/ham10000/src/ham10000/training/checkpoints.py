@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from ham10000.data.files import PARTIAL, replacing
 from ham10000.errors import CheckpointError, Ham10000Error, MissingDataError
+from ham10000.utils import PARTIAL, replacing
 
 __all__ = ["BEST", "latest", "read_checkpoint", "save_step", "steps_in", "write_checkpoint"]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from ham10000.data.parallel import available_cores
+from ham10000.utils import available_cores
 
 __all__ = ["keep_memory", "share_cores"]
 

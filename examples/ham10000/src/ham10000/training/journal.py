@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ham10000.data.files import write_text
 from ham10000.errors import Ham10000Error
 from ham10000.evaluation.predictions import Predictions
 from ham10000.training.boards import Boards
@@ -18,6 +17,7 @@ from ham10000.training.progress import EpochProgress
 from ham10000.training.session import Session
 from ham10000.training.state import State
 from ham10000.training.steps import Clock
+from ham10000.utils import write_text
 
 __all__ = ["Journal", "write_metrics"]
 

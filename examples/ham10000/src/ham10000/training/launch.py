@@ -6,10 +6,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ham10000.data.parallel import available_cores
 from ham10000.errors import TrainingError
 from ham10000.training.folder import RunFolder
 from ham10000.training.signals import INTERRUPTED
+from ham10000.utils import available_cores
 
 __all__ = ["LAUNCHED", "launch"]
 

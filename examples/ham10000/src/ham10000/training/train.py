@@ -11,7 +11,6 @@ import torch
 import torch.distributed as dist
 from rich.console import Console
 
-from ham10000.data.files import write_text
 from ham10000.errors import TrainingError
 from ham10000.evaluation.predictions import Predictions, write_predictions
 from ham10000.models import parameter_table
@@ -31,6 +30,7 @@ from ham10000.training.randomness import repeat_exactly
 from ham10000.training.saving import best_weights
 from ham10000.training.session import Session, build_session, restore
 from ham10000.training.signals import INTERRUPTED, StopWish, listening
+from ham10000.utils import write_text
 
 __all__ = ["train"]
 

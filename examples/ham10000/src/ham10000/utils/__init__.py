@@ -1,5 +1,18 @@
-"""What every part of the example needs: the console."""
+"""What every part of the example needs: atomic writes, threads and the console."""
 
 from ham10000.utils.console import console
+from ham10000.utils.files import PARTIAL, new_folder, replacing, sync_folder, write_text
+from ham10000.utils.parallel import available_cores, in_order, on_threads, with_bar
 
-__all__ = ["console"]
+__all__ = [
+    "PARTIAL",
+    "available_cores",
+    "console",
+    "in_order",
+    "new_folder",
+    "on_threads",
+    "replacing",
+    "sync_folder",
+    "with_bar",
+    "write_text",
+]

@@ -19,12 +19,11 @@ from ham10000.data.augment import geometry
 from ham10000.data.augment.batch import PRESETS
 from ham10000.data.draws import uniform
 from ham10000.data.facts import CLASSES
-from ham10000.data.files import new_folder
 from ham10000.data.images import read_image, resize
 from ham10000.data.layout import Folder
-from ham10000.data.parallel import in_order
 from ham10000.data.splitfile import rows_of
 from ham10000.errors import SplitError, cannot_write
+from ham10000.utils import in_order, new_folder
 
 __all__ = ["augment_offline", "offline_counts", "offline_plan"]
 

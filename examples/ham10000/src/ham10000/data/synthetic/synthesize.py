@@ -9,12 +9,11 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from ham10000.data.facts import HEIGHT, WIDTH
-from ham10000.data.files import new_folder
-from ham10000.data.parallel import in_order
 from ham10000.data.synthetic.lesion import View, draw, make_lesion
 from ham10000.data.synthetic.skin import hairs, ruler, skin, vignette
 from ham10000.data.synthetic.table import synthetic_table
 from ham10000.errors import ArgumentError, cannot_write
+from ham10000.utils import in_order, new_folder
 
 __all__ = ["render", "synthesize"]
 

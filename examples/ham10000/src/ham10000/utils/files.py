@@ -23,7 +23,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from ham10000.data.files import replacing
+        >>> from ham10000.utils import replacing
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     with replacing(Path(folder) / "a.txt") as file:
         ...         _ = file.write(b"whole")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ham10000.data.files import new_folder, replacing, write_text
 from ham10000.errors import ArgumentError, WriteError
+from ham10000.utils import new_folder, replacing, write_text
 
 
 def test_a_failure_keeps_what_was_there(tmp_path: Path) -> None:

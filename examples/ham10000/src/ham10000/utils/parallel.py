@@ -33,7 +33,7 @@ def in_order(
     Threads are enough, since decoding and arithmetic let go of Python's lock.
 
     Example:
-        >>> from ham10000.data.parallel import in_order
+        >>> from ham10000.utils import in_order
         >>> list(in_order(abs, [-1, 2, -3], "counting"))
         [1, 2, 3]
 
@@ -53,7 +53,7 @@ def on_threads(
     """Do a job for each item on threads, and yield the results in the order of the items.
 
     Example:
-        >>> from ham10000.data.parallel import on_threads
+        >>> from ham10000.utils import on_threads
         >>> list(on_threads(abs, [-1, 2, -3], workers=2, ahead=2))
         [1, 2, 3]
 

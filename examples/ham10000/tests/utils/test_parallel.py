@@ -3,7 +3,7 @@ import threading
 import pytest
 import torch
 
-from ham10000.data.parallel import in_order, on_threads
+from ham10000.utils import in_order, on_threads
 
 
 def test_results_come_in_order_from_several_threads() -> None:
