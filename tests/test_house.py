@@ -1,35 +1,98 @@
-"""The picture of the house in CONTRIBUTING.md is the house."""
+"""The layout in CONTRIBUTING.md is the layout of both packages, and imports follow its order."""
 
 import ast
-import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "CONTRIBUTING.md"
-SOURCE = ROOT / "src" / "softattn"
+PACKAGES = {"softattn": "src/softattn/"}
 
-if not PICTURE.exists() or not SOURCE.exists():
+if not PICTURE.exists() or not (ROOT / "src").exists():
     pytest.skip("needs a checkout", allow_module_level=True)
 
-HOUSE = re.findall(r"^        (\w+)\.py ", PICTURE.read_text(), re.MULTILINE)
+
+def drawn(heading):
+    """Give the paths of the files below a heading of the picture, in its order."""
+    lines = PICTURE.read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.split() == [heading])
+    folders, paths = [], []
+    for line in lines[start + 1 :]:
+        depth = (len(line) - len(line.lstrip())) // 4 - 2
+        if line.strip() and depth < 0:
+            break
+        if line.strip():
+            name = line.split()[0]
+            folders = folders[:depth]
+            if name.endswith("/"):
+                folders.append(name)
+            else:
+                paths.append("".join([*folders, name]))
+    return paths
 
 
-def imported(path):
-    """The modules of softattn that a file imports, at its top or in a function."""
+def imported(path, package):
+    """Yield the modules of a package that a file imports, also inside functions, as dotted names."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "softattn":
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and str(node.module).startswith("softattn."):
-            yield node.module.split(".")[1]
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith(f"{package}."))
+        elif isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == package:
+            for alias in node.names:
+                below = f"{node.module}.{alias.name}"
+                is_module = find(below) is not None
+                yield below if is_module else node.module
 
 
-def test_every_file_is_in_the_picture_once():
-    assert sorted(HOUSE) == sorted(path.stem for path in SOURCE.glob("*.py"))
+def find(module):
+    """Give the file of a module of one of the packages, relative to the package."""
+    package, *parts = module.split(".")
+    base = ROOT / PACKAGES[package]
+    for relative in ("/".join(parts) + ".py", "/".join([*parts, "__init__.py"])):
+        if parts and (base / relative).is_file():
+            return relative
+    return None
 
 
-@pytest.mark.parametrize("name", [name for name in HOUSE if name != "__init__"])
-def test_a_file_imports_only_from_files_above_it(name):
-    above = HOUSE[1 : HOUSE.index(name)]
-    assert set(imported(SOURCE / f"{name}.py")) <= set(above)
+HOUSE = {package: drawn(heading) for package, heading in PACKAGES.items()}
+FILES = [(package, path) for package, paths in HOUSE.items() for path in paths]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_file_is_drawn_once(package):
+    base = ROOT / PACKAGES[package]
+    found = {path.relative_to(base).as_posix() for path in base.rglob("*.py")}
+    contracts = {path for path in found if path.endswith("/__init__.py")}
+    assert sorted(HOUSE[package]) == sorted(found - contracts)
+
+
+@pytest.mark.parametrize(("package", "path"), FILES)
+def test_a_file_imports_only_from_files_above_it(package, path):
+    if path == "__init__.py":
+        return
+    order = HOUSE[package]
+    below = set(order[order.index(path) :])
+    for module in imported(ROOT / PACKAGES[package] / path, package):
+        target = find(module)
+        if target is None:  # the package itself, for its public names
+            assert package == "softattn" and path.startswith("cli/"), module
+        elif target.endswith("/__init__.py"):
+            folder = target.removesuffix("__init__.py")
+            assert not path.startswith(folder), f"{path} imports its own package {folder}"
+            assert not any(p.startswith(folder) for p in below), f"{path} imports {module}"
+        else:
+            assert target not in below, f"{path} imports {module}"
+
+
+@pytest.mark.parametrize(("package", "path"), FILES)
+def test_a_package_is_imported_by_its_contract_alone(package, path):
+    for module in imported(ROOT / PACKAGES[package] / path, package):
+        target = find(module)
+        if target is not None and "/" in target and not target.endswith("__init__.py"):
+            folder = target.rpartition("/")[0] + "/"
+            assert path.startswith(folder) or path == "__init__.py", f"{path} imports {module}"
+
+
+@pytest.mark.parametrize(("package", "path"), FILES)
+def test_a_file_is_read_in_one_sitting(package, path):
+    assert len((ROOT / PACKAGES[package] / path).read_text().splitlines()) <= 400
