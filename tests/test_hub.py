@@ -114,6 +114,22 @@ def test_another_number_of_classes(number: int, tmp_path: Path) -> None:
     assert torch.equal(loaded(x), model(x))
 
 
+@pytest.mark.parametrize(("block", "gamma"), [(None, 0.01), ("se", "uniform")])
+def test_a_config_without_gamma_is_of_when_it_was_always_a_hundredth(
+    block: str | None, gamma: object, tmp_path: Path
+) -> None:
+    model = build(block=block) if block else build(gamma=0.01)
+    save_pretrained(model, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["arguments"]["gamma"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded = from_pretrained(tmp_path)
+    assert loaded.config is not None
+    assert loaded.config["gamma"] == gamma
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(loaded(x), model(x))
+
+
 def test_half_precision_and_channels_last(tmp_path: Path) -> None:
     model = build().half().to(memory_format=torch.channels_last)
     save_pretrained(model, tmp_path)

@@ -414,6 +414,18 @@ BAD = {
         r"putting Linear on a map of 96 x \(5, 5\): it raises RuntimeError",
     ),
     "no maps": (ArgumentError, {"num_maps": 0}, r"num_maps must be .* at least 1, found 0"),
+    "gamma of text": (
+        ArgumentError,
+        {"gamma": "unifrom"},
+        r"gamma must be a number, \"uniform\" or None, found 'unifrom'",
+    ),
+    "gamma of infinity": (ArgumentError, {"gamma": float("inf")}, r"gamma must be a finite number"),
+    "gamma of a list": (ArgumentTypeError, {"gamma": [1]}, r"gamma must be a finite number"),
+    "gamma beside a block": (
+        ArgumentError,
+        {"gamma": 0.1, "block": SoftAttention},
+        r"gamma is an argument of the default attention.*block=partial\(SoftAttention, gamma=0.1\)",
+    ),
     "dropout above 1": (ArgumentError, {"drop_rate": 2.0}, r"drop_rate must be between 0 and 1"),
     "sizes": (
         ArgumentError,
@@ -469,7 +481,23 @@ def test_a_frozen_backbone_stays_so():
     assert all(module.training for module in model.modules())
 
 
-def test_default_attention_is_the_papers():
-    model = wrap_backbone("test_resnet", 3)
+@pytest.mark.parametrize("way", sorted(set(WAYS) - {"the paper's"}))
+def test_uniform_maps_leave_the_features_unchanged(way):
+    model = WAYS[way](**({"input_size": (64, 96)} if way == "NCHW" else {}))
+    height, width = model.backbone.feature_map.size
+    assert model.attention.gamma.item() == height * width / model.attention.num_maps
+    nn.init.zeros_(model.attention.weight)
+    x = torch.randn(2, *model.backbone.feature_map.input_size)
+    with torch.no_grad():
+        features = model.eval().backbone(x)
+        torch.testing.assert_close(model.forward_features(x), features)
+
+
+@pytest.mark.parametrize("gamma", [0.01, 3, None])
+def test_gamma_starts_as_given(gamma):
+    model = wrap_backbone("test_resnet", 3, gamma=gamma)
     assert isinstance(model.attention, SoftAttention)
-    assert (model.attention.num_maps, model.attention.initial_gamma) == (16, 0.01)
+    assert (model.attention.num_maps, model.attention.initial_gamma) == (16, gamma)
+    assert model.config["gamma"] == gamma
+    model = wrap_backbone("test_resnet", 3, block="se")
+    assert wrap_backbone(**model.config).config == model.config

@@ -73,7 +73,11 @@ class SoftAttention(SpatialAttention):
         aggregate: scale the features by the sum of the maps. Otherwise by each map, and the
             result has K times the channels.
         concat: put the unchanged features in front, along the channels.
-        gamma: where the learned factor starts; 0.01 is the paper's. `None` for no factor.
+        gamma: initial value of the learned factor; `None` for no factor. 0.01 is the paper's.
+            Each map sums to 1, so with uniform maps and `aggregate` the features are scaled by
+            gamma * K / (H * W): by 0.003 for gamma 0.01, K = 16 and 7 x 7 positions. Where the
+            attended features have no unscaled copy beside them (`concat`, or a residual
+            connection), gamma = H * W / K keeps their scale, which is what `wrap_backbone` does.
         activation: between convolution and softmax; a function, or the name of one. The authors'
             code has `"relu"`, the paper has none.
         bias: give the convolution a bias. Without an activation it is never felt.

@@ -98,6 +98,9 @@ def rebuild(config: object, doing: str) -> SoftAttentionClassifier:
             f"{doing}: its config.json wants weights from elsewhere, by {', '.join(sources)}. "
             "That isn't done: it may run foreign code."
         )
+    if "gamma" not in arguments and arguments.get("block") is None:
+        # Saved before gamma was an argument, when the attention always started from 0.01.
+        arguments = {**arguments, "gamma": 0.01}
     try:
         return _build(arguments)
     except (SoftAttnError, TypeError, ValueError) as error:

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from softattn.attention import SoftAttention
 from softattn.backbones import FeatureMap
-from softattn.checks import fraction, whole_number
+from softattn.checks import finite_number, fraction, whole_number
 from softattn.classifier import HeadFactory, SoftAttentionClassifier
 from softattn.errors import ArgumentError, ArgumentTypeError, ModelError, closest, missing_extra
 from softattn.finding import plan_backbone
@@ -20,6 +20,7 @@ from softattn.zoo import load_model
 __all__ = ["wrap_backbone"]
 
 Block = str | Callable[[int], nn.Module] | None
+Gamma = float | Literal["uniform"] | None
 
 _HEADS = ("pool", "flatten")
 
@@ -33,6 +34,7 @@ def wrap_backbone(
     *,
     at: str | None = None,
     block: Block = None,
+    gamma: Gamma = "uniform",
     pretrained: bool = False,
     head: str | HeadFactory = "pool",
     num_maps: int = 16,
@@ -71,6 +73,14 @@ def wrap_backbone(
             found.
         block: what makes the attention: a function from channels to a module, or the name of one
             of timm's ("se", "eca", "cbam"); `SoftAttention` with `num_maps` maps if not given.
+        gamma: initial value of the learned factor of the default attention. "uniform" is
+            positions / num_maps, H * W / K, for the size of the feature map in the dry run:
+            while the maps are uniform, the features pass through unchanged, and the model trains
+            like one without attention. gamma is one number, so at another input size the initial
+            features are scaled by the ratio of the numbers of positions: pass the `input_size`
+            that you train at. `None` is no factor; 0.01 is the paper's value, which scales the
+            features by 0.01 * K / (H * W), and with them the gradient of everything before.
+            With `block`, set it there.
         pretrained: load the library's weights into a model that is given by name.
         head: "pool" (mean over positions, then a linear layer; any input size), "flatten" (the
             paper's: a linear layer on all positions; one input size), or a function
@@ -97,20 +107,20 @@ def wrap_backbone(
     made_for = backbone_kwargs.get("img_size", backbone_kwargs.get("image_size"))
     size = _image_size(doing, made_for if input_size is None else input_size)
     make_attention, make_head = (
-        _attention_factory(doing, block, num_maps),
+        _attention_factory(doing, block, num_maps, gamma),
         _head_factory(doing, head),
     )
     model, cfg, name = _load(doing, backbone, pretrained, backbone_kwargs)
     plan = plan_backbone(model, at, size, cfg)
     like = next((p for p in plan.model.parameters() if p.is_floating_point()), torch.zeros(0))
     with torch.device(like.device):
-        attention = make_attention(plan.feature_map.channels).to(like)
+        attention = make_attention(plan.feature_map).to(like)
         attended = _attended(attention, plan.feature_map)
         new_head = make_head(attended, num_classes, drop_rate).to(like)
     config: dict[str, Any] | None = None
     if name is not None and isinstance(block, str | None) and isinstance(head, str):
         config = {"backbone": name, "num_classes": num_classes, "at": at, "block": block}
-        config |= {"head": head, "num_maps": num_maps, "drop_rate": drop_rate}
+        config |= {"gamma": gamma, "head": head, "num_maps": num_maps, "drop_rate": drop_rate}
         config |= {"input_size": input_size, **backbone_kwargs}
     built = SoftAttentionClassifier(
         plan.build(), attention, new_head, attended.shape[1], num_classes, config
@@ -153,17 +163,41 @@ def _image_size(doing: str, value: object) -> tuple[int, ...] | None:
     return tuple(whole_number(doing, "input_size", size) for size in sizes)
 
 
-def _attention_factory(doing: str, block: Block, num_maps: int) -> Callable[[int], nn.Module]:
+def _attention_factory(
+    doing: str, block: Block, num_maps: int, gamma: Gamma
+) -> Callable[[FeatureMap], nn.Module]:
+    """Return what builds the attention for a feature map, from checked arguments."""
     if block is None:
-        return partial(SoftAttention, num_maps=whole_number(doing, "num_maps", num_maps))
+        return _soft_attention(doing, whole_number(doing, "num_maps", num_maps), gamma)
+    if gamma != "uniform":
+        raise ArgumentError(
+            f"{doing}: gamma is an argument of the default attention, found gamma={gamma!r} with "
+            f"block={block!r}. Set it in the block: block=partial(SoftAttention, gamma={gamma!r})."
+        )
     if isinstance(block, str):
-        return _timm_attention(doing, block)
-    if isinstance(block, nn.Module) or not callable(block):
+        factory = _timm_attention(doing, block)
+    elif isinstance(block, nn.Module) or not callable(block):
         raise ArgumentTypeError(
             f"{doing}: block must be a function from channels to a module, as SoftAttention is, "
             f"or the name of one of timm's attentions, found {block!r}."
         )
-    return block
+    else:
+        factory = block
+    return lambda found: factory(found.channels)
+
+
+def _soft_attention(doing: str, num_maps: int, gamma: Gamma) -> Callable[[FeatureMap], nn.Module]:
+    if isinstance(gamma, str) and gamma != "uniform":
+        raise ArgumentError(f'{doing}: gamma must be a number, "uniform" or None, found {gamma!r}.')
+    if not isinstance(gamma, str | None):
+        finite_number(doing, "gamma", gamma)
+
+    def build(found: FeatureMap) -> nn.Module:
+        height, width = found.size
+        initial = height * width / num_maps if gamma == "uniform" else gamma
+        return SoftAttention(found.channels, num_maps, gamma=initial)
+
+    return build
 
 
 def _timm_attention(doing: str, name: str) -> Callable[[int], nn.Module]:

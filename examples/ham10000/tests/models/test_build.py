@@ -46,6 +46,19 @@ def test_the_fields_reach_the_attention() -> None:
     assert plain.num_maps == 3
 
 
+@pytest.mark.parametrize("block", ["plain", "paper"])
+def test_uniform_gamma_is_positions_by_maps(block: str) -> None:
+    recipe = replace(TINY, num_maps=2, gamma="uniform", block=block)  # type: ignore[arg-type]
+    network = build_model(recipe, size=32).network.eval()
+    (attention,) = (m for m in network.modules() if isinstance(m, SoftAttention))
+    height, width = network.backbone.feature_map.size
+    assert attention.gamma is not None
+    assert attention.gamma.item() == attention.initial_gamma == height * width / 2
+    torch.nn.init.zeros_(attention.weight)
+    features = network.backbone(torch.randn(2, 3, 32, 32))
+    torch.testing.assert_close(attention(features), features)
+
+
 def test_without_attention_there_may_be_a_relu() -> None:
     recipe = replace(TINY, attention=False, activation="relu")
     network = build_model(recipe, size=32).network.eval()

@@ -53,6 +53,8 @@ def test_what_stands_above_a_base_wins_field_by_field(tmp_path: Path) -> None:
         ("data.root=some/where", ("data", "root", Path("some/where"))),
         ("data.root=null", ("data", "root", None)),
         ("model.gamma=null", ("model", "gamma", None)),
+        ("model.gamma=uniform", ("model", "gamma", "uniform")),
+        ("model.gamma=0.5", ("model", "gamma", 0.5)),
         ("model.mean=[0.1, 0.2, 0.3]", ("model", "mean", (0.1, 0.2, 0.3))),
         ("loss.class_weights={nv: 2}", ("loss", "class_weights", {"nv": 2.0})),
         ("training.precision=32", ("training", "precision", "32")),

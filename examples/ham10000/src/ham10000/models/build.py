@@ -72,7 +72,7 @@ def _network(recipe: ModelRecipe, num_classes: int, size: int) -> SoftAttentionC
         head = _rest(recipe, own, at, size)
     backbone = load_backbone(recipe.backbone, at, recipe.pretrained, recipe.weights)
     try:
-        return wrap_backbone(
+        network = wrap_backbone(
             backbone,
             num_classes,
             at=at,
@@ -83,18 +83,31 @@ def _network(recipe: ModelRecipe, num_classes: int, size: int) -> SoftAttentionC
         )
     except SoftAttnError as error:
         raise RecipeError(f"building {recipe.backbone}: {error}") from error
+    if recipe.attention and recipe.gamma == "uniform":
+        _start_uniform(network)
+    return network
+
+
+def _start_uniform(network: SoftAttentionClassifier) -> None:
+    """Set gamma to positions / maps, which only a network that was built knows."""
+    height, width = network.backbone.feature_map.size
+    for module in network.attention.modules():
+        if isinstance(module, SoftAttention) and module.gamma is not None:
+            module.initial_gamma = height * width / module.num_maps
+            nn.init.constant_(module.gamma, module.initial_gamma)
 
 
 def _block(recipe: ModelRecipe) -> Callable[[int], nn.Module]:
     """Return what makes the module between backbone and head, from channels."""
     if not recipe.attention:
         return lambda channels: nn.ReLU() if recipe.activation == "relu" else nn.Identity()
+    gamma = 1.0 if recipe.gamma == "uniform" else recipe.gamma  # set once the network is built
     if recipe.block == "plain":
-        return partial(SoftAttention, num_maps=recipe.num_maps, gamma=recipe.gamma)
+        return partial(SoftAttention, num_maps=recipe.num_maps, gamma=gamma)
     return partial(
         SoftAttentionBlock,
         num_maps=recipe.num_maps,
-        gamma=recipe.gamma,
+        gamma=gamma,
         pool=recipe.pool,
         drop_rate=recipe.block_drop_rate,
     )

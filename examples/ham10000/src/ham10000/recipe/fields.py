@@ -68,8 +68,9 @@ class ModelRecipe:
     """The attended map alone, or the paper's: beside the map, pooled, ReLU and dropout."""
     num_maps: int = 16
     """K, how many attention maps."""
-    gamma: float | None = 0.01
-    """Where the factor of the attended map starts; null for no factor."""
+    gamma: float | Literal["uniform"] | None = 0.01
+    """Initial value of the learned factor of the attended map; uniform for positions / num_maps,
+    with which uniform maps leave the features unchanged; null for no factor."""
     pool: int = 2
     """Of the paper's block: the size of its max-pooling, 1 for none."""
     block_drop_rate: float = 0.5
