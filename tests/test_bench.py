@@ -18,7 +18,7 @@ from bench.harness import Row, compare, read_facts, read_rows, table, take_turns
 from bench.machine import cpu_model  # noqa: E402
 from bench.memory import peak  # noqa: E402
 from bench.page import brief  # noqa: E402
-from bench.wanted import WANTED, Wanted, over, verdicts  # noqa: E402
+from bench.targets import TARGETS, Target, over, verdicts  # noqa: E402
 
 TIMES = {
     "ours": [(2.0, 3.0), (4.0, 4.0), (3.0, 6.0)],
@@ -104,8 +104,8 @@ def test_a_case_of_the_layer_is_a_line_of_at_most_80_columns():
     assert lines[-1].split()[3:] == ["100.000", "123.400", "110.000", "1.12", "4.86", "50%", "50%"]
 
 
-def test_what_was_wanted_is_met_not_met_or_not_measured():
-    bound = Wanted("a thing", 1.35, lambda rows: [row.ratio for row in rows])
+def test_a_target_is_met_not_met_or_not_measured():
+    bound = Target("a thing", 1.35, lambda rows: [row.ratio for row in rows])
     found = [Row("layer", "x", "ours", 1, ratio, 1, 1, 1, 1) for ratio in (1.2, 1.354)]
     assert bound.line(found).endswith("1.20 to 1.35  met")
     assert dataclasses.replace(bound, bound=1.3).line(found).endswith("  1 of 2")
@@ -115,10 +115,10 @@ def test_what_was_wanted_is_met_not_met_or_not_measured():
     assert max(map(len, lines)) <= 80
 
 
-def test_rows_are_found_for_what_was_wanted():
+def test_rows_are_found_for_a_target():
     rows = [dataclasses.replace(row, case="16x512x7x7 float32 NCHW") for row in layer_rows()]
     wide = [dataclasses.replace(row, case="64x512x7x7 float32 NCHW") for row in rows]
-    forward = next(wanted for wanted in WANTED if wanted.text == "layer, forward, set")
+    forward = next(target for target in TARGETS if target.text == "layer / conv, forward, set")
     assert forward.find(rows + wide) == [1.234]
     assert over("forward", "Conv3d form")(rows) == [pytest.approx(6 / 1.234)]
 

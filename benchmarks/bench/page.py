@@ -1,4 +1,4 @@
-"""The page of results: tables and plots."""
+"""Write docs/performance.md: tables and plots."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,29 +6,25 @@ from pathlib import Path
 import matplotlib
 
 from bench.harness import Row, table
-from bench.wanted import verdicts
+from bench.targets import verdicts
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 HEADER = """# Performance
 
-Written by `make bench`, which also writes every figure as JSON, to `out/bench`.
-Each side is timed in turn, round by round, in one run: at most nine rounds, and
-at least three. A ratio is the median of the rounds' ratios to the first side,
-and beside it are their quartiles; `best` compares the fastest rounds. With one
-thread the time is the process's own on the processor, which other work disturbs
-little, and `wall` is the ratio by the clock on the wall. Each part is pinned to
-one core, unless it says otherwise. The gradient that comes in is dense, and
-lies there before the clock starts. "Set" means an allocator that keeps its
-memory (`MALLOC_MMAP_THRESHOLD_` and `MALLOC_TRIM_THRESHOLD_` at 1 GiB), as the
-trainer has it; without, Linux clears the pages of large tensors again and
-again.
+`make bench` writes this page, and all figures as JSON to `out/bench`. In each comparison the sides
+are timed alternately in one run of three to nine rounds. A ratio is the median over the rounds of
+the ratio to the first side, followed by its quartiles; `best` compares the fastest rounds. With one
+thread, times are CPU times of the process, which are little affected by other load; `wall` is the
+ratio of wall-clock times. Unless stated otherwise, each part is pinned to one core. Incoming
+gradients are dense and computed before the timing starts. "Set allocator" means that freed memory
+is kept (`MALLOC_MMAP_THRESHOLD_` and `MALLOC_TRIM_THRESHOLD_` at 1 GiB), as in the example's
+trainer; otherwise Linux clears the pages of large tensors at every allocation.
 
-`limit` is the bare convolution, and what must go through memory beside it at
-the rate of a copy: twice x forward, seven times x with backward. `share` is
-that of the rate of matrix products; a convolution whose kernel is better than
-the product's is above 100 %.
+`limit` is the time of the bare convolution plus the time to move the other required bytes at copy
+speed: twice x forward, seven times x with backward. `share` is relative to the speed of matrix
+products; it exceeds 100 % where the convolution kernel is faster than the product.
 """
 COLUMNS = {"plain torch": "plain", "Conv3d form": "Conv3d", "SE (timm)": "SE",
            "CBAM (timm)": "CBAM", "ECA (timm)": "ECA", "limit": "limit"}  # fmt: skip
@@ -38,10 +34,10 @@ LAYER = ("forward", "forward+backward")
 def write_page(
     path: Path, rows: Sequence[Row], machines: Sequence[Mapping[str, object]], images: Path
 ) -> None:
-    """Write the page, and the plots that it shows."""
+    """Write the page and its plots."""
     described = [", ".join(f"{k} {v}" for k, v in facts.items()) for facts in machines]
     lines = [HEADER, *(f"Measured on: {one}." for one in described)]
-    lines += ["", "## What was wanted", "", "```text", *verdicts(rows), "```"]
+    lines += ["", "## Targets and results", "", "```text", *verdicts(rows), "```"]
     parts = sorted({row.part for row in rows}, key=[row.part for row in rows].index)
     for part in parts:
         found = [row for row in rows if row.part == part]
@@ -49,13 +45,13 @@ def write_page(
         if part.startswith("growth"):
             name = part.replace(" ", "-") + ".png"
             plot(found, images / name, part)
-            lines += [f"![How the time grows, {part}](images/{name})", ""]
+            lines += [f"![Time as a function of the size, {part}](images/{name})", ""]
         lines += ["```text", *(brief(found) if part.startswith(LAYER) else table(found))[1:], "```"]
     path.write_text("\n".join(lines) + "\n")
 
 
 def brief(rows: Sequence[Row]) -> list[str]:
-    """Lay cases out one a line: ratios to the bare convolution, then what limits them."""
+    """Format one line per case: ratios to the bare convolution, then times relative to the limit."""
     lines: list[str] = []
     for allocator in sorted({row.allocator for row in rows}):
         cases: dict[str, dict[str, Row]] = {}
@@ -68,14 +64,14 @@ def brief(rows: Sequence[Row]) -> list[str]:
         lines += [ratio_line(case, sides) for case, sides in cases.items()]
         names = "".join(f"{name:>8}" for name in ("bare", "ours", "limit"))
         names += f"{'ours/limit':>11}{'Conv3d/ours':>12}{'bare':>5}{'ours':>5}"
-        lines += ["", f"milliseconds, and shares of the product rate, {allocator} allocator",
+        lines += ["", f"milliseconds, and shares of the product speed, {allocator} allocator",
                   f"{'':22}{names}"]  # fmt: skip
         lines += [limit_line(case, sides) for case, sides in cases.items()]
     return lines
 
 
 def ratio_line(case: str, sides: Mapping[str, Row]) -> str:
-    """Give each side's ratio, and our quartiles."""
+    """Format the ratio of each side and the quartiles of softattn."""
     ours = sides["softattn"]
     others = "".join(
         f"{sides[name].ratio:7.2f}" if name in sides else f"{'':7}" for name in COLUMNS
@@ -84,7 +80,7 @@ def ratio_line(case: str, sides: Mapping[str, Row]) -> str:
 
 
 def limit_line(case: str, sides: Mapping[str, Row]) -> str:
-    """Give times beside the limit's, and shares of the rate of products."""
+    """Format times, ratios to the limit, and shares of the product speed."""
     bare, ours, limit = (sides[name] for name in ("bare convolution", "softattn", "limit"))
     times = "".join(f"{row.milliseconds:8.3f}" for row in (bare, ours, limit))
     slower = f"{sides['Conv3d form'].ratio / ours.ratio:.2f}" if "Conv3d form" in sides else ""
@@ -93,12 +89,12 @@ def limit_line(case: str, sides: Mapping[str, Row]) -> str:
 
 
 def shorter(case: str) -> str:
-    """Shorten the names of dtypes."""
+    """Abbreviate dtype names."""
     return case.replace("bfloat16", "bf16").replace("float32", "f32")
 
 
 def plot(rows: Sequence[Row], path: Path, title: str) -> None:
-    """Draw the times of each side over what grows."""
+    """Plot the time of each side over the growing quantity."""
     figure, axes = plt.subplots(figsize=(4.5, 3), dpi=100, layout="constrained")
     for side in sorted({row.side for row in rows}, key=[row.side for row in rows].index):
         some = [row for row in rows if row.side == side]

@@ -1,4 +1,4 @@
-"""What the layer was wanted to show, and whether the rows show it."""
+"""Targets of the benchmark, and whether the measurements meet them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ Find = Callable[[Sequence[Row]], list[float]]
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A bound, and how to find what it bounds."""
+class Target:
+    """A bound on a ratio, and how to find the ratio in the rows."""
 
     text: str
     bound: float
@@ -18,11 +18,11 @@ class Wanted:
     at_least: bool = False
 
     def line(self, rows: Sequence[Row]) -> str:
-        """Say in 80 columns whether all that was found keeps to the bound."""
+        """Format the bound, the measured range and the verdict in 80 columns."""
         found = self.find(rows)
         if not found:
             return f"{self.text:45}{'':7}{'':16}not measured"
-        # To the digits that are shown, so that what looks met is.
+        # Rounded as displayed, so that the verdict agrees with what is shown.
         kept = [round(x, 2) >= self.bound if self.at_least else round(x, 2) <= self.bound
                 for x in found]  # fmt: skip
         spread = f"{min(found):.2f} to {max(found):.2f}"
@@ -32,13 +32,13 @@ class Wanted:
 
 
 def verdicts(rows: Sequence[Row]) -> list[str]:
-    """Give a line for each thing that was wanted."""
-    head = f"{'':45}{'wanted':>7}{'found':>16}  in cases"
-    return [head, *(wanted.line(rows) for wanted in WANTED)]
+    """Format a line for each target."""
+    head = f"{'':45}{'target':>7}{'measured':>16}  in cases"
+    return [head, *(target.line(rows) for target in TARGETS)]
 
 
 def ratios(part: str, side: str, allocator: str = "set", case: str = "") -> Find:
-    """Find a side's ratios to the baseline, in batches of 16, NCHW and float32 of the layer."""
+    """Find the ratios of a side to the baseline."""
 
     def find(rows: Sequence[Row]) -> list[float]:
         return [row.ratio for row in rows
@@ -49,7 +49,7 @@ def ratios(part: str, side: str, allocator: str = "set", case: str = "") -> Find
 
 
 def over(part: str, side: str, allocator: str = "set", case: str = "", without: str = "-") -> Find:
-    """Find how many times a side takes what softattn takes."""
+    """Find the ratios of a side's time to the time of softattn."""
 
     def find(rows: Sequence[Row]) -> list[float]:
         return list(_pairs(rows, part, side, allocator, case, without))
@@ -83,33 +83,33 @@ def _batch_16(find: Find) -> Find:
     return lambda rows: find([row for row in rows if row.case.startswith("16x")])
 
 
-WANTED = [
-    Wanted("Conv3d over ours, system allocator, C >= 256", 5,
+TARGETS = [
+    Target("Conv3d / softattn, system, C >= 256", 5,
            _batch_16(over(BOTH, "Conv3d form", "system", COMMON, "x192x")), at_least=True),
-    Wanted("the same, C = 192", 3,
+    Target("same, C = 192", 3,
            _batch_16(over(BOTH, "Conv3d form", "system", "x192x")), at_least=True),
-    Wanted("Conv3d over ours, set allocator, C >= 256", 4,
+    Target("Conv3d / softattn, set, C >= 256", 4,
            _batch_16(over(BOTH, "Conv3d form", "set", COMMON, "x192x")), at_least=True),
-    Wanted("layer, forward and backward, set", 1.35,
+    Target("layer / conv, forward+backward, set", 1.35,
            _batch_16(ratios(BOTH, "softattn", "set", COMMON))),
-    Wanted("the same, the aim", 1.15, _batch_16(ratios(BOTH, "softattn", "set", COMMON))),
-    Wanted("layer, forward and backward, system", 1.6,
+    Target("same, stretch goal", 1.15, _batch_16(ratios(BOTH, "softattn", "set", COMMON))),
+    Target("layer / conv, forward+backward, system", 1.6,
            _batch_16(ratios(BOTH, "softattn", "system", COMMON))),
-    Wanted("layer, forward, set", 1.08,
+    Target("layer / conv, forward, set", 1.08,
            _batch_16(ratios("forward", "softattn", "set", COMMON))),
-    Wanted("plain torch's peak memory over ours", 1,
+    Target("peak memory, plain torch / softattn", 1,
            over("peak memory in x", "plain torch"), at_least=True),
-    Wanted("per map, peak memory over its output", 1.1,
+    Target("per map, peak memory / size of the output", 1.1,
            ratios("memory, per map, in its output", "softattn")),
-    Wanted("wrapped models, training step", 1.02, _models(TRAIN, mobile=False)),
-    Wanted("wrapped models, inference", 1.02, _models(INFER, mobile=False)),
-    Wanted("wrapped mobilenetv3, training step", 1.05, _models(TRAIN, mobile=True)),
-    Wanted("wrapped mobilenetv3, inference", 1.05, _models(INFER, mobile=True)),
-    Wanted("import beside torch and torchvision", 1.05, ratios("import", "and softattn")),
-    Wanted("a pass with capture_maps", 1.01, ratios("capture", "capture_maps")),
-    Wanted("cache's time over PIL's, an image", 0.1,
+    Target("wrapped / bare model, training step", 1.02, _models(TRAIN, mobile=False)),
+    Target("wrapped / bare model, inference", 1.02, _models(INFER, mobile=False)),
+    Target("wrapped / bare mobilenetv3, training step", 1.05, _models(TRAIN, mobile=True)),
+    Target("wrapped / bare mobilenetv3, inference", 1.05, _models(INFER, mobile=True)),
+    Target("import softattn / import torch, torchvision", 1.05, ratios("import", "and softattn")),
+    Target("forward with / without capture_maps", 1.01, ratios("capture", "capture_maps")),
+    Target("time per image, cache / PIL", 0.1,
            ratios("input pipeline, an image", "cache", "system")),
-    Wanted("epoch beside the usual way", 0.3, ratios("trainer, epoch", "ours", "system")),
-    Wanted("time of an image, two processes over one", 0.56,
+    Target("epoch, trainer / conventional loop", 0.3, ratios("trainer, epoch", "ours", "system")),
+    Target("time per image, two processes / one", 0.56,
            ratios("trainer, scaling", "two processes", "system")),
 ]  # fmt: skip
