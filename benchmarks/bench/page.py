@@ -51,7 +51,7 @@ def write_page(
 
 
 def brief(rows: Sequence[Row]) -> list[str]:
-    """Format one line per case: ratios to the bare convolution, then times relative to the limit."""
+    """Format a line per case: ratios to the bare convolution, then to the limit."""
     lines: list[str] = []
     for allocator in sorted({row.allocator for row in rows}):
         cases: dict[str, dict[str, Row]] = {}
