@@ -1,4 +1,4 @@
-"""Which stages of timm's models `insert_attention` reaches, and that the models stay as they are.
+"""Insert attention after every stage of one model per timm file and compare the outputs.
 
 For the smallest model of every file of timm, at every module that its `feature_info` names:
 attention is inserted with gamma 0 into the model with random weights, the output is compared with
@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from softattn import SoftAttnError
 from softattn.insert import insert_attention, remove_attention
 
-PAGE = """# Where attention was inserted
+PAGE = """# Stages: where attention can be inserted
 
-`make coverage-insert` wrote this page, with timm {timm} and torch {torch}. For the smallest model
-of every file of timm, `insert_attention` went to every module that the model's `feature_info`
-names, with gamma 0, random weights and the default input size, on the CPU.
+`make coverage-insert` wrote this page with timm {timm} and torch {torch}. For the smallest model of
+every timm file, attention was inserted after each module named by the model's `feature_info`, with
+gamma 0, random weights and the default input size, on a CPU.
 
 {summary}
 
@@ -72,7 +72,7 @@ def smallest(file: str) -> str:
 
 
 def try_stages(model: nn.Module, stages: list[str], x: Tensor, before: list[bytes]) -> str:
-    """Say "identical", "refused: ..." or "broken: ..."."""
+    """Return "identical", "refused: ..." or "broken: ..."."""
     as_it_was = state(model)
     try:
         insert_attention(model, stages)

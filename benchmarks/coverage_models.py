@@ -1,4 +1,4 @@
-"""Wrap every classifier of torchvision and every architecture of timm, and write down the result.
+"""Wrap every torchvision classifier and every timm architecture, and record the results.
 
     python benchmarks/coverage_models.py                      all, and docs/models.md
     python benchmarks/coverage_models.py --filter 'timm:vit*' some, and no page
@@ -173,11 +173,11 @@ def page(rows: list[dict[str, Any]]) -> str:
     lines = [
         "# Models",
         "",
-        "`wrap_backbone(name, num_classes=2)` for every classifier of torchvision and every",
-        f"architecture of timm, with {versions}:",
-        "each was wrapped and run on two images of its default size, and had to give scores of",
-        "shape (2, 2) and 16 maps with more than one row",
-        "and column. `make coverage-models` writes this page.",
+        "`make coverage-models` writes this page. `wrap_backbone(name, num_classes=2)` was called",
+        "for every torchvision classifier and every timm architecture, with",
+        f"{versions}. Each model was run on two images of",
+        "its default size and must return scores of shape (2, 2) and 16 maps with more than one",
+        "row and column.",
         "",
         *(f"- {line}" for line in summary(rows).splitlines()),
         "",
@@ -194,14 +194,14 @@ def page(rows: list[dict[str, Any]]) -> str:
         lines += ["## Not wrapped", "", *(f"- `{r['name']}`: {r['why']}" for r in failed), ""]
     frozen = [row for row in rows if row.get("frozen")]
     lines += [
-        f"In {len(frozen)} models some parameters of modules that run have no part in the map.",
-        "They are frozen, so that distributed training finds no parameter without a gradient:",
+        f"In {len(frozen)} models, some parameters of the remaining modules do not contribute to",
+        "the feature map. They are frozen, so that every trainable parameter gets a gradient:",
         f"{', '.join(row['name'].partition(':')[2] for row in frozen)}.",
         "",
-        "## All",
+        "## All models",
         "",
-        "The map is C x H x W at the input size, before attention. Dropped are the modules that",
-        "the map doesn't need.",
+        "The column `map` is C x H x W of the feature map at the input size; `dropped` lists the",
+        "modules that were removed because the feature map does not depend on them.",
         "",
         "| model | input | map | from | layout | dropped |",
         "| --- | --- | --- | --- | --- | --- |",

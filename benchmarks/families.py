@@ -1,12 +1,11 @@
-"""What wrapped models survive: one small model of every family, with real (random) weights.
+"""Test operations on one small wrapped model of every family, with random weights.
 
-    python benchmarks/families.py           what needs no more than a few passes
+    python benchmarks/families.py           checks that need a few forward passes
     python benchmarks/families.py --slow    export and compile
     python benchmarks/families.py --ddp     training in two processes
 
-Results go to a JSON lines file as they come, and a run that was stopped goes on from there; what
-failed stays failed until its line is removed. Unless models are named, the table of all results
-goes to docs/families.md.
+Results are appended to a JSON lines file, from which an interrupted run continues. To repeat a
+failed check, remove its line. Unless models are named, all results are written to docs/families.md.
 """
 
 import argparse
@@ -54,45 +53,45 @@ sam2_hiera_tiny gemma4_vit_167m mobilenetv5_base deepseek_vit_412m
 
 COLUMNS = (*CHECKS, *SLOW, DDP)
 
-PAGE = """# What wrapped models survive
+PAGE = """# Model families: tested operations
 
-`make families` wrote this page, on a CPU, with softattn {softattn}, timm {timm},
-torchvision {torchvision}, torch {torch} and Python {python}. `wrap_backbone` was given a small
-model of every file of timm and one of every family of torchvision, with random weights.
+`make families` wrote this page on a CPU, with softattn {softattn}, timm {timm}, torchvision
+{torchvision}, torch {torch} and Python {python}. `wrap_backbone` was applied to a small model of
+every timm file and of every torchvision family, with random weights.
 
 {summary}
 
-- features: what the wrapped model gives before its attention is, to the last bit, what the bare
-  model gives there.
-- state: the bare model's `state_dict` loads into the backbone, and nothing else is left over than
-  what was dropped.
-- copies: `deepcopy` and `pickle` give models that compute the same bits.
-- batches: of 1 and of 0.
-- larger: an input that is 64 pixels higher and 128 wider gives maps of more than 1 x 1.
-- formats: channels_last computes the same, and bfloat16 gives finite scores.
-- gradients: in training every parameter that isn't frozen gets one.
-- checkpointing: gradients with it are those without.
-- export: `torch.export` with a batch of any size computes the same.
-- compile: `torch.compile(fullgraph=True)`, traced and run without a code generator, computes the
-  same.
-- DDP: three steps of SGD in two gloo processes with other images each, without
-  `find_unused_parameters`, at the first size that the model takes or can be built for: 64, 128,
-  256 or 224 pixels, or its own. The parameters are equal afterwards, not those of before, and
-  each that isn't frozen had a gradient.
+- features: the features before the attention are bit-identical to those of the bare model.
+- state: the `state_dict` of the bare model loads into the backbone; only keys of removed layers are
+  left over.
+- copies: `deepcopy` and `pickle` give models with bit-identical outputs.
+- batches: batch sizes 1 and 0 work.
+- larger: an input that is 64 pixels higher and 128 pixels wider works and gives maps of more than
+  1 x 1.
+- formats: channels_last gives the same outputs, and bfloat16 gives finite ones.
+- gradients: in training, every parameter that is not frozen gets a gradient.
+- checkpointing: gradients with and without gradient checkpointing agree.
+- export: `torch.export` with a dynamic batch size gives the same outputs.
+- compile: `torch.compile(fullgraph=True)`, traced and run without code generation, gives the same
+  outputs.
+- DDP: three steps of SGD in two gloo processes with different images, without
+  `find_unused_parameters`, at the first supported size of 64, 128, 256 and 224 pixels or the
+  default. Afterwards the parameters of both processes are equal and have changed, and every
+  parameter that is not frozen had a gradient.
 
-"-" means that the bare model can't do it either; an empty cell, that it wasn't tried. The input
-is the model's own, or 256 x 256 or 224 x 224 where that is more than 331 and the model takes it,
-and is that of all columns but the last.
+"-" means that the bare model does not support the operation either. An empty cell means that it was
+not tried. Except for DDP, the input has the default size of the model, or 256 x 256 or 224 x 224 if
+the default exceeds 331 pixels and the model supports the smaller size.
 
 {results}
 
-## What went wrong
+## Failures
 
 {wrong}
 
-## What the bare model can't do
+## Operations that the bare models do not support
 
-What is said of several models is what the first of them says.
+Where several models are listed, the message is that of the first.
 
 {limits}
 """
@@ -125,7 +124,7 @@ def main() -> None:
 
 
 def examine(name: str, checks: dict[str, Check], path: Path) -> None:
-    """Do the checks that have no result yet."""
+    """Run the checks that have no result yet."""
     known = read(path).get(name, {})
     left = {title: check for title, check in checks.items() if title not in known}
     if not left:

@@ -1,4 +1,4 @@
-"""What is asked of each wrapped model; for families.py.
+"""The checks of families.py.
 
 A check says "yes", "no: what was wrong", or "-: why" where the bare model can't do it either.
 """
@@ -26,7 +26,7 @@ SMALL = (64, 128, 256, 224)
 
 
 def build(name: str) -> tuple[SoftAttentionClassifier, nn.Module]:
-    """Wrap a model, and give the bare one too."""
+    """Return a wrapped model and the bare one."""
     kwargs, size = choose_size(name)
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
@@ -35,7 +35,7 @@ def build(name: str) -> tuple[SoftAttentionClassifier, nn.Module]:
 
 
 def choose_size(name: str, small: bool = False) -> tuple[dict[str, Any], int]:
-    """Tell with which arguments to build a model for which size: its own, or a small one."""
+    """Return the input size and constructor arguments: the default size or a smaller one."""
     own = _own_size(name)
     if own <= LARGEST and not small:
         return {}, own
@@ -57,7 +57,7 @@ def _own_size(name: str) -> int:
 
 
 def _fits(name: str, option: dict[str, Any]) -> bool:
-    """Tell whether a model takes a size: some do as they are, others are built for it."""
+    """Return whether a model supports an input size, as it is or when built for it."""
     try:
         with torch.device("meta"):
             wrap_backbone(name, 2, **option)
@@ -147,7 +147,7 @@ def formats(model: SoftAttentionClassifier, bare: nn.Module, x: Tensor) -> str:
 
 
 def gradients(model: SoftAttentionClassifier, bare: nn.Module, x: Tensor) -> str:
-    """In training, every parameter that isn't frozen gets a gradient, as DDP needs it."""
+    """In training, every parameter that is not frozen gets a gradient, as DDP requires."""
     trained = copy.deepcopy(model).train()
     trained(x).square().sum().backward()
     without = [n for n, p in trained.named_parameters() if p.requires_grad and p.grad is None]
@@ -199,7 +199,7 @@ def _unless_bare(
     bare: nn.Module,
     x: Tensor,
 ) -> str:
-    """Compare what was compiled with the model; where it fails, see whether the bare one does."""
+    """Compare a compiled model with the original; on failure, try the bare model."""
     try:
         found = attempted(model)
     except Exception as error:
@@ -213,7 +213,7 @@ def _unless_bare(
 
 
 class _Reads(nn.Module):
-    """The bare model's own method that gives the map, as a module."""
+    """The method of the bare model that returns the feature map, as a module."""
 
     def __init__(self, model: SoftAttentionClassifier, bare: nn.Module) -> None:
         super().__init__()
