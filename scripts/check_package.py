@@ -1,4 +1,4 @@
-"""Check that the wheel and the sdist in a folder hold what they should, and nothing else.
+"""Check that the wheel and the sdist in a folder contain the expected files and no others.
 
 python scripts/check_package.py dist
 """
@@ -11,10 +11,11 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Compare the contents with the files of the checkout; exit with a message if they differ."""
+    """Compare the contents with the checkout; exit with a message if they differ."""
     folder, root = Path(sys.argv[1]), Path(__file__).parents[1]
     (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
-    modules = {f"softattn/{path.name}" for path in (root / "src/softattn").glob("*.py")}
+    source = root / "src"
+    modules = {path.relative_to(source).as_posix() for path in source.rglob("*.py")}
     modules |= {"softattn/py.typed"}
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())

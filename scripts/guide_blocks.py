@@ -1,4 +1,4 @@
-"""The blocks of code in a page of Markdown."""
+"""Code blocks of a Markdown page."""
 
 import re
 import textwrap
@@ -10,7 +10,7 @@ _BLOCK = re.compile(r"^( *)```(\w+)(.*)\n((?:.*\n)*?)\1```$", re.MULTILINE)
 
 
 class Block(NamedTuple):
-    """A fenced block, and where its code begins."""
+    """A fenced code block and the line on which its code begins."""
 
     language: str
     title: str | None
@@ -19,7 +19,7 @@ class Block(NamedTuple):
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    """Give the blocks of a page, in its order."""
+    """Return the code blocks of a page in order."""
     text = page.read_text()
     for match in _BLOCK.finditer(text):
         title = re.search(r'title="(.+?)"', match[3])
@@ -28,5 +28,5 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def run_python(page: Path, block: Block, names: dict[str, Any]) -> None:
-    """Run a block in a namespace; a traceback names the page and the line on it."""
+    """Run a block in a namespace; tracebacks name the page and the line."""
     exec(compile("\n" * block.line + block.code, str(page), "exec"), names)

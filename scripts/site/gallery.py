@@ -1,4 +1,4 @@
-"""The gallery: twelve synthetic images, and where a network with attention looks in them.
+"""Make the gallery: the attention of a network on twelve synthetic images.
 
     python scripts/site/gallery.py
 
@@ -35,13 +35,13 @@ NAMES = {
     "vasc": "a vascular lesion",
 }
 MAPS, SEEN, SHOWN, TILE = 16, 160, 400, 256
-"""How many maps; the sides of an image for the network, on the page, and of a map's overlay."""
+"""Number of maps; side of an image for the network, on the page, and of a map overlay."""
 CELLS = SEEN // 8
 IMAGES, TRAINED = 12, 448
 
 
 class Drawn(NamedTuple):
-    """A picture of one lesion."""
+    """A drawing of one lesion."""
 
     kind: str
     image: Tensor
@@ -51,7 +51,7 @@ class Drawn(NamedTuple):
 
 
 def picture(kind: str, size: int, rng: np.random.Generator) -> Drawn:
-    """Draw one lesion somewhere on skin, now and then under hairs."""
+    """Draw one lesion at a random position on skin, sometimes with hairs."""
     image = skin((size, size), rng)
     centre = (float(rng.uniform(0.28, 0.72)), float(rng.uniform(0.28, 0.72)))
     view = View(float(rng.uniform(0, 2 * np.pi)), float(rng.uniform(0.75, 1.2)), centre)
@@ -63,23 +63,23 @@ def picture(kind: str, size: int, rng: np.random.Generator) -> Drawn:
 
 
 def pictures(count: int, size: int, seed: int) -> list[Drawn]:
-    """Draw as many lesions of each kind as of any other."""
+    """Draw the same number of lesions of each kind."""
     rng = np.random.default_rng(seed)
     return [picture(list(KINDS)[number % len(KINDS)], size, rng) for number in range(count)]
 
 
 def seen(drawn: list[Drawn]) -> Tensor:
-    """Return what the network is given, (B, 3, H, W)."""
+    """Return the inputs of the network, (B, 3, H, W)."""
     images = torch.stack([each.image for each in drawn])
     return (F.interpolate(images, (SEEN, SEEN), mode="area") - 0.45) / 0.225
 
 
 def train(steps: int) -> SoftAttentionClassifier:
-    """Train a network that is told the kinds, and never where a lesion is."""
+    """Train a network on class labels only."""
     torch.manual_seed(0)
     drawn = pictures(TRAINED, SEEN, seed=0)
     images, kinds = seen(drawn), torch.tensor([list(KINDS).index(each.kind) for each in drawn])
-    # With gamma = positions / maps, uniform attention passes the features on as they are.
+    # With gamma = positions / maps, uniform attention leaves the features unchanged.
     attention = partial(SoftAttention, num_maps=MAPS, gamma=CELLS**2 / MAPS)
     model = wrap_backbone("timm:test_resnet", len(KINDS), at="layer2", block=attention)
     optimizer = torch.optim.AdamW(model.param_groups(lr=2e-3, weight_decay=0.01))
@@ -97,7 +97,7 @@ def train(steps: int) -> SoftAttentionClassifier:
 
 @torch.inference_mode()
 def look(model: SoftAttentionClassifier, drawn: list[Drawn]) -> tuple[Tensor, Tensor]:
-    """Return the maps (B, K, h, w), and how much of each lies on the lesion, (B, K)."""
+    """Return the maps (B, K, h, w) and the fraction of each inside the lesion, (B, K)."""
     _, maps = model(seen(drawn), return_maps=True)
     masks = torch.stack([each.mask for each in drawn])[:, None]
     covered = F.interpolate(masks, maps.shape[2:], mode="area")
@@ -105,13 +105,13 @@ def look(model: SoftAttentionClassifier, drawn: list[Drawn]) -> tuple[Tensor, Te
 
 
 def save(pixels: Tensor, name: str) -> None:
-    """Write a picture (H, W, 3), from 0 to 1."""
+    """Write an image (H, W, 3) with values from 0 to 1."""
     image = Image.fromarray((pixels * 255).round().byte().numpy())
     image.save(OUT / f"{name}.webp", quality=85, method=6)
 
 
 def figures(number: int, drawn: Drawn, maps: Tensor) -> None:
-    """Write an image, the sum of its maps over it, and a sheet with each map over it."""
+    """Write an image, the overlay of the summed map, and a sheet with overlays of all maps."""
     save(drawn.image.permute(1, 2, 0), f"{number}-image")
     save(overlay(drawn.image, relative_to_uniform(maps.sum(0))), f"{number}-sum")
     small = F.interpolate(drawn.image[None], (TILE, TILE), mode="area")[0]
@@ -121,7 +121,7 @@ def figures(number: int, drawn: Drawn, maps: Tensor) -> None:
 
 
 def choice(number: int, drawn: Drawn, shares: Tensor) -> str:
-    """Return the button that shows an image, with what there is to say of it."""
+    """Return the HTML button of an image with its caption."""
     name = f"Image {number + 1}: {NAMES[drawn.kind]}, drawn"
     area = f"{drawn.mask.mean():.0%}".replace("%", " %")
     percent = " ".join(str(round(100 * share)) for share in shares.tolist())
@@ -133,7 +133,7 @@ def choice(number: int, drawn: Drawn, shares: Tensor) -> str:
 
 
 def main() -> None:
-    """Make the gallery."""
+    """Draw, train and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=250, help="of training; default: 250")
     steps = parser.parse_args().steps

@@ -1,7 +1,7 @@
-"""What mkdocs does for our site beside its own work.
+"""mkdocs hooks of the site.
 
-Puts the API that Sphinx has built, the gallery, and the texts of the repository's root among the
-pages; makes each name of the API in a text a link; and has the search find these names.
+They add the API pages built by Sphinx, the gallery, and the Markdown files of the repository root;
+link public names to their API pages; and add these names to the search index.
 """
 
 import inspect
@@ -21,24 +21,24 @@ from mkdocs.utils import get_relative_url
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build"
 TEXTS = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
-WITHIN = InclusionLevel.INCLUDED  # where the pages that Sphinx reads are left out
+WITHIN = InclusionLevel.INCLUDED  # although docs/api is excluded
 MENDED = {
     'data-md-component="search" role="dialog"': (
         'data-md-component="search" role="dialog" aria-label="Search"'
     ),
     '<article class="md-content__inner md-typeset" role="main">': (
-        '<article class="md-content__inner md-typeset">'  # it stands in <main>
+        '<article class="md-content__inner md-typeset">'  # already inside <main>
     ),
 }
 
-# What is a link already, a heading, or a block of code is left as it is.
+# Links, headings and code blocks are not changed.
 _CODE = re.compile(r"<(a|h\d|pre|summary)\b.*?</\1>|<code>([\w.]+)(\(\))?</code>", re.DOTALL)
-# A name in a block of code, as the highlighter marks it.
+# A name in a code block, as marked up by the highlighter.
 _NAME = re.compile(r'<span class="n[cnf]?">(\w+)</span>')
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add what isn't in docs."""
+    """Add generated files and files from outside docs."""
     for folder in ("api", "gallery"):
         for path in sorted((BUILD / folder).rglob("*")):
             if path.is_file() and path.name != ".buildinfo" and path.suffix != ".txt":
@@ -54,20 +54,20 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_nav(nav: Navigation, config: MkDocsConfig, files: Files) -> Navigation:
-    """Let the last tab lead to the API."""
+    """Add a tab for the API."""
     nav.items.append(Link("API", "api/"))
     return nav
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Put the gallery's figures into its page."""
+    """Insert the figures into the gallery page."""
     if "<!-- gallery -->" not in markdown:
         return markdown
     return markdown.replace("<!-- gallery -->", (BUILD / "gallery" / "gallery.txt").read_text())
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Link each name of the API that a text says, and the first of each in blocks of code."""
+    """Link public names in text, and their first occurrence in each code block."""
     linked: set[str] = set()
 
     def link(name: str, inside: str) -> str:
@@ -90,38 +90,38 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
-    """Mend a page of the guides as those of the API."""
+    """Fix the accessibility of a guide page."""
     return mended(output)
 
 
 def on_post_template(output: str, template_name: str, config: MkDocsConfig) -> str:
-    """Mend the page for what isn't found too."""
+    """Fix the accessibility of the 404 page."""
     return mended(output) if template_name.endswith(".html") else output
 
 
 def mended(html: str) -> str:
-    """Return a page in which a screen reader finds what the themes leave out or say twice."""
+    """Fix labels and roles that the theme omits or duplicates."""
     for theirs, ours in MENDED.items():
         html = html.replace(theirs, ours)
     return html
 
 
 def on_post_build(config: MkDocsConfig) -> None:
-    """Have the search find the names of the API."""
+    """Add public names to the search index."""
     path = Path(config.site_dir) / "search" / "search_index.json"
     index = json.loads(path.read_text())
     for name, address in public_names().items():
         if name.startswith("softattn."):
             text = (inspect.getdoc(pydoc.locate(name)) or "").splitlines()[0]
             title = name.removeprefix("softattn.")
-            page = address.partition("#")[0]  # to the search, what has a # is part of a page
+            page = address.partition("#")[0]  # the search treats addresses with # as sections
             index["docs"].append({"location": page, "title": title, "text": f"{name}: {text}"})
     path.write_text(json.dumps(index))
 
 
 @cache
 def public_names() -> dict[str, str]:
-    """Return the address of each name that has a page, by its full name and by its last part."""
+    """Return the address of each documented name, by full name and by last component."""
     inventory = sphobjinv.Inventory(str(BUILD / "api" / "objects.inv"))
     pages = {}
     for entry in inventory.objects:
@@ -132,7 +132,7 @@ def public_names() -> dict[str, str]:
 
 
 def _below(inventory: bytes, folder: str) -> bytes:
-    """Return an inventory whose pages are in a folder."""
+    """Return an inventory with a prefix before all addresses."""
     moved = sphobjinv.Inventory(inventory)
     for entry in moved.objects:
         entry.uri = folder + entry.uri

@@ -1,4 +1,4 @@
-"""Inventories of other projects' names, for links into their pages without asking a network."""
+"""Sphinx inventories of other projects, for links to their pages without network access."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ __all__ = ["write"]
 
 
 def write(names: Path, out: Path) -> dict[str, tuple[str, str]]:
-    """Write an inventory for each project that a file of names lists.
+    """Write an inventory for each project in a YAML file of names.
 
     Args:
         names: a YAML file: for each project its `url`, and its names by role.

@@ -1,4 +1,4 @@
-"""What the pages of the API take from the rest of the site: its look, its menu, its guides."""
+"""Settings that the API pages share with the guides: theme, navigation, links to guides."""
 
 import re
 from functools import cache
@@ -17,7 +17,7 @@ _ABOVE = ("class", "exception", "function", "module")
 
 
 class Guide(NamedTuple):
-    """A page that shows names of the API at work."""
+    """A guide that uses public names."""
 
     title: str
     address: str
@@ -25,7 +25,7 @@ class Guide(NamedTuple):
 
 
 def theme_options(configuration: Path) -> dict[str, Any]:
-    """Return the look of the guides, for the theme of the API."""
+    """Return the theme options of the guides for the API pages."""
     theme = _read(configuration)["theme"]
     shared = {key: theme[key] for key in ("font", "palette")}
     features = [each for each in theme["features"] if not each.startswith("content.code")]
@@ -41,7 +41,7 @@ def theme_options(configuration: Path) -> dict[str, Any]:
 def point_to_guides(
     app: Sphinx, kind: str, name: str, thing: object, options: object, lines: list[str]
 ) -> None:
-    """End the text of a public name with the guides that use it."""
+    """Append links to the guides that use a public name to its docstring."""
     public = name.split(".")[-1]
     if kind not in _ABOVE or not (guides := [g for g in _guides() if _says(g.text, public)]):
         return
@@ -52,7 +52,7 @@ def point_to_guides(
 def show_whole_site(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object
 ) -> None:
-    """Put the API's menu into that of the site."""
+    """Insert the navigation of the API into that of the site."""
     root = "../" * (page.count("/") + 1)
     api = context["nav"]
     entries = [_entry(title, root + address) for title, address in _tabs()]
@@ -82,7 +82,7 @@ def _read(configuration: Path) -> dict[str, Any]:
 
 
 def _tabs() -> list[tuple[str, str]]:
-    """List the tabs of the site, each with the address of its first page."""
+    """Return the tabs of the site with the address of their first page."""
     tabs = [next(iter(entry.items())) for entry in _read(ROOT / "mkdocs.yml")["nav"]]
     return [(title, _address(next(_paths(content)))) for title, content in tabs if content]
 
