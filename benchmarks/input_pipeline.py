@@ -31,12 +31,16 @@ from pathlib import Path
 
 import psutil
 import torch
-from ham10000.data.augment import PRESETS, Augment
-from ham10000.data.dataset import CachedHAM10000
-from ham10000.data.layout import data_folder, open_folder
-from ham10000.data.loading import BatchLoader
-from ham10000.data.prepare import prepare
-from ham10000.data.samplers import EpochSampler
+from ham10000.data import (
+    PRESETS,
+    Augment,
+    BatchLoader,
+    CachedHAM10000,
+    EpochSampler,
+    data_folder,
+    open_folder,
+    prepare,
+)
 from ham10000.utils import write_text
 from PIL import Image
 from rich.console import Console

@@ -15,8 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from ham10000.data.synthetic.kinds import KINDS
-from ham10000.data.synthetic.lesion import View, draw, make_lesion
+from ham10000.data.synthetic.lesion import KINDS, View, draw, make_lesion
 from ham10000.data.synthetic.skin import hairs, skin
 from PIL import Image
 from torch import Tensor

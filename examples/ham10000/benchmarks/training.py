@@ -26,12 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.io import read_image
 from torchvision.transforms import v2
 
-from ham10000.data.dataset import CachedHAM10000
-from ham10000.data.facts import CLASSES
-from ham10000.data.layout import data_folder
-from ham10000.data.prepare import prepare
-from ham10000.data.split import paper_split
-from ham10000.data.splitfile import write_split
+from ham10000.data import CLASSES, CachedHAM10000, data_folder, paper_split, prepare, write_split
 from ham10000.models import build_model
 from ham10000.recipe import Recipe, load_recipe
 

@@ -6,9 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ham10000.data.layout import DATA_VARIABLE
-from ham10000.data.synthetic import synthesize
-from ham10000.data.table import read_table
+from ham10000.data import DATA_VARIABLE, read_table, synthesize
 
 torch.set_num_threads(1)
 

@@ -8,10 +8,7 @@ import pytest
 from bad_files import bomb, edit, leftovers
 
 from ham10000.cli import main
-from ham10000.data.layout import open_folder
-from ham10000.data.prepare import prepare
-from ham10000.data.split import paper_split
-from ham10000.data.splitfile import write_split
+from ham10000.data import open_folder, paper_split, prepare, write_split
 
 TABLE = "HAM10000_metadata.csv"
 

@@ -10,10 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from ham10000.data.augment import Augment
-from ham10000.data.dataset import HAM10000
-from ham10000.data.layout import DATA_VARIABLE
-from ham10000.data.metadata import encode_metadata, metadata_features
+from ham10000.data import DATA_VARIABLE, HAM10000, Augment, encode_metadata, metadata_features
 from ham10000.models import build_model, parameter_table
 from ham10000.models.build import METADATA_COLUMNS
 from ham10000.recipe import Recipe, load_recipe

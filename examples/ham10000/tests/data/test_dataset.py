@@ -6,20 +6,23 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from ham10000.data.augment import Augment
-from ham10000.data.batches import Batches
-from ham10000.data.dataset import HAM10000, CachedHAM10000
-from ham10000.data.metadata import (
+from ham10000.data import (
+    HAM10000,
     METADATA,
+    Augment,
+    Batches,
+    CachedHAM10000,
+    EpochSampler,
+    SequentialShard,
     encode_metadata,
     feature_names,
+    kfold_split,
     metadata_features,
+    paper_split,
+    prepare,
+    read_table,
+    write_split,
 )
-from ham10000.data.prepare import prepare
-from ham10000.data.samplers import EpochSampler, SequentialShard
-from ham10000.data.split import kfold_split, paper_split
-from ham10000.data.splitfile import write_split
-from ham10000.data.table import read_table
 from ham10000.errors import ArgumentError, MissingDataError, SplitError
 
 SIZE = 24

@@ -6,10 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from ham10000.data.duplicates import find_pairs, groups_of, read_pairs, scan_pairs, write_pairs
-from ham10000.data.fingerprint import fingerprint, hash_distance, similarity, spectrum
-from ham10000.data.images import read_image
-from ham10000.data.layout import open_folder
+from ham10000.data import (
+    find_pairs,
+    lesion_groups,
+    open_folder,
+    read_image,
+    read_pairs,
+    scan_pairs,
+    write_pairs,
+)
+from ham10000.data.duplicates import fingerprint, hash_distance, similarity, spectrum
 from ham10000.errors import DataError
 
 
@@ -69,7 +75,7 @@ def test_no_images_have_no_pairs() -> None:
 def test_groups_are_the_same_for_a_chain_of_pairs() -> None:
     table = pd.DataFrame({"lesion_id": ["a", "b", "c", "d", "b"]})
     pairs = pd.DataFrame({"lesion_id": ["a", "c"], "other_lesion_id": ["b", "b"]})
-    groups = groups_of(table, pairs).tolist()
+    groups = lesion_groups(table, pairs).tolist()
     assert groups[0] == groups[1] == groups[2] == groups[4] != groups[3]
 
 
@@ -77,7 +83,7 @@ def test_pairs_of_another_data_set_are_refused() -> None:
     table = pd.DataFrame({"lesion_id": ["a", "b"]})
     pairs = pd.DataFrame({"lesion_id": ["a"], "other_lesion_id": ["q"]})
     with pytest.raises(DataError, match="row 2 of the pairs names the lesions a and q"):
-        groups_of(table, pairs)
+        lesion_groups(table, pairs)
 
 
 def test_pairs_survive_their_file(tmp_path: Path) -> None:

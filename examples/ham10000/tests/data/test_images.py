@@ -7,7 +7,8 @@ import torch
 from bad_files import bomb, jpeg
 from PIL import Image
 
-from ham10000.data.images import MAX_PIXELS, decode, read_image, read_mask, resize
+from ham10000.data import read_image, read_mask, resize
+from ham10000.data.images import MAX_PIXELS, decode
 from ham10000.errors import DataError, MissingDataError
 
 

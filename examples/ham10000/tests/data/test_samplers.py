@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ham10000.data.draws import uniform
-from ham10000.data.samplers import EpochSampler, SequentialShard
+from ham10000.data import EpochSampler, SequentialShard
+from ham10000.data.augment.rng import uniform
 from ham10000.errors import ArgumentError
 
 TARGETS = [0] * 60 + [1] * 25 + [2] * 4

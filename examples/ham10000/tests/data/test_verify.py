@@ -5,9 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ham10000.data.layout import open_folder
-from ham10000.data.report import Finding, Report
-from ham10000.data.verify import verify
+from ham10000.data import Finding, Report, open_folder, verify_dataset
 from ham10000.errors import DataError, MissingDataError
 
 FIRST = "HAM10000_images_part_1"
@@ -22,7 +20,7 @@ def first_image(root: Path) -> Path:
 
 
 def test_a_good_data_set_is_usable(synthetic: Path) -> None:
-    report = verify(synthetic)
+    report = verify_dataset(synthetic)
     assert report.usable
     assert report.num_images == 280
     assert report.num_lesions == open_folder(synthetic).table["lesion_id"].nunique()
@@ -37,7 +35,7 @@ def test_a_good_data_set_is_usable(synthetic: Path) -> None:
 def test_a_missing_image_makes_it_unusable(editable: Path) -> None:
     path = first_image(editable)
     path.unlink()
-    report = verify(editable)
+    report = verify_dataset(editable)
     assert not report.usable
     assert found(report, "files").items == [path.stem]
     assert "row 2" in found(report, "files").message
@@ -51,23 +49,23 @@ def test_a_missing_image_makes_it_unusable(editable: Path) -> None:
 def test_an_image_that_does_not_decode_is_named(editable: Path, raw: bytes | None) -> None:
     path = first_image(editable)
     path.write_bytes(path.read_bytes()[:-300] if raw is None else raw)
-    report = verify(editable)
+    report = verify_dataset(editable)
     assert not report.usable
     assert str(path) in found(report, "decoding").message
 
 
 def test_an_image_in_no_row_is_a_warning(editable: Path) -> None:
     shutil.copy(first_image(editable), editable / FIRST / "ISIC_1.jpg")
-    finding = found(verify(editable), "files")
+    finding = found(verify_dataset(editable), "files")
     assert (finding.level, finding.items) == ("warning", ["ISIC_1"])
 
 
 def test_second_copies_are_a_warning_and_an_error_if_they_differ(editable: Path) -> None:
     shutil.copytree(editable / FIRST, editable / FIRST.lower())
-    assert found(verify(editable), "layout").level == "warning"
+    assert found(verify_dataset(editable), "layout").level == "warning"
     name = sorted(path.name for path in (editable / FIRST).iterdir())[0]
     (editable / FIRST.lower() / name).write_bytes(b"other")
-    finding = found(verify(editable), "layout")
+    finding = found(verify_dataset(editable), "layout")
     assert (finding.level, finding.items) == ("error", [name.removesuffix(".jpg")])
 
 
@@ -81,7 +79,7 @@ def test_lesions_of_several_diagnoses_are_named(editable: Path) -> None:
     row = next(number for number, line in enumerate(lines) if line.startswith(lesion))
     lines[row] = lines[row].replace(f",{dx},", f",{other},")
     path.write_text("\n".join(lines))
-    finding = found(verify(editable), "diagnoses")
+    finding = found(verify_dataset(editable), "diagnoses")
     assert (finding.level, finding.items) == ("warning", [lesion])
 
 
@@ -89,7 +87,7 @@ def test_identical_files_are_named(editable: Path) -> None:
     folder = open_folder(editable)
     ids = folder.table.drop_duplicates("lesion_id")["image_id"].tolist()
     folder.images[ids[20]].write_bytes(folder.images[ids[0]].read_bytes())
-    finding = found(verify(editable), "exact duplicates")
+    finding = found(verify_dataset(editable), "exact duplicates")
     assert finding.level == "warning"
     assert "carry different lesion ids" in finding.message
     assert len(finding.items) == 1
@@ -99,31 +97,31 @@ def test_masks_may_be_absent_but_not_wrong(editable: Path) -> None:
     folder = open_folder(editable)
     path = folder.mask_paths()[0]
     path.unlink()
-    assert found(verify(editable), "masks").level == "warning"
+    assert found(verify_dataset(editable), "masks").level == "warning"
     Image.new("L", (10, 50)).save(path)
-    finding = found(verify(editable), "masks")
+    finding = found(verify_dataset(editable), "masks")
     assert finding.level == "error"
     assert str(path) in finding.message
     shutil.rmtree(path.parent)
-    assert found(verify(editable), "masks").level == "ok"
+    assert found(verify_dataset(editable), "masks").level == "ok"
 
 
 def test_a_class_without_images_makes_it_unusable(editable: Path) -> None:
     path = editable / "HAM10000_metadata.csv"
     path.write_text(path.read_text().replace(",df,", ",nv,"))
-    assert found(verify(editable), "classes").items == ["df"]
+    assert found(verify_dataset(editable), "classes").items == ["df"]
 
 
 def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingDataError):
-        verify(tmp_path)
+        verify_dataset(tmp_path)
     (tmp_path / "HAM10000_metadata.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match="lacks the column"):
-        verify(tmp_path)
+        verify_dataset(tmp_path)
 
 
 def test_the_real_data_set_is_as_published(real: Path) -> None:
-    report = verify(real)
+    report = verify_dataset(real)
     assert report.usable
     assert (report.num_images, report.num_lesions) == (10_015, 7_470)
     assert found(report, "counts").level == found(report, "classes").level == "ok"

@@ -7,7 +7,7 @@ import pytest
 from making import make
 
 from ham10000.cli import main
-from ham10000.data.layout import open_folder
+from ham10000.data import open_folder
 from ham10000.evaluation.predictions import write_predictions
 from ham10000.evaluation.submission import submission_table
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from making import make
 
-from ham10000.data.facts import CLASSES
+from ham10000.data import CLASSES
 from ham10000.evaluation.evaluate import evaluate, to_json, write_evaluation
 from ham10000.evaluation.metrics import METRICS, confusion, summarize
 from ham10000.evaluation.predictions import by_lesion, read_predictions

@@ -7,7 +7,7 @@ from making import make
 from scipy.special import logit
 from scipy.stats import binomtest
 
-from ham10000.data.facts import CLASSES
+from ham10000.data import CLASSES
 from ham10000.evaluation.intervals import intervals
 from ham10000.evaluation.methods import corrected_ends, reach, wilson
 from ham10000.evaluation.metrics import METRICS, summarize

@@ -9,7 +9,7 @@ from PIL import Image
 from softattn import SoftAttention, SoftAttentionClassifier, wrap_backbone
 from torch import Tensor, nn
 
-from ham10000.data.layout import open_folder
+from ham10000.data import open_folder
 from ham10000.errors import ArgumentError, MissingDataError
 from ham10000.evaluation.attribution import attention_maps, feature_size, grad_cam_maps
 from ham10000.evaluation.faithfulness import area

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from making import make
 from sklearn import metrics as sk
 
-from ham10000.data.facts import CLASSES
+from ham10000.data import CLASSES
 from ham10000.errors import PredictionError
 from ham10000.evaluation.metrics import (
     METRICS,

@@ -4,8 +4,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ham10000.data.layout import open_folder
-from ham10000.data.table import read_table
+from ham10000.data import open_folder, read_table
 from ham10000.errors import MissingDataError
 from ham10000.evaluation.official import OfficialTest, predict_official
 from ham10000.evaluation.sources import find_predictions

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from making import make
 
-from ham10000.data.facts import CLASSES
+from ham10000.data import CLASSES
 from ham10000.errors import DataError, MissingDataError, PredictionError
 from ham10000.evaluation.predictions import (
     COLUMNS,

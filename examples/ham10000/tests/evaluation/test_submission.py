@@ -7,7 +7,7 @@ from isic_challenge_scoring import metrics
 from isic_challenge_scoring.classification import ClassificationMetric, ClassificationScore
 from making import make
 
-from ham10000.data.facts import CLASSES
+from ham10000.data import CLASSES
 from ham10000.errors import DataError, MissingDataError
 from ham10000.evaluation.metrics import summarize
 from ham10000.evaluation.predictions import Predictions, make_predictions

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ham10000.cli import main
-from ham10000.data.facts import CLASSES
+from ham10000.data import CLASSES
 from ham10000.errors import ArgumentError
 from ham10000.evaluation.predictions import Predictions, make_predictions, read_predictions
 from ham10000.reporting.cases import case_figure, choose, gallery, make_cases

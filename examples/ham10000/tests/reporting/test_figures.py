@@ -6,7 +6,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ham10000.data.facts import CLASSES
+from ham10000.data import CLASSES
 from ham10000.errors import ArgumentError
 from ham10000.evaluation.evaluate import evaluate
 from ham10000.evaluation.predictions import make_predictions

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ham10000.data.facts import CLASSES
+from ham10000.data import CLASSES
 from ham10000.errors import MissingDataError, PredictionError
 from ham10000.evaluation.metrics import METRICS
 from ham10000.reporting.report import write_report

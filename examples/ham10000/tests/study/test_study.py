@@ -4,9 +4,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ham10000.data.facts import CLASSES
-from ham10000.data.splitfile import read_split
-from ham10000.data.table import find_table, read_table
+from ham10000.data import CLASSES, find_table, read_split, read_table
 from ham10000.errors import ArgumentError, RecipeError
 from ham10000.evaluation.predictions import Predictions, write_predictions
 from ham10000.study import study

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ham10000.data.facts import CLASSES
+from ham10000.data import CLASSES
 from ham10000.errors import PredictionError
 from ham10000.evaluation.metrics import summarize
 from ham10000.evaluation.predictions import Predictions, write_predictions

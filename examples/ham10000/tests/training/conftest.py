@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ham10000.data.prepare import prepare
+from ham10000.data import prepare
 from ham10000.recipe import Recipe, make_recipe
 
 SIZE = 24

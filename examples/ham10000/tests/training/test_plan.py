@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ham10000.data.samplers import EpochSampler
+from ham10000.data import EpochSampler
 from ham10000.errors import ArgumentError
 from ham10000.training.plan import EpochPlan
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from ham10000.commands.arguments import add_data, add_seed
-from ham10000.data.layout import data_folder
-from ham10000.data.splitfile import SPLITS
+from ham10000.data import SPLITS, data_folder
 from ham10000.errors import ArgumentError
 from ham10000.evaluation.comparison import compare as compare_predictions
 from ham10000.evaluation.evaluate import evaluate as evaluate_predictions

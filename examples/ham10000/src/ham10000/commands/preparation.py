@@ -10,13 +10,23 @@ from typing import Literal
 from jsonargparse import ArgumentParser
 
 from ham10000.commands.arguments import add_data, add_seed, add_size, add_workers
-from ham10000.data.augment.offline import augment_offline, offline_plan
-from ham10000.data.duplicates import read_pairs, scan_pairs
-from ham10000.data.layout import data_folder, open_folder
-from ham10000.data.prepare import prepare as prepare_cache
-from ham10000.data.split import honest_split, kfold_split, paper_split, summary
-from ham10000.data.splitfile import read_split, write_split
-from ham10000.data.table import find_table, read_table
+from ham10000.data import (
+    augment_offline,
+    data_folder,
+    find_table,
+    honest_split,
+    kfold_split,
+    offline_plan,
+    open_folder,
+    paper_split,
+    read_pairs,
+    read_split,
+    read_table,
+    scan_pairs,
+    split_counts,
+    write_split,
+)
+from ham10000.data import prepare as prepare_cache
 from ham10000.errors import ArgumentError
 from ham10000.utils import console
 
@@ -55,7 +65,7 @@ def split(
         else:
             made = kfold_split(folder.table, seed, folds, found)
     write_split(made, out)
-    counts = summary(made)
+    counts = split_counts(made)
     title = f"{protocol}, seed {seed}" + (", fold 0" if protocol == "kfold" else "")
     from ham10000.reporting import print_counts  # loads what trains
 

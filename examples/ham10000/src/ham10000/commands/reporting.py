@@ -9,8 +9,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from ham10000.commands.arguments import add_data, add_seed
-from ham10000.data.facts import CLASSES
-from ham10000.data.splitfile import SPLITS
+from ham10000.data import CLASSES, SPLITS
 from ham10000.errors import ArgumentError
 from ham10000.utils import console
 

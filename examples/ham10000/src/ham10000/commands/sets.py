@@ -11,14 +11,18 @@ from typing import Literal
 from jsonargparse import ArgumentParser
 
 from ham10000.commands.arguments import add_data, add_seed, add_workers
-from ham10000.data.download import download as download_parts
-from ham10000.data.duplicates import write_pairs
-from ham10000.data.explore import explore as explore_folder
-from ham10000.data.facts import LICENCE, WIDTH
-from ham10000.data.layout import data_folder
-from ham10000.data.sources import PARTS, SOURCES, Part
-from ham10000.data.synthetic import synthesize as synthesize_folder
-from ham10000.data.verify import verify as verify_folder
+from ham10000.data import (
+    IMAGE_WIDTH,
+    LICENCE,
+    PARTS,
+    SOURCES,
+    Part,
+    data_folder,
+    download_dataset,
+    verify_dataset,
+    write_pairs,
+)
+from ham10000.data import synthesize as synthesize_folder
 from ham10000.utils import console
 
 __all__ = ["ARGUMENTS", "COMMANDS"]
@@ -40,7 +44,7 @@ def download(
     """
     out_console = console()
     out_console.print(LICENCE, style="italic")
-    download_parts(
+    download_dataset(
         out, source, parts, mirror=mirror, say=lambda text: out_console.print(text, markup=False)
     )
     out_console.print(f"Done. Check it with: ham10000 verify --data {out}", markup=False)
@@ -63,7 +67,7 @@ def verify(
         pairs_out: write the near-duplicates across lesion ids here, for split --pairs.
         workers: how many threads; as many as there are cores unless given.
     """
-    report = verify_folder(data_folder(data), workers)
+    report = verify_dataset(data_folder(data), workers)
     if pairs_out is not None:
         write_pairs(report.pairs, pairs_out)
     if json:
@@ -76,7 +80,11 @@ def verify(
 
 
 def synthesize(
-    out: Path, images: int = 1000, seed: int = 0, width: int = WIDTH, workers: int | None = None
+    out: Path,
+    images: int = 1000,
+    seed: int = 0,
+    width: int = IMAGE_WIDTH,
+    workers: int | None = None,
 ) -> int:
     """Make up a data set in HAM10000's layout, where the real one can't be had.
 
@@ -101,7 +109,9 @@ def explore(out: Path, data: Path | None = None, seed: int = 0, workers: int | N
         seed: of the choice of images that are shown.
         workers: how many threads; as many as there are cores unless given.
     """
-    page = explore_folder(data_folder(data), out, seed=seed, workers=workers)
+    from ham10000.reporting import explore_dataset  # loads what trains
+
+    page = explore_dataset(data_folder(data), out, seed=seed, workers=workers)
     console().print(f"Written to {page}", markup=False)
     return 0
 
@@ -137,7 +147,10 @@ def _synthesize_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--images", type=int, default=1000, help="how many")
     add_seed(parser)
     parser.add_argument(
-        "--width", type=int, default=WIDTH, help="of an image, in pixels; its height is 3/4 of it"
+        "--width",
+        type=int,
+        default=IMAGE_WIDTH,
+        help="of an image, in pixels; its height is 3/4 of it",
     )
     add_workers(parser)
 

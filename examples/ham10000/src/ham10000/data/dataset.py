@@ -11,11 +11,11 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from ham10000.data.cache import open_cache
-from ham10000.data.facts import CLASSES
+from ham10000.data.constants import CLASSES
+from ham10000.data.folder import data_folder, open_folder
 from ham10000.data.images import read_image, read_mask, resize
-from ham10000.data.layout import data_folder, open_folder
 from ham10000.data.metadata import encode_metadata
-from ham10000.data.splitfile import read_split, rows_of
+from ham10000.data.splits import read_split, split_rows
 from ham10000.errors import ArgumentError, MissingDataError
 
 __all__ = ["HAM10000", "CachedHAM10000"]
@@ -33,8 +33,8 @@ class HAM10000(Dataset[Item]):
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from ham10000.data.dataset import HAM10000
-        >>> from ham10000.data.synthetic import synthesize
+        >>> from ham10000.data import HAM10000
+        >>> from ham10000.data import synthesize
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     synthesize(Path(folder) / "set", images=20, seed=0, width=60)
         ...     data = HAM10000(Path(folder) / "set", size=32, metadata=["age"])
@@ -96,7 +96,7 @@ class HAM10000(Dataset[Item]):
                     f"taking {self.split!r} of {self.root}: there is no split file {path}. "
                     f"Make it with: ham10000 split --out {path}"
                 )
-            self.rows = rows_of(read_split(path, self.table), self.table, self.split, self.fold)
+            self.rows = split_rows(read_split(path, self.table), self.table, self.split, self.fold)
         elif split_file is not None or self.fold is not None:
             raise ArgumentError(
                 f"opening {self.root}: a split file or fold was given, but not which part of it. "
@@ -175,9 +175,9 @@ class CachedHAM10000(HAM10000):
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from ham10000.data.dataset import CachedHAM10000
-        >>> from ham10000.data.prepare import prepare
-        >>> from ham10000.data.synthetic import synthesize
+        >>> from ham10000.data import CachedHAM10000
+        >>> from ham10000.data import prepare
+        >>> from ham10000.data import synthesize
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     synthesize(Path(folder) / "set", images=20, seed=0, width=60)
         ...     _ = prepare(Path(folder) / "set", Path(folder) / "cache", size=32)

@@ -120,7 +120,7 @@ def resize(image: Tensor, size: int, *, mask: bool = False) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from ham10000.data.images import resize
+        >>> from ham10000.data import resize
         >>> resize(torch.zeros(3, 450, 600, dtype=torch.uint8), 224).shape
         torch.Size([3, 224, 224])
 

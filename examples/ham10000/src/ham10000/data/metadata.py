@@ -1,16 +1,157 @@
-"""Age, sex, localization and kind of diagnosis as tensors, with what is missing marked as such."""
+"""The metadata table: one row per image, checked row by row, and its columns as tensors."""
 
+import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ham10000.data.facts import DX_TYPES, LOCALIZATIONS, SEXES
-from ham10000.errors import ArgumentError, closest
+from ham10000.data.constants import CLASSES, DX_TYPES, LOCALIZATIONS, SEXES, TABLE_COLUMNS
+from ham10000.errors import ArgumentError, DataError, MissingDataError, closest, some
 
-__all__ = ["CATEGORIES", "METADATA", "encode_metadata", "feature_names", "metadata_features"]
+__all__ = [
+    "CATEGORIES",
+    "METADATA",
+    "encode_metadata",
+    "feature_names",
+    "metadata_features",
+    "read_csv",
+    "read_table",
+]
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    r"""Read the metadata table and check every row.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ham10000.data import read_table
+        >>> header = "lesion_id,image_id,dx,dx_type,age,sex,localization"
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "HAM10000_metadata.csv"
+        ...     _ = path.write_text(f"{header}\nL1,I1,nv,histo,,male,back\n")
+        ...     table = read_table(path)
+        >>> table.dx.tolist(), table.age.isna().tolist()
+        (['nv'], [True])
+
+    Args:
+        path: comma- or tab-separated text in UTF-8.
+
+    Returns:
+        The columns of `TABLE_COLUMNS` as text, except `age`, a float in years, NaN where the table
+        has none; and what other columns there are. Rows are in the file's order.
+
+    Raises:
+        MissingDataError: there is no such file.
+        DataError: it isn't such a table; the message names the row, counted as an editor does,
+            with the header as row 1.
+    """
+    table = read_csv(path, TABLE_COLUMNS)
+    doing = f"reading {path}"
+    for column in ("lesion_id", "image_id", "dx"):
+        _refuse_rows(table, table[column] == "", doing, f"no {column}", "Fill it in.")
+    for column in ("sex", "localization", "dx_type"):
+        table[column] = table[column].replace("", "unknown")
+    unknown = ~table["dx"].isin(CLASSES)
+    if unknown.any():
+        row, name = _first(unknown), str(table["dx"][unknown].iloc[0])
+        raise DataError(
+            f"{doing}: row {row} has dx {name!r}, which is none of HAM10000's classes "
+            f"({int(unknown.sum())} such rows). {closest(name, CLASSES)}"
+        )
+    repeated = table["image_id"].duplicated()
+    if repeated.any():
+        name = str(table["image_id"][repeated].iloc[0])
+        rows = [
+            number + 2 for number in range(len(table)) if table["image_id"].iloc[number] == name
+        ]
+        raise DataError(
+            f"{doing}: rows {some(rows)} have the same image_id {name!r} "
+            f"({int(repeated.sum())} repeated in all). Keep one row for each image."
+        )
+    age = pd.to_numeric(table["age"].replace({"": None, "unknown": None}), errors="coerce")
+    wrong = age.isna() & ~table["age"].isin(["", "unknown"]) | (age < 0) | (age > 130)
+    _refuse_rows(table, wrong, doing, "an age that is no number of years", "Leave it empty.")
+    table["age"] = age.astype("float64")
+    return table
+
+
+def read_csv(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
+    """Read a table of text, comma- or tab-separated, and check that it has columns and rows.
+
+    Raises:
+        MissingDataError: there is no such file.
+        DataError: it is not UTF-8, not a table, lacks a required column, or has no rows.
+    """
+    doing = f"reading {path}"
+    text = _decode(path, doing)
+    header = text.partition("\n")[0]
+    if not header.strip():
+        raise DataError(f"{doing}: it is empty. Get it again.")
+    try:
+        table = pd.read_csv(
+            io.StringIO(text),
+            sep="\t" if "\t" in header else ",",
+            dtype=str,
+            keep_default_na=False,
+            skipinitialspace=True,
+        )
+    except (pd.errors.ParserError, ValueError) as error:
+        raise DataError(f"{doing}: it is not a table: {str(error).strip()}.") from error
+    table.columns = [str(name).strip() for name in table.columns]
+    missing = [name for name in required if name not in table.columns]
+    if missing:
+        raise DataError(
+            f"{doing}: row 1 lacks the column {missing[0]!r}. Expected {', '.join(required)}; "
+            f"found {', '.join(table.columns)}. {closest(missing[0], table.columns)}"
+        )
+    if table.empty:
+        raise DataError(f"{doing}: it has a header and no rows. Get it again.")
+    for name in table.columns:
+        table[name] = table[name].astype(str).str.strip()
+    return table
+
+
+def _decode(path: Path, doing: str) -> str:
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError as error:
+        raise MissingDataError(f"{doing}: there is no such file.") from error
+    except OSError as error:
+        raise MissingDataError(f"{doing}: {(error.strerror or str(error)).lower()}.") from error
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        row = raw[: error.start].count(b"\n") + 1
+        raise DataError(
+            f"{doing}: row {row} is not UTF-8 (byte 0x{raw[error.start]:02x} at {error.start}). "
+            "Save it as UTF-8, or get it again."
+        ) from error
+    if "\0" in text:
+        row = text[: text.index("\0")].count("\n") + 1
+        raise DataError(f"{doing}: row {row} holds a null byte. Save it as UTF-8, or get it again.")
+    return text
+
+
+def _first(rows: "pd.Series[bool]") -> int:
+    # The header is row 1, as an editor counts.
+    return int(rows.to_numpy().argmax()) + 2
+
+
+def _refuse_rows(
+    table: pd.DataFrame, rows: "pd.Series[bool]", doing: str, what: str, remedy: str
+) -> None:
+    if rows.any():
+        image = str(table["image_id"][rows].iloc[0])
+        raise DataError(
+            f"{doing}: row {_first(rows)} (image {image!r}) has {what} "
+            f"({int(rows.sum())} such rows). {remedy}"
+        )
+
 
 CATEGORIES = {"sex": SEXES, "localization": LOCALIZATIONS, "dx_type": DX_TYPES}
 """The values of each column; the code of a value is its place here plus 1, and 0 is unknown."""
@@ -25,7 +166,7 @@ def encode_metadata(table: pd.DataFrame, columns: Sequence[str]) -> dict[str, Te
 
     Example:
         >>> import pandas as pd
-        >>> from ham10000.data.metadata import encode_metadata
+        >>> from ham10000.data import encode_metadata
         >>> table = pd.DataFrame({"age": [60.0, None], "sex": ["male", "unknown"]})
         >>> encode_metadata(table, ["age", "sex"])
         {'age': tensor([60.,  0.]), 'age_known': tensor([ True, False]), 'sex': tensor([2, 0])}
@@ -58,7 +199,7 @@ def feature_names(columns: Sequence[str]) -> tuple[str, ...]:
     """Name the features that `metadata_features` makes of columns, in its order.
 
     Example:
-        >>> from ham10000.data.metadata import feature_names
+        >>> from ham10000.data import feature_names
         >>> feature_names(["age", "sex"])
         ('age', 'age_known', 'sex=female', 'sex=male')
 
@@ -89,7 +230,7 @@ def metadata_features(encoded: Mapping[str, Tensor]) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from ham10000.data.metadata import metadata_features
+        >>> from ham10000.data import metadata_features
         >>> encoded = {"age": torch.tensor([60.0, 0.0]), "age_known": torch.tensor([True, False])}
         >>> metadata_features({**encoded, "sex": torch.tensor([2, 0])})
         tensor([[0.6000, 1.0000, 0.0000, 1.0000],

@@ -28,7 +28,7 @@ class EpochSampler(Sampler[int]):
     often, to one. With `balance="none"` and the default length that is every image once.
 
     Example:
-        >>> from ham10000.data.samplers import EpochSampler
+        >>> from ham10000.data import EpochSampler
         >>> targets = [0] * 90 + [1] * 10
         >>> one = list(EpochSampler(targets, balance="class", seed=3))
         >>> sum(targets[index] for index in one)
@@ -148,7 +148,7 @@ class SequentialShard(Sampler[int]):
     A padded sampler counts some images twice, and metrics over it are wrong.
 
     Example:
-        >>> from ham10000.data.samplers import SequentialShard
+        >>> from ham10000.data import SequentialShard
         >>> [list(SequentialShard(5, rank, 2)) for rank in (0, 1)]
         [[0, 1], [2, 3, 4]]
 

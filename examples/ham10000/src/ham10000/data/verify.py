@@ -1,23 +1,65 @@
-"""Is a data set on disk the one that was published, and can it be used?"""
+"""Checks of a data set on disk: is it complete, undamaged and the published one?"""
 
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
-from ham10000.data.duplicates import find_pairs, groups_of
-from ham10000.data.facts import CLASS_COUNTS, CLASSES, NUM_IMAGES, NUM_LESIONS
-from ham10000.data.fingerprint import Fingerprint, fingerprint
+from ham10000.data.constants import CLASS_COUNTS, CLASSES, NUM_IMAGES, NUM_LESIONS
+from ham10000.data.duplicates import Fingerprint, find_pairs, fingerprint, lesion_groups
+from ham10000.data.folder import Folder, open_folder
 from ham10000.data.images import decode, probe, read_bytes
-from ham10000.data.layout import Folder, open_folder
-from ham10000.data.report import Finding, Report
 from ham10000.errors import Ham10000Error, some
 from ham10000.utils import in_order
 
-__all__ = ["verify"]
+__all__ = ["Finding", "Report", "verify_dataset"]
+
+Level = Literal["ok", "warning", "error"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found."""
+
+    check: str
+    level: Level
+    message: str
+    items: list[str] = field(default_factory=list)
+    """The files or ids concerned, all of them."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What all checks found."""
+
+    root: Path
+    num_images: int
+    num_lesions: int
+    class_counts: dict[str, int]
+    findings: list[Finding]
+    pairs: pd.DataFrame
+    """The near-duplicates across lesion ids, as `find_pairs` gives them."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether no check found an error; warnings don't count."""
+        return all(finding.level != "error" for finding in self.findings)
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the report as JSON can hold it."""
+        return {
+            "root": str(self.root),
+            "usable": self.usable,
+            "images": self.num_images,
+            "lesions": self.num_lesions,
+            "classes": self.class_counts,
+            "findings": [vars(finding) for finding in self.findings],
+            "near_duplicates": self.pairs.to_dict(orient="records"),
+        }
 
 
 @dataclass(frozen=True)
@@ -28,17 +70,17 @@ class _Scan:
     problem: str = ""
 
 
-def verify(root: Path, workers: int | None = None) -> Report:
+def verify_dataset(root: Path, workers: int | None = None) -> Report:
     """Check layout, table, images, masks and counts, and look for duplicates.
 
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from ham10000.data.synthetic import synthesize
-        >>> from ham10000.data.verify import verify
+        >>> from ham10000.data import synthesize
+        >>> from ham10000.data import verify_dataset
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     synthesize(Path(folder) / "set", images=40, seed=0, width=60)
-        ...     report = verify(Path(folder) / "set")
+        ...     report = verify_dataset(Path(folder) / "set")
         >>> report.usable, report.num_images
         (True, 40)
 
@@ -188,7 +230,7 @@ def _check_near(table: pd.DataFrame, pairs: pd.DataFrame) -> Finding:
     if pairs.empty:
         return Finding(check, "ok", "none across lesion ids")
     merged = pd.DataFrame(
-        {"group": groups_of(table, pairs), "lesion": table["lesion_id"]}
+        {"group": lesion_groups(table, pairs), "lesion": table["lesion_id"]}
     ).drop_duplicates()
     number = int((merged.groupby("group").size() > 1).sum())
     items = [

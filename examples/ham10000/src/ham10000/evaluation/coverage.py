@@ -15,7 +15,7 @@ import pandas as pd
 from rich.progress import track
 from scipy.special import softmax
 
-from ham10000.data.facts import CLASSES
+from ham10000.data import CLASSES
 from ham10000.evaluation.comparison import paired_differences
 from ham10000.evaluation.intervals import intervals
 from ham10000.evaluation.metrics import METRICS

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm, rankdata
 
-from ham10000.data.facts import CLASSES
+from ham10000.data import CLASSES
 
 __all__ = ["AreaDifference", "area_covariance", "area_influence", "compare_areas"]
 

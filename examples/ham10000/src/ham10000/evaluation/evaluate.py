@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ham10000.data.facts import CLASSES
+from ham10000.data import CLASSES
 from ham10000.evaluation.intervals import Interval, intervals
 from ham10000.evaluation.methods import LEVEL
 from ham10000.evaluation.metrics import absent_classes, confusion
@@ -59,7 +59,7 @@ def evaluate(predictions: Predictions, resamples: int = RESAMPLES, seed: int = 0
 
     Example:
         >>> import numpy as np
-        >>> from ham10000.data.facts import CLASSES
+        >>> from ham10000.data import CLASSES
         >>> from ham10000.evaluation.evaluate import evaluate
         >>> from ham10000.evaluation.predictions import make_predictions
         >>> rows = [(f"I{n}", f"L{n // 2}", CLASSES[n // 4], "test") for n in range(28)]

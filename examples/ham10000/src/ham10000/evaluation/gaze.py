@@ -15,9 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ham10000.data.augment import Augment
-from ham10000.data.dataset import HAM10000
-from ham10000.data.layout import data_folder, open_folder
+from ham10000.data import HAM10000, Augment, data_folder, open_folder
 from ham10000.evaluation.faithfulness import area
 from ham10000.evaluation.looking import (
     METHODS,

@@ -32,7 +32,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from ham10000.data.facts import CLASSES
+from ham10000.data import CLASSES
 from ham10000.evaluation.methods import (
     area_ends,
     corrected_ends,

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ham10000.data.images import read_mask, resize
+from ham10000.data import read_mask, resize
 from ham10000.errors import MissingDataError, some
 from ham10000.evaluation.attribution import (
     attention_maps,

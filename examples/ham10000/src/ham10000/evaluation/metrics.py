@@ -27,7 +27,7 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from ham10000.data.facts import CLASSES
+from ham10000.data import CLASSES
 from ham10000.errors import PredictionError
 
 __all__ = [

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ham10000.data.dataset import HAM10000
-from ham10000.data.layout import find_files
+from ham10000.data import HAM10000, find_files
 from ham10000.errors import MissingDataError, some
 from ham10000.evaluation.predictions import Predictions
 

@@ -13,9 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ham10000.data.facts import CLASSES
-from ham10000.data.splitfile import SPLITS
-from ham10000.data.table import read_csv
+from ham10000.data import CLASSES, SPLITS, read_csv
 from ham10000.errors import PredictionError, closest, some
 from ham10000.utils import write_text
 

@@ -3,8 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from ham10000.data.splitfile import SPLITS
-from ham10000.data.table import find_table, read_csv, read_table
+from ham10000.data import SPLITS, find_table, read_csv, read_table
 from ham10000.errors import ArgumentError, MissingDataError, PredictionError
 from ham10000.evaluation.predictions import Predictions, check_images, read_predictions
 

@@ -11,9 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ham10000.data import facts
-from ham10000.data.facts import CLASSES
-from ham10000.data.table import read_csv, read_table
+from ham10000.data import CLASSES, TABLE_COLUMNS, read_csv, read_table
 from ham10000.errors import DataError
 from ham10000.evaluation.predictions import Predictions
 from ham10000.utils import write_text
@@ -86,7 +84,7 @@ def read_groundtruth(path: Path) -> pd.DataFrame:
     if "image" not in columns:
         raise DataError(
             f"reading {path}: row 1 has the columns {', '.join(columns)}. Expected those of the "
-            f"Dataverse ({', '.join(facts.COLUMNS)}) or of the challenge ({', '.join(COLUMNS)})."
+            f"Dataverse ({', '.join(TABLE_COLUMNS)}) or of the challenge ({', '.join(COLUMNS)})."
         )
     return _from_one_hot(read_csv(path, COLUMNS), path)
 
@@ -118,4 +116,4 @@ def _from_one_hot(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     truth = pd.DataFrame(
         {"lesion_id": image, "image_id": image, "dx": values.idxmax(axis=1).str.lower()}
     )
-    return truth.assign(**unknown, age=float("nan"))[list(facts.COLUMNS)]
+    return truth.assign(**unknown, age=float("nan"))[list(TABLE_COLUMNS)]

@@ -12,8 +12,7 @@ from softattn import (
 )
 from torch import nn
 
-from ham10000.data.facts import CLASSES
-from ham10000.data.metadata import feature_names
+from ham10000.data import CLASSES, feature_names
 from ham10000.errors import RecipeError
 from ham10000.models.backbones import load_backbone, own_network
 from ham10000.models.classifier import LesionClassifier, MetadataHead

@@ -56,7 +56,7 @@ class LesionClassifier(nn.Module):
 
     Shape:
         - x: (B, 3, H, W), float32, normalized.
-        - metadata: (B, M), float32, as `metadata_features` of `ham10000.data.metadata` makes it.
+        - metadata: (B, M), float32, as `ham10000.data.metadata_features` makes it.
         - scores: (B, num_classes).
         - maps: (B, K, h, w).
 

@@ -5,8 +5,7 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
-from ham10000.data.augment import PRESETS
-from ham10000.data.facts import CLASSES
+from ham10000.data import CLASSES, PRESETS
 from ham10000.errors import RecipeError, closest
 from ham10000.recipe.fields import Recipe
 

@@ -43,7 +43,7 @@ class DataRecipe:
     epoch_samples: int | None = None
     """How many images an epoch draws; as many as train unless given."""
     augment: str = "authors"
-    """A preset of `ham10000.data.augment`."""
+    """A preset of `ham10000.data.Augment`."""
     mix: Literal["none", "mixup", "cutmix"] = "none"
     """Whether two images are made one."""
     metadata: bool = False

@@ -11,6 +11,7 @@ from ham10000.reporting.console import (
     print_study,
 )
 from ham10000.reporting.demo import run_demo
+from ham10000.reporting.explore import explore_dataset
 from ham10000.reporting.figures import write_figures
 from ham10000.reporting.report import write_report
 from ham10000.reporting.style import data_uri
@@ -18,6 +19,7 @@ from ham10000.reporting.style import data_uri
 __all__ = [
     "choose",
     "data_uri",
+    "explore_dataset",
     "make_cases",
     "print_comparison",
     "print_counts",

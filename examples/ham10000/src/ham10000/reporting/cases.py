@@ -12,9 +12,7 @@ from matplotlib.figure import Figure
 from softattn.plot import overlay
 from torch import Tensor
 
-from ham10000.data.facts import CLASS_NAMES, CLASSES
-from ham10000.data.images import read_mask, resize
-from ham10000.data.layout import data_folder, open_folder
+from ham10000.data import CLASS_NAMES, CLASSES, data_folder, open_folder, read_mask, resize
 from ham10000.errors import ArgumentError, MissingDataError, closest
 from ham10000.evaluation.attribution import attention_maps
 from ham10000.evaluation.gaze import reader

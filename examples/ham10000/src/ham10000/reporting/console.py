@@ -9,8 +9,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from ham10000.data.facts import CLASSES
-from ham10000.data.report import Report
+from ham10000.data import CLASSES, Report
 from ham10000.evaluation.comparison import Comparison, Differences
 from ham10000.evaluation.delong import AreaDifference
 from ham10000.evaluation.evaluate import Evaluation

@@ -4,8 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from ham10000.data.layout import DATA_VARIABLE
-from ham10000.data.synthetic import synthesize
+from ham10000.data import DATA_VARIABLE, synthesize
 from ham10000.reporting.report import write_report
 from ham10000.study import find_recipe, run_study
 

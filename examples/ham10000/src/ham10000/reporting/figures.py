@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from ham10000.data.facts import CLASSES
+from ham10000.data import CLASSES
 from ham10000.errors import ArgumentError
 from ham10000.evaluation.evaluate import Evaluation
 from ham10000.evaluation.faithfulness import CURVES, area

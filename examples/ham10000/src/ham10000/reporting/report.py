@@ -5,7 +5,7 @@ from typing import Any
 
 import jinja2
 
-from ham10000.data.facts import LICENCE
+from ham10000.data import LICENCE
 from ham10000.reporting.inputs import open_subject
 from ham10000.reporting.sections import (
     figures_of,

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ham10000.data.facts import CLASS_NAMES, CLASSES
+from ham10000.data import CLASS_NAMES, CLASSES
 from ham10000.errors import Ham10000Error
 from ham10000.evaluation.gaze import LOCALISATION, measure_gaze, write_gaze
 from ham10000.reporting import figures

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ham10000.data.facts import CLASSES
+from ham10000.data import CLASSES
 from ham10000.reporting.inputs import Found, Subject
 
 __all__ = [

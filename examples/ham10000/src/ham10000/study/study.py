@@ -5,10 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ham10000.data.cache import open_cache
-from ham10000.data.layout import data_folder
-from ham10000.data.prepare import prepare
-from ham10000.data.splitfile import write_split
+from ham10000.data import data_folder, open_cache, prepare, write_split
 from ham10000.errors import ArgumentError
 from ham10000.recipe import Recipe, load_recipe
 from ham10000.study.plan import StudyPlan, make_plan

@@ -13,9 +13,7 @@ from softattn.plot import overlay
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from ham10000.data.augment import Augment
-from ham10000.data.facts import CLASSES
-from ham10000.data.metadata import metadata_features
+from ham10000.data import CLASSES, Augment, metadata_features
 from ham10000.errors import TrainingError
 from ham10000.evaluation.metrics import confusion
 from ham10000.evaluation.predictions import Predictions

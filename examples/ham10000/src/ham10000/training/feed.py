@@ -7,9 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ham10000.data.augment import cutmix, mixup
-from ham10000.data.batches import Batch
-from ham10000.data.facts import CLASSES
+from ham10000.data import CLASSES, Batch, cutmix, mixup
 from ham10000.training.session import Session
 
 __all__ = ["Fed", "rest_of_epoch"]

@@ -4,13 +4,22 @@ from pathlib import Path
 
 import pandas as pd
 
-from ham10000.data.cache import open_cache, read_manifest
-from ham10000.data.dataset import CachedHAM10000
-from ham10000.data.duplicates import read_pairs, scan_pairs
-from ham10000.data.layout import data_folder, open_folder
-from ham10000.data.prepare import prepare
-from ham10000.data.split import honest_split, kfold_split, paper_split
-from ham10000.data.splitfile import check_split, read_split, write_split
+from ham10000.data import (
+    CachedHAM10000,
+    check_split,
+    data_folder,
+    honest_split,
+    kfold_split,
+    open_cache,
+    open_folder,
+    paper_split,
+    prepare,
+    read_manifest,
+    read_pairs,
+    read_split,
+    scan_pairs,
+    write_split,
+)
 from ham10000.errors import MissingDataError, SplitError
 from ham10000.models.build import METADATA_COLUMNS
 from ham10000.recipe import DataRecipe, Recipe

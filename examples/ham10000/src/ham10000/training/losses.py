@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ham10000.data.facts import CLASSES
+from ham10000.data import CLASSES
 from ham10000.recipe.fields import LossRecipe
 
 __all__ = ["ClassLoss", "build_loss", "class_weights", "effective_weights", "log_shares"]

@@ -10,10 +10,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from ham10000.data.augment import Augment
-from ham10000.data.batches import Batch, Batches
-from ham10000.data.dataset import HAM10000
-from ham10000.data.samplers import SequentialShard
+from ham10000.data import HAM10000, Augment, Batch, Batches, SequentialShard
 from ham10000.errors import ArgumentError, TrainingError
 from ham10000.evaluation.predictions import Predictions, make_predictions
 from ham10000.recipe import Recipe

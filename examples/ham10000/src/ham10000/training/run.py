@@ -8,9 +8,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ham10000.data.cache import read_manifest
-from ham10000.data.dataset import HAM10000
-from ham10000.data.layout import data_folder
+from ham10000.data import HAM10000, data_folder, read_manifest
 from ham10000.evaluation.predictions import Predictions
 from ham10000.models import build_model
 from ham10000.models.build import METADATA_COLUMNS

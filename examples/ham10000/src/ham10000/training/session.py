@@ -11,11 +11,7 @@ from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from ham10000.data.augment import Augment
-from ham10000.data.dataset import HAM10000
-from ham10000.data.facts import CLASSES
-from ham10000.data.loading import BatchLoader
-from ham10000.data.samplers import BALANCES, EpochSampler
+from ham10000.data import BALANCES, CLASSES, HAM10000, Augment, BatchLoader, EpochSampler
 from ham10000.errors import CheckpointError, TrainingError, closest
 from ham10000.evaluation.metrics import METRICS
 from ham10000.models import LesionClassifier, build_model

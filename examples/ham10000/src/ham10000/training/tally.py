@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ham10000.data.facts import CLASSES
+from ham10000.data import CLASSES
 
 __all__ = ["Tally"]
 

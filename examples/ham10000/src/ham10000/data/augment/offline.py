@@ -16,12 +16,12 @@ from PIL import Image
 from torch import Tensor
 
 from ham10000.data.augment import geometry
-from ham10000.data.augment.batch import PRESETS
-from ham10000.data.draws import uniform
-from ham10000.data.facts import CLASSES
+from ham10000.data.augment.augment import PRESETS
+from ham10000.data.augment.rng import uniform
+from ham10000.data.constants import CLASSES
+from ham10000.data.folder import Folder
 from ham10000.data.images import read_image, resize
-from ham10000.data.layout import Folder
-from ham10000.data.splitfile import rows_of
+from ham10000.data.splits import split_rows
 from ham10000.errors import SplitError, cannot_write
 from ham10000.utils import in_order, new_folder
 
@@ -109,7 +109,7 @@ def augment_offline(
     """
     plan = offline_plan(split)
     paths = folder.paths()
-    rows = rows_of(split, folder.table, "train")
+    rows = split_rows(split, folder.table, "train")
     names, labels = folder.table["image_id"].tolist(), folder.table["dx"].tolist()
     copies = [
         copy for label in CLASSES for copy in _copies([r for r in rows if labels[r] == label])

@@ -1,6 +1,5 @@
-"""A synthetic data set in HAM10000's layout, for tests, demos and wherever none can be had."""
+"""A synthetic data set in the layout of HAM10000, for tests, demos and documentation."""
 
-from ham10000.data.synthetic.synthesize import synthesize
-from ham10000.data.synthetic.table import synthetic_table
+from ham10000.data.synthetic.synthesize import synthesize, synthetic_table
 
 __all__ = ["synthesize", "synthetic_table"]

@@ -1,20 +1,126 @@
-"""`download`: the data set from one of its sources into the layout that everything here reads."""
+"""Download of the data set from the Dataverse, the mirror on Kaggle or the challenge."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import kagglehub
 
-from ham10000.data.archive import extract
-from ham10000.data.challenge import convert_challenge
-from ham10000.data.fetch import Patience, fetch
-from ham10000.data.sources import KAGGLE_HANDLE, PARTS, SOURCES, Part, RemoteFile
+from ham10000.data.download.archive import extract
+from ham10000.data.download.http import Patience, fetch
+from ham10000.data.isic2018 import convert_challenge
 from ham10000.errors import ArgumentError, DownloadError, cannot_write, closest
 
-__all__ = ["by_hand", "download"]
+__all__ = ["KAGGLE_HANDLE", "PARTS", "SOURCES", "Part", "RemoteFile", "by_hand", "download_dataset"]
+
+Part = Literal["images", "metadata", "masks", "test"]
+
+PARTS: tuple[Part, ...] = ("images", "metadata", "masks", "test")
+"""`images` and `metadata` are needed; masks and the official test set are for who wants them."""
+
+KAGGLE_HANDLE = "kmader/skin-cancer-mnist-ham10000"
+
+_GIB = 2**30
 
 
-def download(
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file to download."""
+
+    part: Part
+    name: str
+    """What it is called on disk."""
+    url: str
+    sums: str | None = None
+    """As pooch takes it, "md5:..."; `None` where nobody publishes one."""
+    folder: str | None = None
+    """Where an archive's files belong; `None` for a file that is no archive."""
+    most: int = 8 * _GIB
+    """More bytes than the file can have."""
+
+
+def _dataverse(number: int, *, table: bool = False) -> str:
+    # The Dataverse turns tables into tab-separated ones of its own, unless asked not to.
+    form = "?format=original" if table else ""
+    return f"https://dataverse.harvard.edu/api/access/datafile/{number}{form}"
+
+
+def _challenge(name: str) -> str:
+    return f"https://isic-challenge-data.s3.amazonaws.com/2018/{name}"
+
+
+SOURCES: dict[str, tuple[RemoteFile, ...]] = {
+    "dataverse": (
+        RemoteFile(
+            "images",
+            "HAM10000_images_part_1.zip",
+            _dataverse(3172585),
+            "md5:4639bfa73ab251610530a97c898e6e46",
+            "HAM10000_images_part_1",
+        ),
+        RemoteFile(
+            "images",
+            "HAM10000_images_part_2.zip",
+            _dataverse(3172584),
+            "md5:da43d6cc50f6613013be07e8986b384b",
+            "HAM10000_images_part_2",
+        ),
+        RemoteFile(
+            "metadata",
+            "HAM10000_metadata.csv",
+            _dataverse(4338392, table=True),
+            "md5:8f85fb1aa29d80a2797247e434deb79d",
+        ),
+        RemoteFile(
+            "masks",
+            "HAM10000_segmentations_lesion_tschandl.zip",
+            _dataverse(3838943),
+            folder="HAM10000_segmentations_lesion_tschandl",
+        ),
+        RemoteFile(
+            "test",
+            "ISIC2018_Task3_Test_Images.zip",
+            _dataverse(3855824),
+            folder="ISIC2018_Task3_Test_Images",
+        ),
+        RemoteFile("test", "ISIC2018_Task3_Test_GroundTruth.csv", _dataverse(6924466, table=True)),
+    ),
+    "isic": (
+        RemoteFile(
+            "images",
+            "ISIC2018_Task3_Training_Input.zip",
+            _challenge("ISIC2018_Task3_Training_Input.zip"),
+            folder="ISIC2018_Task3_Training_Input",
+        ),
+        RemoteFile(
+            "metadata",
+            "ISIC2018_Task3_Training_GroundTruth.zip",
+            _challenge("ISIC2018_Task3_Training_GroundTruth.zip"),
+            folder="ISIC2018_Task3_Training_GroundTruth",
+        ),
+        RemoteFile(
+            "metadata",
+            "ISIC2018_Task3_Training_LesionGroupings.csv",
+            _challenge("ISIC2018_Task3_Training_LesionGroupings.csv"),
+        ),
+        RemoteFile(
+            "test",
+            "ISIC2018_Task3_Test_Input.zip",
+            _challenge("ISIC2018_Task3_Test_Input.zip"),
+            folder="ISIC2018_Task3_Test_Input",
+        ),
+        RemoteFile(
+            "test",
+            "ISIC2018_Task3_Test_GroundTruth.zip",
+            _challenge("ISIC2018_Task3_Test_GroundTruth.zip"),
+            folder="ISIC2018_Task3_Test_GroundTruth",
+        ),
+    ),
+}
+
+
+def download_dataset(
     out: Path,
     source: str = "dataverse",
     parts: Sequence[Part] = ("images", "metadata"),

@@ -6,12 +6,16 @@ import psutil
 import pytest
 import torch
 
-from ham10000.data.augment import Augment
-from ham10000.data.batches import Batches
-from ham10000.data.dataset import HAM10000, CachedHAM10000
-from ham10000.data.loading import BatchLoader
-from ham10000.data.prepare import prepare
-from ham10000.data.samplers import EpochSampler, SequentialShard
+from ham10000.data import (
+    HAM10000,
+    Augment,
+    Batches,
+    BatchLoader,
+    CachedHAM10000,
+    EpochSampler,
+    SequentialShard,
+    prepare,
+)
 from ham10000.errors import ArgumentError
 
 SIZE = 32

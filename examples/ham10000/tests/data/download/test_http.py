@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from bad_server import Site, serve
 
-from ham10000.data.fetch import Patience, fetch
+from ham10000.data.download.http import Patience, fetch
 from ham10000.errors import DownloadError, WriteError
 
 BODY = random.Random(0).randbytes(300_000)
@@ -126,7 +126,7 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("ham10000.data.fetch.shutil.move", full)
+    monkeypatch.setattr("ham10000.data.download.http.shutil.move", full)
     with (
         serve(Site({"a.zip": BODY})) as site,
         pytest.raises(WriteError, match=r"a\.zip: no space left"),

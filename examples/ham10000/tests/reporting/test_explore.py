@@ -3,15 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from ham10000.data.explore import explore
-from ham10000.data.facts import CLASSES
-from ham10000.data.layout import open_folder
-from ham10000.data.measure import measure
+from ham10000.data import CLASSES, open_folder
 from ham10000.errors import DataError
+from ham10000.reporting.explore import explore_dataset, measure
 
 
 def test_the_page_shows_everything_and_needs_nothing(synthetic: Path, tmp_path: Path) -> None:
-    page = explore(synthetic, tmp_path / "out").read_text()
+    page = explore_dataset(synthetic, tmp_path / "out").read_text()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["explore.html"]
     for title in ("Classes", "Images per lesion", "Age", "Sex", "Site", "Lesion size", *CLASSES):
         assert f"<h3>{title}</h3>" in page
@@ -22,14 +20,14 @@ def test_the_page_shows_everything_and_needs_nothing(synthetic: Path, tmp_path: 
 
 def test_without_masks_there_is_no_lesion_size(editable: Path, tmp_path: Path) -> None:
     shutil.rmtree(editable / "HAM10000_segmentations_lesion_tschandl")
-    page = explore(editable, tmp_path / "out").read_text()
+    page = explore_dataset(editable, tmp_path / "out").read_text()
     assert "Lesion size" not in page
     assert "<h3>Mean colour</h3>" in page
 
 
 def test_the_seed_decides_what_is_shown(synthetic: Path, tmp_path: Path) -> None:
     pages = [
-        explore(synthetic, tmp_path / str(number), seed=seed).read_bytes()
+        explore_dataset(synthetic, tmp_path / str(number), seed=seed).read_bytes()
         for number, seed in enumerate((0, 0, 1))
     ]
     assert pages[0] == pages[1] != pages[2]
@@ -48,5 +46,5 @@ def test_a_damaged_image_is_named_and_no_page_written(editable: Path, tmp_path: 
     path = open_folder(editable).paths()[5]
     path.write_bytes(b"")
     with pytest.raises(DataError, match=path.name):
-        explore(editable, tmp_path / "out")
+        explore_dataset(editable, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -8,13 +8,9 @@ import kagglehub
 import pytest
 from bad_server import Site, serve
 
+from ham10000.data import SOURCES, convert_challenge, download_dataset, open_folder, read_table
 from ham10000.data import download as module
-from ham10000.data.challenge import convert_challenge
-from ham10000.data.download import download
-from ham10000.data.fetch import Patience
-from ham10000.data.layout import open_folder
-from ham10000.data.sources import SOURCES
-from ham10000.data.table import read_table
+from ham10000.data.download.http import Patience
 from ham10000.errors import ArgumentError, DataError, DownloadError
 
 QUICK = Patience(connect=1, read=1, attempts=2, pause=0.01)
@@ -43,25 +39,25 @@ def test_a_downloaded_data_set_is_complete(site: Site, tmp_path: Path) -> None:
     said: list[str] = []
     parts = ("images", "metadata", "masks")
     with serve(site):
-        download(tmp_path, parts=parts, mirror=site.url, patience=QUICK, say=said.append)
+        download_dataset(tmp_path, parts=parts, mirror=site.url, patience=QUICK, say=said.append)
         folder = open_folder(tmp_path)
         assert len(folder.paths()) == len(folder.mask_paths()) == 280
         asked = len(site.requests)
-        download(tmp_path, parts=parts, mirror=site.url, patience=QUICK, say=said.append)
+        download_dataset(tmp_path, parts=parts, mirror=site.url, patience=QUICK, say=said.append)
         assert len(site.requests) == asked
     assert any("is there already" in text for text in said)
 
 
 def test_without_a_network_it_says_what_to_put_where(tmp_path: Path) -> None:
     with pytest.raises(DownloadError) as raised:
-        download(tmp_path, mirror="http://127.0.0.1:9", patience=QUICK)
+        download_dataset(tmp_path, mirror="http://127.0.0.1:9", patience=QUICK)
     message = str(raised.value)
     assert "the connection is refused" in message
     assert f"save {SOURCES['dataverse'][0].url}" in message
     assert f"as {tmp_path}/archives/HAM10000_images_part_1.zip" in message
     assert f"unpack it into {tmp_path}/HAM10000_images_part_1" in message
     with pytest.raises(DownloadError, match=r"By hand: save .* as .*HAM10000_metadata\.csv"):
-        download(tmp_path, parts=["metadata"], mirror="http://127.0.0.1:9", patience=QUICK)
+        download_dataset(tmp_path, parts=["metadata"], mirror="http://127.0.0.1:9", patience=QUICK)
 
 
 def test_an_archive_that_was_put_there_by_hand_is_used(site: Site, tmp_path: Path) -> None:
@@ -69,14 +65,14 @@ def test_an_archive_that_was_put_there_by_hand_is_used(site: Site, tmp_path: Pat
     for name, body in site.files.items():
         place = tmp_path / "archives" if name.endswith(".zip") else tmp_path
         (place / name).write_bytes(body)
-    download(tmp_path, mirror="http://127.0.0.1:9", patience=QUICK)
+    download_dataset(tmp_path, mirror="http://127.0.0.1:9", patience=QUICK)
     assert len(open_folder(tmp_path).images) == 280
 
 
 def test_the_published_sums_are_checked(synthetic: Path, tmp_path: Path) -> None:
     files = {"HAM10000_metadata.csv": (synthetic / "HAM10000_metadata.csv").read_bytes()}
     with serve(Site(files)) as site, pytest.raises(DownloadError, match="other bytes arrived"):
-        download(tmp_path, parts=["metadata"], mirror=site.url, patience=QUICK)
+        download_dataset(tmp_path, parts=["metadata"], mirror=site.url, patience=QUICK)
     assert not (tmp_path / "HAM10000_metadata.csv").exists()
 
 
@@ -98,13 +94,13 @@ def test_the_command_prints_the_licence_and_no_traceback(tmp_path: Path) -> None
 
 def test_what_a_source_does_not_have_is_said(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="Closest: kaggle"):
-        download(tmp_path, "kagle")
+        download_dataset(tmp_path, "kagle")
     with pytest.raises(ArgumentError, match="Closest: masks"):
-        download(tmp_path, parts=["mask"])  # type: ignore[list-item]
+        download_dataset(tmp_path, parts=["mask"])  # type: ignore[list-item]
     with pytest.raises(ArgumentError, match="isic doesn't have masks"):
-        download(tmp_path, "isic", ["masks"])
+        download_dataset(tmp_path, "isic", ["masks"])
     with pytest.raises(ArgumentError, match="Kaggle doesn't have masks, test"):
-        download(tmp_path, "kaggle", ["masks", "test"])
+        download_dataset(tmp_path, "kaggle", ["masks", "test"])
 
 
 def test_the_mirror_on_kaggle_goes_through_its_own_library(
@@ -117,7 +113,7 @@ def test_the_mirror_on_kaggle_goes_through_its_own_library(
         return output_dir
 
     monkeypatch.setattr(kagglehub, "dataset_download", fake)
-    download(tmp_path, "kaggle")
+    download_dataset(tmp_path, "kaggle")
     assert asked == [("kmader/skin-cancer-mnist-ham10000", str(tmp_path))]
 
     def broken(handle: str, output_dir: str) -> str:
@@ -125,7 +121,7 @@ def test_the_mirror_on_kaggle_goes_through_its_own_library(
 
     monkeypatch.setattr(kagglehub, "dataset_download", broken)
     with pytest.raises(DownloadError, match="Max retries exceeded By hand: download it") as raised:
-        download(tmp_path, "kaggle")
+        download_dataset(tmp_path, "kaggle")
     assert "much more" not in str(raised.value)
 
 

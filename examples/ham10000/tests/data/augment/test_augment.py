@@ -8,13 +8,21 @@ import torch
 from PIL import Image
 from scipy.ndimage import affine_transform
 
-from ham10000.data.augment import PRESETS, Augment, Preset, cutmix, mixup
-from ham10000.data.augment.artefacts import draw_hairs, draw_rulers
+from ham10000.data import (
+    PRESETS,
+    Augment,
+    Preset,
+    augment_offline,
+    cutmix,
+    kfold_split,
+    mixup,
+    open_folder,
+    paper_split,
+)
+from ham10000.data.augment.artifacts import draw_hairs, draw_rulers
 from ham10000.data.augment.colour import apply, jitter
 from ham10000.data.augment.geometry import matrices, warp, warp_bytes
-from ham10000.data.augment.offline import augment_offline, offline_counts
-from ham10000.data.layout import open_folder
-from ham10000.data.split import kfold_split, paper_split
+from ham10000.data.augment.offline import offline_counts
 from ham10000.errors import ArgumentError, DataError, SplitError
 
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from ham10000.data.table import find_table, read_table
+from ham10000.data import find_table, read_table
 from ham10000.errors import DataError, MissingDataError
 
 HEADER = "lesion_id,image_id,dx,dx_type,age,sex,localization"

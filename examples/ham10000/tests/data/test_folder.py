@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ham10000.data.layout import data_folder, open_folder
+from ham10000.data import data_folder, open_folder
 from ham10000.errors import DataError, MissingDataError
 
 FIRST, SECOND = "HAM10000_images_part_1", "HAM10000_images_part_2"

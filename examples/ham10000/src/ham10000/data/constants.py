@@ -16,7 +16,7 @@ CLASS_NAMES = {
     "vasc": "vascular lesion",
 }
 
-COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization")
+TABLE_COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization")
 
 SEXES = ("female", "male")
 DX_TYPES = ("confocal", "consensus", "follow_up", "histo")
@@ -51,7 +51,7 @@ CLASS_COUNTS = {
 NUM_TEST_IMAGES = 1_511
 """The official test set of ISIC 2018 Task 3 as the Dataverse holds it; the challenge has 1,512."""
 
-WIDTH, HEIGHT = 600, 450
+IMAGE_WIDTH, IMAGE_HEIGHT = 600, 450
 """The size of the published images."""
 
 LICENCE = (

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ham10000.data.facts import CLASSES, COLUMNS
-from ham10000.data.table import read_csv
+from ham10000.data.constants import CLASSES, TABLE_COLUMNS
+from ham10000.data.metadata import read_csv
 from ham10000.errors import DataError
 from ham10000.utils import write_text
 
@@ -62,6 +62,6 @@ def convert_challenge(truth: Path, groupings: Path, out: Path) -> None:
             "sex": "unknown",
             "localization": "unknown",
         },
-        columns=list(COLUMNS),
+        columns=list(TABLE_COLUMNS),
     )
     write_text(out, table.to_csv(index=False, lineterminator="\n"))

@@ -3,11 +3,20 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ham10000.data.augment.offline import offline_plan
-from ham10000.data.split import honest_split, kfold_split, paper_split, summary
-from ham10000.data.splitfile import check_split, read_split, rows_of, write_split
-from ham10000.data.synthetic import synthetic_table
-from ham10000.data.table import find_table, read_table
+from ham10000.data import (
+    check_split,
+    find_table,
+    honest_split,
+    kfold_split,
+    offline_plan,
+    paper_split,
+    read_split,
+    read_table,
+    split_counts,
+    split_rows,
+    synthetic_table,
+    write_split,
+)
 from ham10000.errors import ArgumentError, DataError, MissingDataError, SplitError
 
 COUNTS = {"akiec": 23, "bcc": 26, "bkl": 66, "df": 6, "mel": 34, "nv": 663, "vasc": 10}
@@ -100,7 +109,7 @@ def test_a_set_that_is_too_small_is_refused(table: pd.DataFrame) -> None:
 
 
 def test_the_summary_counts_every_class(table: pd.DataFrame) -> None:
-    counts = summary(honest_split(table, seed=0))
+    counts = split_counts(honest_split(table, seed=0))
     assert counts.index.tolist() == ["train", "val", "test"]
     assert int(counts.to_numpy().sum()) == 1500
 
@@ -163,19 +172,19 @@ def test_an_image_there_twice_is_refused(table: pd.DataFrame) -> None:
 
 def test_rows_are_those_of_the_split_and_fold(table: pd.DataFrame) -> None:
     split = kfold_split(table, seed=0, folds=3)
-    rows = [set(rows_of(split, table, "test", fold)) for fold in range(3)]
+    rows = [set(split_rows(split, table, "test", fold)) for fold in range(3)]
     assert set.union(*rows) == set(range(1500))
     with pytest.raises(SplitError, match="folds 0, 1, 2, and fold=None"):
-        rows_of(split, table, "test")
+        split_rows(split, table, "test")
     with pytest.raises(SplitError, match="Closest: train"):
-        rows_of(split, table, "trian", fold=0)
+        split_rows(split, table, "trian", fold=0)
     with pytest.raises(SplitError, match="it has no folds"):
-        rows_of(paper_split(table, seed=0), table, "test", fold=0)
+        split_rows(paper_split(table, seed=0), table, "test", fold=0)
 
 
 def test_the_split_of_the_paper_is_the_known_one(real: Path) -> None:
     split = paper_split(read_table(find_table(real)), seed=42)
-    counts = summary(split)
+    counts = split_counts(split)
     assert counts.loc["test"].to_dict() == COUNTS
     assert int(counts.loc["train"].sum()) == 9_187
     plan = offline_plan(split)

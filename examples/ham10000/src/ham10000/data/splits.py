@@ -1,16 +1,29 @@
-"""Who trains and who tests: the authors' rule, an honest one, and folds. Always by lesion."""
+"""Splits by lesion: the protocol of the paper, a leak-free one, k folds, and the split file."""
+
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
-from ham10000.data.duplicates import groups_of
-from ham10000.data.facts import CLASSES
-from ham10000.data.splitfile import check_split
-from ham10000.errors import ArgumentError, SplitError
+from ham10000.data.constants import CLASSES
+from ham10000.data.duplicates import lesion_groups
+from ham10000.data.metadata import read_csv
+from ham10000.errors import ArgumentError, SplitError, closest, some
+from ham10000.utils import write_text
 
-__all__ = ["honest_split", "kfold_split", "paper_split", "summary"]
+__all__ = [
+    "SPLITS",
+    "check_split",
+    "honest_split",
+    "kfold_split",
+    "paper_split",
+    "read_split",
+    "split_counts",
+    "split_rows",
+    "write_split",
+]
 
 # The authors hold back 15 % of the lesions that have one image.
 TEST_SHARE = 0.15
@@ -23,8 +36,8 @@ def paper_split(table: pd.DataFrame, seed: int) -> pd.DataFrame:
     there is no validation set, since the authors have none.
 
     Example:
-        >>> from ham10000.data.split import paper_split, summary
-        >>> from ham10000.data.synthetic import synthetic_table
+        >>> from ham10000.data import paper_split, split_counts
+        >>> from ham10000.data import synthetic_table
         >>> split = paper_split(synthetic_table(images=600, seed=0), seed=42)
         >>> sorted(set(split["split"]))
         ['test', 'train']
@@ -55,8 +68,8 @@ def honest_split(
     validation set comes out of the rest, stratified by diagnosis.
 
     Example:
-        >>> from ham10000.data.split import honest_split
-        >>> from ham10000.data.synthetic import synthetic_table
+        >>> from ham10000.data import honest_split
+        >>> from ham10000.data import synthetic_table
         >>> split = honest_split(synthetic_table(images=900, seed=0), seed=42)
         >>> sorted(set(split["split"]))
         ['test', 'train', 'val']
@@ -79,7 +92,7 @@ def honest_split(
         raise ArgumentError(
             f"{doing}: val_share must be above 0 and at most 0.5, found {val_share}."
         )
-    groups = groups_of(table, pairs)
+    groups = lesion_groups(table, pairs)
     drawn = _draw_test(table, seed)
     size = np.bincount(groups)
     inside = np.bincount(groups[drawn], minlength=len(size))
@@ -97,8 +110,8 @@ def kfold_split(
     """Split into folds, each of which tests once; the next one validates meanwhile.
 
     Example:
-        >>> from ham10000.data.split import kfold_split
-        >>> from ham10000.data.synthetic import synthetic_table
+        >>> from ham10000.data import kfold_split
+        >>> from ham10000.data import synthetic_table
         >>> split = kfold_split(synthetic_table(images=900, seed=0), seed=42, folds=3)
         >>> split[split["split"] == "test"]["image_id"].is_unique, len(split)
         (True, 2700)
@@ -121,7 +134,7 @@ def kfold_split(
         raise ArgumentError(
             f"{doing}: one fold tests, one validates and the others train, so 3 is the least."
         )
-    groups = groups_of(table, pairs)
+    groups = lesion_groups(table, pairs)
     tests = [rows for _, rows in _folds(table, groups, np.arange(len(table)), folds, seed, doing)]
     parts = []
     for fold in range(folds):
@@ -134,7 +147,7 @@ def kfold_split(
     return split
 
 
-def summary(split: pd.DataFrame) -> pd.DataFrame:
+def split_counts(split: pd.DataFrame) -> pd.DataFrame:
     """Count the images of each class in each split (of fold 0 where there are folds)."""
     if "fold" in split.columns:
         split = split[split["fold"] == split["fold"].min()]
@@ -208,3 +221,160 @@ def _folds(
 
 def _as_split(table: pd.DataFrame, splits: NDArray[np.str_]) -> pd.DataFrame:
     return table[["image_id", "lesion_id", "dx"]].reset_index(drop=True).assign(split=splits)
+
+
+SPLITS = ("train", "val", "test")
+COLUMNS = ("image_id", "lesion_id", "dx", "split")
+
+
+def write_split(split: pd.DataFrame, path: Path) -> None:
+    """Write a split whole or not at all; the same split gives the same bytes."""
+    write_text(path, split.to_csv(index=False, lineterminator="\n"))
+
+
+def read_split(path: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """Read a split that `write_split` or anybody else wrote, and check it against the data set.
+
+    Args:
+        path: a table with the columns image_id, lesion_id, dx and split (train, val or test), and
+            optionally fold: then the rows of each fold are a split of their own.
+        table: as `read_table` gives it.
+
+    Returns:
+        These columns; fold as a whole number.
+
+    Raises:
+        MissingDataError: there is no such file.
+        DataError: it is no such table.
+        SplitError: a lesion is in two splits, an image is unknown or there twice, or a class is
+            missing from a split; the message names the row.
+    """
+    split = read_csv(path, COLUMNS)
+    if "fold" in split.columns:
+        folds = pd.to_numeric(split["fold"], errors="coerce")
+        wrong = folds.isna() | (folds % 1 != 0)
+        if wrong.any():
+            row = int(wrong.to_numpy().argmax())
+            raise SplitError(
+                f"reading {path}: row {row + 2} has fold {split['fold'].iloc[row]!r}, "
+                "which is no whole number."
+            )
+        split["fold"] = folds.astype("int64")
+    check_split(split, table, f"reading {path}")
+    return split
+
+
+def check_split(split: pd.DataFrame, table: pd.DataFrame, doing: str = "checking a split") -> None:
+    """Refuse a split that is none.
+
+    Example:
+        >>> import pandas as pd
+        >>> from ham10000.data import check_split
+        >>> table = pd.DataFrame({"image_id": ["a", "b"], "lesion_id": ["x", "x"], "dx": "nv"})
+        >>> check_split(table.assign(split=["train", "test"]), table)
+        Traceback (most recent call last):
+            ...
+        ham10000.errors.SplitError: checking a split: lesion x is in two splits: train (a, row 2)...
+
+    Raises:
+        SplitError: see `read_split`.
+    """
+    unknown = ~split["split"].isin(SPLITS)
+    if unknown.any():
+        row, name = _first(unknown), str(split["split"][unknown].iloc[0])
+        raise SplitError(
+            f"{doing}: row {row} has split {name!r}. Expected {', '.join(SPLITS)}. "
+            f"{closest(name, SPLITS)}"
+        )
+    _check_against(split, table, doing)
+    if "fold" not in split.columns:
+        _check_splits(split, doing)
+        return
+    for fold, rows in split.groupby("fold"):
+        _check_splits(rows, f"{doing}, fold {fold}")
+
+
+def _check_against(split: pd.DataFrame, table: pd.DataFrame, doing: str) -> None:
+    known = table.set_index("image_id")
+    unknown = ~split["image_id"].isin(known.index)
+    if unknown.any():
+        names = split["image_id"][unknown]
+        raise SplitError(
+            f"{doing}: row {_first(unknown)} names the image {names.iloc[0]}, which the data set "
+            f"doesn't have ({len(names)} such: {some(names)}). Make the split from this data set."
+        )
+    for column in ("lesion_id", "dx"):
+        expected = known[column].reindex(split["image_id"]).to_numpy()
+        differs = pd.Series(split[column].to_numpy() != expected)
+        if differs.any():
+            row = int(differs.to_numpy().argmax())
+            raise SplitError(
+                f"{doing}: row {row + 2} gives the image {split['image_id'].iloc[row]} the "
+                f"{column} {split[column].iloc[row]}, the data set {expected[row]}. "
+                "Make the split from this data set."
+            )
+
+
+def _check_splits(rows: pd.DataFrame, doing: str) -> None:
+    repeated = rows["image_id"].duplicated()
+    if repeated.any():
+        name = rows["image_id"][repeated].iloc[0]
+        raise SplitError(
+            f"{doing}: the image {name} is there twice, again in row "
+            f"{rows.index[repeated][0] + 2}. Keep one row for each."
+        )
+    spread = rows.groupby("lesion_id")["split"].nunique()
+    torn = spread.index[spread > 1]
+    if len(torn):
+        of_it = rows[rows["lesion_id"] == torn[0]]
+        places = [
+            f"{name} ({first['image_id'].iloc[0]}, row {first.index[0] + 2})"
+            for name, first in of_it.groupby("split", sort=False)
+        ]
+        raise SplitError(
+            f"{doing}: lesion {torn[0]} is in two splits: {' and '.join(places)}; "
+            f"{len(torn)} such lesions in all. Images of one lesion must stay in one split: make "
+            "the split with ham10000 split."
+        )
+    present = set(rows["split"])
+    for required in ("train", "test"):
+        if required not in present:
+            raise SplitError(f"{doing}: no row has split {required!r}, so it is empty.")
+    counts = pd.crosstab(rows["split"], rows["dx"])
+    for name in counts.index:
+        empty = [dx for dx in CLASSES if dx in counts and counts.loc[name, dx] == 0]
+        if empty:
+            raise SplitError(
+                f"{doing}: {name} has no image of {', '.join(empty)}, so that nothing can be "
+                "learned or measured there. Take more images, fewer folds, or another seed."
+            )
+
+
+def split_rows(
+    splits: pd.DataFrame, table: pd.DataFrame, split: str, fold: int | None = None
+) -> list[int]:
+    """Return which rows of the table are in a split, in the order of the table.
+
+    Raises:
+        SplitError: there is no such split or fold, or there are folds and none is chosen.
+    """
+    doing = f"taking {split!r} of a split file"
+    if "fold" in splits.columns:
+        folds = sorted(set(splits["fold"]))
+        if fold not in folds:
+            raise SplitError(
+                f"{doing}: it has the folds {', '.join(map(str, folds))}, and fold={fold} "
+                "is none of them."
+            )
+        splits = splits[splits["fold"] == fold]
+    elif fold is not None:
+        raise SplitError(f"{doing}: it has no folds, and fold={fold} was asked for.")
+    if split not in set(splits["split"]):
+        present = sorted(set(splits["split"]))
+        raise SplitError(f"{doing}: it has none. {closest(split, present)}")
+    chosen = set(splits["image_id"][splits["split"] == split])
+    return [row for row, name in enumerate(table["image_id"]) if name in chosen]
+
+
+def _first(rows: "pd.Series[bool]") -> int:
+    return int(rows.to_numpy().argmax()) + 2

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ham10000.data.draws import uniform
+from ham10000.data.augment.rng import uniform
 from ham10000.errors import ArgumentError
 
 __all__ = ["cutmix", "mixup"]
@@ -20,7 +20,7 @@ def mixup(
 
     Example:
         >>> import torch
-        >>> from ham10000.data.augment import mixup
+        >>> from ham10000.data import mixup
         >>> images, targets = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 3])
         >>> mixed, soft = mixup(images, targets, torch.arange(4), num_classes=7, seed=0, epoch=0)
         >>> mixed.shape, soft.shape, soft.sum(1).tolist()
@@ -57,7 +57,7 @@ def cutmix(
 
     Example:
         >>> import torch
-        >>> from ham10000.data.augment import cutmix
+        >>> from ham10000.data import cutmix
         >>> images, targets = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 3])
         >>> mixed, soft = cutmix(images, targets, torch.arange(4), num_classes=7, seed=0, epoch=0)
         >>> soft.sum(1).tolist()

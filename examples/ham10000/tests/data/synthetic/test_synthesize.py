@@ -6,18 +6,21 @@ import pytest
 import torch
 from torch import nn
 
-from ham10000.data.augment import Augment
-from ham10000.data.batches import Batches
-from ham10000.data.dataset import CachedHAM10000
-from ham10000.data.images import read_mask
-from ham10000.data.layout import open_folder
-from ham10000.data.prepare import prepare
-from ham10000.data.samplers import EpochSampler
-from ham10000.data.split import honest_split
-from ham10000.data.splitfile import write_split
-from ham10000.data.synthetic import synthesize, synthetic_table
+from ham10000.data import (
+    Augment,
+    Batches,
+    CachedHAM10000,
+    EpochSampler,
+    honest_split,
+    open_folder,
+    prepare,
+    read_mask,
+    read_table,
+    synthesize,
+    synthetic_table,
+    write_split,
+)
 from ham10000.data.synthetic.synthesize import render
-from ham10000.data.table import read_table
 from ham10000.errors import ArgumentError
 
 

@@ -22,7 +22,7 @@ def uniform(seed: int, epoch: int, positions: Tensor, columns: int, stream: int 
 
     Example:
         >>> import torch
-        >>> from ham10000.data.draws import uniform
+        >>> from ham10000.data.augment.rng import uniform
         >>> whole = uniform(0, 0, torch.arange(6), columns=2)
         >>> every_second = uniform(0, 0, torch.arange(6)[1::2], columns=2)
         >>> bool((whole[1::2] == every_second).all())

@@ -1,17 +1,20 @@
-"""Epoch after epoch of batches, made ahead of their use by processes that stay.
+"""Epochs of batches: by number as a data set, or ahead of their use from worker processes.
 
     loader = BatchLoader(data, sampler, batch_size=64, augment=augment, workers=2)
     for epoch in range(10):
         sampler.set_epoch(epoch)
         for batch in loader: ...
 
-A `DataLoader` hands over what its workers made: it opens and maps memory for each tensor, which
-takes as long as reading and augmenting it did. Here workers write images into memory that all
-processes share, and hand over its number; all else about a batch is known before.
+A batch is determined by its number alone, so it does not depend on the process that makes it, and
+two ranks of 32 see the same images with the same augmentation as one rank of 64.
+
+A `DataLoader` opens and maps shared memory for each tensor that a worker returns, which takes as
+long as reading and augmenting the batch. Workers of a `BatchLoader` write images to memory that all
+processes share and return only its number; everything else about a batch is known beforehand.
 """
 
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -19,12 +22,115 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ham10000.data.batches import Augmentation, Batch, Batches
 from ham10000.data.dataset import HAM10000
+from ham10000.data.metadata import metadata_features
 from ham10000.data.samplers import EpochSampler, SequentialShard
 from ham10000.errors import ArgumentError
 
-__all__ = ["BatchLoader"]
+__all__ = ["Augmentation", "Batch", "BatchLoader", "Batches"]
+
+
+class Augmentation(Protocol):
+    """What augments a batch; `Augment` does."""
+
+    def __call__(
+        self, images: Tensor, positions: Tensor, epoch: int, out: Tensor | None = None
+    ) -> Tensor:
+        """See `Augment.__call__`."""
+
+
+class Batch(NamedTuple):
+    """What a step of training needs."""
+
+    images: Tensor
+    """(B, 3, H, W): uint8, or float32 once augmented."""
+    targets: Tensor
+    """(B,), int64."""
+    positions: Tensor
+    """(B,), where in the epoch each sample stands over all ranks; augmentation draws by it."""
+    metadata: Tensor | None = None
+    """(B, M), float32, from `metadata_features`, if the data set was opened with metadata."""
+
+
+class Batches(Dataset[Batch]):
+    """The batches of one epoch on one rank, by number.
+
+    Where training runs on a GPU, leave `augment` out and call it on the batch there:
+    `augment(images.to(device), positions, epoch)`. Where it runs on the CPU, pass it here, and the
+    workers do it.
+
+    Build it anew for each epoch, after `sampler.set_epoch`.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ham10000.data import Batches
+        >>> from ham10000.data import HAM10000
+        >>> from ham10000.data import EpochSampler
+        >>> from ham10000.data import synthesize
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     synthesize(Path(folder) / "set", images=20, seed=0, width=60)
+        ...     data = HAM10000(Path(folder) / "set", size=32)
+        ...     batches = Batches(data, EpochSampler(data.targets), batch_size=8)
+        ...     [len(batches[number].images) for number in range(len(batches))]
+        [8, 8, 4]
+
+    Args:
+        data: where images come from.
+        sampler: which of them, in which order.
+        batch_size: of this rank.
+        augment: what is done to each batch.
+        drop_last: leave the last batch out if it is short.
+
+    Raises:
+        ArgumentError: the batch size is no size.
+    """
+
+    def __init__(
+        self,
+        data: HAM10000,
+        sampler: EpochSampler | SequentialShard,
+        batch_size: int,
+        augment: Augmentation | None = None,
+        *,
+        drop_last: bool = False,
+    ) -> None:
+        if batch_size < 1:
+            raise ArgumentError(f"making batches: batch_size must be at least 1, not {batch_size}.")
+        self.data, self.augment, self.batch_size = data, augment, batch_size
+        self.indices = torch.tensor(list(sampler), dtype=torch.long)
+        self.positions, self.epoch = sampler.positions(), sampler.epoch
+        self._metadata = metadata_features(data.metadata) if data.metadata else None
+        self._targets = torch.tensor(data.targets, dtype=torch.long)
+        length = len(self.indices)
+        self._length = length // batch_size if drop_last else -(-length // batch_size)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, number: int) -> Batch:
+        indices, positions = self.members(number)
+        images, _ = self.data.read(indices.tolist())
+        if self.augment is not None:
+            images = self.augment(images, positions, self.epoch)
+        return self.around(images, indices, positions)
+
+    def members(self, number: int) -> tuple[Tensor, Tensor]:
+        """Return which images a batch holds, and their positions in the epoch: (B,), int64, each.
+
+        Raises:
+            IndexError: there is no such batch.
+        """
+        if not 0 <= number < len(self):
+            raise IndexError(f"taking batch {number} of an epoch of {len(self)}")
+        part = slice(number * self.batch_size, (number + 1) * self.batch_size)
+        return self.indices[part], self.positions[part]
+
+    def around(self, images: Tensor, indices: Tensor, positions: Tensor) -> Batch:
+        """Put what else is known of these images beside them."""
+        metadata = self._metadata[indices] if self._metadata is not None else None
+        return Batch(images, self._targets[indices], positions, metadata)
+
 
 AHEAD = 2
 """How many batches a worker makes ahead of their use; as many as a `DataLoader`'s."""
@@ -41,11 +147,11 @@ class BatchLoader:
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from ham10000.data.augment import Augment
-        >>> from ham10000.data.dataset import HAM10000
-        >>> from ham10000.data.loading import BatchLoader
-        >>> from ham10000.data.samplers import EpochSampler
-        >>> from ham10000.data.synthetic import synthesize
+        >>> from ham10000.data import Augment
+        >>> from ham10000.data import HAM10000
+        >>> from ham10000.data import BatchLoader
+        >>> from ham10000.data import EpochSampler
+        >>> from ham10000.data import synthesize
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     synthesize(Path(folder) / "set", images=20, seed=0, width=60)
         ...     data = HAM10000(Path(folder) / "set", size=32)

@@ -11,10 +11,7 @@ import numpy as np
 import pytest
 from bad_files import edit
 
-from ham10000.data.cache import open_cache
-from ham10000.data.images import read_image, resize
-from ham10000.data.layout import open_folder
-from ham10000.data.prepare import prepare
+from ham10000.data import open_cache, open_folder, prepare, read_image, resize
 from ham10000.errors import ArgumentError, CacheError, DataError, MissingDataError, WriteError
 
 KEPT = {".lock", "cache.json"}

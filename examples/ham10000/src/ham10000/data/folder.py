@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from ham10000.data.table import find_table, read_table
+from ham10000.data.metadata import read_table
 from ham10000.errors import DataError, MissingDataError, some
 
-__all__ = ["DATA_VARIABLE", "Folder", "data_folder", "find_files", "open_folder"]
+__all__ = ["DATA_VARIABLE", "Folder", "data_folder", "find_files", "find_table", "open_folder"]
 
 DATA_VARIABLE = "HAM10000_DIR"
 
@@ -18,6 +18,9 @@ DATA_VARIABLE = "HAM10000_DIR"
 _IMAGES = re.compile(r"(ham10000_images_part_\d|isic2018_task3_training_input)", re.IGNORECASE)
 _MASKS = re.compile(r"ham10000_segmentations_lesion_tschandl", re.IGNORECASE)
 _MASK_ENDING = "_segmentation"
+
+
+_NAMES = tuple(f"HAM10000_metadata{suffix}" for suffix in (".csv", ".tab", ".tsv", ".txt", ""))
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,8 @@ def open_folder(root: Path) -> Folder:
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from ham10000.data.layout import open_folder
-        >>> from ham10000.data.synthetic import synthesize
+        >>> from ham10000.data import open_folder
+        >>> from ham10000.data import synthesize
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     synthesize(Path(folder) / "set", images=20, seed=0, width=60)
         ...     found = open_folder(Path(folder) / "set")
@@ -117,6 +120,21 @@ def open_folder(root: Path) -> Folder:
     masks, _ = find_files(root, _MASKS, (".png",))
     masks = {name.removesuffix(_MASK_ENDING): path for name, path in masks.items()}
     return Folder(root, table_path, table, images, masks, repeats)
+
+
+def find_table(root: Path) -> Path:
+    """Find the table of a data folder; the Dataverse's arrives under several names.
+
+    Raises:
+        MissingDataError: there is none.
+    """
+    for name in _NAMES:
+        if (root / name).is_file():
+            return root / name
+    raise MissingDataError(
+        f"opening {root}: there is no table HAM10000_metadata.csv (nor .tab, .tsv, .txt, nor "
+        "without an extension). Get it with: ham10000 download --parts metadata"
+    )
 
 
 def find_files(

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from ham10000.data.draws import uniform
+from ham10000.data.augment.rng import uniform
 
 __all__ = ["draw_hairs", "draw_rulers"]
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from ham10000.data.augment import colour, geometry
-from ham10000.data.augment.artefacts import draw_hairs, draw_rulers
-from ham10000.data.draws import uniform
+from ham10000.data.augment.artifacts import draw_hairs, draw_rulers
+from ham10000.data.augment.rng import uniform
 from ham10000.errors import ArgumentError, closest
 
 __all__ = ["PRESETS", "Augment", "Preset"]
@@ -80,7 +80,7 @@ class Augment:
 
     Example:
         >>> import torch
-        >>> from ham10000.data.augment import Augment
+        >>> from ham10000.data import Augment
         >>> augment = Augment("strong", seed=0)
         >>> images = torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8)
         >>> whole = augment(images, torch.arange(8), epoch=3)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ham10000.data.archive import extract
+from ham10000.data.download.archive import extract
 from ham10000.errors import ArchiveError, ArgumentError, WriteError
 
 
