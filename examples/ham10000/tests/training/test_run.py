@@ -20,7 +20,8 @@ from ham10000.training.train import train
 @pytest.fixture(scope="module")
 def run(recipe: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "tiny"
-    mine = recipe(data={"protocol": "honest", "metadata": True}, training={"epochs": 2, "tta": 2})
+    training = {"epochs": 2, "tta": 2, "monitor": "epoch", "mode": "max"}
+    mine = recipe(data={"protocol": "honest", "metadata": True}, training=training)
     assert ranks.run(train, mine, out) == [0]
     return out
 
@@ -83,7 +84,7 @@ def test_best_weights_that_are_damaged_are_said(
     best = copy / "checkpoints" / "best.pt"
     best.write_bytes(best.read_bytes()[:-9])
     model = open_run(copy).load_model()
-    assert "The last weights are taken instead of the best" in caplog.text
+    assert "The best weights, of epoch 2, are taken from a checkpoint" in caplog.text
     assert not model.training
     assert model.state_dict().keys() == last.keys()
     for path in (copy / "checkpoints").glob("step-*"):

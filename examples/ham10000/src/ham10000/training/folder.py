@@ -8,23 +8,10 @@ from filelock import FileLock
 
 from ham10000.errors import ArgumentError, MissingDataError, RecipeError, cannot_write
 from ham10000.recipe import Recipe, load_recipe, save_recipe
-from ham10000.recipe.describe import describe_fields
 from ham10000.training.checkpoints import BEST, steps_in
+from ham10000.training.consistency import differing_fields
 
 __all__ = ["RunFolder", "claim", "find_run"]
-
-FREE = (
-    "data.root",
-    "data.cache",
-    "data.workers",
-    "training.keep",
-    "training.checkpoint_steps",
-    "training.checkpoint_minutes",
-    "training.max_minutes",
-    "training.tta",
-    "logging.",
-)
-"""How the fields begin that decide nothing about the weights, and may change when resuming."""
 
 
 @dataclass(frozen=True)
@@ -135,26 +122,15 @@ def _resolve(recipe: Recipe, out: Path) -> Recipe:
 
 
 def _refuse_another(run: RunFolder, recipe: Recipe) -> None:
-    before, now = _flat(load_recipe(run.recipe)), _flat(recipe)
-    differing = [name for name in now if before[name] != now[name] and not name.startswith(FREE)]
+    differing = differing_fields(load_recipe(run.recipe), recipe)
     if not differing:
         return
     if not steps_in(run.checkpoints):  # nothing was trained, so nothing is lost
         run.split.unlink(missing_ok=True)
         return
-    name = differing[0]
-    more = f", and {len(differing) - 1} more" if len(differing) > 1 else ""
+    (name, (before, now)), *others = differing.items()
+    more = f", and {len(others)} more" if others else ""
     raise RecipeError(
         f"training into {run.path}: a run of another recipe is there, with {name} "
-        f"{before[name]!r} instead of {now[name]!r}{more}. Choose another folder."
+        f"{before!r} instead of {now!r}{more}. Choose another folder."
     )
-
-
-def _flat(recipe: Recipe) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for name in describe_fields():
-        value: Any = recipe
-        for part in name.split("."):
-            value = getattr(value, part)
-        values[name] = str(value) if isinstance(value, Path) else value
-    return values

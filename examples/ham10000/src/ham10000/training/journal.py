@@ -19,7 +19,7 @@ from ham10000.training.state import State
 from ham10000.training.steps import Clock
 from ham10000.utils import write_text
 
-__all__ = ["Journal", "write_metrics"]
+__all__ = ["Journal", "try_write_metrics", "write_metrics"]
 
 _LOG = logging.getLogger(__name__)
 _SHOWN = ("loss", "accuracy", "balanced_accuracy", "auc_weighted")
@@ -79,7 +79,7 @@ class Journal:
         session.state.records += [_plain(train), _plain(validation)]
         if not self.shown:
             return
-        write_metrics(session.run, session.state)
+        try_write_metrics(session.run, session.state)
         self.note = _brief(validation)
         _LOG.info(
             "epoch %d/%d: train %s; %s %s%s",
@@ -101,10 +101,18 @@ class Journal:
 
 
 def write_metrics(run: RunFolder, state: State) -> None:
-    """Write metrics.jsonl from what is remembered, so that no epoch is there twice."""
-    lines = "".join(json.dumps(record) + "\n" for record in state.records)
+    """Write metrics.jsonl from the recorded epochs, so that no epoch is there twice.
+
+    Raises:
+        WriteError: the disk is full, or the file may not be written.
+    """
+    write_text(run.metrics, "".join(json.dumps(record) + "\n" for record in state.records))
+
+
+def try_write_metrics(run: RunFolder, state: State) -> None:
+    """Write metrics.jsonl, or log that it failed; the next epoch writes all of it again."""
     try:
-        write_text(run.metrics, lines)
+        write_metrics(run, state)
     except Ham10000Error as error:
         _LOG.error("%s Training goes on.", error)
 

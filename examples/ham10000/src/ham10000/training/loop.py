@@ -11,7 +11,7 @@ from ham10000.training.journal import Journal
 from ham10000.training.predict import predict
 from ham10000.training.processes import any_of, gather, same_everywhere
 from ham10000.training.profiling import profiling
-from ham10000.training.saving import save, save_best
+from ham10000.training.saving import mark_best, save
 from ham10000.training.session import Session
 from ham10000.training.signals import StopWish
 from ham10000.training.steps import Clock, last_good, update
@@ -109,7 +109,7 @@ def close_epoch(session: Session, journal: Journal, predictions: Predictions, cl
     rates: list[float] = [group["lr"] for group in session.optimizer.param_groups]
     session.schedule.step(value)
     if state.judge(value, training.mode):
-        save_best(session)
+        mark_best(session)
     if training.stop_monitor is None:
         state.wait(value, training.mode, training.min_delta)
     else:

@@ -13,11 +13,15 @@ from ham10000.evaluation.predictions import Predictions
 from ham10000.models import build_model
 from ham10000.models.build import METADATA_COLUMNS
 from ham10000.recipe import Recipe, load_recipe
-from ham10000.training.checkpoints import steps_in
+from ham10000.training.consistency import (
+    load_recipe_text,
+    refuse_other_recipe,
+    refuse_other_split,
+)
 from ham10000.training.folder import RunFolder, find_run
 from ham10000.training.inputs import open_split, prepare_inputs, splits_of
 from ham10000.training.predict import predict
-from ham10000.training.saving import best_weights
+from ham10000.training.saving import best_content, best_file
 
 __all__ = ["Run", "open_run"]
 
@@ -55,8 +59,7 @@ class Run:
     @property
     def weights_hash(self) -> str | None:
         """The SHA-256 of the file that `load_model` reads; None where there is none."""
-        best, steps = self.files.best, steps_in(self.files.checkpoints)
-        path = best if best.is_file() else next(iter(steps), None)
+        path = best_file(self.files)
         return hashlib.sha256(path.read_bytes()).hexdigest() if path is not None else None
 
     def load_model(self, device: torch.device | str = "cpu") -> nn.Module:
@@ -64,12 +67,19 @@ class Run:
 
         Raises:
             MissingDataError: there are none yet.
-            CheckpointError: they are damaged.
+            CheckpointError: they are damaged, and no checkpoint has them.
+            RecipeError: the recipe was changed after training.
+            SplitError: the split was.
         """
-        recipe = self.recipe
+        recipe, content = self.recipe, best_content(self.files)
+        doing = f"loading the model of {self.folder}"
+        refuse_other_recipe(load_recipe_text(content["recipe"]), recipe, doing)
+        if self.files.split.exists():
+            split = self.files.split.read_text(encoding="utf-8")
+            refuse_other_split(content["split"], split, doing)
         bare = replace(recipe.model, pretrained=False, weights=None)  # ours come instead
         model = build_model(bare, size=recipe.data.size, metadata=recipe.data.metadata)
-        model.load_state_dict(best_weights(self.files))
+        model.load_state_dict(content["model"])
         if recipe.training.channels_last:
             model = model.to(memory_format=torch.channels_last)
         return model.to(device).eval()

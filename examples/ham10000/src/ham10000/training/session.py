@@ -17,6 +17,11 @@ from ham10000.evaluation.metrics import METRICS
 from ham10000.models import LesionClassifier, build_model
 from ham10000.recipe import Recipe, dump_recipe
 from ham10000.training.averaging import average_weights
+from ham10000.training.consistency import (
+    load_recipe_text,
+    refuse_other_recipe,
+    refuse_other_split,
+)
 from ham10000.training.folder import RunFolder
 from ham10000.training.inputs import open_split, splits_of
 from ham10000.training.losses import ClassLoss, build_loss
@@ -28,10 +33,18 @@ from ham10000.training.schedules import Schedule, build_schedule
 from ham10000.training.state import State
 from ham10000.training.tally import Tally
 
-__all__ = ["VERSION", "Session", "build_session", "restore", "snapshot", "synchronize"]
+__all__ = [
+    "VERSION",
+    "Session",
+    "build_session",
+    "check_version",
+    "restore",
+    "snapshot",
+    "synchronize",
+]
 
-VERSION = 1
-"""Of what a checkpoint holds."""
+VERSION = 2
+"""Version of the content of a checkpoint."""
 
 
 @dataclass
@@ -40,6 +53,8 @@ class Session:
 
     recipe: Recipe
     run: RunFolder
+    split_text: str
+    """Content of split.csv, which every checkpoint holds."""
     fabric: Fabric
     data: HAM10000
     """What trains."""
@@ -65,6 +80,8 @@ class Session:
     """The optimizer as Fabric has it."""
     head_only: bool | None = None
     """Whether the backbone is frozen at the moment."""
+    unsaved_best: dict[str, Any] | None = None
+    """Content of the file of best weights, while it is not on disk yet; on rank 0."""
 
     @property
     def evaluated(self) -> nn.Module:
@@ -98,6 +115,7 @@ def build_session(recipe: Recipe, run: RunFolder, cache: Path, fabric: Fabric) -
         model = synchronize(model)
     model = model.to(fabric.device)
     seed_all(recipe.seed, fabric.global_rank)
+    split_text = run.split.read_text(encoding="utf-8")
     split = "val" if "val" in splits_of(run) else "test"
     metadata = recipe.data.metadata
     data = open_split(cache, run, "train", metadata=metadata)
@@ -125,6 +143,7 @@ def build_session(recipe: Recipe, run: RunFolder, cache: Path, fabric: Fabric) -
     return Session(
         recipe=recipe,
         run=run,
+        split_text=split_text,
         fabric=fabric,
         data=data,
         validation=validation,
@@ -173,6 +192,7 @@ def snapshot(session: Session) -> dict[str, Any]:
     return {
         "version": VERSION,
         "recipe": dump_recipe(session.recipe),
+        "split": session.split_text,
         "state": session.state.state_dict(),
         "model": session.model.state_dict(),
         "ema": None if session.ema is None else session.ema.state_dict(),
@@ -191,12 +211,13 @@ def restore(session: Session, content: dict[str, Any]) -> None:
 
     Raises:
         CheckpointError: the checkpoint is of another version or another model.
+        RecipeError: the run's recipe was changed after the checkpoint was written.
+        SplitError: its split was.
     """
-    if content.get("version") != VERSION:
-        raise CheckpointError(
-            f"resuming: the checkpoint is of version {content.get('version')!r}, and this is "
-            f"version {VERSION}. Go on with the version of ham10000 that wrote it."
-        )
+    doing = f"resuming {session.run.path}"
+    check_version(content, doing)
+    refuse_other_recipe(load_recipe_text(content["recipe"]), session.recipe, doing)
+    refuse_other_split(content["split"], session.split_text, doing)
     try:
         session.model.load_state_dict(content["model"])
         if session.ema is not None:
@@ -218,6 +239,19 @@ def restore(session: Session, content: dict[str, Any]) -> None:
         return
     session.tally = Tally.sum([part["tally"] for part in ranks] if rank == 0 else [])
     seed_all(session.recipe.seed + session.state.step, rank)
+
+
+def check_version(content: dict[str, Any], doing: str) -> None:
+    """Check that this version of ham10000 can read a checkpoint.
+
+    Raises:
+        CheckpointError: another version wrote it.
+    """
+    if content.get("version") != VERSION:
+        raise CheckpointError(
+            f"{doing}: the checkpoint is of version {content.get('version')!r}, and this is "
+            f"version {VERSION}. Use the version of ham10000 that wrote it."
+        )
 
 
 def _check_monitor(recipe: Recipe) -> None:

@@ -21,13 +21,13 @@ from ham10000.training.cpu import keep_memory, share_cores
 from ham10000.training.environment import describe_environment
 from ham10000.training.folder import claim
 from ham10000.training.inputs import open_split, prepare_inputs, splits_of
-from ham10000.training.journal import Journal, write_metrics
+from ham10000.training.journal import Journal, try_write_metrics, write_metrics
 from ham10000.training.loop import fit
 from ham10000.training.messages import clear_failures, logging_to
 from ham10000.training.predict import predict
 from ham10000.training.processes import gather, local_processes, start_fabric
 from ham10000.training.randomness import repeat_exactly
-from ham10000.training.saving import best_weights
+from ham10000.training.saving import finish_best, recover_best
 from ham10000.training.session import Session, build_session, restore
 from ham10000.training.signals import INTERRUPTED, StopWish, listening
 from ham10000.utils import write_text
@@ -124,10 +124,12 @@ def _resume(session: Session) -> None:
     if content is None:
         return
     restore(session, content)
+    if not session.run.done:
+        recover_best(session)
     state = session.state
     _LOG.info("Going on from step %d, in epoch %d", state.step, state.epoch + 1)
     if session.rank == 0:
-        write_metrics(session.run, state)
+        try_write_metrics(session.run, state)
 
 
 @contextmanager
@@ -148,7 +150,9 @@ def _finish(session: Session, cache: Path) -> None:
     if session.run.done:
         _LOG.info("This run is finished already")
         return
-    session.model.load_state_dict(best_weights(run))
+    session.model.load_state_dict(finish_best(session))
+    if session.rank == 0:
+        write_metrics(run, session.state)
     found: list[Predictions] = []
     # The test set comes last: its file says that the run is done.
     for split in splits_of(run)[1:]:
