@@ -1,8 +1,9 @@
 """Soft-Attention for image models: https://arxiv.org/abs/2105.03358."""
 
 from softattn import functional, keras
-from softattn.attention import SoftAttention, SoftAttentionBlock, SpatialAttention
+from softattn.attention import SoftAttention, SoftAttentionBlock
 from softattn.backbones import SpatialBackbone
+from softattn.capture import SpatialAttention, capture_maps
 from softattn.classifier import SoftAttentionClassifier
 from softattn.errors import (
     ArgumentError,
@@ -15,7 +16,6 @@ from softattn.errors import (
 )
 from softattn.finding import find_backbone
 from softattn.insert import insert_attention, remove_attention
-from softattn.maps import capture_maps
 from softattn.wrap import wrap_backbone
 
 __version__ = "0.1.0"

@@ -7,49 +7,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from softattn import functional
+from softattn.capture import SpatialAttention
 from softattn.checks import finite_number, fraction, odd_pair, whole_number
 from softattn.functional import Activation
 from softattn.one_pass import OnePass, usable, wanted
 
-__all__ = ["SoftAttention", "SoftAttentionBlock", "SpatialAttention"]
+__all__ = ["SoftAttention", "SoftAttentionBlock"]
 
 # torch 2.6 has no is_exporting, and can't tell the two apart.
 _exporting: Callable[[], bool] = getattr(
     torch.compiler, "is_exporting", torch.compiler.is_compiling
 )
-
-Observer = Callable[["SpatialAttention", Tensor], None]
-
-# Called with every attention module that computes maps, and the maps. Empty but inside
-# `softattn.maps.capture_maps`. A list of the module's own, and no hooks or attributes on the
-# modules, so that a model can be copied, pickled and compiled at any time.
-observers: list[Observer] = []
-
-
-class SpatialAttention(nn.Module):
-    """What every attention module of softattn is: it computes maps, and tells who asks.
-
-    `capture_maps` finds the subclasses of this class. To have it find an attention of your own,
-    derive from it and end `forward` with `emit`.
-
-    Example:
-        >>> import torch
-        >>> from softattn import SpatialAttention, functional
-        >>> class Brightness(SpatialAttention):
-        ...     def forward(self, x, return_maps=False):
-        ...         maps = functional.spatial_softmax(x.mean(dim=1, keepdim=True))
-        ...         return self.emit(functional.attend(x, maps), maps, return_maps)
-        >>> Brightness()(torch.randn(2, 8, 7, 7)).shape
-        torch.Size([2, 8, 7, 7])
-    """
-
-    def emit(
-        self, features: Tensor, maps: Tensor, return_maps: bool
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Show the maps to who captures them; return what `forward` should."""
-        for observe in observers:
-            observe(self, maps)
-        return (features, maps) if return_maps else features
 
 
 class SoftAttention(SpatialAttention):

@@ -10,9 +10,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms import v2
 
+from softattn.capture import capture_maps
 from softattn.classifier import SoftAttentionClassifier
 from softattn.errors import ArgumentError, WeightsError, listed, missing_extra
-from softattn.maps import capture_maps
 from softattn.plot import plot_maps
 from softattn.wrap import wrap_backbone
 

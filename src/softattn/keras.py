@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from softattn import functional
-from softattn.attention import SpatialAttention
+from softattn.capture import SpatialAttention
 from softattn.checks import whole_number
 from softattn.errors import ArgumentTypeError
 from softattn.keras_files import Array, find_layer, open_arrays
