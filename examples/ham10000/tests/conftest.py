@@ -30,6 +30,26 @@ def table(synthetic: Path) -> pd.DataFrame:
     return read_table(synthetic / "HAM10000_metadata.csv")
 
 
+@pytest.fixture(scope="session")
+def run(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of seconds; shared, so never changed."""
+    from ham10000.recipe import make_recipe
+    from ham10000.training.train import train
+
+    out = tmp_path_factory.mktemp("evaluation") / "run"
+    recipe = make_recipe(
+        {
+            "name": "tiny",
+            "data": {"root": str(synthetic), "size": 24, "epoch_samples": 32, "workers": 0},
+            "model": {"backbone": "ham10000:tiny", "at": "block2"},
+            "training": {"epochs": 1, "batch_size": 16},
+            "logging": {"tensorboard": False},
+        }
+    )
+    assert train(recipe, out) == 0
+    return out
+
+
 @pytest.fixture
 def real() -> Path:
     """HAM10000 itself."""

@@ -8,8 +8,7 @@ from making import make
 
 from ham10000.cli import main
 from ham10000.data import open_folder
-from ham10000.evaluation.predictions import write_predictions
-from ham10000.evaluation.submission import submission_table
+from ham10000.evaluation import submission_table, write_predictions
 
 
 @pytest.fixture(autouse=True)

@@ -6,9 +6,16 @@ import pytest
 from making import make
 
 from ham10000.data import CLASSES
-from ham10000.evaluation.evaluate import evaluate, to_json, write_evaluation
-from ham10000.evaluation.metrics import METRICS, confusion, summarize
-from ham10000.evaluation.predictions import by_lesion, read_predictions
+from ham10000.evaluation import (
+    METRICS,
+    by_lesion,
+    confusion,
+    evaluate,
+    read_predictions,
+    summarize,
+    to_json,
+    write_evaluation,
+)
 
 
 def test_measures_per_image_and_per_lesion() -> None:

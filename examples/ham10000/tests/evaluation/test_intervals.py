@@ -8,12 +8,15 @@ from scipy.special import logit
 from scipy.stats import binomtest
 
 from ham10000.data import CLASSES
-from ham10000.evaluation.intervals import intervals
-from ham10000.evaluation.methods import corrected_ends, reach, wilson
-from ham10000.evaluation.metrics import METRICS, summarize
-from ham10000.evaluation.predictions import Predictions
-from ham10000.evaluation.resampling import draw_lesions
-from ham10000.evaluation.weighted import summarize_weighted
+from ham10000.evaluation import (
+    METRICS,
+    Predictions,
+    draw_lesions,
+    intervals,
+    summarize,
+    summarize_weighted,
+)
+from ham10000.statistics import corrected_ends, reach, wilson
 
 
 def estimate(predictions: Predictions, resamples: int = 400, seed: int = 0):

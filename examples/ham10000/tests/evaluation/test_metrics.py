@@ -9,14 +9,8 @@ from sklearn import metrics as sk
 
 from ham10000.data import CLASSES
 from ham10000.errors import PredictionError
-from ham10000.evaluation.metrics import (
-    METRICS,
-    absent_classes,
-    bin_of,
-    confusion,
-    reliability_bins,
-    summarize,
-)
+from ham10000.evaluation import METRICS, absent_classes, confusion, reliability_bins, summarize
+from ham10000.evaluation.metrics import bin_of
 
 EXACT = {"rel": 0, "abs": 1e-12}
 

@@ -11,7 +11,7 @@ from making import make
 
 from ham10000.data import CLASSES
 from ham10000.errors import DataError, MissingDataError, PredictionError
-from ham10000.evaluation.predictions import (
+from ham10000.evaluation import (
     COLUMNS,
     Predictions,
     by_lesion,

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,18 +8,19 @@ from isic_challenge_scoring import metrics
 from isic_challenge_scoring.classification import ClassificationMetric, ClassificationScore
 from making import make
 
-from ham10000.data import CLASSES
+from ham10000.data import CLASSES, open_folder, read_table
 from ham10000.errors import DataError, MissingDataError
-from ham10000.evaluation.metrics import summarize
-from ham10000.evaluation.predictions import Predictions, make_predictions
-from ham10000.evaluation.submission import (
-    COLUMNS,
-    UNSCORED,
+from ham10000.evaluation import (
+    OfficialTest,
+    Predictions,
+    make_predictions,
     read_groundtruth,
     scored,
     submission_table,
+    summarize,
     write_submission,
 )
+from ham10000.evaluation.submission import COLUMNS, UNSCORED
 
 # The official scorer's own code.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -143,3 +145,35 @@ def test_refuses_what_is_no_truth(tmp_path: Path, text: str, message: str) -> No
 def test_a_truth_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingDataError, match=r"t\.csv"):
         read_groundtruth(tmp_path / "t.csv")
+
+
+@pytest.fixture(params=["ISIC2018_Task3_Test_Images", "ISIC2018_Task3_Test_Input"])
+def image_folder(request: pytest.FixtureRequest, synthetic: Path, tmp_path: Path) -> Path:
+    """A folder in the form that the official test set has, of ten synthetic images."""
+    folder = tmp_path / request.param
+    folder.mkdir()
+    for path in open_folder(synthetic).paths()[::28]:
+        shutil.copy(path, folder)
+    return tmp_path
+
+
+@pytest.fixture
+def ten_images(synthetic: Path) -> pd.DataFrame:
+    table = read_table(synthetic / "HAM10000_metadata.csv")
+    return table.iloc[::28].reset_index(drop=True)
+
+
+def test_images_are_those_of_the_truth(image_folder: Path, ten_images: pd.DataFrame) -> None:
+    data = OfficialTest(image_folder, ten_images, size=24, metadata=("age", "sex"))
+    assert len(data) == 10
+    image, target, extras = data[3]
+    assert image.shape == (3, 24, 24)
+    assert data.classes[target] == ten_images["dx"][3]
+    assert sorted(extras) == ["age", "age_known", "sex"]
+
+
+def test_an_image_that_is_missing_is_named(image_folder: Path, ten_images: pd.DataFrame) -> None:
+    lost = ten_images["image_id"][2]
+    next(image_folder.rglob(f"{lost}.jpg")).unlink()
+    with pytest.raises(MissingDataError, match=rf"{lost}\.jpg \(1 of 10.*--parts test"):
+        OfficialTest(image_folder, ten_images, size=24)

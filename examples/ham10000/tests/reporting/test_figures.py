@@ -8,8 +8,7 @@ from PIL import Image
 
 from ham10000.data import CLASSES
 from ham10000.errors import ArgumentError
-from ham10000.evaluation.evaluate import evaluate
-from ham10000.evaluation.predictions import make_predictions
+from ham10000.evaluation import evaluate, make_predictions
 from ham10000.reporting.figures import (
     confusion_figure,
     curves_figure,

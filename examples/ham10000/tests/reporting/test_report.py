@@ -8,7 +8,7 @@ import pytest
 
 from ham10000.data import CLASSES
 from ham10000.errors import MissingDataError, PredictionError
-from ham10000.evaluation.metrics import METRICS
+from ham10000.evaluation import METRICS
 from ham10000.reporting.report import write_report
 from ham10000.reporting.tables import PUBLISHED
 from ham10000.training.run import open_run

@@ -6,7 +6,7 @@ import pytest
 
 from ham10000.data import CLASSES, find_table, read_split, read_table
 from ham10000.errors import ArgumentError, RecipeError
-from ham10000.evaluation.predictions import Predictions, write_predictions
+from ham10000.evaluation import Predictions, write_predictions
 from ham10000.study import study
 from ham10000.study.plan import PlannedRun
 from ham10000.study.runner import RunTrainer

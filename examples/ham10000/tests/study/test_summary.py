@@ -8,10 +8,9 @@ import pytest
 
 from ham10000.data import CLASSES
 from ham10000.errors import PredictionError
-from ham10000.evaluation.metrics import summarize
-from ham10000.evaluation.predictions import Predictions, write_predictions
+from ham10000.evaluation import Predictions, summarize, write_predictions
+from ham10000.statistics import Estimate
 from ham10000.study.plan import StudyPlan
-from ham10000.study.statistics import Estimate
 from ham10000.study.summary import read_study, summarize_study, verdict
 from ham10000.training.folder import RunFolder
 

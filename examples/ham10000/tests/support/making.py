@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from ham10000.data import CLASSES
-from ham10000.evaluation.predictions import Predictions, make_predictions
+from ham10000.evaluation import Predictions, make_predictions
 
 SIZES = {"akiec": 43, "bcc": 93, "bkl": 217, "df": 44, "mel": 171, "nv": 909, "vasc": 35}
 """The official test set's: 1,512 images in all."""

@@ -9,7 +9,7 @@ import ranks
 import torch
 
 from ham10000.errors import ArgumentError, CheckpointError, MissingDataError
-from ham10000.evaluation.predictions import read_predictions
+from ham10000.evaluation import read_predictions
 from ham10000.recipe import Recipe
 from ham10000.training.checkpoints import steps_in
 from ham10000.training.folder import claim

@@ -11,13 +11,11 @@ from jsonargparse import ArgumentParser
 from ham10000.commands.arguments import add_data, add_seed
 from ham10000.data import SPLITS, data_folder
 from ham10000.errors import ArgumentError
-from ham10000.evaluation.comparison import compare as compare_predictions
-from ham10000.evaluation.evaluate import evaluate as evaluate_predictions
-from ham10000.evaluation.evaluate import to_json, write_evaluation
-from ham10000.evaluation.official import predict_official
-from ham10000.evaluation.predictions import check_images, read_predictions
-from ham10000.evaluation.sources import find_predictions
+from ham10000.evaluation import check_images, read_predictions, to_json, write_evaluation
+from ham10000.evaluation import compare as compare_predictions
+from ham10000.evaluation import evaluate as evaluate_predictions
 from ham10000.evaluation.submission import read_groundtruth, scored, write_submission
+from ham10000.training.run import find_predictions, open_run
 from ham10000.utils import console, write_text
 
 __all__ = ["ARGUMENTS", "COMMANDS"]
@@ -91,7 +89,7 @@ def submission(
     else:
         truth = read_groundtruth(groundtruth)
         if run is not None:
-            found = predict_official(run, data_folder(data), truth, tta)
+            found = open_run(run).predict_official(data_folder(data), truth, tta)
         else:
             found = read_predictions(source)
             check_images(found, truth[["image_id", "dx"]], str(groundtruth))

@@ -36,15 +36,15 @@ def localise(
         seed: of all draws.
     """
     # Loading what trains takes seconds, and the other commands don't need it.
-    from ham10000.evaluation.gaze import measure_gaze, write_gaze
     from ham10000.reporting import print_gaze
+    from ham10000.saliency import evaluate_saliency, write_saliency
     from ham10000.training.run import open_run
 
     if faithful < 0:
         raise ArgumentError(f"localising: faithful must be 0 or more, found {faithful}.")
-    gaze, images = measure_gaze(open_run(run), split, data=data, faithful=faithful, seed=seed)
+    gaze, images = evaluate_saliency(open_run(run), split, data=data, faithful=faithful, seed=seed)
     place = out if out is not None else run / "evaluation"
-    write_gaze(gaze, images, place)
+    write_saliency(gaze, images, place)
     print_gaze(gaze)
     console().print(f"Written to {place}", markup=False, soft_wrap=True)
     return 0
@@ -70,9 +70,8 @@ def explain(
         split: train, val or test.
         data: the data set's folder, for the masks; what the run was trained on unless given.
     """
-    from ham10000.evaluation.sources import find_predictions
     from ham10000.reporting import choose, make_cases, write_case
-    from ham10000.training.run import open_run
+    from ham10000.training.run import find_predictions, open_run
 
     if image is None and worst is None and dx is None:
         raise ArgumentError(

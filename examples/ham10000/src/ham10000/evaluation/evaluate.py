@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ham10000.data import CLASSES
+from ham10000.evaluation.bootstrap import RESAMPLES, draw_lesions
 from ham10000.evaluation.intervals import Interval, intervals
-from ham10000.evaluation.methods import LEVEL
 from ham10000.evaluation.metrics import absent_classes, confusion
 from ham10000.evaluation.predictions import Predictions, by_lesion, write_predictions
-from ham10000.evaluation.resampling import RESAMPLES, draw_lesions
+from ham10000.statistics import LEVEL
 from ham10000.utils import write_text
 
 __all__ = ["Evaluation", "Level", "evaluate", "to_json", "write_evaluation"]

@@ -1,6 +1,6 @@
 """Intervals of 95 %: which method for which metric, and why.
 
-The draws of `resampling` give each metric's standard error. What an interval makes of it:
+The resamples of `draw_lesions` give each metric's standard error. What an interval makes of it:
 
 - Shares of a class (`recall`, `precision`, `specificity`, `f1`, and the sensitivity at a
   specificity): Wilson's interval, with the number of independent images that would have the draws'
@@ -8,7 +8,7 @@ The draws of `resampling` give each metric's standard error. What an interval ma
   draws are equal and show no error, as for a share of 1, it is the number of lesions. The images of
   a precision are those that the model takes for the class; of `f1`, these and the class's own.
 - The area under a class's ROC curve: on the probit scale, with an error that expects of few lesions
-  what they rarely show (`methods.area_ends`).
+  what they rarely show (`statistics.area_ends`).
 - Means over classes (`balanced_accuracy`, every `_macro`, and `auc_weighted`): from the intervals
   of the classes and the correlations of their draws (MOVER). The rarest class decides such a mean,
   and from six lesions draws learn too little.
@@ -21,8 +21,8 @@ The draws of `resampling` give each metric's standard error. What an interval ma
   may be above its interval: that much of it is chance. The middle of a model that is calibrated to
   the last digit still stays a little above 0.
 
-How often these intervals hold the truth in a simulation: `python -m ham10000.evaluation.coverage`.
-Two numbers of `methods` were chosen with it in view: `BINORMAL_LESIONS` and `CORRECTION`.
+How often these intervals hold the truth in a simulation: `benchmarks/interval_coverage.py`.
+`BINORMAL_LESIONS` and `CORRECTION` of `statistics.intervals` were chosen with it in view.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ham10000.data import CLASSES
-from ham10000.evaluation.methods import (
+from ham10000.evaluation.bootstrap import summarize_weighted
+from ham10000.evaluation.metrics import METRICS, summarize
+from ham10000.statistics import (
     area_ends,
     corrected_ends,
     correlation,
@@ -44,8 +46,6 @@ from ham10000.evaluation.methods import (
     spread,
     wilson,
 )
-from ham10000.evaluation.metrics import METRICS, summarize
-from ham10000.evaluation.weighted import summarize_weighted
 
 __all__ = ["Interval", "intervals", "intervals_of", "largest"]
 
@@ -85,7 +85,7 @@ def intervals(
     Example:
         >>> import numpy as np
         >>> from ham10000.evaluation.intervals import intervals
-        >>> from ham10000.evaluation.resampling import draw_lesions
+        >>> from ham10000.evaluation.bootstrap import draw_lesions
         >>> targets, lesions = np.repeat([4, 5], 50), np.arange(100)
         >>> sure = np.eye(7)[np.where(lesions % 10, targets, 4)]
         >>> counts = draw_lesions(targets, lesions, resamples=100)

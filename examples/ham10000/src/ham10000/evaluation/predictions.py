@@ -23,6 +23,7 @@ __all__ = [
     "by_lesion",
     "check_images",
     "make_predictions",
+    "of_split",
     "read_predictions",
     "write_predictions",
 ]
@@ -131,6 +132,22 @@ def by_lesion(predictions: Predictions) -> Predictions:
     table = groups[list(COLUMNS[:4])].first().reset_index(drop=True)
     means = groups[list(CLASSES)].mean().reset_index(drop=True)
     return replace(predictions, table=pd.concat([table, means], axis=1))
+
+
+def of_split(predictions: Predictions, split: str) -> Predictions:
+    """Return the rows of one split.
+
+    Raises:
+        PredictionError: there is none.
+    """
+    rows = predictions.table[predictions.table["split"] == split]
+    if rows.empty:
+        others = ", ".join(sorted(set(predictions.table["split"])))
+        raise PredictionError(
+            f"{predictions.source}: no row has split {split!r}, only {others}. "
+            f"Pass --split {others.split(', ')[0]}, or predict that split."
+        )
+    return replace(predictions, table=rows)
 
 
 def check_images(predictions: Predictions, expected: pd.DataFrame, whose: str) -> None:

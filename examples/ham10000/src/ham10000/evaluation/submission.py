@@ -6,19 +6,21 @@ counts two largest probabilities that are equal as a wrong answer, where `summar
 class: only with such ties do the two differ.
 """
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
-from ham10000.data import CLASSES, TABLE_COLUMNS, read_csv, read_table
-from ham10000.errors import DataError
+from ham10000.data import CLASSES, HAM10000, TABLE_COLUMNS, find_files, read_csv, read_table
+from ham10000.errors import DataError, MissingDataError, some
 from ham10000.evaluation.predictions import Predictions
 from ham10000.utils import write_text
 
 __all__ = [
     "COLUMNS",
     "UNSCORED",
+    "OfficialTest",
     "read_groundtruth",
     "scored",
     "submission_table",
@@ -30,6 +32,8 @@ COLUMNS = ("image", "MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 
 UNSCORED = "ISIC_0035068"
 """The test image that the challenge asks for and doesn't score."""
+
+_IMAGES = re.compile(r"isic2018_task3_test_(images|input)", re.IGNORECASE)
 
 
 def submission_table(predictions: Predictions) -> pd.DataFrame:
@@ -93,6 +97,40 @@ def scored(predictions: Predictions) -> Predictions:
     """Leave out the image that the challenge doesn't score."""
     table = predictions.table
     return replace(predictions, table=table[table["image_id"] != UNSCORED])
+
+
+class OfficialTest(HAM10000):
+    """The images of ISIC 2018, Task 3's test set, with items as those of `HAM10000`.
+
+    Args:
+        root: a folder that holds ISIC2018_Task3_Test_Images (the Dataverse's name) or
+            ISIC2018_Task3_Test_Input (the challenge's), as `download --parts test` makes it.
+        truth: as `read_groundtruth` gives it.
+        size: images become size x size pixels.
+        metadata: columns that an item brings.
+
+    Raises:
+        MissingDataError: an image is not there.
+    """
+
+    def __init__(
+        self, root: Path, truth: pd.DataFrame, size: int, metadata: tuple[str, ...] = ()
+    ) -> None:
+        self._truth = truth
+        super().__init__(root, size=size, metadata=metadata)
+
+    def _open(self) -> None:
+        images, _ = find_files(self.root, _IMAGES, (".jpg", ".jpeg"))
+        missing = [name for name in self._truth["image_id"] if name not in images]
+        if missing:
+            raise MissingDataError(
+                f"opening {self.root}: there is no official test image {missing[0]}.jpg "
+                f"({len(missing)} of {len(self._truth)} are missing: {some(missing)}). "
+                f"Get them with: ham10000 download --parts test --out {self.root}"
+            )
+        self._paths = [images[name] for name in self._truth["image_id"]]
+        self._mask_paths = []
+        self.table = self._truth
 
 
 def _from_one_hot(table: pd.DataFrame, path: Path) -> pd.DataFrame:

@@ -14,11 +14,9 @@ from torch import Tensor
 
 from ham10000.data import CLASS_NAMES, CLASSES, data_folder, open_folder, read_mask, resize
 from ham10000.errors import ArgumentError, MissingDataError, closest
-from ham10000.evaluation.attribution import attention_maps
-from ham10000.evaluation.gaze import reader
-from ham10000.evaluation.looking import image_network
-from ham10000.evaluation.predictions import Predictions
+from ham10000.evaluation import Predictions
 from ham10000.reporting.style import LIGHT, Theme, style
+from ham10000.saliency import attention_maps, image_network, image_reader
 from ham10000.training.run import Run
 from ham10000.utils import replacing
 
@@ -147,7 +145,7 @@ def make_cases(
         name = names[int((places < 0).argmax())]
         raise MissingDataError(f"explaining {name}: the split {split} doesn't have this image.")
     model = run.load_model()
-    network, read = image_network(model), reader(run, images)
+    network, read = image_network(model), image_reader(run, images)
     masks = open_folder(data_folder(data if data is not None else run.recipe.data.root)).masks
     rows_of = {name: row for row, name in enumerate(predictions.table["image_id"])}
     for start in range(0, len(names), batch_size):

@@ -10,13 +10,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from ham10000.data import CLASSES, Report
-from ham10000.evaluation.comparison import Comparison, Differences
-from ham10000.evaluation.delong import AreaDifference
-from ham10000.evaluation.evaluate import Evaluation
-from ham10000.evaluation.intervals import Interval
-from ham10000.evaluation.metrics import summarize
-from ham10000.evaluation.predictions import read_predictions
+from ham10000.evaluation import (
+    Comparison,
+    Differences,
+    Evaluation,
+    Interval,
+    read_predictions,
+    summarize,
+)
 from ham10000.reporting.tables import words
+from ham10000.statistics import AreaDifference
 from ham10000.study import metric_name
 from ham10000.training.folder import RunFolder
 from ham10000.utils import console

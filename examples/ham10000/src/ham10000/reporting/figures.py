@@ -14,12 +14,10 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from ham10000.data import CLASSES
 from ham10000.errors import ArgumentError
-from ham10000.evaluation.evaluate import Evaluation
-from ham10000.evaluation.faithfulness import CURVES, area
-from ham10000.evaluation.metrics import NUM_BINS, reliability_bins
-from ham10000.evaluation.predictions import Predictions
+from ham10000.evaluation import NUM_BINS, Evaluation, Predictions, reliability_bins
 from ham10000.reporting.style import LIGHT, Theme, new_figure
 from ham10000.reporting.tables import words
+from ham10000.saliency import CURVES, curve_area
 from ham10000.utils import replacing
 
 __all__ = [
@@ -267,7 +265,7 @@ def fading_figure(
                 color=getattr(theme, colour),
                 linestyle=style,
                 linewidth=width,
-                label=f"{words(method)} {area(values[None])[0]:.3f}",
+                label=f"{words(method)} {curve_area(values[None])[0]:.3f}",
             )
         axes.set_title(_CURVE_TITLES[name], fontsize=10)
         axes.set_ylabel("mean probability")

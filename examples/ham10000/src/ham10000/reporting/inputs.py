@@ -10,10 +10,8 @@ from typing import Any
 import pandas as pd
 
 from ham10000.errors import DataError, MissingDataError
-from ham10000.evaluation.evaluate import Evaluation, evaluate
-from ham10000.evaluation.predictions import Predictions
-from ham10000.evaluation.sources import find_predictions
-from ham10000.training.run import Run, open_run
+from ham10000.evaluation import Evaluation, Predictions, evaluate
+from ham10000.training.run import Run, find_predictions, open_run
 
 __all__ = ["Found", "Subject", "open_subject", "read_json"]
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from ham10000.data import CLASS_NAMES, CLASSES
 from ham10000.errors import Ham10000Error
-from ham10000.evaluation.gaze import LOCALISATION, measure_gaze, write_gaze
 from ham10000.reporting import figures
 from ham10000.reporting.cases import gallery, make_cases, thumbnail
 from ham10000.reporting.figures import fading_figure
 from ham10000.reporting.inputs import Found, Subject, read_json
 from ham10000.reporting.style import Embedded, embed, embed_photo
 from ham10000.reporting.tables import Table, words
+from ham10000.saliency import LOCALIZATION_JSON, evaluate_saliency, write_saliency
 
 __all__ = ["figures_of", "gallery_of", "gaze_of", "setup_of"]
 
@@ -160,16 +160,16 @@ def setup_of(found: Found) -> dict[str, Any]:
 
 def _gaze(found: Found, data: Path | None) -> dict[str, Any]:
     place = found.run.folder / "evaluation"
-    path = place / LOCALISATION
+    path = place / LOCALIZATION_JSON
     kept = read_json(path, optional=True)
     other_split = bool(kept) and kept.get("split") != "test"
     weights = found.run.weights_hash
     # A run without weights can't be measured again, and has none that could be others.
     if kept and not other_split and weights in (None, kept.get("weights")):
         return kept
-    gaze, images = measure_gaze(found.run, data=data, faithful=FAITHFUL)
+    gaze, images = evaluate_saliency(found.run, data=data, faithful=FAITHFUL)
     if not other_split:  # that of another split was asked for, and stays
-        write_gaze(gaze, images, place)
+        write_saliency(gaze, images, place)
     content: dict[str, Any] = json.loads(json.dumps(gaze))
     return content
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ham10000.errors import ArgumentError, closest
-from ham10000.evaluation.metrics import summarize
+from ham10000.evaluation import summarize
 from ham10000.recipe import Recipe
 from ham10000.utils import write_text
 

@@ -9,15 +9,28 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ham10000.errors import PredictionError
-from ham10000.evaluation.comparison import change_ends
-from ham10000.evaluation.intervals import Interval, intervals_of, largest
-from ham10000.evaluation.methods import corrected_ends, correlation, mean_ends, spread
-from ham10000.evaluation.metrics import METRICS
-from ham10000.evaluation.predictions import Predictions, read_predictions
-from ham10000.evaluation.resampling import RESAMPLES, draw_lesions
-from ham10000.evaluation.weighted import summarize_weighted
+from ham10000.evaluation import (
+    METRICS,
+    RESAMPLES,
+    Interval,
+    Predictions,
+    change_ends,
+    draw_lesions,
+    intervals_of,
+    largest,
+    read_predictions,
+    summarize_weighted,
+)
+from ham10000.statistics import (
+    Estimate,
+    corrected_ends,
+    correlation,
+    estimate,
+    holm,
+    mean_ends,
+    spread,
+)
 from ham10000.study.plan import StudyPlan
-from ham10000.study.statistics import Estimate, estimate, holm
 from ham10000.training.folder import RunFolder
 
 __all__ = ["describe_change", "metric_name", "read_study", "summarize_study", "verdict"]
@@ -130,7 +143,7 @@ def verdict(metric: str, first: str, second: str, difference: Estimate) -> str:
     """Return the verdict of a comparison as a sentence.
 
     Example:
-        >>> from ham10000.study.statistics import Estimate
+        >>> from ham10000.statistics import Estimate
         >>> from ham10000.study.summary import verdict
         >>> found = Estimate(0.008, 0.01, low=-0.006, high=0.021, p=0.2, values=(0.0, 0.016))
         >>> print(verdict("balanced_accuracy", "lite0", "lite0_sa", found))
@@ -138,7 +151,7 @@ def verdict(metric: str, first: str, second: str, difference: Estimate) -> str:
         2.1: no evidence of a difference.
 
     Args:
-        metric: Name of the metric, as in `ham10000.evaluation.metrics.summarize`.
+        metric: Name of the metric, as in `ham10000.evaluation.summarize`.
         first: Name of the reference recipe.
         second: Name of the recipe that is compared with it.
         difference: Second minus first.
@@ -155,7 +168,7 @@ def describe_change(metric: str, difference: Estimate) -> str:
     """Return the change of a metric with its interval, proportions in percentage points.
 
     Example:
-        >>> from ham10000.study.statistics import Estimate
+        >>> from ham10000.statistics import Estimate
         >>> from ham10000.study.summary import describe_change
         >>> found = Estimate(-0.021, 0.01, low=-0.06, high=0.018, p=0.2, values=(0.0, 0.016))
         >>> describe_change("log_loss", found)

@@ -15,8 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ham10000.data import CLASSES, Augment, metadata_features
 from ham10000.errors import TrainingError
-from ham10000.evaluation.metrics import confusion
-from ham10000.evaluation.predictions import Predictions
+from ham10000.evaluation import Predictions, confusion
 from ham10000.recipe import Recipe
 from ham10000.training.folder import RunFolder
 from ham10000.training.session import Session

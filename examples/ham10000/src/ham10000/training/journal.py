@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ham10000.errors import Ham10000Error
-from ham10000.evaluation.predictions import Predictions
+from ham10000.evaluation import Predictions
 from ham10000.training.boards import Boards
 from ham10000.training.folder import RunFolder
 from ham10000.training.plan import EpochPlan

@@ -4,8 +4,7 @@ import time
 from typing import Any
 
 from ham10000.errors import PredictionError, TrainingError
-from ham10000.evaluation.metrics import summarize
-from ham10000.evaluation.predictions import Predictions
+from ham10000.evaluation import Predictions, summarize
 from ham10000.training.feed import rest_of_epoch
 from ham10000.training.journal import Journal
 from ham10000.training.predict import predict

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ham10000.data import HAM10000, Augment, Batch, Batches, SequentialShard
 from ham10000.errors import ArgumentError, TrainingError
-from ham10000.evaluation.predictions import Predictions, make_predictions
+from ham10000.evaluation import Predictions, make_predictions
 from ham10000.recipe import Recipe
 from ham10000.training.processes import gather
 

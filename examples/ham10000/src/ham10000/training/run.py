@@ -8,8 +8,17 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ham10000.data import HAM10000, data_folder, read_manifest
-from ham10000.evaluation.predictions import Predictions
+from ham10000.data import (
+    HAM10000,
+    SPLITS,
+    data_folder,
+    find_table,
+    read_csv,
+    read_manifest,
+    read_table,
+)
+from ham10000.errors import ArgumentError, MissingDataError
+from ham10000.evaluation import OfficialTest, Predictions, check_images, of_split, read_predictions
 from ham10000.models import build_model
 from ham10000.models.build import METADATA_COLUMNS
 from ham10000.recipe import Recipe, load_recipe
@@ -23,7 +32,7 @@ from ham10000.training.inputs import open_split, prepare_inputs, splits_of
 from ham10000.training.predict import predict
 from ham10000.training.saving import best_content, best_file
 
-__all__ = ["Run", "open_run"]
+__all__ = ["Run", "find_predictions", "open_run"]
 
 
 class Run:
@@ -124,6 +133,35 @@ class Run:
             tta=self.recipe.training.tta if tta is None else tta,
         )
 
+    def predict_official(
+        self,
+        root: Path,
+        truth: pd.DataFrame,
+        tta: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Predictions:
+        """Predict the official test set of ISIC 2018, Task 3, with the best weights.
+
+        Args:
+            root: the folder with the images; see `OfficialTest`.
+            truth: as `read_groundtruth` returns it.
+            tta: see `predict`.
+            device: where the model runs.
+
+        Raises:
+            MissingDataError: an image is missing.
+        """
+        columns = METADATA_COLUMNS if self.recipe.data.metadata else ()
+        data = OfficialTest(root, truth, self.recipe.data.size, columns)
+        return predict(
+            self.load_model(device),
+            data,
+            self.recipe,
+            split="test",
+            device=device,
+            tta=self.recipe.training.tta if tta is None else tta,
+        )
+
 
 def open_run(folder: Path | str, *, data: Path | None = None) -> Run:
     """Open the folder that `ham10000 train --out` made.
@@ -137,3 +175,51 @@ def open_run(folder: Path | str, *, data: Path | None = None) -> Run:
         RecipeError: its recipe can't be read.
     """
     return Run(find_run(Path(folder)), data)
+
+
+def find_predictions(
+    source: Path, split: str = "test", tta: int | None = None, data: Path | None = None
+) -> Predictions:
+    """Return predictions of one split: read where they are written, made where not.
+
+    Args:
+        source: a run's folder, or a file of predictions.
+        split: train, val or test.
+        tta: over how many views of an image a run's model averages; as many as its recipe says
+            unless given.
+        data: the data set; what the run was trained on unless given. Predictions that are read
+            must then be of its images.
+
+    Raises:
+        MissingDataError: there is neither.
+        PredictionError: they can't be used, or are not of the run's images.
+        ArgumentError: there are views to average, and no model.
+    """
+    if split not in SPLITS:
+        raise ArgumentError(f"predicting: there is no split {split!r}. Pass one of {SPLITS}.")
+    if source.is_dir():
+        written = source / "predictions.csv"
+        if split != "test" or tta is not None or not written.is_file():
+            return open_run(source, data=data).predict(split, tta)
+        found = of_split(read_predictions(written), split)
+        if (source / "split.csv").is_file():
+            splits = read_csv(source / "split.csv", ("image_id", "lesion_id", "dx", "split"))
+            expected = splits[splits["split"] == split]
+            check_images(found, expected, f"the split {split} of {source / 'split.csv'}")
+    elif source.exists():
+        if tta is not None and tta != 1:
+            raise ArgumentError(
+                f"reading {source}: predictions that are made already can't be averaged over "
+                f"{tta} views. Pass a run's folder."
+            )
+        found = of_split(read_predictions(source), split)
+    else:
+        raise MissingDataError(
+            f"opening {source}: there is neither a run's folder nor a file of predictions. Train "
+            f"a run with: ham10000 train RECIPE --out {source}"
+        )
+    if data is not None:
+        table = read_table(find_table(data))
+        known = table[table["image_id"].isin(found.table["image_id"])]
+        check_images(found, known, f"the data set {data}")
+    return found

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ham10000.data import BALANCES, CLASSES, HAM10000, Augment, BatchLoader, EpochSampler
 from ham10000.errors import CheckpointError, TrainingError, closest
-from ham10000.evaluation.metrics import METRICS
+from ham10000.evaluation import METRICS
 from ham10000.models import LesionClassifier, build_model
 from ham10000.recipe import Recipe, dump_recipe
 from ham10000.training.averaging import average_weights

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from rich.console import Console
 
 from ham10000.errors import TrainingError
-from ham10000.evaluation.predictions import Predictions, write_predictions
+from ham10000.evaluation import Predictions, write_predictions
 from ham10000.models import parameter_table
 from ham10000.recipe import Recipe
 from ham10000.training.boards import Boards, open_boards

@@ -1,7 +1,6 @@
 import pytest
+from interval_coverage import simulate
 from scipy.stats import binom
-
-from ham10000.evaluation.coverage import simulate
 
 STUDIES = 200
 MAIN = [

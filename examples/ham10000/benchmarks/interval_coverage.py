@@ -1,4 +1,6 @@
-"""How often the intervals hold the truth: `python -m ham10000.evaluation.coverage`.
+"""Coverage of the confidence intervals of one model and of two, by simulation.
+
+    python examples/ham10000/benchmarks/interval_coverage.py
 
 In a simulation the truth is known. Two models score lesions of a made-up population: scores of the
 true class are higher, both models share what makes a lesion hard, the images of a lesion differ
@@ -16,11 +18,13 @@ from rich.progress import track
 from scipy.special import softmax
 
 from ham10000.data import CLASSES
-from ham10000.evaluation.comparison import paired_differences
-from ham10000.evaluation.intervals import intervals
-from ham10000.evaluation.metrics import METRICS
-from ham10000.evaluation.resampling import draw_lesions
-from ham10000.evaluation.weighted import summarize_weighted
+from ham10000.evaluation import (
+    METRICS,
+    draw_lesions,
+    intervals,
+    paired_differences,
+    summarize_weighted,
+)
 
 __all__ = ["OFFICIAL", "PAPER", "simulate"]
 

@@ -8,11 +8,18 @@ from making import make
 from scipy.stats import binom, norm
 
 from ham10000.errors import PredictionError
-from ham10000.evaluation.comparison import _p_value, compare, mcnemar
-from ham10000.evaluation.intervals import intervals
-from ham10000.evaluation.metrics import METRICS, summarize
-from ham10000.evaluation.predictions import Predictions, by_lesion, make_predictions
-from ham10000.evaluation.resampling import draw_lesions
+from ham10000.evaluation import (
+    METRICS,
+    Predictions,
+    by_lesion,
+    compare,
+    draw_lesions,
+    intervals,
+    make_predictions,
+    mcnemar,
+    summarize,
+)
+from ham10000.evaluation.compare import _p_value
 
 SIZES = {"bkl": 40, "mel": 60, "nv": 200}
 

@@ -1,8 +1,8 @@
-"""Whether a map looks at the lesion: pointing game, energy inside the mask, and IoU.
+"""Localization scores of saliency maps against lesion masks: pointing game, energy inside, IoU.
 
-All three compare a map, enlarged to the mask, with the mask alone. None has a threshold to choose,
-and none depends on the map's scale, so that soft attention and Grad-CAM can be compared. A map that
-is the same everywhere gets what a blind guess gets: ties count as if broken at random.
+Each score compares a map, upsampled to the mask, with the mask alone. No score has a threshold to
+choose, and none depends on the scale of the map, so that soft attention and Grad-CAM are
+comparable. A constant map scores what a random guess scores: ties count as if broken at random.
 """
 
 import numpy as np
@@ -13,14 +13,14 @@ from torch import Tensor
 
 from ham10000.errors import ArgumentError
 
-__all__ = ["SCORES", "energy_inside", "enlarge", "iou", "localise", "pointing_game"]
+__all__ = ["SCORES", "energy_inside", "iou", "localization_scores", "pointing_game", "upsample"]
 
 SCORES = ("pointing_game", "energy_inside", "iou")
-"""The names that `localise` gives, in this order."""
+"""Names of the scores that `localization_scores` returns, in this order."""
 
 
-def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Enlarge maps to the size of masks, bilinearly, as overlays show them.
+def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Upsample maps bilinearly to the size of masks, as overlays show them.
 
     Args:
         maps: (N, h, w).
@@ -35,13 +35,13 @@ def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
-    """Say whether the largest value of a map is inside the mask (Zhang et al., IJCV 2018).
+    """Return whether the maximum of each map is inside the mask (Zhang et al., IJCV 2018).
 
-    Where several positions are the largest, the result is the part of them that is inside.
+    Where several positions share the maximum, the result is the fraction of them that is inside.
 
     Example:
         >>> import torch
-        >>> from ham10000.evaluation.localisation import pointing_game
+        >>> from ham10000.saliency.localization import pointing_game
         >>> maps = torch.tensor([[[0.1, 0.9]], [[0.9, 0.1]], [[0.5, 0.5]]])
         >>> pointing_game(maps, torch.tensor([[[False, True]]] * 3)).tolist()
         [1.0, 0.0, 0.5]
@@ -58,9 +58,9 @@ def pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
 
 
 def energy_inside(maps: Tensor, masks: Tensor) -> Tensor:
-    """Say which part of a map's sum is inside the mask (Wang et al., Score-CAM, CVPR-W 2020).
+    """Return the fraction of each map's sum inside the mask (Wang et al., Score-CAM, CVPR-W 2020).
 
-    A map of zeros only is taken as one that is the same everywhere.
+    A map of zeros counts as a constant map.
 
     Args:
         maps: (N, H, W), not negative.
@@ -70,21 +70,21 @@ def energy_inside(maps: Tensor, masks: Tensor) -> Tensor:
         (N,), from 0 to 1.
     """
     whole = maps.sum(dim=(1, 2))
-    nothing = whole == 0
-    inside = (maps * masks).sum(dim=(1, 2)) / torch.where(nothing, 1, whole)
-    return torch.where(nothing, masks.double().mean(dim=(1, 2)), inside)
+    zero = whole == 0
+    inside = (maps * masks).sum(dim=(1, 2)) / torch.where(zero, 1, whole)
+    return torch.where(zero, masks.double().mean(dim=(1, 2)), inside)
 
 
 def iou(maps: Tensor, masks: Tensor) -> Tensor:
-    """Compare the mask with as many of a map's largest positions as the mask has.
+    """Return the IoU of the mask and the map's largest positions, as many as the mask has.
 
-    So the threshold isn't chosen but follows from the mask: any order of positions could reach 1,
-    and a map isn't blamed for being sharp or flat. Where positions tie at the threshold, each of
-    them counts with the part of them that is needed.
+    The threshold follows from the area of the mask, so any map that ranks the mask first scores 1,
+    and sharp and smooth maps are treated alike. Positions that tie at the threshold are weighted
+    so that the areas are equal.
 
     Example:
         >>> import torch
-        >>> from ham10000.evaluation.localisation import iou
+        >>> from ham10000.saliency.localization import iou
         >>> maps = torch.tensor([[[0.0, 0.2, 0.9, 0.3]]])
         >>> iou(maps, torch.tensor([[[False, True, True, False]]])).tolist()
         [0.3333333333333333]
@@ -106,15 +106,15 @@ def iou(maps: Tensor, masks: Tensor) -> Tensor:
     return common / (2 * area[:, 0] - common)
 
 
-def localise(maps: Tensor, masks: Tensor) -> dict[str, npt.NDArray[np.float64]]:
-    """Measure where maps look, image by image.
+def localization_scores(maps: Tensor, masks: Tensor) -> dict[str, npt.NDArray[np.float64]]:
+    """Return the localization scores of each map.
 
     Example:
         >>> import torch
-        >>> from ham10000.evaluation.localisation import localise
+        >>> from ham10000.saliency import localization_scores
         >>> masks = torch.zeros(1, 8, 8, dtype=torch.bool)
         >>> masks[0, :4, :4] = True
-        >>> flat = localise(torch.ones(1, 2, 2), masks)
+        >>> flat = localization_scores(torch.ones(1, 2, 2), masks)
         >>> {name: round(values.item(), 3) for name, values in flat.items()}
         {'pointing_game': 0.25, 'energy_inside': 0.25, 'iou': 0.143}
 
@@ -126,10 +126,11 @@ def localise(maps: Tensor, masks: Tensor) -> dict[str, npt.NDArray[np.float64]]:
         (N,) for each of `SCORES`, from 0 to 1.
 
     Raises:
-        ArgumentError: shapes don't fit, a map is negative or no number, or a mask is empty.
+        ArgumentError: shapes do not match, a map has a negative or non-finite value, or a mask is
+            empty.
     """
     masks = masks.bool()
-    doing = "measuring where maps look"
+    doing = "scoring saliency maps"
     if maps.ndim != 3 or masks.ndim != 3 or len(maps) != len(masks):
         raise ArgumentError(
             f"{doing}: expected maps (N, h, w) and masks (N, H, W), found "
@@ -138,14 +139,14 @@ def localise(maps: Tensor, masks: Tensor) -> dict[str, npt.NDArray[np.float64]]:
     wrong = ~(torch.isfinite(maps) & (maps >= 0)).all(dim=2).all(dim=1)
     if wrong.any():
         raise ArgumentError(
-            f"{doing}: map {int(wrong.int().argmax())} has a value that is negative or no finite "
-            "number. Attention and Grad-CAM give none."
+            f"{doing}: map {int(wrong.int().argmax())} has a negative or non-finite value. "
+            "Attention and Grad-CAM return non-negative, finite maps."
         )
     empty = ~masks.any(dim=2).any(dim=1)
     if empty.any():
         raise ArgumentError(
             f"{doing}: mask {int(empty.int().argmax())} is empty. Leave such images out."
         )
-    large = enlarge(maps, (masks.shape[1], masks.shape[2]))
+    large = upsample(maps, (masks.shape[1], masks.shape[2]))
     scores = (pointing_game, energy_inside, iou)
     return {name: score(large, masks).numpy() for name, score in zip(SCORES, scores, strict=True)}

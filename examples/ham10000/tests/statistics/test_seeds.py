@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from ham10000.errors import ArgumentError
-from ham10000.evaluation.methods import reach, spread
-from ham10000.study.statistics import estimate, holm
+from ham10000.statistics import estimate, holm, reach, spread
 
 
 def simulated_study(

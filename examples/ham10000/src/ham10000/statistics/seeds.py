@@ -27,7 +27,7 @@ from scipy import stats
 from scipy.optimize import brentq
 
 from ham10000.errors import ArgumentError
-from ham10000.evaluation.methods import LEVEL, NORMAL
+from ham10000.statistics import LEVEL, NORMAL
 
 __all__ = ["Estimate", "estimate", "holm"]
 
@@ -60,7 +60,7 @@ def estimate(
 
     Example:
         >>> import numpy as np
-        >>> from ham10000.study.statistics import estimate
+        >>> from ham10000.statistics import estimate
         >>> found = estimate(np.array([0.01, 0.03, 0.02]), by_lesions=(0.0, 0.05))
         >>> round(found.mean, 3), round(found.low, 3), round(found.high, 3)
         (0.02, -0.012, 0.059)
@@ -100,7 +100,7 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """Correct p-values for their number, so that one false alarm among all is as rare as claimed.
 
     Example:
-        >>> from ham10000.study.statistics import holm
+        >>> from ham10000.statistics import holm
         >>> holm({"accuracy": 0.04, "auc": 0.01, "f1": 0.03})
         {'accuracy': 0.06, 'auc': 0.03, 'f1': 0.06}
 

@@ -50,7 +50,7 @@ def wilson(share: float, trials: float) -> Ends:
     """Return Wilson's interval of a share.
 
     Example:
-        >>> from ham10000.evaluation.methods import wilson
+        >>> from ham10000.statistics import wilson
         >>> low, high = wilson(1.0, 10)
         >>> round(low, 3), round(high, 3)
         (0.722, 1.0)
@@ -89,7 +89,7 @@ def area_ends(value: float, error: float, own: int, others: int) -> Ends:
     It counts as many lesions as `BINORMAL_LESIONS`, the draws as many as there are.
 
     Example:
-        >>> from ham10000.evaluation.methods import area_ends
+        >>> from ham10000.statistics import area_ends
         >>> low, high = area_ends(0.99, 0.005, own=30, others=1000)
         >>> round(low, 3), round(high, 3)
         (0.971, 0.997)
@@ -143,7 +143,7 @@ def difference_ends(a: Sequence[float], b: Sequence[float], related: float) -> E
     """Return the interval of b less a from theirs (MOVER); it never leaves what is possible.
 
     Example:
-        >>> from ham10000.evaluation.methods import difference_ends
+        >>> from ham10000.statistics import difference_ends
         >>> low, high = difference_ends((1.0, 0.7, 1.0), (0.0, 0.0, 0.3), related=0)
         >>> round(low, 3), round(high, 3)
         (-1.0, -0.576)
@@ -182,7 +182,7 @@ def reach(lesions: int) -> float:
     know their own spread badly (Student's distribution).
 
     Example:
-        >>> from ham10000.evaluation.methods import reach
+        >>> from ham10000.statistics import reach
         >>> round(reach(1000), 2), round(reach(6), 2)
         (1.96, 2.82)
     """

@@ -1,4 +1,4 @@
-"""Maps of where a model looks, and of what looks nowhere: what attention is compared with."""
+"""Saliency maps: attention, Grad-CAM, and two baselines that do not depend on the image."""
 
 from collections.abc import Callable
 
@@ -19,35 +19,36 @@ def attention_maps(model: Callable[..., tuple[Tensor, Tensor]], images: Tensor) 
     """Return the sum of a model's attention maps.
 
     Args:
-        model: gives (scores, maps) for `return_maps=True`, maps (N, K, h, w).
+        model: returns (logits, maps) for `return_maps=True`, with maps (N, K, h, w).
         images: (N, 3, H, W), normalized.
 
     Returns:
-        (N, h, w). Each sums to K.
+        (N, h, w). Each map sums to K.
     """
     _, maps = model(images, return_maps=True)
     return maps.sum(dim=1).float().cpu()
 
 
 def grad_cam_maps(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
-    """Return Grad-CAM for one class an image (Selvaraju et al., ICCV 2017), of grad-cam.
+    """Return the Grad-CAM map of one class for each image (Selvaraju et al., ICCV 2017).
 
-    It is taken at the last feature map, which is what attention looks at where there is some, so
-    that both have the same resolution.
+    Grad-CAM uses the last feature map. Attention, where the model has it, is applied to the same
+    map, so both have the same resolution.
 
     Args:
-        model: holds a `softattn.SpatialBackbone`; left as it was.
+        model: contains a `softattn.SpatialBackbone`. It is not modified.
         images: (N, 3, H, W), normalized.
-        classes: (N,), the class that each map is for.
+        classes: (N,), the class index for each image.
 
     Returns:
         (N, H, W), from 0 to 1.
 
     Raises:
-        ArgumentError: the model holds no `SpatialBackbone`.
+        ArgumentError: the model has no `SpatialBackbone`.
     """
-    target = _feature_map(model, "computing Grad-CAM")
-    # grad-cam wants gradients, which a frozen or half-frozen model doesn't give by itself.
+    target = _backbone(model, "computing Grad-CAM")
+    # grad-cam needs gradients at the feature map, which a frozen backbone does not propagate
+    # unless its input requires them.
     images = images.detach().clone().requires_grad_()
     with torch.enable_grad(), GradCAM(model, [target]) as method:
         found = method(images, [ClassifierOutputTarget(int(label)) for label in classes])
@@ -57,30 +58,30 @@ def grad_cam_maps(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def feature_size(model: nn.Module, image: Tensor) -> tuple[int, int]:
-    """Return how many positions the feature map has that attention and Grad-CAM look at.
+    """Return the height and width of the feature map that attention and Grad-CAM use.
 
     Args:
-        model: holds a `softattn.SpatialBackbone`.
-        image: (3, H, W).
+        model: contains a `softattn.SpatialBackbone`.
+        image: (3, H, W), normalized.
 
     Raises:
-        ArgumentError: the model holds no `SpatialBackbone`.
+        ArgumentError: the model has no `SpatialBackbone`.
     """
-    features: Tensor = _feature_map(model, "finding the feature map")(image[None])
+    features: Tensor = _backbone(model, "finding the feature map")(image[None])
     return features.shape[2], features.shape[3]
 
 
 def gaussian_map(size: tuple[int, int], sigma: float = 0.25) -> Tensor:
-    """Return a map that always looks at the middle: lesions are centred, so it is hard to beat.
+    """Return a Gaussian in the centre: a strong baseline, since lesions are centred.
 
     Example:
-        >>> from ham10000.evaluation.attribution import gaussian_map
+        >>> from ham10000.saliency.methods import gaussian_map
         >>> round(gaussian_map((3, 3))[1, 1].item(), 2)
         0.3
 
     Args:
         size: H and W.
-        sigma: of the Gaussian, as a part of each side.
+        sigma: standard deviation, as a fraction of each side.
 
     Returns:
         (H, W), with a sum of 1.
@@ -93,18 +94,18 @@ def gaussian_map(size: tuple[int, int], sigma: float = 0.25) -> Tensor:
 
 
 def random_maps(count: int, size: tuple[int, int], rng: np.random.Generator) -> Tensor:
-    """Return maps of independent uniform noise, which look nowhere in particular.
+    """Return maps of independent uniform noise.
 
     Example:
         >>> import numpy as np
-        >>> from ham10000.evaluation.attribution import random_maps
+        >>> from ham10000.saliency.methods import random_maps
         >>> random_maps(2, (7, 7), np.random.default_rng(0)).shape
         torch.Size([2, 7, 7])
 
     Args:
-        count: N.
-        size: h and w, the resolution of what they are compared with.
-        rng: of the noise.
+        count: number of maps, N.
+        size: h and w, the resolution of the maps that the noise is compared with.
+        rng: random generator.
 
     Returns:
         (N, h, w), from 0 to 1.
@@ -112,11 +113,11 @@ def random_maps(count: int, size: tuple[int, int], rng: np.random.Generator) -> 
     return torch.from_numpy(rng.random((count, *size)))
 
 
-def _feature_map(model: nn.Module, doing: str) -> SpatialBackbone:
+def _backbone(model: nn.Module, doing: str) -> SpatialBackbone:
     found = next((m for m in model.modules() if isinstance(m, SpatialBackbone)), None)
     if found is None:
         raise ArgumentError(
-            f"{doing}: {type(model).__name__} holds no softattn.SpatialBackbone, whose feature map "
-            "it would be of. Build the model with softattn.wrap_backbone."
+            f"{doing}: {type(model).__name__} contains no softattn.SpatialBackbone, so there is no "
+            "feature map to use. Build the model with softattn.wrap_backbone."
         )
     return found

@@ -2,12 +2,14 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from making import make
 
+from ham10000.data import open_folder, read_table
 from ham10000.errors import ArgumentError, MissingDataError, PredictionError
-from ham10000.evaluation.predictions import read_predictions, write_predictions
-from ham10000.evaluation.sources import find_predictions
+from ham10000.evaluation import OfficialTest, read_predictions, write_predictions
+from ham10000.training.run import find_predictions, open_run
 
 
 @pytest.fixture
@@ -75,3 +77,23 @@ def test_says_what_is_missing(tmp_path: Path) -> None:
         find_predictions(tmp_path / "nowhere")
     with pytest.raises(MissingDataError, match=r"no recipe\.yaml"):
         find_predictions(tmp_path)
+
+
+def test_a_run_predicts_the_official_test_set_as_it_does_its_own(
+    run: Path, tmp_path: Path, synthetic: Path
+) -> None:
+    folder = tmp_path / "ISIC2018_Task3_Test_Images"
+    folder.mkdir()
+    for path in open_folder(synthetic).paths()[::28]:
+        shutil.copy(path, folder)
+    truth = read_table(synthetic / "HAM10000_metadata.csv").iloc[::28].reset_index(drop=True)
+    found = open_run(run).predict_official(tmp_path, truth)
+    assert found.table["image_id"].tolist() == truth["image_id"].tolist()
+    assert found.table["dx"].tolist() == truth["dx"].tolist()
+    assert set(found.table["split"]) == {"test"}
+    splits = [
+        find_predictions(run, name, data=synthetic).table for name in ("train", "val", "test")
+    ]
+    own = pd.concat(splits).set_index("image_id").loc[truth["image_id"]]
+    expected = own[list(OfficialTest.classes)].to_numpy()
+    assert found.probabilities == pytest.approx(expected, abs=1e-5)

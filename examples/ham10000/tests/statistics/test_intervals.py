@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
 
-from ham10000.evaluation.methods import (
+from ham10000.statistics import (
     area_ends,
     corrected_ends,
     correlation,

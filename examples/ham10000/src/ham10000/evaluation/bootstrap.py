@@ -1,7 +1,11 @@
-"""The metrics of `summarize` for images that count several times or not at all, many draws at once.
+"""Bootstrap resamples of lesions, and the metrics of all resamples at once.
 
-A resample of a data set is a count for each image. Every metric here is computed from such counts
-for all resamples together, in float64, and equals scikit-learn's on the images written out as often
+Lesions are drawn, not images: the images of one lesion are nearly the same, so a model that is
+right about one is usually right about the others. Each class keeps its number of lesions, since
+the test sets are stratified.
+
+A resample is a count for each image. Every metric of `summarize` is computed from such counts for
+all resamples together, in float64, and equals scikit-learn's value on the images repeated as often
 as they count.
 """
 
@@ -11,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ham10000.data import CLASSES
+from ham10000.errors import ArgumentError
 from ham10000.evaluation.metrics import (
     MAX_FALSE_POSITIVE_RATE,
     METRICS,
@@ -19,13 +24,54 @@ from ham10000.evaluation.metrics import (
     bin_of,
 )
 
-__all__ = ["summarize_weighted"]
+__all__ = ["RESAMPLES", "draw_lesions", "summarize_weighted"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
+RESAMPLES = 2000
+"""How many draws give an interval: other draws would move its ends by some 1.5 % of its width."""
+
 _CHUNK = 128
 """How many resamples are computed at once: as many as stay in a core's cache."""
+
+
+def draw_lesions(
+    targets: npt.ArrayLike, lesions: npt.ArrayLike, resamples: int = RESAMPLES, seed: int = 0
+) -> npt.NDArray[np.float64]:
+    """Draw lesions with replacement, within each class, and count the images that come along.
+
+    Example:
+        >>> from ham10000.evaluation.bootstrap import draw_lesions
+        >>> counts = draw_lesions([4, 4, 5, 5], [0, 0, 1, 2], resamples=3)
+        >>> counts.shape, counts.sum(axis=0).tolist()
+        ((4, 3), [4.0, 4.0, 4.0])
+
+    Args:
+        targets: (N,), the class of each image.
+        lesions: (N,), which lesion each image shows, numbered from 0; a lesion has one class.
+        resamples: how many draws.
+        seed: of the draws: the same seed and images give the same draws, for any model.
+
+    Returns:
+        (N, R), how often each image counts in each draw.
+
+    Raises:
+        ArgumentError: there is no draw to make.
+    """
+    if resamples < 1:
+        raise ArgumentError(f"drawing lesions: {resamples} resamples. Expected at least 1.")
+    truth, lesion = np.asarray(targets), np.asarray(lesions)
+    names, first = np.unique(lesion, return_index=True)
+    classes = truth[first]
+    counts = np.zeros((len(names), resamples))
+    rng = np.random.default_rng(seed)
+    draws = np.arange(resamples)
+    for label in np.unique(classes):
+        members = np.flatnonzero(classes == label)
+        for chosen in rng.choice(members, (len(members), resamples)):
+            counts[chosen, draws] += 1
+    return np.asarray(counts[np.searchsorted(names, lesion)])
 
 
 def summarize_weighted(
@@ -35,7 +81,7 @@ def summarize_weighted(
 
     Example:
         >>> import numpy as np
-        >>> from ham10000.evaluation.weighted import summarize_weighted
+        >>> from ham10000.evaluation.bootstrap import summarize_weighted
         >>> sure = np.eye(7)[[4, 5, 5]]
         >>> summarize_weighted([4, 5, 4], sure, [[1, 3], [1, 1], [1, 1]])["recall/mel"].tolist()
         [0.5, 0.75]

@@ -49,7 +49,7 @@ def area_influence(
     """Return the area of one class, and what each lesion adds to its error.
 
     Example:
-        >>> from ham10000.evaluation.delong import area_influence
+        >>> from ham10000.statistics.delong import area_influence
         >>> area, influence = area_influence([1, 1, 0, 0], [0.9, 0.4, 0.6, 0.1], [0, 1, 2, 3])
         >>> area, (influence @ influence).round(3).item()
         (0.75, 0.125)

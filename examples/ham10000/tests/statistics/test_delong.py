@@ -5,8 +5,9 @@ import pytest
 from making import make
 from sklearn.metrics import roc_auc_score
 
-from ham10000.evaluation.delong import area_covariance, area_influence, compare_areas
-from ham10000.evaluation.metrics import summarize
+from ham10000.evaluation import summarize
+from ham10000.statistics import area_covariance, compare_areas
+from ham10000.statistics.delong import area_influence
 
 
 def pairwise(is_it: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,7 @@
 
 Everything is paired. Both models get the same drawn lesions, so that what makes a lesion hard for
 both cancels. The interval of a difference comes from the two models' own intervals and the
-correlation of their draws (MOVER; see `methods.difference_ends`), so it never leaves what a
+correlation of their draws (MOVER; see `statistics.difference_ends`), so it never leaves what a
 difference can be, and where no draw differs, as for two shares of 1, it still says what few lesions
 can't tell. Only `ece` has its 1.96 standard errors of the drawn differences: what chance adds to
 both models' cancels.
@@ -22,13 +22,19 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest, norm
 
-from ham10000.evaluation.delong import AreaDifference, compare_areas
+from ham10000.evaluation.bootstrap import RESAMPLES, draw_lesions, summarize_weighted
 from ham10000.evaluation.intervals import Interval, intervals_of
-from ham10000.evaluation.methods import NORMAL, correlation, difference_ends, reach, spread
 from ham10000.evaluation.metrics import METRICS, absent_classes
 from ham10000.evaluation.predictions import Predictions, by_lesion, check_images
-from ham10000.evaluation.resampling import RESAMPLES, draw_lesions
-from ham10000.evaluation.weighted import summarize_weighted
+from ham10000.statistics import (
+    NORMAL,
+    AreaDifference,
+    compare_areas,
+    correlation,
+    difference_ends,
+    reach,
+    spread,
+)
 
 __all__ = [
     "Comparison",
@@ -135,7 +141,7 @@ def mcnemar(right_a: npt.ArrayLike, right_b: npt.ArrayLike) -> McNemar:
     """Test whether two models are right equally often.
 
     Example:
-        >>> from ham10000.evaluation.comparison import mcnemar
+        >>> from ham10000.evaluation.compare import mcnemar
         >>> mcnemar([1, 1, 0, 0, 0, 0, 0], [1, 0, 1, 1, 1, 1, 1])
         McNemar(only_a=1, only_b=5, p_value=0.21875)
 

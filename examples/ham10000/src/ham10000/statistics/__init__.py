@@ -1,0 +1,39 @@
+"""Confidence intervals, tests and estimates: from numbers to numbers, without predictions."""
+
+from ham10000.statistics.delong import AreaDifference, area_covariance, compare_areas
+from ham10000.statistics.intervals import (
+    LEVEL,
+    NORMAL,
+    area_ends,
+    corrected_ends,
+    correlation,
+    difference_ends,
+    log_ends,
+    logit_ends,
+    mean_ends,
+    reach,
+    spread,
+    wilson,
+)
+from ham10000.statistics.seeds import Estimate, estimate, holm
+
+__all__ = [
+    "LEVEL",
+    "NORMAL",
+    "AreaDifference",
+    "Estimate",
+    "area_covariance",
+    "area_ends",
+    "compare_areas",
+    "corrected_ends",
+    "correlation",
+    "difference_ends",
+    "estimate",
+    "holm",
+    "log_ends",
+    "logit_ends",
+    "mean_ends",
+    "reach",
+    "spread",
+    "wilson",
+]

@@ -1,0 +1,69 @@
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from planted import planted
+from softattn import SoftAttentionClassifier
+from torch import Tensor
+
+from ham10000.data import open_folder
+from ham10000.errors import MissingDataError
+from ham10000.saliency import SCORES, attention_maps, curve_area, localization_scores
+from ham10000.saliency.evaluate import measure_faithfulness, measure_localization, read_masks
+
+
+def test_attention_is_found_where_it_was_planted(model: SoftAttentionClassifier) -> None:
+    images, targets, masks = planted(240, seed=2)
+    assert (model(images).argmax(1) == targets).float().mean() > 0.95
+
+    def read(rows: Sequence[int]) -> Tensor:
+        return images[list(rows)]
+
+    found = measure_localization(model, read, range(240), masks)
+    chance = {"pointing_game": 0.25, "energy_inside": 0.25, "iou": 0.25 / 1.75}
+    for score in SCORES:
+        assert found["attention"][score].mean() > chance[score] + 0.4
+        assert found["grad_cam"][score].mean() > chance[score] + 0.4
+        # A Gaussian in the middle and noise are at the level of chance, which is a quarter here.
+        for blind in ("gaussian", "random"):
+            assert found[blind][score].mean() == pytest.approx(chance[score], abs=0.1)
+    # The next image's map is at that level too.
+    shifted = localization_scores(attention_maps(model, images).roll(1, 0), masks)
+    for score in ("pointing_game", "energy_inside"):
+        assert shifted[score].mean() == pytest.approx(0.25, abs=0.1)
+    assert shifted["iou"].mean() < found["attention"]["iou"].mean() / 2
+
+    curves = measure_faithfulness(model, read, range(40), steps=8)
+    for method in ("gaussian", "random"):
+        for curve, sign in (("deletion", -1), ("insertion", 1)):
+            seen, blind_area = (curve_area(curves[m][curve]).mean() for m in ("attention", method))
+            assert sign * (seen - blind_area) > 0.05
+
+
+def test_batches_dont_matter(model: SoftAttentionClassifier) -> None:
+    images, _, masks = planted(10, seed=3)
+    one, other = (
+        measure_localization(
+            model, lambda rows: images[list(rows)], range(10), masks, batch_size=size
+        )
+        for size in (3, 10)
+    )
+    for method, scores in one.items():
+        for score, values in scores.items():
+            np.testing.assert_allclose(values, other[method][score], atol=1e-5)
+
+
+def test_images_without_a_mask_are_counted(editable: Path) -> None:
+    folder = open_folder(editable)
+    names = folder.table["image_id"].tolist()[:6]
+    paths = {name: folder.masks[name] for name in names if name != names[2]}
+    Image.new("L", (48, 36), 0).save(paths[names[4]])
+    found = read_masks(paths, names, 16)
+    assert found.kept == [0, 1, 3, 5]
+    assert (found.missing, found.empty) == (1, 1)
+    assert found.masks.shape == (4, 16, 16)
+    assert found.masks.any(dim=2).any(dim=1).all()
+    with pytest.raises(MissingDataError, match="none of the 6 images has a mask that is not empty"):
+        read_masks({}, names, 16)
