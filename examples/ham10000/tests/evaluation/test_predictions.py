@@ -12,7 +12,6 @@ from making import make
 from ham10000.data import CLASSES
 from ham10000.errors import DataError, MissingDataError, PredictionError
 from ham10000.evaluation import (
-    COLUMNS,
     Predictions,
     by_lesion,
     check_images,
@@ -20,6 +19,7 @@ from ham10000.evaluation import (
     read_predictions,
     write_predictions,
 )
+from ham10000.evaluation.predictions import COLUMNS
 
 SMALL = {"mel": 4, "nv": 8}
 
