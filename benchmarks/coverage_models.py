@@ -23,7 +23,7 @@ import torch
 import torchvision
 
 from softattn import SoftAttentionClassifier, SoftAttnError, wrap_backbone
-from softattn.zoo import load_model
+from softattn.models import load_model
 
 CLASSES, MAPS, BATCH = 2, 16, 2
 

@@ -15,7 +15,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from softattn import SoftAttentionClassifier, wrap_backbone
 from softattn.backbones import Source
-from softattn.zoo import load_model
+from softattn.models import load_model
 
 Check = Callable[[SoftAttentionClassifier, nn.Module, Tensor], str]
 

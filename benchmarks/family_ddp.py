@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from softattn import SoftAttentionClassifier, wrap_backbone
-from softattn.zoo import load_model
+from softattn.models import load_model
 
 __all__ = ["DDP", "train_in_two"]
 

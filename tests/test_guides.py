@@ -73,9 +73,9 @@ def test_commands_exist(page):
 
 
 def _softattn(arguments):
-    from softattn.cli import _parser
+    from softattn.cli.main import build_parser
 
-    _parser().parse_args(arguments)
+    build_parser().parse_args(arguments)
 
 
 def _ham10000(arguments):

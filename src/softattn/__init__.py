@@ -4,7 +4,6 @@ from softattn import functional, keras
 from softattn.attention import SoftAttention, SoftAttentionBlock
 from softattn.backbones import SpatialBackbone
 from softattn.capture import SpatialAttention, capture_maps
-from softattn.classifier import SoftAttentionClassifier
 from softattn.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -16,7 +15,7 @@ from softattn.errors import (
 )
 from softattn.finding import find_backbone
 from softattn.insert import insert_attention, remove_attention
-from softattn.wrap import wrap_backbone
+from softattn.models import SoftAttentionClassifier, wrap_backbone
 
 __version__ = "0.1.0"
 

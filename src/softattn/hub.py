@@ -5,20 +5,40 @@ and a model card. Nothing is unpickled. Needs the extra `hub`.
 """
 
 import json
+from collections.abc import Mapping
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from softattn.classifier import SoftAttentionClassifier
-from softattn.errors import ArgumentTypeError, WeightsError, missing_extra
-from softattn.rebuild import INSTEAD, KIND, arguments_of, rebuild
+from softattn.errors import (
+    ArgumentTypeError,
+    ModelError,
+    SoftAttnError,
+    WeightsError,
+    missing_extra,
+)
+from softattn.models import SoftAttentionClassifier, wrap_backbone
 
 __all__ = ["from_pretrained", "save_pretrained"]
 
 _WEIGHTS = "model.safetensors"
+_KIND = "softattn.SoftAttentionClassifier"  # the field "model" of a config.json
+_INSTEAD = "Save its state_dict instead: torch.save(model.state_dict(), path)."
+# Arguments of timm and torchvision that load weights from elsewhere, some by unpickling. The
+# weights are in the folder.
+_SOURCES = {
+    "checkpoint_path",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "weights",
+    "weights_backbone",
+}
+
 _CARD = """---
 {{ card_data }}
 ---
@@ -79,9 +99,9 @@ def save_pretrained(model: SoftAttentionClassifier, folder: str | PathLike[str])
     store = _store_class(doing)
     if not isinstance(model, SoftAttentionClassifier):
         raise ArgumentTypeError(
-            f"{doing}: expected a SoftAttentionClassifier, found {type(model).__name__}. {INSTEAD}"
+            f"{doing}: expected a SoftAttentionClassifier, found {type(model).__name__}. {_INSTEAD}"
         )
-    arguments = arguments_of(model, doing)
+    arguments = _arguments_of(model, doing)
     cfg = model.pretrained_cfg
     card = {
         "backbone": arguments["backbone"],
@@ -90,7 +110,7 @@ def save_pretrained(model: SoftAttentionClassifier, folder: str | PathLike[str])
         "parameters": f"{sum(parameter.numel() for parameter in model.parameters()):,}",
         **{key: cfg.get(key, "not known") for key in ("input_size", "mean", "std")},
     }
-    config = {"model": KIND, "softattn": version("softattn"), "arguments": arguments}
+    config = {"model": _KIND, "softattn": version("softattn"), "arguments": arguments}
     store(model).save_pretrained(folder, config=config, model_card_kwargs=card)
 
 
@@ -174,7 +194,7 @@ def _store_class(doing: str) -> Any:
             cls, *, model_id: str, config: dict[str, Any] | None = None, **download: Any
         ) -> "Store":
             doing = f"loading {model_id}"
-            model = rebuild(config, doing)
+            model = _rebuild(config, doing)
             _load_weights(model, _weights_file(model_id, download), doing)
             return cls(model)
 
@@ -201,3 +221,68 @@ def _load_weights(model: nn.Module, path: str, doing: str) -> None:
         load_model(model, path, strict=True)
     except (RuntimeError, SafetensorError) as error:
         raise WeightsError(f"{doing}: {_WEIGHTS} doesn't fit its config.json: {error}") from error
+
+
+def _arguments_of(model: SoftAttentionClassifier, doing: str) -> dict[str, Any]:
+    """Return the arguments that build a model again, after checking that they do."""
+    if model.config is None:
+        raise ModelError(
+            f"{doing}: only models that wrap_backbone built from a name can be built again, and "
+            "this one was given a module, or a function for its block or head. " + _INSTEAD
+        )
+    arguments = {key: value for key, value in model.config.items() if key not in _SOURCES}
+    try:
+        json.dumps(arguments)
+    except TypeError as error:
+        raise ModelError(
+            f"{doing}: the arguments that it was built with can't be written: {error}. {_INSTEAD}"
+        ) from error
+    with torch.random.fork_rng(devices=[]):
+        again = _build(arguments)
+    shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (model, again)]
+    differing = [
+        key for key in {**shapes[0], **shapes[1]} if shapes[0].get(key) != shapes[1].get(key)
+    ]
+    if differing:
+        shown = ", ".join(differing[:3]) + (", ..." if len(differing) > 3 else "")
+        raise ModelError(
+            f"{doing}: the model was changed since it was built: {len(differing)} of its tensors "
+            f"would be others ({shown}). {_INSTEAD}"
+        )
+    return arguments
+
+
+def _build(arguments: Mapping[str, Any]) -> SoftAttentionClassifier:
+    number = arguments["num_classes"]
+    # 0 is what reset_classifier(0) leaves, and no number to build with.
+    model = wrap_backbone(**{**arguments, "num_classes": number or 1})
+    if number == 0:
+        model.reset_classifier(0)
+    return model
+
+
+def _rebuild(config: object, doing: str) -> SoftAttentionClassifier:
+    """Build the model that a config.json describes, with new weights."""
+    arguments = config.get("arguments") if isinstance(config, Mapping) else None
+    if not isinstance(config, Mapping) or config.get("model") != _KIND:
+        raise WeightsError(
+            f"{doing}: found no config.json, or one of something else than a {_KIND} that "
+            "softattn.hub.save_pretrained saved, in a folder or repository of this name."
+        )
+    named = isinstance(arguments, Mapping) and isinstance(arguments.get("backbone"), str)
+    if not isinstance(arguments, Mapping) or not named or "num_classes" not in arguments:
+        raise WeightsError(f"{doing}: its config.json doesn't say what to build: {arguments!r}.")
+    if sources := sorted(_SOURCES & set(arguments)):
+        raise WeightsError(
+            f"{doing}: its config.json wants weights from elsewhere, by {', '.join(sources)}. "
+            "That isn't done: it may run foreign code."
+        )
+    if "gamma" not in arguments and arguments.get("block") is None:
+        # Saved before gamma was an argument, when the attention always started from 0.01.
+        arguments = {**arguments, "gamma": 0.01}
+    try:
+        return _build(arguments)
+    except (SoftAttnError, TypeError, ValueError) as error:
+        if isinstance(error, ImportError):
+            raise
+        raise WeightsError(f"{doing}: its config.json builds no model: {error}") from error

@@ -25,7 +25,7 @@ def test_runs_as_a_module():
         [
             sys.executable,
             "-m",
-            "softattn.cli",
+            "softattn",
             "explain",
             "none.png",
             "--model",

@@ -5,7 +5,7 @@ import torch
 import torchvision
 
 from softattn import ArgumentError, ArgumentTypeError, MissingExtraError
-from softattn.zoo import load_model
+from softattn.models import load_model
 
 timm = pytest.importorskip("timm", reason="needs softattn[timm]")
 

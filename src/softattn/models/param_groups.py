@@ -16,7 +16,7 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
 
     Example:
         >>> import torch
-        >>> from softattn.groups import decays
+        >>> from softattn.models.param_groups import decays
         >>> table = torch.nn.Parameter(torch.zeros(1, 197, 192))
         >>> decays("blocks.0.mlp.fc1.weight", table), decays("pos_embed", table)
         (True, False)
@@ -29,7 +29,7 @@ def layer_ids(model: nn.Module) -> dict[str, int]:
 
     Example:
         >>> import torch
-        >>> from softattn.groups import layer_ids
+        >>> from softattn.models.param_groups import layer_ids
         >>> block = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
         >>> layer_ids(torch.nn.Sequential(block, torch.nn.Linear(8, 2)))
         {'0.0.weight': 0, '0.0.bias': 0, '0.1.weight': 0, '0.1.bias': 0, '1.weight': 1, '1.bias': 1}

@@ -11,10 +11,9 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from softattn.capture import capture_maps
-from softattn.classifier import SoftAttentionClassifier
 from softattn.errors import ArgumentError, WeightsError, listed, missing_extra
+from softattn.models import SoftAttentionClassifier, wrap_backbone
 from softattn.plot import plot_maps
-from softattn.wrap import wrap_backbone
 
 __all__ = ["Explainer", "explain_files", "load_explainer"]
 

@@ -4,9 +4,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from softattn.cli.explain import explain_files, load_explainer
+from softattn.cli.info import summarize
 from softattn.errors import SoftAttnError
-from softattn.explain import explain_files, load_explainer
-from softattn.info import summarize
 
 __all__ = ["main"]
 
@@ -16,7 +16,7 @@ _AT = "the module whose output gets attention; default: the last feature map"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status: 0, or 2 after an error that it prints."""
-    options = _parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     try:
         options.run(options)
     except (SoftAttnError, OSError) as error:
@@ -51,7 +51,7 @@ def _info(options: argparse.Namespace) -> None:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="softattn", description="Soft-Attention for image models (arXiv 2105.03358)."
     )
@@ -91,7 +91,3 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("--num-classes", type=int, default=1000, metavar="N", help="default: 1000")
     info.add_argument("--num-maps", type=int, default=16, metavar="K", help="default: 16")
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -30,7 +30,7 @@ def load_model(
     """Build a model of timm or torchvision.
 
     Example:
-        >>> from softattn.zoo import load_model
+        >>> from softattn.models import load_model
         >>> load_model("torchvision:resnet18").name
         'torchvision:resnet18'
         >>> load_model("resnet18").name

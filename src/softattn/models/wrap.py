@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from softattn.attention import SoftAttention
 from softattn.backbones import FeatureMap
 from softattn.checks import finite_number, fraction, whole_number
-from softattn.classifier import HeadFactory, SoftAttentionClassifier
 from softattn.errors import ArgumentError, ArgumentTypeError, ModelError, closest, missing_extra
 from softattn.finding import plan_backbone
-from softattn.heads import ClassifierHead
+from softattn.models.classifier import ClassifierHead, HeadFactory, SoftAttentionClassifier
+from softattn.models.zoo import load_model
 from softattn.probe import describe, dry_run
-from softattn.zoo import load_model
 
 __all__ = ["wrap_backbone"]
 

@@ -11,7 +11,7 @@ from softattn.cli import main
 pytest.importorskip("matplotlib", reason="needs softattn[plot]")
 pytest.importorskip("timm", reason="needs softattn[timm]")
 
-from softattn.explain import explain_files, load_explainer, read_image
+from softattn.cli.explain import explain_files, load_explainer, read_image
 
 MODEL = "test_resnet"
 

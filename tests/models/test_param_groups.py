@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from softattn import ArgumentError, ArgumentTypeError, wrap_backbone
-from softattn.groups import layer_ids
+from softattn.models.param_groups import layer_ids
 
 timm = pytest.importorskip("timm", reason="needs softattn[timm]")
 optim = pytest.importorskip("timm.optim")

@@ -7,9 +7,8 @@ from typing import NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from softattn.classifier import SoftAttentionClassifier
 from softattn.errors import SoftAttnError
-from softattn.wrap import wrap_backbone
+from softattn.models import SoftAttentionClassifier, wrap_backbone
 
 __all__ = ["PartCost", "part_costs", "summarize"]
 
@@ -29,7 +28,7 @@ def part_costs(model: SoftAttentionClassifier) -> list[PartCost]:
     Example:
         >>> import torch
         >>> from softattn import wrap_backbone
-        >>> from softattn.info import part_costs
+        >>> from softattn.cli.info import part_costs
         >>> with torch.device("meta"):
         ...     model = wrap_backbone("torchvision:resnet18", num_classes=7)
         >>> part_costs(model)[1]

@@ -3,7 +3,7 @@ import torch
 
 from softattn import wrap_backbone
 from softattn.cli import main
-from softattn.info import part_costs
+from softattn.cli.info import part_costs
 
 
 def test_costs_are_those_counted_by_hand():

@@ -1,0 +1,7 @@
+"""Run the command with `python -m softattn`."""
+
+import sys
+
+import softattn.cli
+
+sys.exit(softattn.cli.main())

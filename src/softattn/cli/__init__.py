@@ -1,0 +1,5 @@
+"""The command `softattn`."""
+
+from softattn.cli.main import main
+
+__all__ = ["main"]

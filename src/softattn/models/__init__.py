@@ -1,0 +1,13 @@
+"""Wrapped models: models by name, attention on their last feature map, and a new head."""
+
+from softattn.models.classifier import ClassifierHead, SoftAttentionClassifier
+from softattn.models.wrap import wrap_backbone
+from softattn.models.zoo import NamedModel, load_model
+
+__all__ = [
+    "ClassifierHead",
+    "NamedModel",
+    "SoftAttentionClassifier",
+    "load_model",
+    "wrap_backbone",
+]
