@@ -89,6 +89,10 @@ class SpatialAttention(nn.Module):
             capture.record(self, maps)
         return (features, maps) if return_maps else features
 
+    def _is_lost(self, model: nn.Module, name: str) -> bool:
+        # Whether nothing in the model calls this module any more. It has this name in the model.
+        return False
+
 
 @contextmanager
 def capture_maps(model: nn.Module) -> Iterator[Mapping[str, Tensor]]:
@@ -126,7 +130,8 @@ def capture_maps(model: nn.Module) -> Iterator[Mapping[str, Tensor]]:
         earlier one. Maps carry gradients like any output; `detach()` those that you keep.
 
     Raises:
-        ModelError: the model contains no attention module.
+        ModelError: the model contains no attention module; or, at the end of the block, a tool
+            has replaced a module that inserted attention follows, so that no pass reaches it.
     """
     names = {
         module: _without_compiler(name)
@@ -149,6 +154,13 @@ def capture_maps(model: nn.Module) -> Iterator[Mapping[str, Tensor]]:
         # Not ContextVar.reset: blocks of generators may end in any order, and in another context.
         _captures.set(_without(capture, _captures.get()))
         _thread_captures.active = _without(capture, _thread_captures.active)
+    for module, name in names.items():
+        if name not in capture.maps and module._is_lost(model, name):
+            raise ModelError(
+                f"capturing attention maps: no pass reaches {name!r}, since the module that it "
+                "follows was replaced. Call remove_attention(model), then the tool that replaces "
+                "modules, then insert_attention again."
+            )
 
 
 def _without(capture: _Capture, captures: tuple[_Capture, ...]) -> tuple[_Capture, ...]:

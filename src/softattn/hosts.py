@@ -18,12 +18,10 @@ from softattn.calls import (
     record_calls,
 )
 from softattn.errors import ArgumentError, ModelError, closest
+from softattn.hooks import CHILD
 from softattn.probe import describe
 
-__all__ = ["CHILD", "Rehearsal", "find_hosts", "join", "rehearse"]
-
-CHILD = "soft_attention"
-"""The name under which attention stands in the module that holds it."""
+__all__ = ["Rehearsal", "find_hosts", "join", "rehearse"]
 
 
 def join(*names: str) -> str:

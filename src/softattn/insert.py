@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from softattn.checks import whole_number
 from softattn.errors import ArgumentError, ArgumentTypeError, ModelError
 from softattn.functional import Activation
-from softattn.hosts import CHILD, join
+from softattn.hooks import attach, detach, restore
 from softattn.layout import Layout
 from softattn.reading import Hints
 from softattn.residual import ResidualAttention
@@ -24,22 +24,6 @@ __all__ = ["insert_attention", "remove_attention"]
 
 DOING = "inserting attention"
 ModelT = TypeVar("ModelT", bound=nn.Module)
-
-
-class _AttendOutput:
-    """A forward hook that finds the attention from the module it is called with.
-
-    So the copy of a module, or its replica on another device, uses its own.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def __call__(self, module: nn.Module, args: object, output: Any) -> Any:
-        # Not get_submodule, which torch 2.6 can't compile.
-        for name in self.path.split("."):
-            module = getattr(module, name)
-        return module(output)
 
 
 def insert_attention(
@@ -119,6 +103,7 @@ def insert_attention(
     names = _names(at)
     hints = Hints(_layout(layout), _grid(grid), _prefix(num_prefix_tokens))
     _check_open(model)
+    restore(model)
     inputs = example if isinstance(example, tuple) or example is None else (example,)
     targets = find_targets(model, names, inputs, hints, DOING)
     attentions = [
@@ -139,10 +124,7 @@ def insert_attention(
     ]
     # From here on nothing can fail.
     for target, attention in zip(targets, attentions, strict=True):
-        host = model.get_submodule(target.host)
-        host.get_submodule(target.holder).add_module(CHILD, attention.train(host.training))
-        # In front of the hooks that are there, which are to see what the network sees.
-        host.register_forward_hook(_AttendOutput(join(target.holder, CHILD)), prepend=True)
+        attach(model, attention, target.host, target.holder, target.caller)
     return model
 
 
@@ -171,21 +153,11 @@ def remove_attention(model: ModelT) -> ModelT:
         ModelError: the model has no inserted attention, or is compiled or distributed.
     """
     doing = "removing attention"
-    found = [
-        (module, key, hook)
-        for module in model.modules()
-        for key, hook in module._forward_hooks.items()
-        if isinstance(hook, _AttendOutput)
-    ]
-    if not found:
+    _check_open(model, doing)
+    if not detach(model, ResidualAttention):
         raise ModelError(
             f"{doing}: {type(model).__name__} has none that insert_attention put there."
         )
-    _check_open(model, doing)
-    for module, key, hook in found:
-        del module._forward_hooks[key]
-        holder, _, child = hook.path.rpartition(".")
-        delattr(module.get_submodule(holder), child)
     return model
 
 

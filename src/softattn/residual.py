@@ -11,6 +11,7 @@ from softattn.attention import SoftAttention
 from softattn.checks import finite_number
 from softattn.errors import ModelError, ShapeError
 from softattn.functional import Activation, attention_maps
+from softattn.hooks import is_reached
 from softattn.layout import Layout, from_nchw, to_nchw
 from softattn.reading import Reading, fit_grid
 
@@ -176,6 +177,9 @@ class ResidualAttention(SoftAttention):
         # last node in it.
         maps, features = result[1], result[0]
         return self.emit(features, maps, return_maps)
+
+    def _is_lost(self, model: nn.Module, name: str) -> bool:
+        return not is_reached(model, self, name)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any

@@ -31,6 +31,8 @@ class Target:
     """The module whose output is attended: the one asked for, or the last of its sequence."""
     holder: str
     """The module that the attention is a child of, seen from the host; "" for the host."""
+    caller: str
+    """The nearest module around the host that is called; "" for the model."""
     reading: Reading
     channels: int
     device: torch.device
@@ -87,7 +89,16 @@ def _target(
     except ModelError as error:
         others = f"Others give a tensor of 3 or 4 dimensions. {closest(name, may)}"
         raise ModelError(f"{doing} at {name!r}: {error} {others}") from None
-    return Target(host, seen.holders[host], reading, maps.shape[1], x.device, x.dtype)
+    caller = _caller(seen, host)
+    return Target(host, seen.holders[host], caller, reading, maps.shape[1], x.device, x.dtype)
+
+
+def _caller(seen: Rehearsal, host: str) -> str:
+    while host:
+        host = host.rpartition(".")[0]
+        if seen.calls[host].count:
+            break
+    return host
 
 
 def _tokens(seen: Rehearsal, hosts: Mapping[str, str]) -> list[str]:

@@ -1,0 +1,152 @@
+"""Hooks that apply inserted attention, and what they do when a tool replaces their module.
+
+Tools such as `SyncBatchNorm.convert_sync_batchnorm` put a new module in place of another. Some
+copy its children and not its hooks, some its hooks and not its children, some neither.
+"""
+
+from typing import Any
+
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from softattn.errors import ModelError
+
+__all__ = ["CHILD", "attach", "detach", "is_reached", "restore"]
+
+CHILD = "soft_attention"
+"""Name of the attention in the module that holds it."""
+
+
+class _AttendOutput:
+    """A forward hook that passes the output of its module through attention inside this module.
+
+    The attention is looked up from the module that the hook is called with, so that a copy of a
+    module, or its replica on another device, uses its own.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __call__(self, module: nn.Module, args: object, output: Any) -> Any:
+        attention = self.find(module)
+        if attention is None:
+            raise _lost(f"{type(module).__name__}, which has its hooks and not its children")
+        return attention(output)
+
+    def find(self, module: nn.Module) -> nn.Module | None:
+        """Return the attention, or `None` if it is not there."""
+        return _inside(module, self.path)
+
+
+class _KeepAttached:
+    """A forward pre-hook that checks a module inside its own before each pass.
+
+    Where a tool replaced that module and copied the children only, the hook is registered again.
+    """
+
+    def __init__(self, path: str, hook: _AttendOutput, key: int) -> None:
+        self.path = path
+        self.hook = hook
+        self.key = key
+
+    def __call__(self, module: nn.Module, args: object) -> None:
+        host = _inside(module, self.path)
+        if host is not None and self.key not in host._forward_hooks:
+            self._restore(host)
+
+    def _restore(self, host: nn.Module) -> None:
+        if any(_has_hook(module) for module in host.modules()):
+            return  # the module was wrapped, not replaced
+        if self.hook.find(host) is None:
+            raise _lost(f"{type(host).__name__}, which has neither its hooks nor its children")
+        self.key = host.register_forward_hook(self.hook, prepend=True).id
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        # In a new process torch counts hooks from 0 again, and would replace the one that was
+        # unpickled with this number.
+        RemovableHandle.next_id = max(RemovableHandle.next_id, self.key + 1)
+
+
+def _inside(module: nn.Module, path: str) -> nn.Module | None:
+    # Not get_submodule, which torch 2.6 can't compile.
+    for name in path.split("."):
+        if not hasattr(module, name):
+            return None
+        module = getattr(module, name)
+    return module
+
+
+def _has_hook(module: nn.Module) -> bool:
+    return any(isinstance(hook, _AttendOutput) for hook in module._forward_hooks.values())
+
+
+def _lost(found: str) -> ModelError:
+    return ModelError(
+        "attending inside a network: the module after which attention was inserted was replaced "
+        f"by {found}, and its attention is gone. Call remove_attention(model), then the tool that "
+        "replaces modules, then insert_attention again."
+    )
+
+
+def attach(model: nn.Module, attention: nn.Module, host: str, holder: str, caller: str) -> None:
+    """Add attention to a model, and pass the output of a module through it.
+
+    Args:
+        model: it is changed.
+        attention: becomes a child of the holder.
+        host: name of the module whose output is attended.
+        holder: name of the module that holds the attention, relative to the host; "" for the host.
+        caller: name of a module around the host that is called, "" for the model. It checks the
+            host in each pass.
+    """
+    module = model.get_submodule(host)
+    module.get_submodule(holder).add_module(CHILD, attention.train(module.training))
+    hook = _AttendOutput(f"{holder}.{CHILD}" if holder else CHILD)
+    # Before the hooks that are there, which should see what the network sees.
+    key = module.register_forward_hook(hook, prepend=True).id
+    path = host.removeprefix(f"{caller}.") if caller else host
+    model.get_submodule(caller).register_forward_pre_hook(_KeepAttached(path, hook, key))
+
+
+def restore(model: nn.Module) -> None:
+    """Register hooks again that tools lost, as the next pass would.
+
+    Raises:
+        ModelError: attention was lost with the module after which it was inserted.
+    """
+    for module in model.modules():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, _KeepAttached):
+                hook(module, ())
+
+
+def detach(model: nn.Module, kind: type[nn.Module]) -> bool:
+    """Remove attention of a class and all hooks of `attach`; return whether there was any.
+
+    Attention that no hook reaches any more is removed too, and hooks that reach none.
+    """
+    found = False
+    for module in list(model.modules()):
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for key, hook in list(hooks.items()):
+                if isinstance(hook, _AttendOutput | _KeepAttached):
+                    del hooks[key]
+                    found = True
+        if isinstance(module._modules.get(CHILD), kind):
+            del module._modules[CHILD]
+            found = True
+    return found
+
+
+def is_reached(model: nn.Module, attention: nn.Module, name: str) -> bool:
+    """Return whether a hook of a module around it calls an attention, which has this name."""
+    modules = [model]
+    for part in name.split("."):
+        modules.append(getattr(modules[-1], part))
+    return any(
+        hook.find(module) is attention
+        for module in modules
+        for hook in module._forward_hooks.values()
+        if isinstance(hook, _AttendOutput)
+    )
