@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ham10000.data.folder import Folder, open_folder
-from ham10000.data.images import decode, read_bytes, resize
+from ham10000.data.images import decode_image, decode_mask, read_bytes, resize
 from ham10000.data.metadata import read_table
 from ham10000.errors import ArgumentError, CacheError, Ham10000Error, MissingDataError, cannot_write
 from ham10000.utils import PARTIAL, in_order, replacing, write_text
@@ -233,12 +233,11 @@ def _build(
 
     def image(path: Path) -> tuple[bytes, Tensor]:
         raw = read_bytes(path)
-        return hashlib.sha256(raw).digest(), resize(decode(raw, path), size)
+        return hashlib.sha256(raw).digest(), resize(decode_image(raw, path), size)
 
     def mask(path: Path) -> tuple[bytes, Tensor]:
         raw = read_bytes(path)
-        inside = (decode(raw, path, "PNG") > 0).byte()
-        return hashlib.sha256(raw).digest(), resize(inside, size, mask=True)
+        return hashlib.sha256(raw).digest(), resize(decode_mask(raw, path), size, mask=True)
 
     # The names are settled before what went in is known, so they count up instead: readers keep
     # the files that they have mapped, and the manifest switches from one set to the next.

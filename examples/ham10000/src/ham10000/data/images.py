@@ -1,7 +1,13 @@
-"""One image or mask from its file to a tensor, with errors that name the file."""
+"""Reading one image or mask into a tensor, with errors that name the file.
+
+Images are JPEG or PNG with 8 bits per channel. They are turned as their EXIF orientation says, as
+image viewers and `softattn explain` do, so what a person sees is what a model gets. Masks are PNG,
+have no orientation, and belong to the image as it is seen.
+"""
 
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,23 +19,46 @@ from torchvision.transforms.v2 import functional as F
 
 from ham10000.errors import DataError, MissingDataError
 
-__all__ = ["MAX_PIXELS", "decode", "read_bytes", "read_image", "read_mask", "resize"]
+__all__ = [
+    "MAX_PIXELS",
+    "decode_image",
+    "decode_mask",
+    "probe",
+    "read_bytes",
+    "read_image",
+    "read_mask",
+    "resize",
+]
 
 MAX_PIXELS = 50_000_000
-"""More than any dermatoscope's; a file that claims more is a decompression bomb or broken."""
+"""More than any dermatoscope has; a header that claims more is a decompression bomb or damaged."""
+
+_IMAGE_KINDS = ("JPEG", "PNG")
+_DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def read_image(path: Path) -> Tensor:
-    """Read a JPEG as RGB.
+    """Read a JPEG or PNG as RGB, turned as its EXIF orientation says.
 
     Returns:
         (3, H, W), uint8.
 
     Raises:
         MissingDataError: there is no such file.
-        DataError: it can't be decoded whole.
+        DataError: it can't be decoded completely, or has more than 8 bits per channel.
     """
-    return decode(read_bytes(path), path)
+    return decode_image(read_bytes(path), path)
 
 
 def read_mask(path: Path) -> Tensor:
@@ -40,9 +69,9 @@ def read_mask(path: Path) -> Tensor:
 
     Raises:
         MissingDataError: there is no such file.
-        DataError: it can't be decoded whole.
+        DataError: it can't be decoded completely.
     """
-    return (decode(read_bytes(path), path, "PNG") > 0).byte()
+    return decode_mask(read_bytes(path), path)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -58,35 +87,27 @@ def read_bytes(path: Path) -> bytes:
         raise MissingDataError(f"reading {path}: {reason}. Get it again.") from error
 
 
-def decode(raw: bytes, path: Path, kind: str = "JPEG") -> Tensor:
-    """Decode the bytes of an image (RGB) or a mask (grey, `kind` PNG); see `read_image`.
-
-    Raises:
-        DataError: they are not such an image, too large, or cut short.
-    """
-    size = probe(raw, path, kind)
-    try:
-        with Image.open(io.BytesIO(raw)) as image:
-            pixels = np.array(image.convert("RGB" if kind == "JPEG" else "L"))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(
-            f"decoding {path}: it is a {kind} of {size[0]} x {size[1]} by its header, and the rest "
-            f"is cut short or damaged ({len(raw)} bytes). Get it again."
-        ) from error
-    # Pillow's pixels lie channels last.
-    return torch.from_numpy(pixels).reshape(*pixels.shape[:2], -1).permute(2, 0, 1).contiguous()
+def decode_image(raw: bytes, path: Path) -> Tensor:
+    """Decode the bytes of an image; see `read_image`, whose result and errors it has."""
+    return _decode(raw, path, _IMAGE_KINDS, "RGB")
 
 
-def probe(raw: bytes, path: Path, kind: str = "JPEG") -> tuple[int, int]:
-    """Read an image's header alone.
+def decode_mask(raw: bytes, path: Path) -> Tensor:
+    """Decode the bytes of a mask; see `read_mask`, whose result and errors it has."""
+    return (_decode(raw, path, ("PNG",), "L") > 0).byte()
+
+
+def probe(raw: bytes, path: Path, kinds: Sequence[str] = _IMAGE_KINDS) -> tuple[int, int]:
+    """Read an image's header only.
 
     Returns:
-        Width and height in pixels.
+        Width and height in pixels, as stored.
 
     Raises:
-        DataError: it is no such image, or of more than `MAX_PIXELS`.
+        DataError: it is of no such kind, or has more than `MAX_PIXELS`.
     """
     doing = f"decoding {path}"
+    wanted = " or ".join(kinds)
     if not raw:
         raise DataError(f"{doing}: the file is empty (0 bytes). Get it again.")
     try:
@@ -96,7 +117,7 @@ def probe(raw: bytes, path: Path, kind: str = "JPEG") -> tuple[int, int]:
                 found, (width, height) = image.format, image.size
     except UnidentifiedImageError as error:
         raise DataError(
-            f"{doing}: it is not a {kind}; it begins with {raw[:8]!r}. Get it again."
+            f"{doing}: it is not a {wanted}; it begins with {raw[:8]!r}. Get it again."
         ) from error
     except Image.DecompressionBombError as error:
         raise DataError(
@@ -105,8 +126,8 @@ def probe(raw: bytes, path: Path, kind: str = "JPEG") -> tuple[int, int]:
         ) from error
     except (OSError, ValueError, SyntaxError) as error:
         raise DataError(f"{doing}: its header is damaged ({error}). Get it again.") from error
-    if found != kind:
-        raise DataError(f"{doing}: it is a {found}, not a {kind}. Get it again, or convert it.")
+    if found not in kinds:
+        raise DataError(f"{doing}: it is a {found}, not a {wanted}. Get it again, or convert it.")
     if width * height > MAX_PIXELS:
         raise DataError(
             f"{doing}: its header claims {width} x {height} pixels, more than {MAX_PIXELS:,}, "
@@ -116,7 +137,7 @@ def probe(raw: bytes, path: Path, kind: str = "JPEG") -> tuple[int, int]:
 
 
 def resize(image: Tensor, size: int, *, mask: bool = False) -> Tensor:
-    """Resize to size x size, as the authors do: the whole image, its shape given up.
+    """Resize to size x size without keeping the aspect ratio, as the authors do.
 
     Example:
         >>> import torch
@@ -127,8 +148,38 @@ def resize(image: Tensor, size: int, *, mask: bool = False) -> Tensor:
     Args:
         image: (C, H, W), uint8.
         size: in pixels.
-        mask: take the nearest value and none between.
+        mask: take the nearest pixel instead of interpolating.
     """
     mode = InterpolationMode.NEAREST_EXACT if mask else InterpolationMode.BILINEAR
     resized: Tensor = F.resize(image, [size, size], interpolation=mode, antialias=not mask)
     return resized
+
+
+def _decode(raw: bytes, path: Path, kinds: Sequence[str], mode: str) -> Tensor:
+    size = probe(raw, path, kinds)
+    try:
+        with Image.open(io.BytesIO(raw)) as image:
+            if mode == "RGB" and image.mode in _DEEP_MODES:
+                raise DataError(
+                    f"decoding {path}: it has more than 8 bits per channel (mode {image.mode}). "
+                    "Convert it to 8 bits."
+                )
+            converted = image.convert(mode)
+            turn = _TURNS.get(_orientation(image)) if mode == "RGB" else None
+            pixels = np.array(converted if turn is None else converted.transpose(turn))
+    except DataError:
+        raise
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(
+            f"decoding {path}: it is an image of {size[0]} x {size[1]} by its header, and the rest "
+            f"is cut short or damaged ({len(raw)} bytes). Get it again."
+        ) from error
+    # Pillow has channels last.
+    return torch.from_numpy(pixels).reshape(*pixels.shape[:2], -1).permute(2, 0, 1).contiguous()
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # a damaged EXIF block raises whatever its parser does; the pixels are fine
+        return 1

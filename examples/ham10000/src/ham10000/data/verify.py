@@ -12,7 +12,7 @@ import pandas as pd
 from ham10000.data.constants import CLASS_COUNTS, CLASSES, NUM_IMAGES, NUM_LESIONS
 from ham10000.data.duplicates import Fingerprint, find_pairs, fingerprint, lesion_groups
 from ham10000.data.folder import Folder, open_folder
-from ham10000.data.images import decode, probe, read_bytes
+from ham10000.data.images import decode_image, probe, read_bytes
 from ham10000.errors import Ham10000Error, some
 from ham10000.utils import in_order
 
@@ -116,7 +116,7 @@ def verify_dataset(root: Path, workers: int | None = None) -> Report:
 def _scan(path: Path) -> _Scan:
     try:
         raw = read_bytes(path)
-        image = decode(raw, path)
+        image = decode_image(raw, path)
     except Ham10000Error as error:
         return _Scan(problem=str(error))
     size = (image.shape[2], image.shape[1])
@@ -260,7 +260,7 @@ def _check_masks(
         name, (width, height) = item
         path = folder.masks[name]
         try:
-            across, down = probe(read_bytes(path), path, "PNG")
+            across, down = probe(read_bytes(path), path, ("PNG",))
         except Ham10000Error as error:
             return str(error)
         # A reduced copy of the images keeps the masks' shape: 4 to 3, to the pixel.
