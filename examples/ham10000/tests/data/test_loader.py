@@ -1,10 +1,11 @@
-"""Batches from processes that stay, in memory that is used again."""
+"""Batches by number, and from persistent workers in reused memory."""
 
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from ham10000.data import (
     HAM10000,
@@ -14,6 +15,7 @@ from ham10000.data import (
     CachedHAM10000,
     EpochSampler,
     SequentialShard,
+    metadata_features,
     prepare,
 )
 from ham10000.errors import ArgumentError
@@ -22,9 +24,13 @@ SIZE = 32
 
 
 @pytest.fixture(scope="module")
-def data(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> CachedHAM10000:
-    cache = tmp_path_factory.mktemp("loading") / "cache"
-    return CachedHAM10000(prepare(synthetic, cache, SIZE).cache.path, metadata=["age"])
+def cached(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepare(synthetic, tmp_path_factory.mktemp("loading") / "cache", SIZE).cache.path
+
+
+@pytest.fixture(scope="module")
+def data(cached: Path) -> CachedHAM10000:
+    return CachedHAM10000(cached, metadata=["age"])
 
 
 def same(one, other) -> bool:
@@ -117,3 +123,56 @@ def test_an_error_of_a_worker_arrives(data, tmp_path: Path, synthetic: Path) -> 
     loader = BatchLoader(torn, SequentialShard(len(torn)), 16, workers=1)
     with pytest.raises(Exception, match=r"gone\.jpg"):
         list(loader)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("augment", [None, Augment("authors")])
+def test_a_batch_brings_the_metadata_of_its_images(
+    cached: Path, workers: int, augment: Augment | None
+) -> None:
+    data = CachedHAM10000(cached, metadata=["age", "sex", "localization"])
+    features = metadata_features(data.metadata)
+    sampler = EpochSampler(data.targets, seed=1)
+    batches = Batches(data, sampler, 100, augment)
+    loader = DataLoader(batches, batch_size=None, num_workers=workers)
+    assert torch.equal(torch.cat([batch.metadata for batch in loader]), features[list(sampler)])
+    assert Batches(CachedHAM10000(cached), sampler, 100)[0].metadata is None
+
+
+def epoch(data: HAM10000, *, rank: int, replicas: int, batch: int, workers: int):
+    sampler = EpochSampler(data.targets, "class", 7, rank=rank, num_replicas=replicas)
+    sampler.set_epoch(2)
+    batches = Batches(data, sampler, batch, Augment("strong", seed=7))
+    return list(DataLoader(batches, batch_size=None, num_workers=workers))
+
+
+def test_one_and_two_ranks_with_and_without_workers_see_the_same(cached: Path) -> None:
+    data = CachedHAM10000(cached)
+    one = epoch(data, rank=0, replicas=1, batch=16, workers=0)
+    with_workers = epoch(data, rank=0, replicas=1, batch=16, workers=2)
+    ranks = [epoch(data, rank=rank, replicas=2, batch=8, workers=2) for rank in (0, 1)]
+    assert len(one) == len(with_workers) == len(ranks[0]) == 18
+    for step, batch in enumerate(one):
+        assert torch.equal(batch.images, with_workers[step].images)
+        assert torch.equal(batch.targets, with_workers[step].targets)
+        for rank in (0, 1):
+            assert torch.equal(batch.images[rank::2], ranks[rank][step].images)
+            assert torch.equal(batch.targets[rank::2], ranks[rank][step].targets)
+            assert torch.equal(batch.positions[rank::2], ranks[rank][step].positions)
+
+
+def test_batches_over_jpegs_and_over_the_cache_are_the_same(synthetic: Path, cached: Path) -> None:
+    jpegs = epoch(HAM10000(synthetic, size=SIZE), rank=0, replicas=1, batch=64, workers=0)
+    cached = epoch(CachedHAM10000(cached), rank=0, replicas=1, batch=64, workers=0)
+    assert all(torch.equal(a.images, b.images) for a, b in zip(jpegs, cached, strict=True))
+
+
+def test_batches_without_augmentation_are_the_pixels(cached: Path) -> None:
+    data = CachedHAM10000(cached)
+    batches = Batches(data, SequentialShard(280, 1, 2), 50, drop_last=True)
+    assert len(batches) == 2
+    assert torch.equal(batches[1].images, data.read(range(190, 240))[0])
+    with pytest.raises(IndexError):
+        batches[2]
+    with pytest.raises(ArgumentError, match="batch_size"):
+        Batches(data, SequentialShard(280), 0)

@@ -128,3 +128,24 @@ def test_the_real_data_set_is_as_published(real: Path) -> None:
     assert found(report, "diagnoses").level == "ok"
     # More at the published size maybe, but never none: two lesions of these are in the literature.
     assert len(report.pairs) >= 5
+
+
+def test_metadata_that_are_not_understood_are_reported_with_counts(editable: Path) -> None:
+    path = editable / "HAM10000_metadata.csv"
+    text = path.read_text()
+    assert found(verify_dataset(editable), "metadata").level == "ok"
+    count = text.count(",back\n")
+    path.write_text(text.replace(",back\n", ",Rücken\n"))
+    finding = found(verify_dataset(editable), "metadata")
+    assert (finding.level, finding.items) == (
+        "warning",
+        [f"localization: 'Rücken' in {count} rows"],
+    )
+    path.write_text(text.replace("female", "femme").replace(",male,", ",homme,"))
+    report = verify_dataset(editable)
+    finding = found(report, "metadata")
+    assert (finding.level, report.usable) == ("error", False)
+    assert "no value of sex is understood" in finding.message
+    path.write_text(text.replace("female", "").replace(",male,", ",,"))
+    finding = found(verify_dataset(editable), "metadata")
+    assert (finding.level, finding.items) == ("warning", ["sex"])

@@ -44,9 +44,11 @@ from ham10000.data.isic2018 import convert_challenge
 from ham10000.data.loader import Augmentation, Batch, Batches, BatchLoader
 from ham10000.data.metadata import (
     METADATA,
+    check_metadata,
     encode_metadata,
     feature_names,
     metadata_features,
+    not_understood,
     read_csv,
     read_table,
 )
@@ -103,6 +105,7 @@ __all__ = [
     "Report",
     "SequentialShard",
     "augment_offline",
+    "check_metadata",
     "check_split",
     "convert_challenge",
     "cutmix",
@@ -118,6 +121,7 @@ __all__ = [
     "lesion_groups",
     "metadata_features",
     "mixup",
+    "not_understood",
     "offline_plan",
     "open_cache",
     "open_folder",

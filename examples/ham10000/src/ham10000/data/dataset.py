@@ -14,7 +14,7 @@ from ham10000.data.cache import open_cache
 from ham10000.data.constants import CLASSES
 from ham10000.data.folder import data_folder, open_folder
 from ham10000.data.images import read_image, read_mask, resize
-from ham10000.data.metadata import encode_metadata
+from ham10000.data.metadata import check_metadata, encode_metadata
 from ham10000.data.splits import read_split, split_rows
 from ham10000.errors import ArgumentError, MissingDataError
 
@@ -102,6 +102,7 @@ class HAM10000(Dataset[Item]):
                 f"opening {self.root}: a split file or fold was given, but not which part of it. "
                 "Pass split='train', 'val' or 'test'."
             )
+        check_metadata(self.table, metadata, f"opening {self.root}")
         self.table = self.table.iloc[self.rows].reset_index(drop=True)
         self.targets = [self.class_to_idx[name] for name in self.table["dx"]]
         self.metadata = encode_metadata(self.table, metadata)

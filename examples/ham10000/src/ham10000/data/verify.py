@@ -13,6 +13,7 @@ from ham10000.data.constants import CLASS_COUNTS, CLASSES, NUM_IMAGES, NUM_LESIO
 from ham10000.data.duplicates import Fingerprint, find_pairs, fingerprint, lesion_groups
 from ham10000.data.folder import Folder, open_folder
 from ham10000.data.images import decode_image, probe, read_bytes
+from ham10000.data.metadata import not_understood
 from ham10000.errors import Ham10000Error, some
 from ham10000.utils import in_order
 
@@ -106,6 +107,7 @@ def verify_dataset(root: Path, workers: int | None = None) -> Report:
         _check_decode(scans),
         *_check_counts(table, counts),
         _check_diagnoses(table),
+        _check_metadata(table),
         _check_exact(present, scans),
         _check_near(table, pairs),
         _check_masks(folder, present["image_id"].tolist(), scans, workers),
@@ -205,6 +207,33 @@ def _check_diagnoses(table: pd.DataFrame) -> Finding:
         message = f"{len(torn)} lesions have images of several dx: {some(torn)}."
         return Finding("diagnoses", "warning", message, torn)
     return Finding("diagnoses", "ok", "all images of a lesion have one dx")
+
+
+def _check_metadata(table: pd.DataFrame) -> Finding:
+    check = "metadata"
+    items: list[str] = []
+    useless: list[str] = []
+    empty = ["age"] if table["age"].isna().all() else []
+    for column, counts in not_understood(table).items():
+        items += [f"{column}: {value!r} in {count:,} rows" for value, count in counts.items()]
+        missing = int((table[column] == "unknown").sum())
+        if missing == len(table):
+            empty.append(column)
+        elif counts and sum(counts.values()) + missing == len(table):
+            useless.append(column)
+    if useless:
+        message = (
+            f"no value of {', '.join(useless)} is understood ({some(items)}), so that a model with "
+            "metadata would be trained on constants. Rename the values."
+        )
+        return Finding(check, "error", message, items)
+    if items:
+        message = f"some values are not understood and count as unknown: {some(items)}."
+        return Finding(check, "warning", message, items)
+    if empty:
+        message = f"no row has a value of {', '.join(empty)}; don't train with metadata."
+        return Finding(check, "warning", message, empty)
+    return Finding(check, "ok", "every value of sex, localization and dx_type is known or missing")
 
 
 def _check_exact(table: pd.DataFrame, scans: Sequence[_Scan]) -> Finding:

@@ -8,10 +8,10 @@ import kagglehub
 import pytest
 from bad_server import Site, serve
 
-from ham10000.data import SOURCES, convert_challenge, download_dataset, open_folder, read_table
+from ham10000.data import SOURCES, download_dataset, open_folder
 from ham10000.data import download as module
 from ham10000.data.download.http import Patience
-from ham10000.errors import ArgumentError, DataError, DownloadError
+from ham10000.errors import ArgumentError, DownloadError
 
 QUICK = Patience(connect=1, read=1, attempts=2, pause=0.01)
 
@@ -123,29 +123,3 @@ def test_the_mirror_on_kaggle_goes_through_its_own_library(
     with pytest.raises(DownloadError, match="Max retries exceeded By hand: download it") as raised:
         download_dataset(tmp_path, "kaggle")
     assert "much more" not in str(raised.value)
-
-
-TRUTH = "image,MEL,NV,BCC,AKIEC,BKL,DF,VASC\nI1,0.0,1.0,0.0,0.0,0.0,0.0,0.0\nI2,1,0,0,0,0,0,0\n"
-GROUPS = """image,lesion_id,diagnosis_confirm_type
-I2,L2,histopathology
-I1,L1,single image expert consensus
-"""
-
-
-def test_the_tables_of_the_challenge_become_ours(tmp_path: Path) -> None:
-    truth, groups, out = (tmp_path / name for name in ("truth.csv", "groups.csv", "out.csv"))
-    truth.write_text(TRUTH)
-    groups.write_text(GROUPS)
-    convert_challenge(truth, groups, out)
-    table = read_table(out)
-    assert table["dx"].tolist() == ["nv", "mel"]
-    assert table["lesion_id"].tolist() == ["L1", "L2"]
-    assert table["dx_type"].tolist() == ["consensus", "histo"]
-    assert table["age"].isna().all()
-    truth.write_text(TRUTH.replace("I2,1,0", "I2,1,1"))
-    with pytest.raises(DataError, match=r"row 3 \(image I2\) has not one diagnosis"):
-        convert_challenge(truth, groups, out)
-    truth.write_text(TRUTH)
-    groups.write_text(GROUPS.replace("I2,", "I3,"))
-    with pytest.raises(DataError, match="no row for the image I2"):
-        convert_challenge(truth, groups, out)
