@@ -1,9 +1,23 @@
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from PIL import Image
 
-from ham10000.data import data_folder, open_folder
+from ham10000.data import (
+    CLASSES,
+    HAM10000,
+    data_folder,
+    find_table,
+    honest_split,
+    load_table,
+    open_folder,
+    prepare,
+    verify_dataset,
+)
+from ham10000.data.isic2018 import GROUPINGS, TRUTH
 from ham10000.errors import DataError, MissingDataError
 
 FIRST, SECOND = "HAM10000_images_part_1", "HAM10000_images_part_2"
@@ -59,7 +73,7 @@ def test_a_missing_mask_is_named(editable: Path) -> None:
 def test_a_table_alone_is_no_data_set(editable: Path) -> None:
     for name in (FIRST, SECOND):
         shutil.rmtree(editable / name)
-    with pytest.raises(DataError, match="no image in it"):
+    with pytest.raises(DataError, match="no images in it"):
         open_folder(editable)
 
 
@@ -69,3 +83,127 @@ def test_no_folder_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(MissingDataError, match="is a file, not a folder"):
         data_folder(tmp_path / "file")
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tab", ".tsv", ".txt", ""])
+def test_finds_the_table_under_its_names(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"HAM10000_metadata{ending}"
+    path.touch()
+    assert find_table(tmp_path) == path
+
+
+def test_says_how_to_get_a_table_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(MissingDataError, match="download --parts metadata"):
+        find_table(tmp_path)
+
+
+def move_all(root: Path, place: Callable[[str, str], Path]) -> None:
+    """Move each image to the path that its name and class give."""
+    table = load_table(root)
+    for path, dx in zip(open_folder(root).paths(), table["dx"], strict=True):
+        target = place(path.name, dx)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    for name in (FIRST, SECOND):
+        (root / name).rmdir()
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "images",
+        "Images",
+        "HAM10000_images",
+        "ham10000-images",
+        "img",
+        "train",
+        "jpg",
+        "x/images",
+        "",
+    ],
+)
+def test_all_images_may_be_in_one_folder_or_in_the_root(editable: Path, folder: str) -> None:
+    expected = HAM10000(editable, size=16)[7]
+    (editable / "figure.png").write_bytes(b"not of the data set")
+    move_all(editable, lambda name, _: editable / folder / name)
+    found = open_folder(editable)
+    assert len(found.paths()) == len(found.images) == 280
+    assert len(found.mask_paths()) == 280
+    image, target = HAM10000(editable, size=16)[7]
+    assert target == expected[1]
+    assert (image == expected[0]).all()
+    report = verify_dataset(editable)
+    assert report.usable
+
+
+@pytest.mark.parametrize("folder", ["", "images", "by_class"])
+def test_images_may_be_in_a_folder_for_each_class(editable: Path, folder: str) -> None:
+    move_all(editable, lambda name, dx: editable / folder / dx / name)
+    assert {path.parent.name for path in open_folder(editable).paths()} == set(CLASSES)
+
+
+def test_augmented_copies_in_class_folders_are_not_taken_for_the_images(editable: Path) -> None:
+    move_all(editable, lambda name, _: editable / name)
+    for path in open_folder(editable).paths()[:5]:
+        copy = editable / "augmented" / "nv" / path.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    found = open_folder(editable)
+    assert {path.parent for path in found.paths()} == {editable}
+    assert not found.repeats
+
+
+def test_images_may_be_png(editable: Path, tmp_path: Path) -> None:
+    data = HAM10000(editable, size=16)
+    expected = [data[row][0] for row in range(280)]
+    for path in open_folder(editable).paths():
+        with Image.open(path) as image:
+            image.save(path.with_suffix(".png"))
+        path.unlink()
+    data = HAM10000(editable, size=16)
+    assert all((data[row][0] == expected[row]).all() for row in range(280))
+    assert verify_dataset(editable).usable
+    cache = prepare(editable, tmp_path / "cache", 16).cache
+    assert (cache.images[3] == data[3][0].numpy()).all()
+
+
+def use_challenge_tables(root: Path, truth: Path, groupings: Path) -> pd.DataFrame:
+    """Replace the table by the challenge's two tables of the same images."""
+    table = load_table(root)
+    (root / "HAM10000_metadata.csv").unlink()
+    for path in (truth, groupings):
+        path.parent.mkdir(exist_ok=True)
+    one_hot = pd.get_dummies(table["dx"]).astype(float)
+    one_hot.columns = one_hot.columns.str.upper()
+    one_hot.insert(0, "image", table["image_id"])
+    one_hot.to_csv(truth, index=False)
+    lesions = table.rename(columns={"image_id": "image", "dx_type": "diagnosis_confirm_type"})
+    columns = ["image", "lesion_id", "diagnosis_confirm_type"]
+    lesions.sample(frac=1, random_state=0)[columns].to_csv(groupings, index=False)
+    return table
+
+
+@pytest.mark.parametrize("unpacked", [False, True])
+@pytest.mark.parametrize("together", [False, True])
+def test_the_ground_truth_of_the_challenge_will_do(
+    editable: Path, unpacked: bool, together: bool
+) -> None:
+    place = editable / Path(TRUTH).stem if unpacked else editable
+    groupings = place if together else editable
+    expected = use_challenge_tables(editable, place / TRUTH, groupings / GROUPINGS)
+    found = open_folder(editable)
+    columns = ["lesion_id", "image_id", "dx", "dx_type"]
+    pd.testing.assert_frame_equal(found.table[columns], expected[columns])
+    assert found.table["age"].isna().all()
+    assert set(found.table["sex"]) == {"unknown"}
+    assert honest_split(load_table(editable), seed=0)["split"].nunique() == 3
+    assert verify_dataset(editable).usable
+
+
+def test_the_ground_truth_alone_does_not_say_which_images_are_of_one_lesion(editable: Path) -> None:
+    use_challenge_tables(editable, editable / TRUTH, editable / GROUPINGS)
+    (editable / GROUPINGS).unlink()
+    with pytest.raises(
+        MissingDataError, match=rf"there is no {GROUPINGS} next to it.*--source isic"
+    ):
+        open_folder(editable)

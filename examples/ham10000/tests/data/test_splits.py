@@ -5,13 +5,12 @@ import pytest
 
 from ham10000.data import (
     check_split,
-    find_table,
     honest_split,
     kfold_split,
+    load_table,
     offline_plan,
     paper_split,
     read_split,
-    read_table,
     split_counts,
     split_rows,
     synthetic_table,
@@ -183,7 +182,7 @@ def test_rows_are_those_of_the_split_and_fold(table: pd.DataFrame) -> None:
 
 
 def test_the_split_of_the_paper_is_the_known_one(real: Path) -> None:
-    split = paper_split(read_table(find_table(real)), seed=42)
+    split = paper_split(load_table(real), seed=42)
     counts = split_counts(split)
     assert counts.loc["test"].to_dict() == COUNTS
     assert int(counts.loc["train"].sum()) == 9_187
@@ -193,7 +192,7 @@ def test_the_split_of_the_paper_is_the_known_one(real: Path) -> None:
 
 
 def test_no_lesion_is_shared_for_any_of_100_seeds(real: Path) -> None:
-    table = read_table(find_table(real))
+    table = load_table(real)
     for seed in range(100):
         # Each has run `check_split` too; this counts once more, with other code.
         assert shared(paper_split(table, seed)) == 0
@@ -202,6 +201,6 @@ def test_no_lesion_is_shared_for_any_of_100_seeds(real: Path) -> None:
 
 @pytest.mark.slow
 def test_no_lesion_is_shared_in_the_folds(real: Path) -> None:
-    table = read_table(find_table(real))
+    table = load_table(real)
     for seed in range(10):
         assert shared(kfold_split(table, seed, 5, KNOWN)) == 0

@@ -4,7 +4,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ham10000.data import CLASSES, find_table, read_split, read_table
+from ham10000.data import CLASSES, load_table, read_split
 from ham10000.errors import ArgumentError, RecipeError
 from ham10000.evaluation import Predictions, write_predictions
 from ham10000.study import study
@@ -61,7 +61,7 @@ def test_a_study_is_a_folder(
     assert sorted(trained) == sorted(one["folder"] for one in result["runs"])
     assert json.loads((out / "study.json").read_text()) == result
     assert json.loads((out / "plan.json").read_text())["rule"] == result["rule"]
-    read_split(out / "split.csv", read_table(find_table(synthetic)))
+    read_split(out / "split.csv", load_table(synthetic))
     assert (out / "cache-16").is_dir()
     assert said[0].startswith("4 runs, 4 to train")
     assert "sa instead of bare" in result["verdict"]
@@ -85,7 +85,7 @@ def test_folds_test_every_image_once(
 ) -> None:
     result = run(recipes, synthetic, tmp_path / "study", folds=3)
     assert len(trained) == 12
-    assert result["images"] == len(read_table(find_table(synthetic)))
+    assert result["images"] == len(load_table(synthetic))
 
 
 def test_another_study_in_the_folder_is_refused(

@@ -13,15 +13,14 @@ from ham10000.commands.arguments import add_data, add_seed, add_size, add_worker
 from ham10000.data import (
     augment_offline,
     data_folder,
-    find_table,
     honest_split,
     kfold_split,
+    load_table,
     offline_plan,
     open_folder,
     paper_split,
     read_pairs,
     read_split,
-    read_table,
     scan_pairs,
     split_counts,
     write_split,
@@ -56,7 +55,7 @@ def split(
     if protocol == "paper":
         if pairs is not None:
             raise ArgumentError("splitting: the protocol paper doesn't look at near-duplicates.")
-        made = paper_split(read_table(find_table(root)), seed)
+        made = paper_split(load_table(root), seed)
     else:
         folder = open_folder(root)
         found = read_pairs(pairs) if pairs is not None else scan_pairs(folder)
@@ -120,7 +119,7 @@ def offline(
     from ham10000.reporting import print_counts  # loads what trains
 
     root = data_folder(data)
-    table = read_table(find_table(root))
+    table = load_table(root)
     chosen = read_split(split, table)
     if dry_run:
         print_counts(offline_plan(chosen), "What would be written")

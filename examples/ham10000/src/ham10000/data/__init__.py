@@ -37,6 +37,7 @@ from ham10000.data.folder import (
     data_folder,
     find_files,
     find_table,
+    load_table,
     open_folder,
 )
 from ham10000.data.images import read_image, read_mask, resize
@@ -119,6 +120,7 @@ __all__ = [
     "honest_split",
     "kfold_split",
     "lesion_groups",
+    "load_table",
     "metadata_features",
     "mixup",
     "not_understood",

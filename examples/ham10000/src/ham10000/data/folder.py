@@ -1,40 +1,69 @@
-"""Where the files of a data set are: the Dataverse's layout, Kaggle's and the challenge's."""
+"""The files of a data set on disk: its table, images and masks.
+
+Images are searched for in this order, and the first place with images counts:
+
+1. folders with a published name: HAM10000_images_part_1 and 2 (Dataverse, Kaggle, in any case) or
+   ISIC2018_Task3_Training_Input (challenge),
+2. folders such as `images`, `HAM10000_images` or `train`, if an image of the table is in them,
+3. the folder of the data set itself, where only images of the table count,
+4. folders named after the classes, likewise.
+
+Folders are found up to three levels deep, since archives are often unpacked into a folder of their
+own. Images are JPEG or PNG. The table is HAM10000_metadata or, without it, the challenge's one-hot
+ground truth together with its lesion groupings.
+"""
 
 import os
 import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
+from ham10000.data.constants import CLASSES
+from ham10000.data.isic2018 import GROUPINGS, TRUTH, read_challenge
 from ham10000.data.metadata import read_table
 from ham10000.errors import DataError, MissingDataError, some
 
-__all__ = ["DATA_VARIABLE", "Folder", "data_folder", "find_files", "find_table", "open_folder"]
+__all__ = [
+    "DATA_VARIABLE",
+    "IMAGE_ENDINGS",
+    "Folder",
+    "data_folder",
+    "find_files",
+    "find_table",
+    "load_table",
+    "open_folder",
+]
 
 DATA_VARIABLE = "HAM10000_DIR"
 
-# Kaggle's mirror spells the folders both ways, and unpacking makes a folder in a folder.
-_IMAGES = re.compile(r"(ham10000_images_part_\d|isic2018_task3_training_input)", re.IGNORECASE)
-_MASKS = re.compile(r"ham10000_segmentations_lesion_tschandl", re.IGNORECASE)
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
+
+_PUBLISHED = re.compile(r"ham10000_images_part_\d|isic2018_task3_training_input", re.IGNORECASE)
+_PLAIN = re.compile(
+    r"((ham10000|ham|all|train|training)[ _-]?)?(images?|imgs?|jpe?gs?|pngs?)|train|training",
+    re.IGNORECASE,
+)
+_BY_CLASS = re.compile("|".join(CLASSES), re.IGNORECASE)
+_MASKS = re.compile(r"ham10000_segmentations_lesion_tschandl|masks?|segmentations?", re.IGNORECASE)
 _MASK_ENDING = "_segmentation"
-
-
-_NAMES = tuple(f"HAM10000_metadata{suffix}" for suffix in (".csv", ".tab", ".tsv", ".txt", ""))
+_TABLES = tuple(f"HAM10000_metadata{suffix}" for suffix in (".csv", ".tab", ".tsv", ".txt", ""))
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A data set on disk: its table, and for each image where its file and its mask are."""
+    """A data set on disk: its table, and the files of each image."""
 
     root: Path
     table_path: Path
     table: pd.DataFrame
-    """As `read_table` gives it, in the file's order."""
+    """The table as `read_table` returns it, in the order of the file."""
     images: dict[str, Path]
     masks: dict[str, Path]
     repeats: dict[str, list[Path]] = field(default_factory=dict)
-    """Images that are there more than once, and where else."""
+    """Further files of images that are there more than once."""
 
     def paths(self) -> list[Path]:
         """Return the image files in the order of the table.
@@ -71,7 +100,7 @@ def data_folder(data: Path | None) -> Path:
     """Return the folder that an argument names, or else the variable HAM10000_DIR.
 
     Raises:
-        MissingDataError: neither names one, or it is not there.
+        MissingDataError: neither names a folder, or it is not there.
     """
     named = data if data is not None else os.environ.get(DATA_VARIABLE)
     if not named:
@@ -90,13 +119,12 @@ def data_folder(data: Path | None) -> Path:
 
 
 def open_folder(root: Path) -> Folder:
-    """Read the table of a data set and find its files, which are not opened.
+    """Read the table of a data set and find its files, without opening them.
 
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from ham10000.data import open_folder
-        >>> from ham10000.data import synthesize
+        >>> from ham10000.data import open_folder, synthesize
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     synthesize(Path(folder) / "set", images=20, seed=0, width=60)
         ...     found = open_folder(Path(folder) / "set")
@@ -105,53 +133,87 @@ def open_folder(root: Path) -> Folder:
 
     Raises:
         MissingDataError: there is no table.
-        DataError: the table can't be used, or there is no folder of images.
+        DataError: the table can't be used, or there are no images.
     """
     root = data_folder(root)
     table_path = find_table(root)
-    table = read_table(table_path)
-    images, repeats = find_files(root, _IMAGES, (".jpg", ".jpeg"))
+    table = _read(table_path)
+    images, repeats = _find_images(root, set(table["image_id"]))
     if not images:
         raise DataError(
-            f"opening {root}: there is no image in it. Expected folders HAM10000_images_part_1 and "
-            "HAM10000_images_part_2 with ISIC_*.jpg in them. Get them with: "
-            "ham10000 download --parts images"
+            f"opening {root}: there are no images in it. Expected folders HAM10000_images_part_1 "
+            "and HAM10000_images_part_2, or a folder images, with ISIC_*.jpg in them. Get them "
+            "with: ham10000 download --parts images"
         )
     masks, _ = find_files(root, _MASKS, (".png",))
     masks = {name.removesuffix(_MASK_ENDING): path for name, path in masks.items()}
     return Folder(root, table_path, table, images, masks, repeats)
 
 
-def find_table(root: Path) -> Path:
-    """Find the table of a data folder; the Dataverse's arrives under several names.
+def load_table(root: Path) -> pd.DataFrame:
+    """Read the table of a data set, in either of its forms: see `read_table`.
 
     Raises:
-        MissingDataError: there is none.
+        MissingDataError: there is no table.
+        DataError: the table can't be used.
     """
-    for name in _NAMES:
+    return _read(find_table(root))
+
+
+def find_table(root: Path) -> Path:
+    """Return the path of a data set's table: HAM10000's, or else the challenge's ground truth.
+
+    Raises:
+        MissingDataError: there is neither.
+    """
+    for name in _TABLES:
         if (root / name).is_file():
             return root / name
+    truth = _find_challenge(root, TRUTH)
+    if truth is not None:
+        return truth
     raise MissingDataError(
         f"opening {root}: there is no table HAM10000_metadata.csv (nor .tab, .tsv, .txt, nor "
-        "without an extension). Get it with: ham10000 download --parts metadata"
+        f"without an extension), and no {TRUTH}. Get it with: ham10000 download --parts metadata"
     )
 
 
 def find_files(
-    root: Path, folders: re.Pattern[str], endings: tuple[str, ...]
+    root: Path, names: re.Pattern[str], endings: tuple[str, ...]
 ) -> tuple[dict[str, Path], dict[str, list[Path]]]:
-    """Find files by their names without extension, in the folders whose names match.
+    """Find files by their names without extension, in the folders whose whole names match.
+
+    Args:
+        root: the folder to search, three levels deep.
+        names: of the folders.
+        endings: the extensions that count, in lower case.
 
     Returns:
-        Where each is, and for those that are there more than once, where else. The first in the
-        order of the folders' names counts.
+        The path of each file, the first in the order of the folders' names, and further paths of
+        those that are there more than once.
     """
+    return _list_files(_find_folders(root, names), endings)
+
+
+def _find_folders(root: Path, names: re.Pattern[str], depth: int = 2) -> list[Path]:
+    matching: list[Path] = []
+    for path in sorted(path for path in root.iterdir() if path.is_dir()):
+        if names.fullmatch(path.name):
+            matching.append(path)
+        if depth > 0 and not path.name.startswith("."):
+            matching += _find_folders(path, names, depth - 1)
+    return matching
+
+
+def _list_files(
+    folders: Iterable[Path], endings: tuple[str, ...]
+) -> tuple[dict[str, Path], dict[str, list[Path]]]:
     found: dict[str, Path] = {}
     repeats: dict[str, list[Path]] = {}
-    for folder in _matching(root, folders):
+    for folder in folders:
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
             path = Path(entry.path)
-            # macOS puts ._ files beside the real ones.
+            # macOS writes ._ files next to the real ones.
             if path.suffix.lower() not in endings or path.name.startswith(".") or entry.is_dir():
                 continue
             if path.stem in found:
@@ -161,11 +223,37 @@ def find_files(
     return found, repeats
 
 
-def _matching(root: Path, folders: re.Pattern[str], depth: int = 2) -> list[Path]:
-    matching: list[Path] = []
-    for path in sorted(path for path in root.iterdir() if path.is_dir()):
-        if folders.fullmatch(path.name):
-            matching.append(path)
-        if depth > 0 and not path.name.startswith("."):
-            matching += _matching(path, folders, depth - 1)
-    return matching
+def _find_images(root: Path, ids: Collection[str]) -> tuple[dict[str, Path], dict[str, list[Path]]]:
+    found, repeats = find_files(root, _PUBLISHED, IMAGE_ENDINGS)
+    if found:
+        return found, repeats
+    found, repeats = find_files(root, _PLAIN, IMAGE_ENDINGS)
+    if any(name in ids for name in found):
+        return found, repeats
+    for folders in ([root], _find_folders(root, _BY_CLASS)):
+        found, repeats = _list_files(folders, IMAGE_ENDINGS)
+        found = {name: path for name, path in found.items() if name in ids}
+        if found:
+            return found, {name: paths for name, paths in repeats.items() if name in ids}
+    return {}, {}
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if path.name != TRUTH:
+        return read_table(path)
+    groupings = next(
+        (place / GROUPINGS for place in path.parents[:2] if (place / GROUPINGS).is_file()), None
+    ) or _find_challenge(path.parent, GROUPINGS)
+    if groupings is None:
+        raise MissingDataError(
+            f"reading {path}: there is no {GROUPINGS} next to it or in the folder around it, so "
+            "the lesion of each image is unknown, and no split could keep lesions together. Get "
+            "it with: ham10000 download --source isic --parts metadata"
+        )
+    return read_challenge(path, groupings)
+
+
+def _find_challenge(root: Path, name: str) -> Path | None:
+    # Unpacked into a folder named after the archive, or not.
+    places = (root / name, root / Path(name).stem / name)
+    return next((place for place in places if place.is_file()), None)

@@ -12,10 +12,9 @@ from ham10000.data import (
     HAM10000,
     SPLITS,
     data_folder,
-    find_table,
+    load_table,
     read_csv,
     read_manifest,
-    read_table,
 )
 from ham10000.errors import ArgumentError, MissingDataError
 from ham10000.evaluation import OfficialTest, Predictions, check_images, of_split, read_predictions
@@ -219,7 +218,7 @@ def find_predictions(
             f"a run with: ham10000 train RECIPE --out {source}"
         )
     if data is not None:
-        table = read_table(find_table(data))
+        table = load_table(data)
         known = table[table["image_id"].isin(found.table["image_id"])]
         check_images(found, known, f"the data set {data}")
     return found
