@@ -10,6 +10,7 @@ Source: github.com/skrantidatta/Attention-based-Skin-Cancer-Classification.
 
 from collections.abc import Mapping
 from os import PathLike
+from typing import Protocol
 
 import torch
 import torch.fx
@@ -18,15 +19,23 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from softattn import functional
+from softattn._keras_files import find_layer, open_file, read_mapping
 from softattn.capture import SpatialAttention
 from softattn.checks import whole_number
 from softattn.errors import ArgumentTypeError
-from softattn.keras_files import Array, find_layer, open_arrays
 
-__all__ = ["KerasSoftAttention", "load_weights"]
+__all__ = ["Array", "KerasSoftAttention", "load_weights"]
 
 _DEPTH = 3  # channels that the authors' kernel reaches
 _WIDTH = 3
+
+
+class Array(Protocol):
+    """An array that `load_weights` reads: of NumPy, h5py, torch or Keras."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Size of each axis."""
 
 
 class KerasSoftAttention(SpatialAttention):
@@ -161,7 +170,7 @@ def load_weights(
     *,
     layer: str | None = None,
 ) -> KerasSoftAttention:
-    """Put the weights of the authors' layer into a module, from a Keras file or from arrays.
+    """Load the weights of the authors' layer into a module, from a Keras file or from arrays.
 
     Example:
         >>> import numpy as np
@@ -173,33 +182,38 @@ def load_weights(
         tensor([1., 1.], requires_grad=True)
 
     Args:
-        module: where the weights go.
+        module: the module that receives the weights.
         source: a mapping with `kernel_conv3d` (C, 3, 3, 1, K) and `bias_conv3d` (K,), or the path
             of a file: Keras 2 `.h5` or `.hdf5`, of weights or of a whole model; Keras 3
-            `.weights.h5`; a `.keras` archive. What it is shows from its content, not its name.
-            The layer is found by the shape of its kernel, then by its name. Nothing is unpickled.
-        layer: the name of the layer, where a file has several of this shape.
+            `.weights.h5`; a `.keras` archive. The kind is read from its content, not its name. The
+            layer is found by the shape of its kernel. Arrays may be NumPy arrays, tensors, h5py
+            data sets or Keras variables, in any real dtype (bfloat16 too) and byte order. Nothing
+            is unpickled.
+        layer: the name of the layer, if several have this shape. That of a nested model works too,
+            and so does the path of an HDF5 group. `.weights.h5` files of early versions of Keras 3
+            store no names, only such paths.
 
     Returns:
         The module.
 
     Raises:
-        WeightsError: the file can't be read, or the layer isn't in it, or there are several, or
-            its weights have another shape. The module is then as it was.
-        ArgumentTypeError: the module isn't a `KerasSoftAttention`.
+        WeightsError: the file can't be read, or the layer isn't in it, or several layers fit, or
+            its weights have another shape or are not real numbers. The module is then unchanged.
+        ArgumentTypeError: the module isn't a `KerasSoftAttention`, or the source is neither a path
+            nor a mapping of arrays.
         MissingExtraError: h5py isn't installed.
     """
     if not isinstance(module, KerasSoftAttention):
         raise ArgumentTypeError(
             "loading the authors' weights: expected a KerasSoftAttention, found "
-            f"{type(module).__name__}. The authors' kernel means something else to other layers."
+            f"{type(module).__name__}. Other layers do not use the authors' kernel."
         )
     wanted = (module.in_channels, module.num_maps, layer)
     if isinstance(source, Mapping):
-        kernel, bias = find_layer(source, "the mapping", *wanted)
+        kernel, bias = find_layer(read_mapping(source), "the mapping", *wanted)
     else:
-        with open_arrays(source) as arrays:
-            kernel, bias = find_layer(arrays, str(source), *wanted)
+        with open_file(source) as entries:
+            kernel, bias = find_layer(entries, str(source), *wanted)
     with torch.no_grad():
         module.weight.copy_(rearrange(kernel, "rows cols depth 1 k -> k depth rows cols"))
         module.bias.copy_(bias)
