@@ -53,7 +53,7 @@ def test_calls_are_counted_and_hooks_taken_back() -> None:
     model = nn.ModuleDict({"first": relu, "second": relu, "third": nn.Conv2d(3, 4, 1)})
     model.forward = lambda x: relu(relu(x))  # type: ignore[method-assign]
     calls = record_calls(model, (torch.zeros(1, 3, 2, 2),), keep={"second"})
-    assert calls["first"] == Calls(2, 4)
+    assert calls["first"] == Calls(2, 4, None, (1, 3, 2, 2))
     assert calls["second"].output is not None
     assert calls["third"] == Calls()
     assert not any(module._forward_hooks for module in model.modules())

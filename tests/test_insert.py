@@ -2,8 +2,10 @@ import copy
 import io
 import pickle
 import re
+import threading
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -372,19 +374,77 @@ def test_other_input_sizes() -> None:
     assert maps["layer4.0.soft_attention"].shape == (1, 16, 3, 5)
 
 
-def test_other_input_sizes_of_tokens() -> None:
-    model = insert_attention(vit(dynamic_img_size=True), "blocks.5")
+SIZES = [(96, 96), (144, 256), (256, 144), (96, 160), (160, 160), (160, 96), (64, 400), (48, 80)]
+
+
+@pytest.mark.parametrize("example", [(160, 160), (64, 96)])
+@torch.no_grad()
+def test_other_input_sizes_of_tokens(example: tuple[int, int]) -> None:
+    model = vit(dynamic_img_size=True)
+    insert_attention(model, ["blocks.1", "blocks.5"], example=torch.randn(1, 3, *example))
+    for part in (model, model.forward_features, copy.deepcopy(model), unpickled(model)):
+        for height, width in SIZES:
+            with capture_maps(getattr(part, "__self__", part)) as maps:
+                part(torch.randn(1, 3, height, width))
+            expected = (1, 16, height // 16, width // 16)
+            assert [values.shape for values in maps.values()] == [expected] * 2
+
+
+def unpickled(model: nn.Module) -> nn.Module:
+    return pickle.loads(pickle.dumps(model))
+
+
+def test_input_sizes_that_the_stride_does_not_divide() -> None:
+    model = insert_attention(vit(dynamic_img_size=True, dynamic_img_pad=True), "blocks.5")
     with capture_maps(model) as maps:
-        model(torch.randn(1, 3, 96, 96))
-    assert maps["blocks.5.soft_attention"].shape == (1, 16, 6, 6)
-    with pytest.raises(ShapeError, match="no grid of the proportions of 10 x 10 has 24 positions"):
-        model(torch.randn(1, 3, 64, 96))
-    tall = insert_attention(
-        vit(dynamic_img_size=True), "blocks.5", example=torch.randn(1, 3, 64, 96)
-    )
-    with capture_maps(tall) as maps:
-        tall(torch.randn(1, 3, 96, 144))
-    assert maps["blocks.5.soft_attention"].shape == (1, 16, 6, 9)
+        model(torch.randn(1, 3, 150, 250))
+    assert maps["blocks.5.soft_attention"].shape == (1, 16, 10, 16)
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+def test_other_input_sizes_of_tokens_compiled() -> None:
+    model = open_up(insert_attention(vit(dynamic_img_size=True), "blocks.5"), 5.0)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    for size in SIZES[:4]:
+        x = torch.randn(1, 3, *size)
+        torch.testing.assert_close(compiled(x), model(x))
+
+
+def test_other_input_sizes_of_tokens_in_threads() -> None:
+    model = insert_attention(vit(dynamic_img_size=True), "blocks.5")
+    inside = threading.Barrier(2)
+
+    def wait(module: nn.Module, args: object, output: object) -> None:
+        inside.wait(timeout=60)
+
+    model.blocks[0].register_forward_hook(wait)
+
+    def grid(size: tuple[int, int]) -> tuple[int, ...]:
+        with capture_maps(model) as maps, torch.no_grad():
+            model(torch.randn(1, 3, *size))
+        return tuple(maps["blocks.5.soft_attention"].shape[2:])
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(grid, [(144, 256), (256, 144)])) == [(9, 16), (16, 9)]
+
+
+def test_other_input_sizes_of_tokens_with_checkpointing() -> None:
+    model = open_up(insert_attention(vit(dynamic_img_size=True), "blocks.5"))
+    plain = copy.deepcopy(model)
+    model.set_grad_checkpointing(True)
+    x = torch.randn(1, 3, 144, 256)
+    for each in (model.train(), plain.train()):
+        each(x.clone().requires_grad_()).square().sum().backward()
+    for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_tokens_of_an_unknown_size_are_refused() -> None:
+    model = insert_attention(vit(dynamic_img_size=True), "blocks.5")
+    for tokens in (torch.randn(1, 145, 64), torch.randn(1, 25, 64)):
+        with pytest.raises(ShapeError, match="tokens of images of unknown size is not known"):
+            model.blocks(tokens)
+    model.blocks(torch.randn(1, 101, 64))  # as many as in the dry run
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

@@ -131,17 +131,44 @@ def test_memory_format_is_kept() -> None:
     )
 
 
-def test_tokens_of_another_size_have_a_grid_of_the_same_proportions() -> None:
-    attention = ResidualAttention(4, layout=Layout.NLC, grid=(4, 6), num_prefix_tokens=1)
-    for height, width in [(4, 6), (2, 3), (8, 12)]:
-        tokens = torch.randn(1, 1 + height * width, 4)
-        assert attention(tokens, return_maps=True)[1].shape[2:] == (height, width)
+@pytest.mark.parametrize(
+    ("count", "input_size", "stride", "expected"),
+    [
+        (24, None, None, (4, 6)),
+        (24, (64, 96), (16, False), (4, 6)),
+        (24, (96, 64), (16, False), (6, 4)),
+        (24, (224, 224), (16, False), (4, 6)),  # the model resizes its images
+        (144, (144, 256), (16, False), (9, 16)),
+        (144, (144, 256), None, (9, 16)),
+        (30, (70, 90), (16, True), (5, 6)),
+    ],
+)
+def test_the_grid_of_tokens_is_that_of_the_image(
+    count: int,
+    input_size: tuple[int, int] | None,
+    stride: tuple[int, bool] | None,
+    expected: tuple[int, int],
+) -> None:
+    x, weight = torch.randn(1, 1 + count, 4), torch.randn(2, 4, 3, 3)
+    gamma = torch.tensor(1.0)
+    _, maps = residual_attention(x, weight, None, gamma, None, "NLC", (4, 6), 1, input_size, stride)
+    assert maps.shape[2:] == expected
 
 
-def test_tokens_of_no_such_grid_are_refused() -> None:
-    attention = ResidualAttention(4, layout=Layout.NLC, grid=(4, 4), num_prefix_tokens=1)
-    with pytest.raises(ShapeError, match="no grid of the proportions of 4 x 4 has 24 positions"):
-        attention(torch.randn(1, 25, 4))
+@pytest.mark.parametrize(
+    ("input_size", "text"),
+    [
+        (None, "the grid of 36 tokens of images of unknown size is not known"),
+        ((64, 64), "the grid of 35 tokens of images of 64 x 64 is not known"),
+    ],
+)
+def test_a_number_of_tokens_of_no_known_grid_is_refused(
+    input_size: tuple[int, int] | None, text: str
+) -> None:
+    x = torch.randn(1, 36 if input_size is None else 35, 4)
+    weight, gamma = torch.randn(2, 4, 3, 3), torch.tensor(1.0)
+    with pytest.raises(ShapeError, match=text):
+        residual_attention(x, weight, None, gamma, None, "NLC", (6, 4), 0, input_size, (16, False))
 
 
 def test_a_tuple_is_refused() -> None:

@@ -32,6 +32,8 @@ class Calls:
     """Of the output, if it is a tensor."""
     output: object = None
     """Where it was to be kept."""
+    input_shape: tuple[int, ...] = ()
+    """Of the first argument, if it is a tensor."""
 
 
 def copy_sharing_parameters(model: nn.Module, doing: str) -> nn.Module:
@@ -121,7 +123,7 @@ def record_calls(model: nn.Module, inputs: Inputs, keep: set[str]) -> dict[str, 
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
         >>> calls = record_calls(net, (torch.zeros(1, 3, 8, 8),), keep={"0"})
         >>> calls["0"].count, tuple(calls["0"].output.shape), calls["1"]
-        (1, (1, 8, 6, 6), Calls(count=1, ndim=4, output=None))
+        (1, (1, 8, 6, 6), Calls(count=1, ndim=4, output=None, input_shape=(1, 8, 6, 6)))
 
     Args:
         model: whose modules are watched.
@@ -131,8 +133,10 @@ def record_calls(model: nn.Module, inputs: Inputs, keep: set[str]) -> dict[str, 
     calls = {name: Calls() for name, _ in model.named_modules(remove_duplicate=False)}
 
     def watch(name: str, module: nn.Module) -> RemovableHandle:
-        def note(_module: nn.Module, _args: object, output: object) -> None:
+        def note(_module: nn.Module, args: tuple[Any, ...], output: object) -> None:
             calls[name].count += 1
+            if args and isinstance(args[0], Tensor):
+                calls[name].input_shape = tuple(args[0].shape)
             calls[name].ndim = output.ndim if isinstance(output, Tensor) else 0
             calls[name].output = output if name in keep else None
 

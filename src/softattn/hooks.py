@@ -4,14 +4,16 @@ Tools such as `SyncBatchNorm.convert_sync_batchnorm` put a new module in place o
 copy its children and not its hooks, some its hooks and not its children, some neither.
 """
 
+import threading
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from softattn.errors import ModelError
 
-__all__ = ["CHILD", "attach", "detach", "is_reached", "restore"]
+__all__ = ["CHILD", "InputSize", "attach", "detach", "is_reached", "restore"]
 
 CHILD = "soft_attention"
 """Name of the attention in the module that holds it."""
@@ -36,6 +38,45 @@ class _AttendOutput:
     def find(self, module: nn.Module) -> nn.Module | None:
         """Return the attention, or `None` if it is not there."""
         return _inside(module, self.path)
+
+
+class InputSize:
+    """A forward pre-hook that remembers the size of the images of the current pass.
+
+    A module that takes the images has it, and the attention on tokens reads it, which the grid of
+    tokens can't be told without.
+
+    Example:
+        >>> import torch
+        >>> from softattn.hooks import InputSize
+        >>> size, layer = InputSize(), torch.nn.Conv2d(3, 8, 16, stride=16)
+        >>> handle = layer.register_forward_pre_hook(size)
+        >>> _ = layer(torch.zeros(1, 3, 144, 256))
+        >>> size.get()
+        (144, 256)
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[int, int] | None = None
+        self._of_thread: dict[int, tuple[int, int]] = {}
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Remember the size of the first argument."""
+        if args and isinstance(args[0], Tensor) and args[0].ndim == 4:
+            self._last = self._of_thread[_thread()] = (args[0].shape[2], args[0].shape[3])
+
+    def get(self) -> tuple[int, int] | None:
+        """Return (height, width), or `None` before the first pass."""
+        # Gradient checkpointing computes again in another thread, where no pass began.
+        return self._of_thread.get(_thread(), self._last)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return InputSize, ()
+
+
+def _thread() -> int:
+    # In a compiled graph nothing is remembered from one call to the next.
+    return 0 if torch.compiler.is_compiling() else threading.get_ident()
 
 
 class _KeepAttached:
@@ -130,7 +171,7 @@ def detach(model: nn.Module, kind: type[nn.Module]) -> bool:
     for module in list(model.modules()):
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             for key, hook in list(hooks.items()):
-                if isinstance(hook, _AttendOutput | _KeepAttached):
+                if isinstance(hook, _AttendOutput | _KeepAttached | InputSize):
                     del hooks[key]
                     found = True
         if isinstance(module._modules.get(CHILD), kind):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from softattn.checks import whole_number
 from softattn.errors import ArgumentError, ArgumentTypeError, ModelError
 from softattn.functional import Activation
-from softattn.hooks import attach, detach, restore
+from softattn.hooks import InputSize, attach, detach, restore
 from softattn.layout import Layout
 from softattn.reading import Hints
 from softattn.residual import ResidualAttention
@@ -82,10 +82,9 @@ def insert_attention(
         activation: as in `SoftAttention`.
         bias: as in `SoftAttention`.
         layout: of the outputs, where their shapes leave it open: `"NCHW"`, `"NHWC"` or `"NLC"`.
-        grid: (height, width) of tokens, where their number leaves it open. At other numbers it
-            is the grid of the same proportions. Who gives this, `num_prefix_tokens` or `layout`
-            also vouches that the tokens stand row by row, which otherwise is compared with the
-            model's own map, if it has one.
+        grid: (height, width) of tokens, where their number leaves it open. Passing this,
+            `num_prefix_tokens` or `layout` disables the check that tokens are in row-major
+            order, as in the model's own map, if it has one.
         num_prefix_tokens: the tokens in front that are no position.
         example: an input for the dry run, or a tuple of all inputs. By default random numbers, of
             the size that the model declares, or else 224 x 224.
@@ -106,6 +105,7 @@ def insert_attention(
     restore(model)
     inputs = example if isinstance(example, tuple) or example is None else (example,)
     targets = find_targets(model, names, inputs, hints, DOING)
+    input_size = InputSize()
     attentions = [
         ResidualAttention(
             target.channels,
@@ -117,6 +117,8 @@ def insert_attention(
             layout=target.reading.layout,
             grid=target.reading.grid,
             num_prefix_tokens=target.reading.num_prefix_tokens,
+            input_size=input_size if target.reading.layout is Layout.NLC else None,
+            stride=target.stride,
             device=target.device,
             dtype=target.dtype,
         )
@@ -125,6 +127,10 @@ def insert_attention(
     # From here on nothing can fail.
     for target, attention in zip(targets, attentions, strict=True):
         attach(model, attention, target.host, target.holder, target.caller)
+    stems = {target.stem for target in targets if target.reading.layout is Layout.NLC}
+    for stem in stems:
+        if stem is not None:
+            model.get_submodule(stem).register_forward_pre_hook(input_size)
     return model
 
 

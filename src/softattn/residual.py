@@ -11,8 +11,8 @@ from softattn.attention import SoftAttention
 from softattn.checks import finite_number
 from softattn.errors import ModelError, ShapeError
 from softattn.functional import Activation, attention_maps
-from softattn.hooks import is_reached
-from softattn.layout import Layout, from_nchw, to_nchw
+from softattn.hooks import InputSize, is_reached
+from softattn.layout import Layout, TokenGrid, from_nchw, to_nchw
 from softattn.reading import Reading, fit_grid
 
 __all__ = ["ResidualAttention", "residual_attention"]
@@ -27,6 +27,8 @@ def residual_attention(
     layout: str = "NCHW",
     grid: tuple[int, int] | None = None,
     num_prefix_tokens: int = 0,
+    input_size: tuple[int, int] | None = None,
+    stride: tuple[int, bool] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Add to a feature map what attention makes of it: x + gamma * a * x, a the summed map.
 
@@ -48,18 +50,21 @@ def residual_attention(
         gamma: ().
         activation: between convolution and softmax; a function, or the name of one.
         layout: how x lies, the value of a `Layout`.
-        grid: of tokens, at one size. At others it is the grid of these proportions.
+        grid: (H, W) of the tokens, where `input_size` doesn't tell it.
         num_prefix_tokens: P, the tokens in front; they stay as they are.
+        input_size: (height, width) of the images that the tokens are of.
+        stride: of the grid, and whether it rounds up, as in `TokenGrid`; tried first.
 
     Returns:
         The shape, dtype and layout of x; and the maps (B, K, H, W), in float32 at least.
 
     Raises:
-        ShapeError: x has another shape, or so many tokens that no such grid has them.
+        ShapeError: x has another shape, or a number of tokens whose grid isn't known.
     """
     how = Layout(layout)
     if how is Layout.NLC and grid is not None:
-        grid = _grid_of(x, grid, num_prefix_tokens)
+        count = int(x.shape[1]) - num_prefix_tokens
+        grid = _find_grid(count, grid, input_size, stride)
     # Some networks compute some of their maps in another dtype than their parameters have.
     weight = weight.to(x.dtype)
     bias = None if bias is None else bias.to(x.dtype)
@@ -77,18 +82,31 @@ def residual_attention(
 torch.fx.wrap("residual_attention")
 
 
-def _grid_of(x: Tensor, grid: tuple[int, int], num_prefix_tokens: int) -> tuple[int, int]:
-    count = int(x.shape[1]) - num_prefix_tokens
+def _find_grid(
+    count: int,
+    grid: tuple[int, int],
+    input_size: tuple[int, int] | None,
+    stride: tuple[int, bool] | None,
+) -> tuple[int, int]:
+    if input_size is not None:
+        if stride is not None:
+            rows, columns = TokenGrid(*stride).size(*input_size)
+            if rows * columns == count:
+                return rows, columns
+        if count != grid[0] * grid[1]:
+            found = fit_grid(count, input_size)
+            if found is not None:
+                return found
     if count == grid[0] * grid[1]:
         return grid
-    scaled = fit_grid(count, grid)
-    if scaled is None:
-        raise ShapeError(
-            f"attending tokens {tuple(x.shape)}: no grid of the proportions of {grid[0]} x "
-            f"{grid[1]} has {count} positions ({num_prefix_tokens} tokens in front). Insert with "
-            "an example= of the size that you use."
-        )
-    return scaled
+    images = "images of unknown size"
+    if input_size is not None:
+        images = f"images of {input_size[0]} x {input_size[1]}"
+    raise ShapeError(
+        f"attending tokens: the grid of {count} tokens of {images} is not known. Attention was "
+        f"inserted for a grid of {grid[0]} x {grid[1]}. Insert with an example= of the size that "
+        "you use, or call the whole model on images."
+    )
 
 
 class ResidualAttention(SoftAttention):
@@ -114,6 +132,8 @@ class ResidualAttention(SoftAttention):
         layout: how x lies.
         grid: as in `residual_attention`.
         num_prefix_tokens: as in `residual_attention`.
+        input_size: what remembers the size of the images of a pass.
+        stride: as in `residual_attention`.
         device: where the parameters are.
         dtype: of the parameters.
 
@@ -140,6 +160,8 @@ class ResidualAttention(SoftAttention):
         layout: Layout = Layout.NCHW,
         grid: tuple[int, int] | None = None,
         num_prefix_tokens: int = 0,
+        input_size: InputSize | None = None,
+        stride: tuple[int, bool] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -155,6 +177,8 @@ class ResidualAttention(SoftAttention):
             dtype=dtype,
         )
         self.reading = Reading(layout, grid, num_prefix_tokens)
+        self.input_size = input_size
+        self.stride = stride
 
     def forward(self, x: Tensor, return_maps: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Add its attention to x; with `return_maps` give (features, maps)."""
@@ -172,6 +196,11 @@ class ResidualAttention(SoftAttention):
             self.reading.layout.value,
             self.reading.grid,
             self.reading.num_prefix_tokens,
+            # A symbolic trace must not keep the size of an earlier pass.
+            None
+            if self.input_size is None or isinstance(x, torch.fx.Proxy)
+            else self.input_size.get(),
+            self.stride,
         )
         # The features last: to torchvision's feature extraction, the output of a module is the
         # last node in it.

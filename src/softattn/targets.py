@@ -3,6 +3,7 @@
 Everything is read off a rehearsal, so that what can't be is refused before a model is changed.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from softattn.calls import Inputs
 from softattn.errors import ModelError, closest
 from softattn.hosts import Rehearsal, find_hosts, rehearse
-from softattn.layout import to_nchw
+from softattn.layout import find_grid, to_nchw
 from softattn.probe import describe
 from softattn.reading import Hints, Output, Reading, read_map
 from softattn.stages import ANOTHER_ORDER, is_reordered, own_maps
@@ -34,6 +35,10 @@ class Target:
     caller: str
     """The nearest module around the host that is called; "" for the model."""
     reading: Reading
+    stem: str | None
+    """The first module inside the model that takes the images, if there is one."""
+    stride: tuple[int, bool] | None
+    """Of a grid of tokens, and whether it rounds up, if it is the grid of a stride."""
     channels: int
     device: torch.device
     dtype: torch.dtype
@@ -89,8 +94,17 @@ def _target(
     except ModelError as error:
         others = f"Others give a tensor of 3 or 4 dimensions. {closest(name, may)}"
         raise ModelError(f"{doing} at {name!r}: {error} {others}") from None
-    caller = _caller(seen, host)
-    return Target(host, seen.holders[host], caller, reading, maps.shape[1], x.device, x.dtype)
+    return Target(
+        host,
+        seen.holders[host],
+        _caller(seen, host),
+        reading,
+        _stem(seen),
+        _stride(seen, reading),
+        maps.shape[1],
+        x.device,
+        x.dtype,
+    )
 
 
 def _caller(seen: Rehearsal, host: str) -> str:
@@ -99,6 +113,29 @@ def _caller(seen: Rehearsal, host: str) -> str:
         if seen.calls[host].count:
             break
     return host
+
+
+def _stem(seen: Rehearsal) -> str | None:
+    """Name the deepest module that takes the images, and is not one layer that tools replace."""
+    shapes = [tuple(part.shape) for part in seen.inputs if isinstance(part, Tensor)]
+    takes = [n for n, call in seen.calls.items() if call.input_shape in shapes[:1] and call.count]
+    of_parts = [n for n in takes if next(seen.model.get_submodule(n).children(), None) is not None]
+    return max(of_parts, key=lambda name: name.count(".") + bool(name), default=None)
+
+
+def _stride(seen: Rehearsal, reading: Reading) -> tuple[int, bool] | None:
+    picture = _picture(seen)
+    if picture is None or reading.grid is None:
+        return None
+    found = find_grid(math.prod(reading.grid), *picture)
+    if found is None or found.size(*picture) != reading.grid:
+        return None
+    return found.stride, found.round_up
+
+
+def _picture(seen: Rehearsal) -> tuple[int, int] | None:
+    pictures = [part.shape for part in seen.inputs if isinstance(part, Tensor) and part.ndim == 4]
+    return (pictures[0][2], pictures[0][3]) if pictures else None
 
 
 def _tokens(seen: Rehearsal, hosts: Mapping[str, str]) -> list[str]:
@@ -138,7 +175,7 @@ def _read(seen: Rehearsal, host: str, x: Tensor, hints: Hints) -> Reading:
     vectors = [p for p in seen.model.get_submodule(host).parameters() if p.ndim == 1]
     output = Output(
         tuple(x.shape),
-        (pictures[0][2], pictures[0][3]) if pictures else None,
+        _picture(seen),
         frozenset(vector.shape[0] for vector in vectors),
         _declared(seen.model, host, "num_prefix_tokens"),
         partial(_shape_of_half, seen, host),
