@@ -11,7 +11,8 @@ from softattn.cli import main
 pytest.importorskip("matplotlib", reason="needs softattn[plot]")
 pytest.importorskip("timm", reason="needs softattn[timm]")
 
-from softattn.cli.explain import explain_files, load_explainer, read_image
+from softattn.cli.explain import explain_files, load_explainer
+from softattn.cli.images import read_image
 
 MODEL = "test_resnet"
 
@@ -156,7 +157,7 @@ def test_what_is_not_there(image, tmp_path, capsys):
     message = error_of(capsys, image, "--model", MODEL, "--weights", missing, *out)
     assert message == f"loading weights: {missing} is no file."
     message = error_of(capsys, missing, image, "--model", MODEL, *out)
-    assert message == f"reading an image: {missing} is no file."
+    assert message == f"reading an image: {missing} does not exist."
     assert "test_resnet" in error_of(capsys, image, "--model", "test_resnett", *out)
     assert not (tmp_path / "out").exists()
 
@@ -167,7 +168,7 @@ def test_a_file_that_is_no_image(image, tmp_path, capsys):
     cut.write_bytes(image.read_bytes()[:500])
     for file in (bad, cut):
         message = error_of(capsys, image, file, "--model", MODEL, "--out", tmp_path / "out")
-        assert message.startswith(f"reading an image: {file} isn't one, or is damaged (")
+        assert message.startswith(f"reading an image: {file} is not an image, or is damaged (")
     assert not (tmp_path / "out").exists()
 
 
@@ -179,14 +180,6 @@ def test_two_images_of_one_name(image, tmp_path):
         list(explain_files([image, twin], load_explainer(MODEL), tmp_path / "out"))
     assert str(image) in str(error.value)
     assert "Explain them into separate folders." in str(error.value)
-
-
-def test_a_picture_lies_as_its_camera_says(tmp_path):
-    picture = Image.new("RGB", (40, 20))
-    exif = picture.getexif()
-    exif[0x0112] = 6  # turned by a quarter
-    picture.save(tmp_path / "turned.jpg", exif=exif)
-    assert read_image(tmp_path / "turned.jpg").size == (20, 40)
 
 
 def test_figures_lie_beside_the_images_without_touching_them(image, tmp_path):

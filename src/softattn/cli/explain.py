@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
 from softattn.capture import capture_maps
+from softattn.cli.images import read_image
 from softattn.errors import ArgumentError, WeightsError, listed, missing_extra
 from softattn.models import SoftAttentionClassifier, wrap_backbone
 from softattn.plot import plot_maps
@@ -143,23 +144,6 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             f"{type(state).__name__}. Save it with torch.save(model.state_dict(), ...)."
         )
     return state
-
-
-def read_image(path: Path) -> Image.Image:
-    """Open an image file as RGB, the way up that its camera says.
-
-    Raises:
-        ArgumentError: there is no such file, or it isn't an image.
-    """
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except FileNotFoundError:
-        raise ArgumentError(f"reading an image: {path} is no file.") from None
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ArgumentError(
-            f"reading an image: {path} isn't one, or is damaged ({error})."
-        ) from error
 
 
 def explain_files(

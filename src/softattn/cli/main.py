@@ -60,7 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
         "explain",
         help="draw the attention that a model pays to images",
         description="Draw the attention that a model pays to images: for each a figure with the "
-        "image, the sum of the maps laid over it, and every map.",
+        "image, the sum of the maps laid over it, and every map. Images are rotated as their EXIF "
+        "orientation says; transparent ones are composited over white.",
     )
     explain.set_defaults(run=_explain)
     explain.add_argument("images", nargs="+", metavar="IMAGE")
