@@ -26,6 +26,10 @@ KILLS = int(os.environ.get("HAM10000_KILLS", "3"))
 """How often a run is killed; set it to 30 for a thorough test, of minutes."""
 
 
+STOPS = int(os.environ.get("HAM10000_STOPS", "4"))
+"""How often the process group of a run gets SIGTERM; likewise."""
+
+
 @pytest.fixture(scope="module")
 def whole(recipe: MakeRecipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nobody disturbed; shared, so never changed."""
@@ -134,6 +138,32 @@ def test_asked_to_stop_it_saves_and_says_so(recipe: MakeRecipe, tmp_path: Path, 
     assert f"step-{content['state']['step']:08d}.pt" in {
         path.name for path in steps_in(tmp_path / "checkpoints")
     }
+
+
+def train_in_own_group(recipe: Recipe, out: Path) -> int:
+    os.setsid()
+    return train(recipe, out)
+
+
+def test_a_signal_to_the_whole_group_stops_and_saves_with_workers_too(
+    recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    mine = recipe(data={"workers": 2}, training={"epochs": 12})
+    assert ranks.run(train, mine, tmp_path / "whole") == [0]
+    stopped = RunFolder(tmp_path / "stopped")
+    moments = random.Random(5)
+    codes = []
+    for _ in range(STOPS):
+        (process,) = ranks.start(train_in_own_group, mine, stopped.path)
+        said = stopped.log.stat().st_size if stopped.log.exists() else 0
+        ranks.wait_for(lambda said=said: stopped.log.exists() and stopped.log.stat().st_size > said)
+        time.sleep(moments.random() * 0.4)
+        os.killpg(process.pid, signal.SIGTERM)
+        codes += ranks.wait([process])
+    assert set(codes) <= {INTERRUPTED, 0}
+    assert codes.count(INTERRUPTED) >= STOPS // 2, "the run was over before the signals"
+    assert ranks.run(train, mine, stopped.path) == [0]
+    assert_same(tmp_path / "whole", stopped.path)
 
 
 def test_when_its_time_is_over_it_saves(recipe: MakeRecipe, tmp_path: Path) -> None:

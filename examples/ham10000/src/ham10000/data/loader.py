@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ham10000.data.dataset import HAM10000
 from ham10000.data.metadata import metadata_features
 from ham10000.data.samplers import EpochSampler, SequentialShard
+from ham10000.data.worker_signals import blocked_signals, obey_parent_only
 from ham10000.errors import ArgumentError
 
 __all__ = ["Augmentation", "Batch", "BatchLoader", "Batches"]
@@ -211,13 +212,15 @@ class BatchLoader:
             num_workers=workers,
             prefetch_factor=AHEAD if workers else None,
             persistent_workers=workers > 0,
+            worker_init_fn=obey_parent_only,
             # Its own, so that the one of dropout isn't drawn from.
             generator=torch.Generator(),
         )
         if workers:
             # They start here, for an epoch without jobs. A process that is forked beside threads
             # may inherit a lock that nobody opens, and a run has more threads the longer it runs.
-            iter(self._filled)
+            with blocked_signals():
+                iter(self._filled)
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.sampler), self.batch_size)
