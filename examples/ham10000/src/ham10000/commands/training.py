@@ -47,6 +47,7 @@ def train(
     from ham10000.reporting import print_run
     from ham10000.training.folder import claim, find_run
     from ham10000.training.launch import LAUNCHED, launch
+    from ham10000.training.lock import LAUNCHER_LOCK, TRAINER_LOCK, lock_run
     from ham10000.training.signals import INTERRUPTED
     from ham10000.training.train import train as train_run
 
@@ -63,8 +64,10 @@ def train(
     assert source is not None
     loaded = load_recipe(source, recipe_changes(fields))
     if "RANK" not in os.environ and (processes > 1 or elastic):
-        run, _ = claim(place, loaded)
-        status = launch(run, processes, _RESTARTS if elastic else 0)
+        with lock_run(place, LAUNCHER_LOCK):
+            with lock_run(place, TRAINER_LOCK):  # free, unless a killed launcher left processes
+                run, _ = claim(place, loaded)
+            status = launch(run, processes, _RESTARTS if elastic else 0)
     else:
         status = train_run(loaded, place)
     if os.environ.get("RANK", "0") == "0" and LAUNCHED not in os.environ:

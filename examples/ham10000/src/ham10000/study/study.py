@@ -13,6 +13,7 @@ from ham10000.study.runner import RunTrainer, train_missing, worker_environments
 from ham10000.study.summary import read_study, summarize_study
 from ham10000.training.folder import RunFolder, claim
 from ham10000.training.inputs import make_split
+from ham10000.training.lock import lock_run
 from ham10000.utils import write_text
 
 __all__ = ["PLAN", "RESULT", "run_study"]
@@ -62,7 +63,8 @@ def run_study(
     files = dict(zip(plan.recipes, recipe_files, strict=True))
     trainer = RunTrainer(out, files, shared, processes)
     for run in plan.runs:  # refuses a changed recipe before any training
-        claim(out / run.folder, load_recipe(files[run.recipe], trainer.fields(run)))
+        with lock_run(out / run.folder):
+            claim(out / run.folder, load_recipe(files[run.recipe], trainer.fields(run)))
     missing = [run for run in plan.runs if not RunFolder(out / run.folder).done]
     environments = worker_environments(parallel, len(missing), processes)
     log(f"{len(plan.runs)} runs, {len(missing)} to train, {len(environments)} at a time")

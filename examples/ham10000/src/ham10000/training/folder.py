@@ -100,7 +100,7 @@ def claim(out: Path, recipe: Recipe) -> tuple[RunFolder, Recipe]:
         if run.recipe.exists():
             _refuse_another(run, recipe)
         else:
-            others = sorted(path.name for path in out.iterdir() if path.name != ".lock")
+            others = sorted(path.name for path in out.iterdir() if not path.name.endswith(".lock"))
             if others:
                 raise ArgumentError(
                     f"training into {out}: it holds {others[0]!r} and is no run. "

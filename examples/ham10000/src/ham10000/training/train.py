@@ -3,15 +3,16 @@
 import io
 import json
 import logging
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from rich.console import Console
 
-from ham10000.errors import TrainingError
+from ham10000.errors import Ham10000Error, TrainingError
 from ham10000.evaluation import Predictions, write_predictions
 from ham10000.models import parameter_table
 from ham10000.recipe import Recipe
@@ -19,9 +20,11 @@ from ham10000.training.boards import Boards, open_boards
 from ham10000.training.checkpoints import latest
 from ham10000.training.cpu import keep_memory, share_cores
 from ham10000.training.environment import describe_environment
-from ham10000.training.folder import claim
+from ham10000.training.folder import RunFolder, claim
 from ham10000.training.inputs import open_split, prepare_inputs, splits_of
 from ham10000.training.journal import Journal, try_write_metrics, write_metrics
+from ham10000.training.launch import LAUNCHED
+from ham10000.training.lock import LAUNCHER_LOCK, TRAINER_LOCK, lock_run
 from ham10000.training.loop import fit
 from ham10000.training.messages import clear_failures, logging_to
 from ham10000.training.predict import predict
@@ -54,12 +57,12 @@ def train(recipe: Recipe, out: Path) -> int:
         Ham10000Error: it can't be trained; what was saved stays.
     """
     wish = StopWish(recipe.training.max_minutes)
-    with listening(wish):
-        run, recipe = claim(out, recipe)
+    with listening(wish), ExitStack() as held:
         tuned = [] if torch.cuda.is_available() else [keep_memory(), share_cores(local_processes())]
-        cache = prepare_inputs(run, recipe)
         repeat_exactly(recipe.training.deterministic)
         fabric = start_fabric(recipe.training.precision)
+        run, recipe = _enter(recipe, out, fabric.global_rank, held)
+        cache = prepare_inputs(run, recipe)
         with logging_to(run.log, shown=fabric.global_rank == 0), clear_failures(recipe, run):
             session = build_session(recipe, run, cache, fabric)
             _introduce(session, tuned)
@@ -78,6 +81,23 @@ def train(recipe: Recipe, out: Path) -> int:
     if dist.is_initialized():
         dist.destroy_process_group()
     return 0 if ended else INTERRUPTED
+
+
+def _enter(recipe: Recipe, out: Path, rank: int, held: ExitStack) -> tuple[RunFolder, Recipe]:
+    """Lock and claim the folder on rank 0; the other ranks touch it only if that succeeds."""
+    refusal: Ham10000Error | None = None
+    if rank == 0:
+        # A launcher holds its lock itself, for as long as it may start processes again.
+        names = [TRAINER_LOCK] if LAUNCHED in os.environ else [LAUNCHER_LOCK, TRAINER_LOCK]
+        try:
+            held.enter_context(lock_run(out, *names))
+            claim(out, recipe)
+        except Ham10000Error as error:
+            refusal = error
+    refusal = gather(refusal)[0]
+    if refusal is not None:
+        raise refusal
+    return claim(out, recipe)
 
 
 def _introduce(session: Session, tuned: list[str]) -> None:
