@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softattn.errors import ArgumentTypeError, WeightsError, listed, missing_extra
+from softattn._validation import listed, missing_extra
+from softattn.errors import ArgumentTypeError, WeightsError
 
 _DOING = "loading the authors' weights"
 _WEIGHTS_IN_ARCHIVE = "model.weights.h5"

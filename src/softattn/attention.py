@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from softattn import functional
+from softattn._validation import finite_number, fraction, odd_pair, whole_number
 from softattn.capture import SpatialAttention
-from softattn.checks import finite_number, fraction, odd_pair, whole_number
 from softattn.functional import Activation
 from softattn.one_pass import OnePass, usable, wanted
 

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from softattn._validation import describe
 from softattn.backbones import FeatureMap, Source, SpatialBackbone
 from softattn.errors import ArgumentTypeError, ModelError
 from softattn.layout import Layout
 from softattn.places import Place, find_place, model_facts
-from softattn.probe import DryRun, black_image, describe, dry_run, untouched
+from softattn.probe import DryRun, black_image, dry_run, untouched
 from softattn.stages import ANOTHER_ORDER, is_reordered, own_maps
 from softattn.taps import does_not_run, last_map
 from softattn.truncate import truncate

@@ -17,7 +17,8 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor
 
-from softattn.errors import ArgumentError, ArgumentTypeError, ShapeError, closest
+from softattn._validation import closest
+from softattn.errors import ArgumentError, ArgumentTypeError, ShapeError
 from softattn.fused import FusedAttention, worth_fusing
 from softattn.one_pass import OnePass, usable, use_triton
 

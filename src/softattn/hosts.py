@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from softattn._validation import closest, describe
 from softattn.calls import (
     Calls,
     Inputs,
@@ -17,9 +18,8 @@ from softattn.calls import (
     default_inputs,
     record_calls,
 )
-from softattn.errors import ArgumentError, ModelError, closest
+from softattn.errors import ArgumentError, ModelError
 from softattn.hooks import CHILD
-from softattn.probe import describe
 
 __all__ = ["Rehearsal", "find_hosts", "join", "rehearse"]
 

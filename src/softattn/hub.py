@@ -14,13 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from softattn.errors import (
-    ArgumentTypeError,
-    ModelError,
-    SoftAttnError,
-    WeightsError,
-    missing_extra,
-)
+from softattn._validation import missing_extra
+from softattn.errors import ArgumentTypeError, ModelError, SoftAttnError, WeightsError
 from softattn.models import SoftAttentionClassifier, wrap_backbone
 
 __all__ = ["from_pretrained", "save_pretrained"]

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from softattn.checks import whole_number
+from softattn._validation import whole_number
 from softattn.errors import ArgumentError, ArgumentTypeError, ModelError
 from softattn.functional import Activation
 from softattn.hooks import InputSize, attach, detach, restore

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from softattn import functional
 from softattn._keras_files import find_layer, open_file, read_mapping
+from softattn._validation import whole_number
 from softattn.capture import SpatialAttention
-from softattn.checks import whole_number
 from softattn.errors import ArgumentTypeError
 
 __all__ = ["Array", "KerasSoftAttention", "load_weights"]

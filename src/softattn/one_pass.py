@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from softattn.errors import missing_extra
+from softattn._validation import missing_extra
 from softattn.fused import eager, only_reverse_mode, recomputed
 
 __all__ = ["OnePass", "Tail", "usable", "use_triton", "wanted"]

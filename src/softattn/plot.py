@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from softattn.errors import ShapeError, missing_extra
+from softattn._validation import missing_extra
+from softattn.errors import ShapeError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-__all__ = ["DryRun", "black_image", "describe", "dry_run", "untouched"]
+__all__ = ["DryRun", "black_image", "dry_run", "untouched"]
 
 
 @dataclass(frozen=True)
@@ -118,20 +118,3 @@ def black_image(model: nn.Module, input_size: tuple[int, int, int]) -> Tensor:
 def _place(model: nn.Module) -> Tensor:
     tensors = (*model.parameters(), *model.buffers())
     return next((t for t in tensors if t.is_floating_point()), torch.zeros(0))
-
-
-def describe(value: object) -> str:
-    """Say what a module gave, for a message.
-
-    >>> import torch
-    >>> from softattn.probe import describe
-    >>> describe([torch.zeros(2, 3), torch.zeros(2, 4)])
-    'a list of 2: a tensor (2, 3), a tensor (2, 4)'
-    """
-    if isinstance(value, Tensor):
-        return f"a tensor {tuple(value.shape)}"
-    if isinstance(value, list | tuple):
-        return f"a {type(value).__name__} of {len(value)}: {', '.join(map(describe, value))}"
-    if isinstance(value, dict):
-        return f"a dict with {', '.join(map(str, value))}"
-    return f"a {type(value).__name__}"

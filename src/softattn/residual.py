@@ -7,8 +7,8 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from softattn._validation import finite_number
 from softattn.attention import SoftAttention
-from softattn.checks import finite_number
 from softattn.errors import ModelError, ShapeError
 from softattn.functional import Activation, attention_maps
 from softattn.hooks import InputSize, is_reached

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from softattn._validation import describe
 from softattn.errors import ModelError
 from softattn.places import find_place
-from softattn.probe import black_image, describe, untouched
+from softattn.probe import black_image, untouched
 from softattn.truncate import trace
 
 __all__ = ["last_map"]

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from softattn._validation import closest, describe
 from softattn.calls import Inputs
-from softattn.errors import ModelError, closest
+from softattn.errors import ModelError
 from softattn.hosts import Rehearsal, find_hosts, rehearse
 from softattn.layout import find_grid, to_nchw
-from softattn.probe import describe
 from softattn.reading import Hints, Output, Reading, read_map
 from softattn.stages import ANOTHER_ORDER, is_reordered, own_maps
 

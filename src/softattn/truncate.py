@@ -13,7 +13,8 @@ from torch import Tensor, fx, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.feature_extraction import NodePathTracer
 
-from softattn.errors import ModelError, closest
+from softattn._validation import closest
+from softattn.errors import ModelError
 
 __all__ = ["TruncatedModel", "trace", "truncate"]
 

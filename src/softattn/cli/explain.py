@@ -10,9 +10,10 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
+from softattn._validation import listed, missing_extra
 from softattn.capture import capture_maps
 from softattn.cli.images import read_image
-from softattn.errors import ArgumentError, WeightsError, listed, missing_extra
+from softattn.errors import ArgumentError, WeightsError
 from softattn.models import SoftAttentionClassifier, wrap_backbone
 from softattn.plot import plot_maps
 

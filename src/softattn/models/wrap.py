@@ -7,14 +7,21 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from softattn._validation import (
+    closest,
+    describe,
+    finite_number,
+    fraction,
+    missing_extra,
+    whole_number,
+)
 from softattn.attention import SoftAttention
 from softattn.backbones import FeatureMap
-from softattn.checks import finite_number, fraction, whole_number
-from softattn.errors import ArgumentError, ArgumentTypeError, ModelError, closest, missing_extra
+from softattn.errors import ArgumentError, ArgumentTypeError, ModelError
 from softattn.finding import plan_backbone
 from softattn.models.classifier import ClassifierHead, HeadFactory, SoftAttentionClassifier
 from softattn.models.zoo import load_model
-from softattn.probe import describe, dry_run
+from softattn.probe import dry_run
 
 __all__ = ["wrap_backbone"]
 

@@ -8,7 +8,8 @@ from typing import Any
 import torchvision
 from torch import nn
 
-from softattn.errors import ArgumentError, ArgumentTypeError, closest, missing_extra
+from softattn._validation import closest, missing_extra
+from softattn.errors import ArgumentError, ArgumentTypeError
 
 __all__ = ["NamedModel", "load_model"]
 

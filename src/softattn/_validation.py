@@ -1,9 +1,13 @@
-"""Checks of arguments that more than one module takes."""
+"""Argument checks, and the parts of error messages that several modules share."""
 
+import difflib
 import math
 import operator
+from collections.abc import Iterable
 
-from softattn.errors import ArgumentError, ArgumentTypeError
+from torch import Tensor
+
+from softattn.errors import ArgumentError, ArgumentTypeError, MissingExtraError
 
 
 def whole_number(doing: str, name: str, value: object, *, least: int = 1) -> int:
@@ -52,3 +56,56 @@ def odd_pair(doing: str, name: str, value: object) -> tuple[int, int]:
             f"Nearest: {nearest[0]} or {nearest[1]}."
         )
     return height, width
+
+
+def missing_extra(doing: str, package: str, extra: str) -> MissingExtraError:
+    """Return the error for a missing optional package, with the command that installs it."""
+    return MissingExtraError(
+        f"{doing} needs {package}, which is not installed. "
+        f"Install it with: pip install 'softattn[{extra}]'"
+    )
+
+
+def closest(name: str, options: Iterable[str], count: int = 3) -> str:
+    """Return the options closest to an unknown name, as the last sentence of a message.
+
+    >>> from softattn._validation import closest
+    >>> closest("layr4", ["layer3", "layer4", "fc"])
+    'Closest: layer4, layer3.'
+    """
+    options = list(options)
+    near = difflib.get_close_matches(name, options, n=count, cutoff=0.5)
+    if near:
+        return f"Closest: {', '.join(near)}."
+    if not options:
+        return "There are none."
+    return f"There are: {listed(options, 10)}."
+
+
+def listed(names: Iterable[str], most: int = 20) -> str:
+    """Join names for a message; after `most` names, only count the rest.
+
+    >>> from softattn._validation import listed
+    >>> listed(["a", "b", "c"], most=2)
+    'a, b, and 1 more'
+    """
+    names = list(names)
+    more = f", and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more if names else "nothing"
+
+
+def describe(value: object) -> str:
+    """Describe a value, typically the output of a module, for a message.
+
+    >>> import torch
+    >>> from softattn._validation import describe
+    >>> describe([torch.zeros(2, 3), torch.zeros(2, 4)])
+    'a list of 2: a tensor (2, 3), a tensor (2, 4)'
+    """
+    if isinstance(value, Tensor):
+        return f"a tensor {tuple(value.shape)}"
+    if isinstance(value, list | tuple):
+        return f"a {type(value).__name__} of {len(value)}: {', '.join(map(describe, value))}"
+    if isinstance(value, dict):
+        return f"a dict with {', '.join(map(str, value))}"
+    return f"a {type(value).__name__}"

@@ -1,0 +1,78 @@
+import re
+
+import pytest
+import torch
+
+from softattn import ArgumentError, ArgumentTypeError, MissingExtraError
+from softattn._validation import (
+    closest,
+    describe,
+    finite_number,
+    fraction,
+    listed,
+    missing_extra,
+    odd_pair,
+    whole_number,
+)
+
+
+@pytest.mark.parametrize("value", [2, torch.tensor(2), torch.tensor([2])[0]])
+def test_whole_numbers(value):
+    number = whole_number("testing", "n", value)
+    assert (number, type(number)) == (2, int)
+    assert whole_number("testing", "n", 0, least=0) == 0
+
+
+@pytest.mark.parametrize(
+    ("check", "value", "error", "message"),
+    [
+        (whole_number, 0, ArgumentError, "n must be a whole number of at least 1, found 0."),
+        (whole_number, True, ArgumentTypeError, "at least 1, found True (bool)."),
+        (whole_number, 2.0, ArgumentTypeError, "at least 1, found 2.0 (float)."),
+        (finite_number, "1", ArgumentTypeError, "n must be a finite number, found '1' (str)."),
+        (finite_number, True, ArgumentTypeError, "n must be a finite number, found True (bool)."),
+        (finite_number, float("nan"), ArgumentError, "n must be a finite number, found nan."),
+        (finite_number, float("inf"), ArgumentError, "n must be a finite number, found inf."),
+        (fraction, 1.5, ArgumentError, "n must be between 0 and 1, found 1.5."),
+        (fraction, -0.1, ArgumentError, "n must be between 0 and 1, found -0.1."),
+        (odd_pair, (1, 2, 3), ArgumentError, "one number or (height, width), found (1, 2, 3)."),
+        (odd_pair, 4, ArgumentError, "found 4. Nearest: 3 or 5."),
+        (odd_pair, (3, 2), ArgumentError, "found (3, 2). Nearest: (3, 1) or (3, 3)."),
+    ],
+)
+def test_invalid_values(check, value, error, message):
+    with pytest.raises(error, match=r"^testing: n must be") as raised:
+        check("testing", "n", value)
+    assert str(raised.value).endswith(message)
+
+
+def test_fractions_and_sizes():
+    assert [fraction("testing", "n", value) for value in (0, 0.5, 1)] == [0.0, 0.5, 1.0]
+    assert odd_pair("testing", "n", 3) == odd_pair("testing", "n", [3, 3]) == (3, 3)
+    assert odd_pair("testing", "n", (1, 5)) == (1, 5)
+
+
+def test_missing_extra():
+    with pytest.raises(MissingExtraError, match=re.escape("pip install 'softattn[plot]'")):
+        raise missing_extra("drawing", "matplotlib", "plot")
+
+
+def test_closest_names():
+    assert closest("layr4", ["layer3", "layer4", "fc"]) == "Closest: layer4, layer3."
+    assert closest("x", ["layer3", "fc"]) == "There are: layer3, fc."
+    options = [f"block{i}" for i in range(12)]
+    assert closest("x", options).endswith("block8, block9, and 2 more.")
+    assert closest("x", options[:10]).endswith("block8, block9.")
+    assert closest("x", []) == "There are none."
+
+
+def test_lists_of_names():
+    assert listed([]) == "nothing"
+    assert listed("abc") == "a, b, c"
+    assert listed("abc", most=1) == "a, and 2 more"
+
+
+def test_descriptions():
+    assert describe(torch.zeros(2, 3)) == "a tensor (2, 3)"
+    assert describe((torch.zeros(2), None)) == "a tuple of 2: a tensor (2,), a NoneType"
+    assert describe({"out": 1, "aux": 2}) == "a dict with out, aux"
