@@ -38,8 +38,8 @@ def test_a_gallery_has_right_and_wrong_of_each_class() -> None:
     [
         ({"images": ["I99"]}, "no image 'I99'. Closest: I9"),
         ({"worst": 0}, "worst must be at least 1, found 0"),
-        ({"dx": "nvs"}, "no class 'nvs'. Closest: nv"),
-        ({"images": ["I0"], "dx": "mel"}, "none of these images is of the class mel"),
+        ({"dx": "nvs"}, "unknown class 'nvs'. Closest: nv"),
+        ({"images": ["I0"], "dx": "mel"}, "none of these images has the class mel"),
     ],
 )
 def test_what_cant_be_chosen_is_refused(options: dict[str, object], message: str) -> None:

@@ -12,7 +12,7 @@ from ham10000.evaluation import evaluate, make_predictions
 from ham10000.reporting.figures import (
     confusion_figure,
     curves_figure,
-    fading_figure,
+    faithfulness_figure,
     recall_figure,
     reliability_figure,
     roc_figure,
@@ -90,7 +90,7 @@ def test_curves_leave_out_what_no_row_has_and_gaps() -> None:
 
 
 def test_each_method_has_a_line_of_its_own_look_and_its_area() -> None:
-    figure = fading_figure(CURVES)
+    figure = faithfulness_figure(CURVES)
     deletion, insertion = figure.axes
     assert [text.get_text() for text in deletion.get_legend().get_texts()] == [
         "soft attention 0.500",
@@ -107,7 +107,7 @@ def test_each_method_has_a_line_of_its_own_look_and_its_area() -> None:
 
 def test_a_model_without_attention_has_the_other_lines() -> None:
     del (others := dict(CURVES))["attention"]
-    assert len(fading_figure(others).axes[0].lines) == 3
+    assert len(faithfulness_figure(others).axes[0].lines) == 3
 
 
 def contrast(first: str, second: str) -> float:
@@ -137,7 +137,7 @@ def test_figures_are_in_the_colours_of_their_theme(theme: Theme) -> None:
         reliability_figure(TARGETS, PROBABILITIES, theme=theme),
         recall_figure({"mel": 0.5}, {"mel": (0.4, 0.6)}, theme=theme),
         curves_figure([{"epoch": 0, "split": "val", "loss": 1.0}], theme=theme),
-        fading_figure(CURVES, theme=theme),
+        faithfulness_figure(CURVES, theme=theme),
     ):
         canvas = FigureCanvasAgg(figure)
         canvas.draw()

@@ -1,3 +1,4 @@
+import base64
 import json
 import re
 import shutil
@@ -10,7 +11,7 @@ from ham10000.data import CLASSES
 from ham10000.errors import MissingDataError, PredictionError
 from ham10000.evaluation import METRICS
 from ham10000.reporting.report import write_report
-from ham10000.reporting.tables import PUBLISHED
+from ham10000.study import metric_name
 from ham10000.training.run import open_run
 
 CHROMIUM = Path(shutil.which("chromium") or "/usr/bin/chromium")
@@ -55,21 +56,48 @@ def study(run: Path, tmp_path: Path) -> Path:
 
 def test_the_page_of_a_run_has_every_part(page: Path) -> None:
     text = page.read_text()
-    for title in ("Beside published", "Results of tiny_sa", "look at the lesion", "How it was"):
+    for title in ("Results of tiny_sa", "Saliency compared", "Examples", "Data, recipe"):
         assert title in text
     for where in ("soft attention", "Grad-CAM", "centred Gaussian", "random map"):
         assert f'<th scope="row">{where}</th>' in text
     assert "SHA-256" in text
     assert "backbone: ham10000:tiny" in text
-    assert "CC BY-NC 4.0" in text
+    assert "<dt>backbone</dt><dd>ham10000:tiny</dd>" in text
+    assert "<dt>input</dt><dd>24 x 24 pixels</dd>" in text
     assert text.count('class="case"') > len(CLASSES)
-    for each in PUBLISHED:
-        assert f"<td>{each.precision:.3f}</td>" in text
+    for metric in METRICS:
+        assert f">{metric_name(metric.partition('/')[0])}</th>" in text
+
+
+def test_synthetic_data_are_marked_and_not_compared_with_published_results(page: Path) -> None:
+    text = page.read_text()
+    assert "<title>tiny_sa: report (synthetic data)</title>" in text
+    assert "<strong>Synthetic data.</strong>" in text
+    assert "<dt>data</dt><dd>synthetic data, 280 images</dd>" in text
+    assert "Published" not in text
+    assert "Inception-ResNet-v2" not in text
+    assert "CC BY-NC" not in text
+
+
+def test_every_entry_of_the_contents_has_its_section(study: Path, tmp_path: Path) -> None:
+    text = write_report(study, tmp_path / "report.html", each=0).read_text()
+    targets = re.findall(r'href="#([^"]+)"', text)
+    assert targets == ["comparison", "results-1", "results-2", "saliency", "gallery", "setup"]
+    for target in targets:
+        assert text.count(f'id="{target}"') == 1
+
+
+def test_figures_of_an_evaluation_have_one_size(page: Path) -> None:
+    grids = re.findall(r'<div class="grid">(.*?)</div>', page.read_text(), re.DOTALL)
+    figures = re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', "".join(grids))
+    sizes = {re.search(rb'viewBox="([^"]+)"', base64.b64decode(each))[1] for each in figures}
+    assert len(figures) == 6
+    assert len(sizes) == 1
 
 
 def test_the_page_needs_nothing_and_every_picture_is_described(page: Path) -> None:
     text = page.read_text()
-    assert not re.search(r"""(src|srcset|href)=["'](?!data:)""", text)
+    assert not re.search(r"""(src|srcset|href)=["'](?!data:|#)""", text)
     pictures = re.findall(r"<img [^>]*>", text)
     assert len(pictures) > 20
     for picture in pictures:
@@ -116,7 +144,7 @@ def test_deletion_and_insertion_are_drawn_and_attention_is_compared(page: Path) 
     alt = re.search(r'alt="Deletion and insertion curves of tiny_sa\. ([^"]*)"', text)
     assert alt is not None
     assert alt[1].count("deletion 0.") == 4
-    assert text.count('<th scope="col">attention less</th>') == 2
+    assert text.count('<th scope="col">attention minus</th>') == 2
     assert re.search(r"<td>[+-]0\.\d{3} <small>[+-]0\.\d{3} to [+-]0\.\d{3}</small></td>", text)
 
 
@@ -132,7 +160,11 @@ def test_a_study_says_its_verdict_and_what_changed(study: Path, tmp_path: Path) 
     text = write_report(study, tmp_path / "report.html").read_text()
     assert "attended changed &lt;nothing&gt; of note." in text
     assert "No evidence where the interval holds 0." in text
-    assert "What changed" in text
+    head = re.findall(r'<th scope="col">(.*?)</th>', text)
+    assert head[:6] == ["metric", "plain", "attended", "difference", "p", "p (Holm)"]
+    row = re.search(r'<th scope="row">balanced accuracy</th>(.*?)</tr>', text, re.DOTALL)
+    assert row is not None
+    assert re.findall(r"<td>([^ <]+)", row[1]) == ["0.500", "0.500", "+0.010", "0.500", "1.000"]
     assert "Results of plain" in text
     assert "Results of attended" in text
 
@@ -149,11 +181,11 @@ def test_without_the_data_the_page_says_what_is_missing(run: Path, tmp_path: Pat
 
 
 def test_what_is_neither_run_nor_study_is_refused(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(MissingDataError, match=r"holds neither study\.json.*nor recipe\.yaml"):
+    with pytest.raises(MissingDataError, match=r"neither the study\.json .* nor the recipe\.yaml"):
         write_report(tmp_path, tmp_path / "report.html")
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     (copy / "predictions.csv").unlink()
-    with pytest.raises(MissingDataError, match="Go on with it: ham10000 train --resume"):
+    with pytest.raises(MissingDataError, match="Resume training with: ham10000 train --resume"):
         write_report(copy, tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
 
@@ -187,6 +219,8 @@ def test_a_browser_shows_it_without_complaint(
     assert complaints == []
     assert [url for url in requests if not url.startswith("data:")] == [page.as_uri()]
     assert shown.evaluate("document.documentElement.scrollWidth") <= width
+    narrow = "[...document.querySelectorAll('.scroll')].some(e => e.scrollWidth > e.clientWidth)"
+    assert shown.evaluate(narrow) == (width == 390)
     assert shown.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
     figure = "document.querySelector('.grid img').currentSrc"
     light = shown.evaluate("document.querySelector('.grid img').src")

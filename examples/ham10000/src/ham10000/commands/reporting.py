@@ -36,7 +36,7 @@ def localise(
         seed: of all draws.
     """
     # Loading what trains takes seconds, and the other commands don't need it.
-    from ham10000.reporting import print_gaze
+    from ham10000.reporting import print_saliency
     from ham10000.saliency import evaluate_saliency, write_saliency
     from ham10000.training.run import open_run
 
@@ -45,7 +45,7 @@ def localise(
     gaze, images = evaluate_saliency(open_run(run), split, data=data, faithful=faithful, seed=seed)
     place = out if out is not None else run / "evaluation"
     write_saliency(gaze, images, place)
-    print_gaze(gaze)
+    print_saliency(gaze)
     console().print(f"Written to {place}", markup=False, soft_wrap=True)
     return 0
 

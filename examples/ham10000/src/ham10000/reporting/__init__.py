@@ -5,9 +5,9 @@ from ham10000.reporting.console import (
     print_comparison,
     print_counts,
     print_evaluation,
-    print_gaze,
     print_report,
     print_run,
+    print_saliency,
     print_study,
 )
 from ham10000.reporting.demo import run_demo
@@ -24,9 +24,9 @@ __all__ = [
     "print_comparison",
     "print_counts",
     "print_evaluation",
-    "print_gaze",
     "print_report",
     "print_run",
+    "print_saliency",
     "print_study",
     "run_demo",
     "write_case",

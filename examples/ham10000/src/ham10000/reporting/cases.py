@@ -1,4 +1,4 @@
-"""Images of a run with what its model said of them: choose, read and draw them."""
+"""Single images with their prediction and attention: choose, read and draw them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,32 +23,32 @@ from ham10000.utils import replacing
 __all__ = ["Case", "case_figure", "choose", "gallery", "make_cases", "thumbnail", "write_case"]
 
 OUTLINE = "#00e5c8"
-"""Of the mask: neither skin nor lesion nor the map's colours are like it."""
+"""Colour of the mask's outline, distinct from skin, lesions and the colours of maps."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One image, what it shows, and what a model said of it."""
+    """An image with its diagnosis and a model's prediction and attention."""
 
     image_id: str
     truth: str
     probabilities: Mapping[str, float]
-    """By class."""
+    """Predicted probability by class."""
     image: Tensor
-    """(3, S, S), uint8."""
+    """Image, (3, S, S), uint8."""
     attention: Tensor | None = None
-    """(h, w), the sum of the maps; `None` without attention."""
+    """Sum of the attention maps, (h, w); `None` for a model without attention."""
     mask: Tensor | None = None
-    """(S, S), True on the lesion; `None` if there is none."""
+    """Mask, (S, S), True on the lesion; `None` if the image has no mask."""
 
     @property
     def prediction(self) -> str:
-        """The class with the largest probability."""
+        """Class with the largest probability."""
         return max(self.probabilities, key=self.probabilities.__getitem__)
 
     @property
-    def right(self) -> bool:
-        """Whether that is the true one."""
+    def correct(self) -> bool:
+        """Whether the prediction is correct."""
         return self.prediction == self.truth
 
 
@@ -59,24 +59,24 @@ def choose(
     worst: int | None = None,
     dx: str | None = None,
 ) -> list[str]:
-    """Choose images by their names, their class, or how wrong the model is about them.
+    """Choose images by name, class, or predicted probability of the true class.
 
     Args:
-        predictions: of a run.
-        images: their names, as ISIC_0024306; all unless given.
-        worst: so many of them whose true class got the least probability.
-        dx: only those of this class.
+        predictions: Predictions of a run.
+        images: Names of images, such as ISIC_0024306. Defaults to all images.
+        worst: Number of images to choose, those with the lowest probability of the true class.
+        dx: Class of the images. Defaults to all classes.
 
     Returns:
-        Names, the worst first where `worst` is given.
+        Names of images; with `worst`, the lowest probability first.
 
     Raises:
-        ArgumentError: an image or class is not there, or there is nothing to show.
+        ArgumentError: An image or class is unknown, or no image is left.
     """
     doing = "choosing images to explain"
     table = predictions.table
     if dx is not None and dx not in CLASSES:
-        raise ArgumentError(f"{doing}: there is no class {dx!r}. {closest(dx, CLASSES)}")
+        raise ArgumentError(f"{doing}: unknown class {dx!r}. {closest(dx, CLASSES)}")
     if worst is not None and worst < 1:
         raise ArgumentError(f"{doing}: worst must be at least 1, found {worst}.")
     known = table["image_id"].tolist()
@@ -94,17 +94,17 @@ def choose(
     if worst is not None:
         rows = rows.sort_values("truth", kind="stable").head(worst)
     if rows.empty:
-        raise ArgumentError(f"{doing}: none of these images is of the class {dx}.")
+        raise ArgumentError(f"{doing}: none of these images has the class {dx}.")
     return [str(name) for name in rows["image_id"]]
 
 
 def gallery(predictions: Predictions, each: int = 1, seed: int = 0) -> list[str]:
-    """Draw images of every class, so many that the model is right about and as many not.
+    """Sample images of every class, correctly and incorrectly predicted ones.
 
     Args:
-        predictions: of a run.
-        each: how many of a class that are right, and how many that are wrong.
-        seed: of the draw. They are drawn and not chosen, so that the gallery doesn't flatter.
+        predictions: Predictions of a run.
+        each: Number of images for each class and outcome.
+        seed: Seed of the random choice. Images are sampled so that the gallery is not selective.
     """
     right = predictions.probabilities.argmax(axis=1) == predictions.targets
     table = predictions.table[["image_id", "dx"]].assign(right=right)
@@ -126,24 +126,29 @@ def make_cases(
     data: Path | None = None,
     batch_size: int = 32,
 ) -> Iterator[Case]:
-    """Read images, their masks where there are some, and the model's attention to them.
+    """Read images and their masks, and compute the model's attention.
 
     Args:
-        run: from `open_run`.
-        predictions: its own, which hold the images.
-        names: of the images.
-        split: where they are: "train", "val" or "test".
-        data: the data set's folder, for the masks; the recipe's unless given.
-        batch_size: of images.
+        run: From `open_run`.
+        predictions: Predictions of the run that include the images.
+        names: Names of the images.
+        split: Split of the images: "train", "val" or "test".
+        data: Folder of the data set, for the masks. Defaults to the one in the recipe.
+        batch_size: Number of images at a time.
+
+    Yields:
+        One case for each name, in order.
 
     Raises:
-        Ham10000Error: something of the run or the data set is not there or damaged.
+        Ham10000Error: A file of the run or of the data set is missing or damaged.
     """
     images = run.dataset(split)
     places = pd.Index(images.table["image_id"]).get_indexer(pd.Index(names))
     if (places < 0).any():
         name = names[int((places < 0).argmax())]
-        raise MissingDataError(f"explaining {name}: the split {split} doesn't have this image.")
+        raise MissingDataError(
+            f"explaining {name}: the image is not in the {split} split of the run."
+        )
     model = run.load_model()
     network, read = image_network(model), image_reader(run, images)
     masks = open_folder(data_folder(data if data is not None else run.recipe.data.root)).masks
@@ -169,12 +174,11 @@ def make_cases(
 
 
 def case_figure(case: Case, *, theme: Theme = LIGHT) -> Figure:
-    """Draw an image, the attention over it, the outline of its mask, and the probabilities.
+    """Draw an image, its attention, the outline of its mask, and the probabilities.
 
     Args:
-        case: what to draw. Without attention the image stands alone, without a mask there is no
-            outline, and the title says so.
-        theme: the colours.
+        case: The case to draw. Attention and outline are left out if there is none.
+        theme: Colours.
     """
     panels = 2 if case.attention is None else 3
     figure = Figure(
@@ -189,7 +193,7 @@ def case_figure(case: Case, *, theme: Theme = LIGHT) -> Figure:
     _probabilities(bars, case, theme)
     for axes in figure.axes:
         axes.title.set(color=theme.quiet, fontsize=9)
-    verdict = "right" if case.right else f"wrong: {case.prediction}"
+    verdict = "correct" if case.correct else f"predicted {case.prediction}"
     figure.suptitle(
         f"{case.image_id}: {case.truth}, {CLASS_NAMES[case.truth]} ({verdict})",
         color=theme.ink,
@@ -199,7 +203,13 @@ def case_figure(case: Case, *, theme: Theme = LIGHT) -> Figure:
 
 
 def thumbnail(case: Case, *, attention: bool = True, inches: float = 1.6) -> Figure:
-    """Draw an image with the outline of its mask and, if asked for, the attention over it."""
+    """Draw an image with the outline of its mask and, optionally, its attention.
+
+    Args:
+        case: The case to draw.
+        attention: Overlay the attention map.
+        inches: Width and height of the figure.
+    """
     figure = Figure(figsize=(inches, inches))
     axes = figure.add_axes((0, 0, 1, 1))
     picture = case.image / 255
@@ -210,10 +220,17 @@ def thumbnail(case: Case, *, attention: bool = True, inches: float = 1.6) -> Fig
 
 
 def write_case(case: Case, out: Path) -> Path:
-    """Write the figure of a case into a folder, as IMAGE.png, whole or not at all.
+    """Write the figure of a case to IMAGE.png in a folder, atomically.
+
+    Args:
+        case: The case to draw.
+        out: The folder.
+
+    Returns:
+        Path of the file.
 
     Raises:
-        WriteError: the system refuses.
+        WriteError: The file cannot be written.
     """
     path = out / f"{case.image_id}.png"
     with replacing(path) as file:
@@ -231,7 +248,7 @@ def _show(axes: Axes, picture: Tensor, mask: Tensor | None) -> None:
 def _probabilities(axes: Axes, case: Case, theme: Theme) -> None:
     values = [case.probabilities[name] for name in CLASSES]
     colours = [theme.first if name == case.truth else theme.line for name in CLASSES]
-    if not case.right:
+    if not case.correct:
         colours[CLASSES.index(case.prediction)] = theme.second
     style(axes, theme)
     axes.barh(CLASSES, values, color=colours)

@@ -1,4 +1,4 @@
-"""What the commands print: tables of at most 80 columns that a person reads."""
+"""Tables that the commands print, at most 80 columns wide."""
 
 import math
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from ham10000.evaluation import (
     read_predictions,
     summarize,
 )
-from ham10000.reporting.tables import words
+from ham10000.reporting.tables import method_name
 from ham10000.statistics import AreaDifference
 from ham10000.study import metric_name
 from ham10000.training.folder import RunFolder
@@ -28,9 +28,9 @@ __all__ = [
     "print_comparison",
     "print_counts",
     "print_evaluation",
-    "print_gaze",
     "print_report",
     "print_run",
+    "print_saliency",
     "print_study",
 ]
 
@@ -43,7 +43,7 @@ _MAX_ITEMS = 20
 
 
 def print_report(report: Report) -> None:
-    """Print what `verify` found: a row a check, then the near-duplicates."""
+    """Print the result of `verify`: one row per check, then the items of each problem."""
     out = console()
     table = Table(title=escape(str(report.root)), title_justify="left", show_lines=False)
     table.add_column("check", no_wrap=True)
@@ -67,7 +67,13 @@ def print_report(report: Report) -> None:
 
 
 def print_counts(counts: pd.DataFrame, title: str, corner: str = "") -> None:
-    """Print a table of whole numbers, with the sum of each row."""
+    """Print a table of counts.
+
+    Args:
+        counts: Whole numbers, with labels as index and columns.
+        title: Title of the table.
+        corner: Heading of the column of labels.
+    """
     table = Table(title=escape(title), title_justify="left")
     table.add_column(corner, no_wrap=True)
     for name in counts.columns:
@@ -96,20 +102,22 @@ _OF_CLASSES = ("recall", "precision", "auc")
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
-    """Print the averages per image and per lesion, and three metrics of each class."""
+    """Print averages per image and per lesion, and three metrics of each class."""
     out = console()
     image, lesion = evaluation.per_image, evaluation.per_lesion
     table = _table("")
     for title, level in (("images", image), ("lesions", lesion)):
         table.add_column(f"{level.count:,} {title}", no_wrap=True)
     for name in _HEADLINES:
-        table.add_row(_words(name), _interval(image.metrics[name]), _interval(lesion.metrics[name]))
+        table.add_row(
+            metric_name(name), _interval(image.metrics[name]), _interval(lesion.metrics[name])
+        )
     out.print(table, "")
 
     table = _table("")
     table.add_column("n", justify="right", no_wrap=True)
     for metric in _OF_CLASSES:
-        table.add_column(_words(metric), no_wrap=True)
+        table.add_column(metric_name(metric), no_wrap=True)
     for name in CLASSES:
         intervals = (image.metrics[f"{metric}/{name}"] for metric in _OF_CLASSES)
         count = f"{image.class_counts[name]:,}"
@@ -117,13 +125,13 @@ def print_evaluation(evaluation: Evaluation) -> None:
     out.print(table, "")
     _print_absent(evaluation.absent_classes)
     out.print(
-        f"In brackets: intervals of 95 %, from {evaluation.resamples:,} draws of lesions, seed "
-        f"{evaluation.seed}."
+        f"In brackets: 95 % confidence intervals from {evaluation.resamples:,} bootstrap resamples "
+        f"of lesions, seed {evaluation.seed}."
     )
 
 
 def print_comparison(comparison: Comparison) -> None:
-    """Print the differences of the averages and of each class's recall, per image."""
+    """Print the differences in averages and in the recall of each class, per image."""
     out = console()
     found = comparison.per_image
     out.print(f"A: {comparison.a}\nB: {comparison.b}", markup=False, soft_wrap=True)
@@ -135,21 +143,23 @@ def print_comparison(comparison: Comparison) -> None:
     for name in names:
         each = found.metrics[name]
         if math.isnan(each.difference):
-            table.add_row(_words(name), *(["undefined"] + [""] * 3))
+            table.add_row(metric_name(name), *(["undefined"] + [""] * 3))
             continue
         difference = f"{each.difference:+.3f} [{each.low:+.3f}, {each.high:+.3f}]"
-        table.add_row(_words(name), f"{each.a:.3f}", f"{each.b:.3f}", difference, _p(each.p_value))
+        table.add_row(
+            metric_name(name), f"{each.a:.3f}", f"{each.b:.3f}", difference, _p(each.p_value)
+        )
     out.print(table, "")
     for title, level in (("images", found), ("lesions", comparison.per_lesion)):
         out.print(_mcnemar(title, level))
     for name in ("auc_weighted", "auc_macro"):
-        out.print(f"{_words(name)}, DeLong's test: {_area(found.areas[name])}", markup=False)
+        out.print(f"{metric_name(name)}, DeLong's test: {_area(found.areas[name])}", markup=False)
     _print_absent(comparison.absent_classes)
     out.print(
-        f"In brackets: intervals of 95 % from {comparison.resamples:,} draws of lesions, the same "
-        f"for both, seed {comparison.seed}. A row's p is below 0.05 where its interval excludes "
-        "0; it is of one metric, not corrected for their number. McNemar's and DeLong's are other "
-        "tests, with p-values of their own."
+        f"In brackets: 95 % confidence intervals from {comparison.resamples:,} bootstrap resamples "
+        f"of lesions, the same for A and B, seed {comparison.seed}. p is below 0.05 if the "
+        "interval excludes 0, and is not corrected for the number of metrics. McNemar's and "
+        "DeLong's tests are separate tests with their own p-values."
     )
 
 
@@ -162,7 +172,7 @@ def _table(corner: str) -> Table:
 def _print_absent(names: list[str]) -> None:
     if names:
         console().print(
-            f"No image of {', '.join(names)}: undefined, and left out of the averages.",
+            f"There are no images of {', '.join(names)}; averages leave these classes out.",
             style="yellow",
         )
 
@@ -170,14 +180,14 @@ def _print_absent(names: list[str]) -> None:
 def _mcnemar(title: str, level: Differences) -> str:
     test = level.mcnemar
     return (
-        f"{level.count:,} {title}: only A is right about {test.only_a:,}, only B about "
-        f"{test.only_b:,}; McNemar's p {_is(test.p_value)}"
+        f"{level.count:,} {title}: only A is correct on {test.only_a:,}, only B on "
+        f"{test.only_b:,}; McNemar's test: p {_is(test.p_value)}"
     )
 
 
 def _area(area: AreaDifference) -> str:
     if area.undefined is not None:
-        return f"undefined, as {area.undefined}"
+        return f"undefined: {area.undefined}"
     interval = f"{area.difference:+.4f} [{area.low:+.4f}, {area.high:+.4f}]"
     return f"{interval}, p {_is(area.p_value)}"
 
@@ -196,13 +206,6 @@ def _is(p_value: float) -> str:
     return "< .001" if p_value < 0.001 else f"= {p_value:.3f}"
 
 
-def _words(name: str) -> str:
-    metric, _, of = name.partition("/")
-    words = metric.replace("_", " ").replace("auc", "AUC").replace("f1", "F1")
-    words = words.replace("ece", "calibration error")
-    return f"{words} {of}".strip()
-
-
 _STUDIED = (
     "balanced_accuracy",
     "accuracy",
@@ -216,7 +219,7 @@ _STUDIED = (
 
 
 def print_study(result: Mapping[str, Any]) -> None:
-    """Print what `summarize_study` found."""
+    """Print the result of `summarize_study` with its verdict."""
     recipes = result["recipes"]
     seeds = len(result["seeds"])
     title = (
@@ -259,10 +262,10 @@ _COLUMNS = {
 
 
 def print_run(run: RunFolder) -> None:
-    """Print a row for each split that a run has predicted, in 80 columns."""
+    """Print metrics for each split that a run has predicted."""
     out = console()
     if not run.done:
-        out.print(f"Not finished. Go on with: ham10000 train --resume {run.path}", markup=False)
+        out.print(f"Not finished. Resume with: ham10000 train --resume {run.path}", markup=False)
         return
     table = Table(title=escape(f"{run.path}, best weights"), title_justify="left")
     table.add_column("", no_wrap=True)
@@ -280,21 +283,21 @@ def print_run(run: RunFolder) -> None:
     out.print(table)
 
 
-def print_gaze(gaze: Mapping[str, Any]) -> None:
-    """Print where a model looks, and where it would with its eyes closed."""
+def print_saliency(found: Mapping[str, Any]) -> None:
+    """Print localization and faithfulness scores of each saliency method and baseline."""
     out = console()
-    out.print(_saliency_table(gaze["localisation"]["methods"]))
-    faithfulness = gaze["faithfulness"]
+    out.print(_saliency_table(found["localisation"]["methods"]))
+    faithfulness = found["faithfulness"]
     if faithfulness["images"]:
         out.print(_saliency_table(faithfulness["methods"]))
         out.print(
-            f"Deletion (lower is better) and insertion (higher is better): areas under the curve "
-            f"on {faithfulness['images']} images."
+            f"Deletion (lower is better) and insertion (higher is better): area under the curve on "
+            f"{faithfulness['images']} images."
         )
     out.print(
-        f"{gaze['images']:,} images; left out: {gaze['without_mask']:,} without a mask, "
-        f"{gaze['empty_mask']:,} with an empty one. In brackets: intervals of 95 % from "
-        f"{gaze['resamples']:,} draws of lesions, seed {gaze['seed']}."
+        f"{found['images']:,} images. Excluded: {found['without_mask']:,} without a mask and "
+        f"{found['empty_mask']:,} with an empty mask. In brackets: 95 % confidence intervals from "
+        f"{found['resamples']:,} bootstrap resamples of lesions, seed {found['seed']}."
     )
 
 
@@ -302,11 +305,11 @@ def _saliency_table(methods: Mapping[str, Mapping[str, Mapping[str, float]]]) ->
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("", no_wrap=True)
     for score in next(iter(methods.values())):
-        table.add_column(words(score), no_wrap=True)
+        table.add_column(method_name(score), no_wrap=True)
     for method, scores in methods.items():
         cells = (
             f"{each['value']:.3f} \\[{each['low']:.3f}, {each['high']:.3f}]"
             for each in scores.values()
         )
-        table.add_row(words(method), *cells)
+        table.add_row(method_name(method), *cells)
     return table

@@ -1,6 +1,5 @@
 """`explore`: the contents of a data set as one self-contained HTML page."""
 
-import base64
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from ham10000.data import (
     read_mask,
     resize,
 )
+from ham10000.reporting.style import data_uri
 from ham10000.utils import in_order, write_text
 
 __all__ = ["CHARTS", "THUMB", "Chart", "Measured", "contact_sheet", "explore_dataset", "measure"]
@@ -64,7 +64,7 @@ def explore_dataset(root: Path, out: Path, *, seed: int = 0, workers: int | None
             sheet = contact_sheet([measured.thumbs[each] for each in chosen], 6)
             sheet.save(file, "JPEG", quality=88)
             text = f"{CLASS_NAMES[name]}; {int((table['dx'] == name).sum()):,} images"
-            sheets.append({"title": name, "text": text, "image": _inline(file, "jpeg")})
+            sheets.append({"title": name, "text": text, "image": data_uri(file.getvalue(), "jpeg")})
     loader = jinja2.PackageLoader("ham10000.reporting", "templates")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined
@@ -100,14 +100,10 @@ def _facts(table: pd.DataFrame, num_masks: int) -> list[tuple[str, str]]:
     ]
 
 
-def _figure(figure: object) -> str:
+def _figure(figure: Figure) -> str:
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=140)  # type: ignore[attr-defined]
-    return _inline(file, "png")
-
-
-def _inline(file: io.BytesIO, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+    figure.savefig(file, format="png", dpi=140)
+    return data_uri(file.getvalue(), "png")
 
 
 Chart = tuple[str, str, Callable[[pd.DataFrame], Figure]]

@@ -1,4 +1,4 @@
-"""The figures of an evaluation: each from numbers to a matplotlib figure, and nothing else."""
+"""Figures of an evaluation: pure functions from numbers to matplotlib figures of one size."""
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,14 +16,14 @@ from ham10000.data import CLASSES
 from ham10000.errors import ArgumentError
 from ham10000.evaluation import NUM_BINS, Evaluation, Predictions, reliability_bins
 from ham10000.reporting.style import LIGHT, Theme, new_figure
-from ham10000.reporting.tables import words
+from ham10000.reporting.tables import method_name
 from ham10000.saliency import CURVES, curve_area
 from ham10000.utils import replacing
 
 __all__ = [
     "confusion_figure",
     "curves_figure",
-    "fading_figure",
+    "faithfulness_figure",
     "recall_figure",
     "reliability_figure",
     "roc_figure",
@@ -38,16 +38,17 @@ _METHOD_STYLES = {
     "gaussian": ("ink", "-.", 1.4),
     "random": ("quiet", ":", 1.6),
 }
+_PARTICIPLES = {"deletion": "deleted", "insertion": "inserted"}
 _CURVE_TITLES = {
-    "deletion": "deletion: the lower, the better",
-    "insertion": "insertion: the higher, the better",
+    "deletion": "deletion (lower is better)",
+    "insertion": "insertion (higher is better)",
 }
 
 
 def confusion_figure(
     confusion: ArrayLike, classes: Sequence[str] = CLASSES, *, theme: Theme = LIGHT
 ) -> Figure:
-    """Draw a confusion matrix: counts, coloured by the share of their row.
+    """Draw a confusion matrix of counts, coloured by their share of the row.
 
     Example:
         >>> from ham10000.reporting.figures import confusion_figure
@@ -56,13 +57,13 @@ def confusion_figure(
         ['8', '2', '1', '9']
 
     Args:
-        confusion: (C, C) counts; a row for each true class, a column for each predicted one.
-        classes: their names.
-        theme: the colours.
+        confusion: Counts, (C, C), with true classes as rows and predicted classes as columns.
+        classes: Names of the classes.
+        theme: Colours.
     """
     counts = np.asarray(confusion, dtype=np.float64)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure, (axes,) = new_figure(theme, 5.2)
+    figure, (axes,) = new_figure(theme)
     axes.imshow(shares, cmap=theme.shades, vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):
         if count:
@@ -87,19 +88,19 @@ def roc_figure(
     *,
     theme: Theme = LIGHT,
 ) -> Figure:
-    """Draw the ROC curve of each class against the others.
+    """Draw the ROC curve of each class against all others.
 
-    A class without an image, or without an image of another class, has no curve, and the legend
+    Without an image of the class, or of any other class, the curve is undefined and the legend
     says so.
 
     Args:
-        targets: (N,), places in `classes`.
-        probabilities: (N, C).
-        classes: their names.
-        theme: the colours.
+        targets: Indices of the true classes, (N,).
+        probabilities: Predicted probabilities, (N, C).
+        classes: Names of the classes.
+        theme: Colours.
     """
     truth, scores = np.asarray(targets), np.asarray(probabilities, dtype=np.float64)
-    figure, (axes,) = new_figure(theme, 4.6)
+    figure, (axes,) = new_figure(theme)
     axes.plot([0, 1], [0, 1], color=theme.line, linestyle=_DASHED)
     for place, name in enumerate(classes):
         positive = truth == place
@@ -120,29 +121,28 @@ def roc_figure(
 def reliability_figure(
     targets: ArrayLike, probabilities: ArrayLike, *, bins: int = NUM_BINS, theme: Theme = LIGHT
 ) -> Figure:
-    """Draw how often the predicted class is right, by how sure the model is of it.
+    """Draw accuracy by predicted probability, with the number of images in each bin.
 
-    Bins are of equal width. Below stands how many images each holds. The title has the expected
-    calibration error: the mean distance of the points from the diagonal, weighted by these counts
-    (Guo et al., ICML 2017).
+    Bins have equal width. The title has the expected calibration error, which is the mean distance
+    of the points from the diagonal, weighted by the number of images (Guo et al., ICML 2017).
 
     Args:
-        targets: (N,), places in the columns.
-        probabilities: (N, C).
-        bins: how many.
-        theme: the colours.
+        targets: Indices of the true classes, (N,).
+        probabilities: Predicted probabilities, (N, C).
+        bins: Number of bins.
+        theme: Colours.
     """
     confidence, accuracy, counts = reliability_bins(targets, probabilities, bins)
     full = counts > 0
     confidence, accuracy = confidence[full], accuracy[full]
     error = np.average(np.abs(accuracy - confidence), weights=counts[full])
 
-    figure, (axes, below) = new_figure(theme, 5, (3, 1))
+    figure, (axes, below) = new_figure(theme, (3, 1))
     axes.plot([0, 1], [0, 1], color=theme.line, linestyle=_DASHED)
     axes.vlines(confidence, confidence, accuracy, color=theme.second, linewidth=1.2)
     axes.plot(confidence, accuracy, "o-", color=theme.first, markersize=4)
     axes.set_title(f"expected calibration error {error:.3f}", fontsize=10)
-    axes.set_ylabel("part that is right")
+    axes.set_ylabel("accuracy")
     axes.set_ylim(-0.02, 1.02)
     below.bar((np.arange(bins) + 0.5) / bins, counts, 0.9 / bins, color=theme.first)
     below.set_ylabel("images")
@@ -167,11 +167,11 @@ def recall_figure(
         ['0.50 (0.19 to 0.81)']
 
     Args:
-        recalls: by class; nan where a class has no image.
-        intervals: by class, its lower and upper end.
-        theme: the colours.
+        recalls: Recall by class; NaN for a class without images.
+        intervals: Lower and upper end of the interval by class.
+        theme: Colours.
     """
-    figure, (axes,) = new_figure(theme, 0.9 + 0.36 * len(recalls))
+    figure, (axes,) = new_figure(theme)
     for row, (name, recall) in enumerate(recalls.items()):
         if np.isnan(recall):
             axes.text(0.02, row, "no image", va="center", fontsize=9, color=theme.quiet)
@@ -184,7 +184,7 @@ def recall_figure(
     axes.set_yticks(range(len(recalls)), list(recalls))
     axes.set_ylim(len(recalls) - 0.5, -0.5)
     axes.set_xlim(-0.01, 1.01)
-    axes.set_xlabel("recall, with its interval")
+    axes.set_xlabel("recall with its 95 % interval")
     axes.grid(axis="x", color=theme.line, linewidth=0.6)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
@@ -197,7 +197,7 @@ def curves_figure(
     *,
     theme: Theme = LIGHT,
 ) -> Figure:
-    """Draw how metrics went over the epochs, in training and in validation.
+    """Draw metrics over the epochs, for training, validation and test.
 
     Example:
         >>> from ham10000.reporting.figures import curves_figure
@@ -207,18 +207,18 @@ def curves_figure(
         (5, 2)
 
     Args:
-        rows: of a run's metrics.jsonl: `epoch`, `split` and metrics by name.
-        names: which metrics; those that no row has are left out.
-        theme: the colours.
+        rows: Rows of a run's metrics.jsonl, with `epoch`, `split` and metrics by name.
+        names: Names of metrics. Metrics that are in no row are skipped.
+        theme: Colours.
 
     Raises:
-        ArgumentError: no row has any of them.
+        ArgumentError: No row has any of the metrics.
     """
     rows = list(rows)
     shown = [name for name in names if any(_number(row, name) is not None for row in rows)]
     if not shown:
         raise ArgumentError(f"drawing curves: no row has any of {', '.join(names)}.")
-    figure, column = new_figure(theme, 0.4 + 2.1 * len(shown), (1,) * len(shown))
+    figure, column = new_figure(theme, (1,) * len(shown))
     for axes, name in zip(column, shown, strict=True):
         for split, colour, style in (
             ("train", theme.first, "--"),
@@ -237,25 +237,25 @@ def curves_figure(
     return figure
 
 
-def fading_figure(
+def faithfulness_figure(
     curves: Mapping[str, Mapping[str, Sequence[float]]], *, theme: Theme = LIGHT
 ) -> Figure:
     """Draw deletion and insertion curves, one line for each method.
 
     Example:
-        >>> from ham10000.reporting.figures import fading_figure
+        >>> from ham10000.reporting.figures import faithfulness_figure
         >>> curves = {"random": {"deletion": [0.9, 0.4, 0.1], "insertion": [0.1, 0.6, 0.9]}}
-        >>> figure = fading_figure(curves)
+        >>> figure = faithfulness_figure(curves)
         >>> [axes.get_legend().get_texts()[0].get_text() for axes in figure.axes]
         ['random map 0.450', 'random map 0.550']
 
     Args:
-        curves: mean probabilities for each method of `looking.METHODS` and each of
-            `faithfulness.CURVES`, after equal shares of the positions.
-        theme: the colours.
+        curves: Mean probability by saliency method and curve ("deletion" or "insertion"), at
+            equal steps of the share of positions.
+        theme: Colours.
     """
-    figure, column = new_figure(theme, 6.4, (1,) * len(CURVES))
-    for axes, name in zip(column, CURVES, strict=True):
+    figure, panels = new_figure(theme, columns=len(CURVES))
+    for axes, name in zip(panels, CURVES, strict=True):
         for method, found in curves.items():
             values = np.asarray(found[name], dtype=np.float64)
             colour, style, width = _METHOD_STYLES[method]
@@ -265,30 +265,41 @@ def fading_figure(
                 color=getattr(theme, colour),
                 linestyle=style,
                 linewidth=width,
-                label=f"{words(method)} {curve_area(values[None])[0]:.3f}",
+                label=f"{method_name(method)} {curve_area(values[None])[0]:.3f}",
             )
         axes.set_title(_CURVE_TITLES[name], fontsize=10)
-        axes.set_ylabel("mean probability")
+        axes.set_xlabel(f"positions {_PARTICIPLES[name]}")
         axes.set_xlim(0, 1)
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
         axes.grid(axis="y", color=theme.line, linewidth=0.6)
+        # Below the axes, as curves may be anywhere inside them.
         legend = axes.legend(
-            frameon=False, labelcolor=theme.ink, fontsize=9, title="area under the curve"
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.2),
+            frameon=False,
+            labelcolor=theme.ink,
+            fontsize=9,
+            title="area under the curve",
         )
         legend.get_title().set(color=theme.quiet, fontsize=9)
-    column[-1].set_xlabel("positions taken, in the order of the map")
+    panels[0].set_ylabel("mean probability")
     return figure
 
 
 def write_figures(evaluation: Evaluation, predictions: Predictions, out: Path) -> list[Path]:
-    """Write confusion.png, roc.png, reliability.png and recall.png into a folder.
+    """Write confusion.png, roc.png, reliability.png and recall.png to a folder.
+
+    Args:
+        evaluation: Evaluation of the predictions.
+        predictions: Predictions of a test set.
+        out: The folder.
 
     Returns:
-        The files.
+        Paths of the files.
 
     Raises:
-        WriteError: the system refuses.
+        WriteError: A file cannot be written.
     """
     found = evaluation.per_image
     recalls = {name: found.metrics[f"recall/{name}"] for name in CLASSES}

@@ -1,4 +1,4 @@
-"""`report`: what a run or a study found, as one page that opens anywhere and needs nothing else."""
+"""`ham10000 report`: the results of a run or a study as one self-contained HTML page."""
 
 from pathlib import Path
 from typing import Any
@@ -6,15 +6,20 @@ from typing import Any
 import jinja2
 
 from ham10000.data import LICENCE
-from ham10000.reporting.inputs import open_subject
+from ham10000.reporting.inputs import open_source
 from ham10000.reporting.sections import (
-    figures_of,
-    gallery_of,
-    gaze_of,
-    setup_of,
+    gallery_section,
+    results_section,
+    saliency_section,
+    setup_section,
 )
 from ham10000.reporting.style import DARK, LIGHT
-from ham10000.reporting.tables import comparison_table, headline, published_table
+from ham10000.reporting.tables import (
+    comparison_tables,
+    headline,
+    published_table,
+    summary_items,
+)
 from ham10000.utils import write_text
 
 __all__ = ["write_report"]
@@ -23,25 +28,25 @@ __all__ = ["write_report"]
 def write_report(folder: Path, out: Path, *, data: Path | None = None, each: int = 1) -> Path:
     """Write the report of a run or a study.
 
-    Where attention looks is measured if it wasn't yet with the run's weights, and kept in the run's
-    folder.
+    Saliency is measured unless `evaluation/` of the run has it for the run's weights; measured
+    results are stored there. A report on synthetic data says so and has no published results.
 
     Args:
-        folder: of a run or a study.
-        out: the page.
-        data: the data set's folder, for masks and pictures; the recipe's unless given. Without it
-            the page says what is missing.
-        each: how many images of each class the gallery has that the model is right about, and how
-            many that it isn't.
+        folder: Folder of a run or a study.
+        out: Path of the page.
+        data: Folder of the data set, for masks and images. Defaults to the one in the recipe.
+            Without a data set, the page says what is missing.
+        each: Number of images in the gallery for each class and outcome (correct and incorrect).
 
     Returns:
-        The page. With a gallery it holds pixels of the images: their licence is the data's.
+        Path of the page. A page with a gallery contains pixels of the images, so the licence of
+        the data applies to it.
 
     Raises:
-        Ham10000Error: the run or the study can't be read.
-        WriteError: the page can't be written.
+        Ham10000Error: The run or the study cannot be read.
+        WriteError: The page cannot be written.
     """
-    subject = open_subject(folder)
+    source = open_source(folder)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ham10000.reporting", "templates"),
         autoescape=True,
@@ -50,14 +55,16 @@ def write_report(folder: Path, out: Path, *, data: Path | None = None, each: int
         lstrip_blocks=True,
     )
     content: dict[str, Any] = {
-        "title": subject.title,
-        "headline": headline(subject),
-        "published": published_table(subject),
-        "comparison": comparison_table(subject),
-        "runs": [figures_of(found) for found in subject.found],
-        "gaze": [gaze_of(found, data) for found in subject.found],
-        "gallery": gallery_of(subject, data, each),
-        "setups": [setup_of(found) for found in subject.found],
+        "title": source.title,
+        "synthetic": source.is_synthetic,
+        "summary": summary_items(source),
+        "headline": headline(source),
+        "published": published_table(source),
+        "comparison": comparison_tables(source),
+        "results": [results_section(run) for run in source.runs],
+        "saliency": [saliency_section(run, data) for run in source.runs],
+        "gallery": gallery_section(source, data, each),
+        "setups": [setup_section(run) for run in source.runs],
         "licence": LICENCE,
         "themes": {"light": LIGHT, "dark": DARK},
     }

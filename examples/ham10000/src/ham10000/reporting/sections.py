@@ -1,4 +1,4 @@
-"""The parts of a report on single runs: figures, where the model looks, a gallery, the setup."""
+"""Sections of a report on single runs: results, saliency, gallery and setup."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,32 +9,31 @@ from ham10000.data import CLASS_NAMES, CLASSES
 from ham10000.errors import Ham10000Error
 from ham10000.reporting import figures
 from ham10000.reporting.cases import gallery, make_cases, thumbnail
-from ham10000.reporting.figures import fading_figure
-from ham10000.reporting.inputs import Found, Subject, read_json
+from ham10000.reporting.inputs import EvaluatedRun, ReportSource, read_json
 from ham10000.reporting.style import Embedded, embed, embed_photo
-from ham10000.reporting.tables import Table, words
+from ham10000.reporting.tables import Table, class_table, method_name, metric_table
 from ham10000.saliency import LOCALIZATION_JSON, evaluate_saliency, write_saliency
 
-__all__ = ["figures_of", "gallery_of", "gaze_of", "setup_of"]
+__all__ = ["gallery_section", "results_section", "saliency_section", "setup_section"]
 
-FAITHFUL = 50
-"""On how many images deletion and insertion are followed, which takes most of the time."""
+NUM_FAITHFULNESS_IMAGES = 50
+"""Number of images for deletion and insertion, which take most of the time of a report."""
 
 
-def figures_of(found: Found) -> dict[str, Any]:
-    """Draw the figures of one run."""
-    level, name = found.evaluation.per_image, found.name
-    targets, scores = found.predictions.targets, found.predictions.probabilities
+def results_section(run: EvaluatedRun) -> dict[str, Any]:
+    """Return the tables and figures of a run's test results."""
+    level, name = run.evaluation.per_image, run.name
+    targets, scores = run.predictions.targets, run.predictions.probabilities
     recalls = {dx: level.metrics[f"recall/{dx}"] for dx in CLASSES}
     values = {dx: recall.value for dx, recall in recalls.items()}
     ends = {dx: (recall.low, recall.high) for dx, recall in recalls.items()}
-    spoken = ", ".join(f"{dx} {value:.2f}" for dx, value in values.items())
+    listed = ", ".join(f"{dx} {value:.2f}" for dx, value in values.items())
     metrics = level.metrics
     drawn = [
         (
-            "Recall of each class, with its interval of 95 %",
+            "Recall of each class with its 95 % confidence interval",
             lambda theme: figures.recall_figure(values, ends, theme=theme),
-            f"Recall of {name} by class: {spoken}.",
+            f"Recall of {name} by class: {listed}.",
         ),
         (
             "Confusion matrix",
@@ -43,17 +42,17 @@ def figures_of(found: Found) -> dict[str, Any]:
             "images are on the diagonal.",
         ),
         (
-            "ROC, each class against the others",
+            "ROC curves, each class against all others",
             lambda theme: figures.roc_figure(targets, scores, theme=theme),
-            f"ROC curves of {name}; mean area {metrics['auc_macro'].value:.3f}.",
+            f"ROC curves of {name}; macro AUC {metrics['auc_macro'].value:.3f}.",
         ),
         (
             "Calibration",
             lambda theme: figures.reliability_figure(targets, scores, theme=theme),
-            f"Calibration of {name}: expected error {metrics['ece'].value:.3f}.",
+            f"Calibration of {name}: expected calibration error {metrics['ece'].value:.3f}.",
         ),
     ]
-    epochs = found.epochs
+    epochs = run.epochs
     if epochs:
         last = max(row["epoch"] for row in epochs)
         drawn.append(
@@ -65,81 +64,79 @@ def figures_of(found: Found) -> dict[str, Any]:
         )
     return {
         "name": name,
-        "seed": found.run.recipe.seed,
+        "seed": run.run.recipe.seed,
+        "metrics": metric_table(run),
+        "classes": class_table(run),
         "figures": [(title, embed(draw, alt)) for title, draw, alt in drawn],
     }
 
 
-def gaze_of(found: Found, data: Path | None) -> dict[str, Any]:
-    """Show where a run's model looks; measure it unless that was done with these weights."""
+def saliency_section(run: EvaluatedRun, data: Path | None) -> dict[str, Any]:
+    """Return localization and faithfulness of a run's maps, measured once for its weights."""
     try:
-        gaze = _gaze(found, data)
+        found = _saliency(run, data)
     except Ham10000Error as error:
-        return {"name": found.name, "missing": str(error), "tables": [], "figures": []}
-    excluded = (
-        f"{gaze['without_mask']:,} without a mask and {gaze['empty_mask']:,} with an empty one"
-    )
+        return {"name": run.name, "missing": str(error), "tables": [], "figures": []}
     caption = (
-        f"{gaze['images']:,} test images of {gaze['lesions']:,} lesions; left out are {excluded}. "
-        f"Lesions cover {gaze['mask_share']:.0%} of an image on average."
+        f"{found['images']:,} test images of {found['lesions']:,} lesions. Excluded: "
+        f"{found['without_mask']:,} images without a mask and {found['empty_mask']:,} with an "
+        f"empty mask. Lesions cover {found['mask_share']:.0%} of an image on average. Below each "
+        "value: its 95 % confidence interval."
     )
-    tables = _gaze_tables(gaze["localisation"], caption)
-    faithfulness, drawn = gaze["faithfulness"], []
+    tables = _saliency_tables(found["localisation"], caption)
+    faithfulness, drawn = found["faithfulness"], []
     if faithfulness["images"]:
         caption = (
-            f"Area under the curve of the predicted class's probability, on "
-            f"{faithfulness['images']} images: while the positions that a map ranks first "
-            "are deleted (lower is better), and inserted (higher is better)."
+            "Area under the curve of the predicted class's probability while the positions with "
+            "the largest values of a map are deleted (lower is better) or inserted (higher is "
+            f"better), on {faithfulness['images']} images."
         )
-        tables += _gaze_tables(faithfulness, caption)
+        tables += _saliency_tables(faithfulness, caption)
         curves = faithfulness["curves"]
-        spoken = "; ".join(
-            f"{words(method)}: deletion {values['deletion']['value']:.3f}, insertion "
+        listed = "; ".join(
+            f"{method_name(method)}: deletion {values['deletion']['value']:.3f}, insertion "
             f"{values['insertion']['value']:.3f}"
             for method, values in faithfulness["methods"].items()
         )
-        title = "Probability of the predicted class while the image goes, and while it comes"
-        alt = f"Deletion and insertion curves of {found.name}. Areas under them: {spoken}."
-        drawn.append((title, embed(lambda theme: fading_figure(curves, theme=theme), alt)))
-    return {"name": found.name, "missing": None, "tables": tables, "figures": drawn}
+        title = "Probability of the predicted class during deletion and insertion"
+        alt = f"Deletion and insertion curves of {run.name}. Areas under the curves: {listed}."
+        draw = lambda theme: figures.faithfulness_figure(curves, theme=theme)  # noqa: E731
+        drawn.append((title, embed(draw, alt)))
+    return {"name": run.name, "missing": None, "tables": tables, "figures": drawn}
 
 
-def gallery_of(subject: Subject, data: Path | None, each: int) -> dict[str, Any]:
-    """Show images of every class with the attention to them, right and wrong."""
-    found = next(
-        (each for each in reversed(subject.found) if each.run.recipe.model.attention),
-        subject.found[-1],
+def gallery_section(source: ReportSource, data: Path | None, each: int) -> dict[str, Any]:
+    """Return test images of every class with attention, predicted correctly and incorrectly."""
+    run = next(
+        (each for each in reversed(source.runs) if each.run.recipe.model.attention),
+        source.runs[-1],
     )
-    names = gallery(found.predictions, each)
+    section: dict[str, Any] = {"name": run.name, "missing": None, "cases": [], "attention": False}
+    names = gallery(run.predictions, each)
     if not names:
-        missing = "none was asked for."
-        return {"name": found.name, "missing": missing, "cases": [], "attention": False}
+        return {**section, "missing": "no images were requested."}
     try:
-        cases = list(make_cases(found.run, found.predictions, names, data=data))
+        cases = list(make_cases(run.run, run.predictions, names, data=data))
     except Ham10000Error as error:
-        return {"name": found.name, "missing": str(error), "cases": [], "attention": False}
+        return {**section, "missing": str(error)}
     shown: list[dict[str, Any]] = []
     for case in cases:
-        sure = case.probabilities[case.prediction]
+        predicted = f"predicted {case.prediction}, {case.probabilities[case.prediction]:.2f}"
         what = f"{case.image_id}, {CLASS_NAMES[case.truth]}"
-        said = f"predicted {case.prediction} with {sure:.2f}"
         pictures: list[Embedded] = [
             embed_photo(thumbnail(case, attention=False), f"{what}: the image.")
         ]
         if case.attention is not None:
-            pictures.append(embed_photo(thumbnail(case), f"{what}: attention over it, {said}."))
-        shown.append({"case": case, "said": said, "pictures": pictures})
-    return {
-        "name": found.name,
-        "missing": None,
-        "cases": shown,
-        "attention": any(case.attention is not None for case in cases),
-    }
+            alt = f"{what}: the image with attention, {predicted}."
+            pictures.append(embed_photo(thumbnail(case), alt))
+        shown.append({"case": case, "predicted": predicted, "pictures": pictures})
+    attention = any(case.attention is not None for case in cases)
+    return {**section, "cases": shown, "attention": attention}
 
 
-def setup_of(found: Found) -> dict[str, Any]:
-    """Show what a run was made of: recipe, environment, and which image was in which split."""
-    counts = found.split_counts
+def setup_section(run: EvaluatedRun) -> dict[str, Any]:
+    """Return the recipe, the environment and the split of a run."""
+    counts = run.split_counts
     rows = [
         [
             split,
@@ -149,53 +146,53 @@ def setup_of(found: Found) -> dict[str, Any]:
         for split in ("train", "val", "test")
         if split in counts.index
     ]
+    caption = "Number of images of each class in each split."
     return {
-        "name": found.name,
-        "recipe": found.recipe_text.strip(),
-        "environment": list(_flat(found.environment)),
-        "hash": found.split_hash,
-        "split": Table("Images of each class in each split.", ["", *CLASSES, "all"], rows),
+        "name": run.name,
+        "recipe": run.recipe_text.strip(),
+        "environment": list(_flat(run.environment)),
+        "hash": run.split_hash,
+        "split": Table(caption, ["split", *CLASSES, "all"], rows),
     }
 
 
-def _gaze(found: Found, data: Path | None) -> dict[str, Any]:
-    place = found.run.folder / "evaluation"
-    path = place / LOCALIZATION_JSON
-    kept = read_json(path, optional=True)
-    other_split = bool(kept) and kept.get("split") != "test"
-    weights = found.run.weights_hash
-    # A run without weights can't be measured again, and has none that could be others.
-    if kept and not other_split and weights in (None, kept.get("weights")):
-        return kept
-    gaze, images = evaluate_saliency(found.run, data=data, faithful=FAITHFUL)
-    if not other_split:  # that of another split was asked for, and stays
-        write_saliency(gaze, images, place)
-    content: dict[str, Any] = json.loads(json.dumps(gaze))
+def _saliency(run: EvaluatedRun, data: Path | None) -> dict[str, Any]:
+    folder = run.run.folder / "evaluation"
+    stored = read_json(folder / LOCALIZATION_JSON, optional=True)
+    other_split = bool(stored) and stored.get("split") != "test"
+    weights = run.run.weights_hash
+    # Without weights, nothing can be measured again, and nothing contradicts the stored results.
+    if stored and not other_split and weights in (None, stored.get("weights")):
+        return stored
+    found, images = evaluate_saliency(run.run, data=data, faithful=NUM_FAITHFULNESS_IMAGES)
+    if not other_split:  # keep results that somebody computed for another split
+        write_saliency(found, images, folder)
+    content: dict[str, Any] = json.loads(json.dumps(found))
     return content
 
 
-def _gaze_tables(found: Mapping[str, Any], caption: str) -> list[Table]:
-    """Make a table of the methods, and where there is attention one of what it has more."""
+def _saliency_tables(found: Mapping[str, Any], caption: str) -> list[Table]:
+    """Return a table of all methods and, with attention, one of its differences to the others."""
     methods: Mapping[str, Any] = found["methods"]
     scores = list(next(iter(methods.values())))
-    head = [words(score) for score in scores]
+    head = [method_name(score) for score in scores]
     rows = [
-        [words(method), *(_with_ends(values[score]) for score in scores)]
+        [method_name(method), *(_with_interval(values[score]) for score in scores)]
         for method, values in methods.items()
     ]
-    ours = frozenset(row for row, method in enumerate(methods) if method == "attention")
-    tables = [Table(caption, ["where", *head], rows, ours)]
+    strong = frozenset(row for row, method in enumerate(methods) if method == "attention")
+    tables = [Table(caption, ["map", *head], rows, strong)]
     if found["differences"]:
         rows = [
-            [words(method), *(_with_ends(values[score], "+") for score in scores)]
+            [method_name(method), *(_with_interval(values[score], "+") for score in scores)]
             for method, values in found["differences"].items()
         ]
-        caption = "Soft attention less each of the others, on the same images, so paired."
-        tables.append(Table(caption, ["attention less", *head], rows))
+        caption = "Paired difference on the same images: soft attention minus each other map."
+        tables.append(Table(caption, ["attention minus", *head], rows))
     return tables
 
 
-def _with_ends(found: Mapping[str, float], sign: str = "") -> str:
+def _with_interval(found: Mapping[str, float], sign: str = "") -> str:
     value, low, high = (format(found[name], f"{sign}.3f") for name in ("value", "low", "high"))
     return f"{value}\n{low} to {high}"
 

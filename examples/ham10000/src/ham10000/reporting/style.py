@@ -1,4 +1,4 @@
-"""The look of figures and pages: one set of colours on white paper, and one on a dark screen."""
+"""Style of figures and pages: a light and a dark theme, and images as `data:` URIs."""
 
 import base64
 import io
@@ -26,22 +26,22 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours as #rrggbb. Text has a contrast of at least 4.5 to 1 against the surface."""
+    """Colours as #rrggbb. Text has a contrast of at least 4.5 to 1 with the surface."""
 
     surface: str
     ink: str
     quiet: str
-    """Labels, and whatever is not the point."""
+    """Labels and secondary text."""
     line: str
-    """Grids and frames."""
+    """Grid lines and frames."""
     first: str
     second: str
     classes: tuple[str, ...]
-    """One for each of the seven classes; told apart by colour-blind eyes too."""
+    """One for each of the seven classes, distinguishable with colour vision deficiency."""
 
     @property
     def shades(self) -> LinearSegmentedColormap:
-        """From the surface to the first colour."""
+        """Colour map from the surface to the first colour."""
         return LinearSegmentedColormap.from_list("shades", [self.surface, self.first])
 
 
@@ -65,28 +65,38 @@ DARK = Theme(
 )
 
 
-def new_figure(
-    theme: Theme, height: float = 4.2, ratios: Sequence[float] = (1,)
-) -> tuple[Figure, list[Axes]]:
-    """Make a figure of one column of axes, in a theme's colours.
+FIGURE_SIZE = (6.4, 4.6)
+"""Width and height of every figure of an evaluation, in inches."""
 
-    It belongs to no window, so there is nothing to close.
+
+def new_figure(
+    theme: Theme, ratios: Sequence[float] = (1,), *, columns: int = 1
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure of `FIGURE_SIZE` and its axes in a theme's colours.
+
+    The figure is not registered with pyplot, so it need not be closed.
+
+    Example:
+        >>> from ham10000.reporting.style import LIGHT, new_figure
+        >>> figure, axes = new_figure(LIGHT, (3, 1))
+        >>> len(axes)
+        2
 
     Args:
-        theme: the colours.
-        height: in inches; the width is 6.4.
-        ratios: the axes' heights, in relation to one another.
+        theme: Colours.
+        ratios: Relative heights of the rows of axes.
+        columns: Number of columns.
     """
-    figure = Figure(figsize=(6.4, height), layout="constrained", facecolor=theme.surface)
-    grid = figure.subplots(len(ratios), 1, squeeze=False, height_ratios=ratios)
-    column = [axes for axes in grid[:, 0] if isinstance(axes, Axes)]
-    for axes in column:
+    figure = Figure(figsize=FIGURE_SIZE, layout="constrained", facecolor=theme.surface)
+    grid = figure.subplots(len(ratios), columns, squeeze=False, height_ratios=ratios)
+    found = [axes for axes in grid.ravel() if isinstance(axes, Axes)]
+    for axes in found:
         style(axes, theme)
-    return figure, column
+    return figure, found
 
 
 def style(axes: Axes, theme: Theme) -> None:
-    """Give axes a theme's colours, and no frame that isn't needed."""
+    """Apply a theme's colours to axes and remove the top and right spines."""
     axes.set_facecolor("none")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -98,21 +108,21 @@ def style(axes: Axes, theme: Theme) -> None:
 
 @dataclass(frozen=True)
 class Embedded:
-    """A figure for white paper, and maybe another for a dark screen, as addresses `data:`."""
+    """An image as `data:` URIs, with a second version for dark screens if there is one."""
 
     light: str
     dark: str | None
     alt: str
-    """What it shows, for those who don't see it."""
+    """Alternative text."""
 
 
 def embed(draw: Callable[[Theme], Figure], alt: str) -> Embedded:
-    """Draw a figure in both themes, as SVG; the same figure gives the same bytes."""
+    """Draw a figure in both themes as SVG; the output is deterministic."""
     return Embedded(_svg(draw(LIGHT)), _svg(draw(DARK)), alt)
 
 
 def embed_photo(figure: Figure, alt: str, dpi: int = 180) -> Embedded:
-    """Embed a figure that is a photograph, as JPEG."""
+    """Embed a photograph as JPEG."""
     return Embedded(data_uri(_save(figure, "jpeg", dpi=dpi), "jpeg"), None, alt)
 
 
@@ -125,8 +135,8 @@ def data_uri(content: bytes, kind: str) -> str:
         'data:image/gif;base64,R0lG'
 
     Args:
-        content: the encoded image.
-        kind: its subtype of the media type image, as "png" or "svg+xml".
+        content: Encoded image.
+        kind: Subtype of the media type, such as "png" or "svg+xml".
     """
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 

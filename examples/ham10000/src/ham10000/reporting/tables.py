@@ -1,41 +1,33 @@
-"""The numbers of a report: the headline, what changed, and what others published."""
+"""Tables of a report: summary, metrics, comparison, and published results."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ham10000.data import CLASSES
-from ham10000.reporting.inputs import Found, Subject
+from ham10000.evaluation import CLASS_METRICS, METRICS, Interval
+from ham10000.reporting.inputs import EvaluatedRun, ReportSource
+from ham10000.study import metric_name
 
 __all__ = [
     "PUBLISHED",
     "SOURCES",
     "Published",
     "Table",
-    "comparison_table",
+    "class_table",
+    "comparison_tables",
     "headline",
+    "method_name",
+    "metric_table",
     "published_table",
-    "words",
+    "summary_items",
 ]
 
 PRIMARY = "balanced_accuracy"
-_PUBLISHED = ("balanced_accuracy", "accuracy", "auc_weighted", "precision_weighted")
-_COMPARED = (
-    "balanced_accuracy",
-    "accuracy",
-    "auc_macro",
-    "auc_weighted",
-    "average_precision_macro",
-    "f1_macro",
-    "precision_weighted",
-    "ece",
-    "brier",
-)
-_WORDS = {
-    "auc": "AUC",
-    "brier": "Brier score",
-    "ece": "calibration error",
-    "f1": "F1",
+_PUBLISHED_METRICS = ("balanced_accuracy", "accuracy", "auc_weighted", "precision_weighted")
+_AVERAGES = tuple(name for name in METRICS if "/" not in name)
+_NAMES = {
     "iou": "IoU",
     "grad_cam": "Grad-CAM",
     "gaussian": "centred Gaussian",
@@ -46,34 +38,34 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Published:
-    """One model of one source."""
+    """Published results of one model."""
 
     source: str
-    """A key of `SOURCES`."""
+    """Key of `SOURCES`."""
     backbone: str
     attention: bool
     precision: float
-    """Weighted by class, as are accuracy and area."""
+    """Average weighted by class frequency, like accuracy and the AUC."""
     accuracy: float
     auc: float
     balanced_accuracy: float
-    """The mean of the classes' recalls."""
+    """Mean recall over the classes."""
 
 
 SOURCES = {
     "authors": (
         "Datta, Shaikh, Srihari and Gao, Soft-Attention Improves Skin Cancer Classification "
         "Performance, iMIMIC 2021, doi:10.1007/978-3-030-87444-5_2. From the notebooks of their "
-        "repository, skrantidatta/Attention-based-Skin-Cancer-Classification. One run each, the "
-        "weights chosen on the test set."
+        "repository, skrantidatta/Attention-based-Skin-Cancer-Classification. One run each; "
+        "weights were selected on the test set."
     ),
     "re-run": (
-        "An independent re-run in Keras 3 with the same split and augmentation and one seed, "
+        "An independent reproduction in Keras 3 with the same split and augmentation and one seed, "
         "kanhaiyak23/skin-lesion-soft-attention-reproduction. Its intervals for the weighted "
         "precision are 0.887 to 0.932 without and 0.891 to 0.935 with soft attention."
     ),
 }
-"""Where the numbers are from, and what to know about them."""
+"""Description of each source, shown below the table."""
 
 PUBLISHED = (
     Published("authors", "VGG16", False, 0.862, 0.870, 0.951, 0.567),
@@ -98,97 +90,176 @@ class Table:
     caption: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
-    """What comes after the end of a line is set small below, as intervals are."""
+    """Cells. The lines after the first are set in small type, as intervals are."""
     strong: frozenset[int] = frozenset()
-    """Rows that are ours."""
+    """Indices of the rows in bold type."""
 
 
-def headline(subject: Subject) -> dict[str, Any]:
-    """Say the result in a sentence, and the number with its interval for each model."""
-    study = subject.study
-    primary = PRIMARY if study is None else str(study["primary"])
-    numbers = [
-        {"name": found.name, "text": _ours(subject, found, primary)} for found in subject.found
+def summary_items(source: ReportSource) -> list[tuple[str, str]]:
+    """Return the data, split, models and training of a report, as pairs of name and value."""
+    recipes = [run.run.recipe for run in source.runs]
+    folds = None if source.study is None else source.study.get("folds")
+    sizes = _unique(f"{recipe.data.size} x {recipe.data.size} pixels" for recipe in recipes)
+    epochs = _unique(
+        str(max((row["epoch"] for row in run.epochs), default=run.run.recipe.training.epochs))
+        for run in source.runs
+    )
+    protocol = f"{folds}-fold" if folds else _unique(recipe.data.protocol for recipe in recipes)
+    times = [str(run.environment["time"])[:10] for run in source.runs if "time" in run.environment]
+    return [
+        ("data", f"{source.data_name}, {source.num_images:,} images"),
+        ("split", f"{protocol}, {source.num_test_images:,} test images"),
+        ("backbone", _unique(recipe.model.backbone for recipe in recipes)),
+        ("input", sizes),
+        ("epochs", epochs),
+        *([("seeds", str(len(source.study["seeds"])))] if source.study is not None else []),
+        *([("date", max(times))] if times else []),
     ]
-    first = subject.found[0].evaluation.per_image
+
+
+def headline(source: ReportSource) -> dict[str, Any]:
+    """Return the verdict, and the primary metric of each model with its interval."""
+    study = source.study
+    primary = PRIMARY if study is None else str(study["primary"])
     return {
         "verdict": None if study is None else study["verdict"],
         "rule": None if study is None else study.get("rule"),
-        "metric": words(primary),
-        "numbers": numbers,
-        "images": first.count,
+        "metric": metric_name(primary),
+        "numbers": [
+            {"name": run.name, "text": _value(source, run, primary)} for run in source.runs
+        ],
+        "images": source.num_test_images,
         "seeds": None if study is None else len(study["seeds"]),
-        "absent": subject.found[0].evaluation.absent_classes,
+        "absent": source.runs[0].evaluation.absent_classes,
     }
 
 
-def published_table(subject: Subject) -> Table:
-    """Put our numbers beside those of the authors and of the re-run."""
+def published_table(source: ReportSource) -> Table | None:
+    """Return a table of our results and published ones; `None` if the data are not HAM10000."""
+    if not source.is_ham10000:
+        return None
     rows = [
         [
-            f"{found.name}\nours, {_attended(found.run.recipe.model.attention)}",
-            *(_ours(subject, found, name) for name in _PUBLISHED),
+            f"{run.name}\nthis report, {_attention(run.run.recipe.model.attention)}",
+            *(_value(source, run, name) for name in _PUBLISHED_METRICS),
         ]
-        for found in subject.found
+        for run in source.runs
     ]
     ours = frozenset(range(len(rows)))
     for each in PUBLISHED:
         numbers = (each.balanced_accuracy, each.accuracy, each.auc, each.precision)
-        whose = f"{each.backbone}\n{each.source}, {_attended(each.attention)}"
-        rows.append([whose, *(f"{number:.3f}" for number in numbers)])
-    head = ["", *(words(name) for name in _PUBLISHED)]
+        model = f"{each.backbone}\n{each.source}, {_attention(each.attention)}"
+        rows.append([model, *(f"{number:.3f}" for number in numbers)])
     notes = " ".join(f"{name.capitalize()}: {text}" for name, text in SOURCES.items())
+    head = ["model", *(metric_name(name) for name in _PUBLISHED_METRICS)]
     return Table(notes, head, rows, ours)
 
 
-def comparison_table(subject: Subject) -> Table | None:
-    """Show what the second recipe changes, of a study of two."""
-    if subject.study is None or not subject.study.get("comparison"):
-        return None
-    changes: Mapping[str, Any] = subject.study["comparison"]
-    names = [name for name in _COMPARED if name in changes]
-    names += [f"recall/{name}" for name in CLASSES if f"recall/{name}" in changes]
+def comparison_tables(source: ReportSource) -> list[Table]:
+    """Return the averages and the metrics of single classes of a study of two recipes."""
+    study = source.study
+    if study is None or not study.get("comparison"):
+        return []
+    first, second = study["recipes"]
+    head = ["metric", first, second, "difference", "p", "p (Holm)"]
+    changes: Mapping[str, Any] = study["comparison"]
+    names = [name for name in METRICS if name in changes]
+    averages = [name for name in names if "/" not in name]
+    primary = study["primary"]
+    averages.sort(key=lambda name: name != primary)
+    caption = (
+        f"The difference is {second} minus {first}, over seeds and test lesions. Below each value: "
+        "its 95 % confidence interval. p (Holm) is corrected for the number of metrics, except for "
+        f"{metric_name(primary)}, which was chosen in advance."
+    )
+    tables = [Table(caption, head, [_change(study, name) for name in averages], frozenset({0}))]
+    classes = [name for name in names if "/" in name]
+    if classes:
+        rows = [_change(study, name) for name in classes]
+        tables.append(Table("p (Holm) is corrected for the number of rows.", head, rows))
+    return tables
+
+
+def metric_table(run: EvaluatedRun) -> Table:
+    """Return all averages of a run, per image and per lesion."""
+    image, lesion = run.evaluation.per_image, run.evaluation.per_lesion
+    rows = [
+        [metric_name(name), _interval(image.metrics[name]), _interval(lesion.metrics[name])]
+        for name in _AVERAGES
+    ]
+    head = ["metric", f"{image.count:,} images", f"{lesion.count:,} lesions"]
+    caption = (
+        "Below each value: its 95 % confidence interval over lesions. For lesions, probabilities "
+        "are averaged over the images of a lesion."
+    )
+    return Table(caption, head, rows)
+
+
+def class_table(run: EvaluatedRun) -> Table:
+    """Return all metrics of each class of a run, per image."""
+    image = run.evaluation.per_image
     rows = [
         [
-            words(name),
-            f"{changes[name]['difference']:+.3f}\n"
-            f"{changes[name]['low']:+.3f} to {changes[name]['high']:+.3f}",
-            p_value(changes[name]["p"]),
-            p_value(changes[name]["p_holm"]),
+            name,
+            f"{image.class_counts[name]:,}",
+            *(_interval(image.metrics[f"{metric}/{name}"]) for metric in CLASS_METRICS),
         ]
-        for name in names
+        for name in CLASSES
     ]
-    caption = (
-        f"{subject.study['recipes'][-1]} less {subject.study['recipes'][0]}, over seeds and test "
-        "lesions, with intervals of 95 %. The last column is Holm's correction for the number of "
-        "metrics."
-    )
-    return Table(caption, ["metric", "difference", "p", "p, Holm"], rows)
+    head = ["class", "images", *(metric_name(metric) for metric in CLASS_METRICS)]
+    return Table("Each class against all others, per image.", head, rows)
 
 
-def words(name: str) -> str:
-    """Say the name of a metric or method in words."""
-    if name in _WORDS:
-        return _WORDS[name]
-    metric, _, dx = name.partition("/")
-    text = " ".join(_WORDS.get(part, part) for part in metric.split("_"))
-    return f"{text} of {dx}" if dx else text
+def method_name(name: str) -> str:
+    """Return the display name of a saliency method or of a score of its maps.
+
+    Example:
+        >>> from ham10000.reporting.tables import method_name
+        >>> method_name("grad_cam"), method_name("pointing_game")
+        ('Grad-CAM', 'pointing game')
+    """
+    return _NAMES.get(name, name.replace("_", " "))
 
 
-def _attended(attention: bool) -> str:
-    return "with soft attention" if attention else "without"
+def _change(study: Mapping[str, Any], name: str) -> list[str]:
+    change = study["comparison"][name]
+    both = study["metrics"].get(name, {})
+    difference = {**change, "mean": change["difference"]}
+    return [
+        metric_name(name),
+        *(_mean(both.get(recipe)) for recipe in study["recipes"]),
+        _mean(difference, "+"),
+        _p_value(change["p"]),
+        _p_value(change["p_holm"]),
+    ]
 
 
-def p_value(value: float) -> str:
-    """Say a p-value to three places."""
+def _value(source: ReportSource, run: EvaluatedRun, name: str) -> str:
+    if source.study is not None:
+        return _mean(source.study["metrics"].get(name, {}).get(run.name))
+    return _interval(run.evaluation.per_image.metrics[name])
+
+
+def _mean(found: Mapping[str, Any] | None, sign: str = "") -> str:
+    if found is None:
+        return "undefined"
+    mean, low, high = (format(found[key], f"{sign}.3f") for key in ("mean", "low", "high"))
+    return f"{mean}\n{low} to {high}"
+
+
+def _interval(found: Interval) -> str:
+    if math.isnan(found.value):
+        return "undefined"
+    return f"{found.value:.3f}\n{found.low:.3f} to {found.high:.3f}"
+
+
+def _p_value(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _ours(subject: Subject, found: Found, name: str) -> str:
-    if subject.study is not None:
-        whole = subject.study["metrics"].get(name, {}).get(found.name)
-        if whole is None:
-            return "undefined"
-        return f"{whole['mean']:.3f}\n{whole['low']:.3f} to {whole['high']:.3f}"
-    one = found.evaluation.per_image.metrics[name]
-    return f"{one.value:.3f}\n{one.low:.3f} to {one.high:.3f}"
+def _attention(attention: bool) -> str:
+    return "with soft attention" if attention else "without attention"
+
+
+def _unique(values: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(values))

@@ -1,0 +1,117 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ham10000.evaluation import METRICS
+from ham10000.reporting import inputs
+from ham10000.reporting.inputs import ReportSource, open_source
+from ham10000.reporting.tables import (
+    PUBLISHED,
+    class_table,
+    comparison_tables,
+    headline,
+    method_name,
+    metric_table,
+    published_table,
+    summary_items,
+)
+
+
+@pytest.fixture
+def source(run: Path) -> ReportSource:
+    return open_source(run)
+
+
+def study_of(source: ReportSource) -> ReportSource:
+    estimate = {"mean": 0.5, "low": 0.4, "high": 0.6}
+    change = {"difference": -0.0004, "low": -0.2, "high": 0.1, "p": 0.0001, "p_holm": 0.02}
+    study = {
+        "recipes": ["tiny_sa", "other"],
+        "seeds": [3, 4],
+        "folds": 5,
+        "images": 271,
+        "primary": "accuracy",
+        "verdict": "undecided",
+        "metrics": {name: {"tiny_sa": estimate} for name in METRICS},
+        "comparison": {name: change for name in METRICS if name != "recall/df"},
+    }
+    return replace(source, study=study)
+
+
+def test_the_summary_names_data_models_and_training(source: ReportSource) -> None:
+    items = dict(summary_items(source))
+    assert items["data"] == "synthetic data, 280 images"
+    assert items["split"].startswith("honest, ")
+    assert items["backbone"] == "ham10000:tiny"
+    assert items["epochs"] == "1"
+    assert len(items["date"]) == len("2026-01-01")
+    assert dict(summary_items(study_of(source)))["split"] == "5-fold, 271 test images"
+    assert dict(summary_items(study_of(source)))["seeds"] == "2"
+
+
+def test_published_results_are_shown_for_the_complete_ham10000_only(
+    source: ReportSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert published_table(source) is None
+    monkeypatch.setattr(inputs, "_SYNTHETIC_IMAGES", range(0))
+    monkeypatch.setattr(inputs, "_HAM10000_IMAGES", range(9_000_000, 9_000_280))
+    monkeypatch.setattr(inputs, "NUM_IMAGES", 280)
+    table = published_table(source)
+    assert table is not None
+    assert len(table.rows) == 1 + len(PUBLISHED)
+    assert table.strong == {0}
+    assert table.rows[1] == [
+        "VGG16\nauthors, without attention",
+        "0.567",
+        "0.870",
+        "0.951",
+        "0.862",
+    ]
+
+
+def test_a_comparison_has_both_recipes_and_begins_with_the_primary_metric(
+    source: ReportSource,
+) -> None:
+    averages, classes = comparison_tables(study_of(source))
+    assert averages.head == ["metric", "tiny_sa", "other", "difference", "p", "p (Holm)"]
+    assert averages.rows[0] == [
+        "accuracy",
+        "0.500\n0.400 to 0.600",
+        "undefined",
+        "-0.000\n-0.200 to +0.100",
+        "< 0.001",
+        "0.020",
+    ]
+    shown = [row[0] for row in [*averages.rows, *classes.rows]]
+    assert len(shown) == len(set(shown)) == len(METRICS) - 1
+    assert "recall of df" not in shown
+    assert comparison_tables(source) == []
+
+
+def test_all_metrics_of_a_run_are_in_its_tables(source: ReportSource) -> None:
+    run = source.runs[0]
+    metrics, classes = metric_table(run), class_table(run)
+    cells = len(metrics.rows) + sum(len(row) - 2 for row in classes.rows)
+    assert cells == len(METRICS)
+    value = run.evaluation.per_image.metrics["accuracy"].value
+    assert metrics.rows[0][1].startswith(f"{value:.3f}\n")
+    assert {len(row) for row in classes.rows} == {len(classes.head)}
+
+
+def test_the_headline_of_a_study_is_over_its_seeds(source: ReportSource) -> None:
+    found = headline(study_of(source))
+    assert (found["metric"], found["seeds"], found["images"]) == ("accuracy", 2, 271)
+    assert found["numbers"] == [{"name": "tiny_sa", "text": "0.500\n0.400 to 0.600"}]
+
+
+def test_names_of_methods_are_words() -> None:
+    names = ["attention", "grad_cam", "gaussian", "random", "iou", "energy_inside"]
+    assert [method_name(name) for name in names] == [
+        "soft attention",
+        "Grad-CAM",
+        "centred Gaussian",
+        "random map",
+        "IoU",
+        "energy inside",
+    ]
