@@ -1,204 +1,139 @@
-import errno
 import json
-import os
-import resource
-import subprocess
-import sys
-import time
+import random
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from bad_files import edit
 
-from ham10000.data import open_cache, open_folder, prepare, read_image, resize
-from ham10000.errors import ArgumentError, CacheError, DataError, MissingDataError, WriteError
-
-KEPT = {".lock", "cache.json"}
+from ham10000.data import check_cache, open_cache, prepare, read_manifest
+from ham10000.errors import CacheError, MissingDataError
 
 
-def files(cache: Path) -> set[str]:
-    return {path.name for path in cache.iterdir()} if cache.exists() else set()
+@pytest.fixture(scope="module")
+def prepared(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("prepared") / "cache"
+    prepare(synthetic, out, size=8, masks=True)
+    return out
 
 
-def test_the_cache_holds_every_image_resized(synthetic: Path, tmp_path: Path) -> None:
-    cache = prepare(synthetic, tmp_path / "cache", size=20, masks=True).cache
-    folder = open_folder(synthetic)
-    assert cache.images.shape == (280, 3, 20, 20)
-    assert cache.table.equals(folder.table)
-    for row in (0, 100, 279):
-        expected = resize(read_image(folder.paths()[row]), 20)
-        assert np.array_equal(cache.images[row], expected.numpy())
-    assert cache.masks is not None
-    assert set(np.unique(cache.masks)) == {0, 1}
-    assert isinstance(cache.images.base, np.memmap) or isinstance(cache.images, np.memmap)
+@pytest.fixture
+def cache(prepared: Path, tmp_path: Path) -> Path:
+    """A cache that a test may break."""
+    return Path(shutil.copytree(prepared, tmp_path / "cache"))
 
 
-def test_doing_it_again_does_nothing(synthetic: Path, tmp_path: Path) -> None:
-    out = tmp_path / "cache"
-    assert prepare(synthetic, out, size=20).built
-    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.name != ".lock"}
-    assert not prepare(synthetic, out, size=20).built
-    after = {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.name != ".lock"}
-    assert after == before
+def test_a_cache_has_the_checksums_of_its_files(cache: Path) -> None:
+    manifest = read_manifest(cache)
+    assert manifest is not None
+    assert sorted(manifest["sha256"]) == ["images", "index", "masks"]
+    check_cache(cache)
 
 
-def test_the_result_does_not_depend_on_the_workers(synthetic: Path, tmp_path: Path) -> None:
-    caches = [
-        prepare(synthetic, tmp_path / str(number), 20, workers=number).cache for number in (1, 3)
-    ]
-    assert np.array_equal(caches[0].images, caches[1].images)
-    assert caches[0].inputs == caches[1].inputs
+@pytest.mark.parametrize("kind", ["images", "masks", "index"])
+def test_a_single_changed_bit_is_found(cache: Path, kind: str) -> None:
+    manifest = read_manifest(cache)
+    assert manifest is not None
+    path = cache / manifest[kind]
+    raw = bytearray(path.read_bytes())
+    raw[-3] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(CacheError, match=rf"{path.name} has changed.*Rebuild it with: ham10000"):
+        check_cache(cache)
 
 
-@pytest.mark.parametrize("what", ["image", "table", "size", "masks"])
-def test_a_changed_input_rebuilds(editable: Path, tmp_path: Path, what: str) -> None:
-    out = tmp_path / "cache"
-    prepare(editable, out, size=20)
-    paths = open_folder(editable).paths()
-    size, masks = 20, False
-    if what == "image":
-        times = paths[0].stat()
-        paths[0].write_bytes(paths[1].read_bytes())
-        os.utime(paths[0], ns=(times.st_atime_ns, times.st_mtime_ns))  # no clock gives it away
-    elif what == "table":
-        edit(editable / "HAM10000_metadata.csv", ",female,", ",male,")
-    elif what == "size":
-        size = 24
-    else:
-        masks = True
-    done = prepare(editable, out, size, masks=masks)
-    assert done.built
-    assert done.cache.size == size
-    left = files(out) - KEPT
-    assert len(left) == 2 + masks, left  # the old array and index are gone
+def test_a_folder_without_a_manifest_is_not_a_cache(tmp_path: Path) -> None:
+    assert read_manifest(tmp_path) is None
+    for function in (open_cache, check_cache):
+        with pytest.raises(MissingDataError, match=r"there is no cache\.json in it"):
+            function(tmp_path)
 
 
-def test_a_reader_keeps_what_it_has_mapped(editable: Path, tmp_path: Path) -> None:
-    old = prepare(editable, tmp_path / "cache", size=20).cache
-    before = np.array(old.images[0])
-    paths = open_folder(editable).paths()
-    paths[0].write_bytes(paths[50].read_bytes())
-    prepare(editable, tmp_path / "cache", size=20)
-    assert np.array_equal(old.images[0], before)
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("version", 99),
+        ("version", "2"),
+        ("version", True),
+        ("size", "20"),
+        ("size", 0),
+        ("size", 10**400),
+        ("count", None),
+        ("count", -1),
+        ("count", 279),
+        ("inputs", 3),
+        ("images", "../images-1.npy"),
+        ("images", ["images-1.npy"]),
+        ("images", None),
+        ("masks", "index-1.csv"),
+        ("masks", 0),
+        ("index", "/etc/passwd"),
+        ("index", "index-9.csv"),
+        ("sha256", None),
+        ("sha256", {}),
+        ("sha256", {"images": 1, "masks": 2, "index": 3}),
+    ],
+)
+def test_a_manifest_with_a_wrong_value_is_refused(cache: Path, key: str, value: Any) -> None:
+    manifest = json.loads((cache / "cache.json").read_text())
+    (cache / "cache.json").write_text(json.dumps({**manifest, key: value}))
+    with pytest.raises(CacheError, match="Rebuild it with: ham10000 prepare") as raised:
+        open_cache(cache)
+    assert str(cache) in str(raised.value)
 
 
-def test_a_damaged_image_is_named_and_nothing_is_left(editable: Path, tmp_path: Path) -> None:
-    path = open_folder(editable).paths()[100]
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(DataError, match=path.name):
-        prepare(editable, tmp_path / "cache", size=20)
-    assert files(tmp_path / "cache") <= {".lock"}
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", "[" * 100_000, "\xff", '{"a": NaN}'])
+def test_what_is_not_a_manifest_is_refused(cache: Path, text: str) -> None:
+    (cache / "cache.json").write_text(text, encoding="latin-1")
+    with pytest.raises(CacheError):
+        open_cache(cache)
 
 
-def test_a_failed_rebuild_keeps_the_old_cache(editable: Path, tmp_path: Path) -> None:
-    out = tmp_path / "cache"
-    prepare(editable, out, size=20)
-    before = files(out)
-    path = open_folder(editable).paths()[100]
-    path.write_bytes(b"")
-    with pytest.raises(DataError, match="empty"):
-        prepare(editable, out, size=20)
-    assert files(out) == before
-    assert open_cache(out).images.shape[0] == 280
-
-
-def test_a_disk_that_fills_up_leaves_nothing(synthetic: Path, tmp_path: Path) -> None:
-    """A limit on the size of files, which the system enforces as it does a full disk."""
-    code = (
-        "import resource, sys; from ham10000.cli import main;"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY));"
-        "sys.exit(main(sys.argv[1:]))"
-    )
-    out = tmp_path / "cache"
-    arguments = ["prepare", "--data", str(synthetic), "--size", "20", "--out", str(out)]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1, done.stderr
-    assert done.stderr.startswith("ham10000: error: writing ")
-    assert "Free some" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert files(out) <= {".lock"}
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 100_000  # ours is as it was
-
-
-def test_a_full_disk_at_the_last_moment_leaves_nothing(
-    synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(WriteError, match="no space left"):
-        prepare(synthetic, tmp_path / "cache", size=20)
-    assert files(tmp_path / "cache") <= {".lock"}
-
-
-def test_a_killed_run_leaves_no_cache_and_the_next_one_cleans_up(
-    synthetic: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "cache"
-    arguments = ["prepare", "--data", str(synthetic), "--size", "1500", "--workers", "1"]
-    process = subprocess.Popen([sys.executable, "-m", "ham10000", *arguments, "--out", str(out)])
-    end = time.monotonic() + 60
-    while not any(name.startswith(".ham10000-part-") for name in files(out)):
-        assert time.monotonic() < end
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    with pytest.raises(MissingDataError, match=r"no cache\.json"):
-        open_cache(out)
-    assert prepare(synthetic, out, size=20).built
-    assert not any(name.startswith(".ham10000-part-") for name in files(out))
-
-
-def test_a_cache_of_another_version_is_refused_and_made_anew(
-    synthetic: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "cache"
-    prepare(synthetic, out, size=20)
-    edit(out / "cache.json", '"version": 1', '"version": 99')
-    with pytest.raises(CacheError, match="version 99, and this is version 1"):
-        open_cache(out)
-    assert prepare(synthetic, out, size=20).built
-
-
-@pytest.mark.parametrize("how", ["cut", "gone", "no index", "no key", "no JSON", "other shape"])
-def test_a_damaged_cache_is_refused_and_made_anew(
-    synthetic: Path, tmp_path: Path, how: str
-) -> None:
-    out = tmp_path / "cache"
-    prepare(synthetic, out, size=20)
-    array = next(out.glob("images-*.npy"))
-    manifest = json.loads((out / "cache.json").read_text())
+@pytest.mark.parametrize("how", ["cut", "gone", "shape", "order", "type", "zip", "pickle"])
+def test_an_array_that_does_not_fit_is_refused(cache: Path, how: str) -> None:
+    path = cache / "images-1.npy"
+    array = np.load(path)
     if how == "cut":
-        os.truncate(array, array.stat().st_size - 1)
+        path.write_bytes(path.read_bytes()[:-1])
     elif how == "gone":
-        array.unlink()
-    elif how == "no index":
-        next(out.glob("index-*.csv")).write_text("image_id\n")
-    elif how == "no key":
-        del manifest["inputs"]
-        (out / "cache.json").write_text(json.dumps(manifest))
-    elif how == "no JSON":
-        (out / "cache.json").write_text("{")
+        path.unlink()
+    elif how == "shape":
+        np.save(path, array[:, :, :4])
+    elif how == "order":
+        np.save(path, np.asfortranarray(array))
+    elif how == "type":
+        np.save(path, array.astype(np.int8))
+    elif how == "zip":
+        with path.open("wb") as file:
+            np.savez(file, array)
     else:
-        np.save(array, np.zeros((280, 3, 4, 4), dtype=np.uint8))
-    with pytest.raises(CacheError, match=r"(?i)make it again") as raised:
-        open_cache(out)
-    assert str(out) in str(raised.value)
-    assert prepare(synthetic, out, size=20).built
-    assert open_cache(out).images.shape == (280, 3, 20, 20)
+        np.save(path, array.astype(object), allow_pickle=True)
+    with pytest.raises(CacheError, match=r"images-1\.npy"):
+        open_cache(cache)
 
 
-def test_a_folder_of_something_else_is_left_alone(synthetic: Path, tmp_path: Path) -> None:
-    (tmp_path / "precious.txt").touch()
-    with pytest.raises(ArgumentError, match=r"it holds 'precious\.txt' and is no cache"):
-        prepare(synthetic, tmp_path, size=20)
-    with pytest.raises(ArgumentError, match="it is a file"):
-        prepare(synthetic, tmp_path / "precious.txt", size=20)
-    with pytest.raises(ArgumentError, match="between 1 and 4096"):
-        prepare(synthetic, tmp_path / "cache", size=0)
-    assert files(tmp_path) == {"precious.txt"}
+def test_no_damage_passes_the_check_or_raises_a_foreign_error(cache: Path) -> None:
+    draw = random.Random(0)
+    whole = {path.name: path.read_bytes() for path in cache.iterdir() if path.name != ".lock"}
+    expected = np.array(open_cache(cache).images)
+    noticed = 0
+    for _ in range(300):
+        name = draw.choice(sorted(whole))
+        raw = bytearray(whole[name])
+        # The header of an array is where a parser reads, so half of the damage goes there.
+        end = min(len(raw), 128) if draw.random() < 0.5 else len(raw)
+        for _ in range(draw.randint(1, 3)):
+            raw[draw.randrange(end)] = draw.randrange(256)
+        if draw.random() < 0.2:
+            del raw[draw.randrange(len(raw)) :]
+        (cache / name).write_bytes(raw)
+        try:
+            opened = open_cache(cache)
+            check_cache(cache)
+        except CacheError:
+            noticed += 1
+        else:
+            assert np.array_equal(opened.images, expected)
+        (cache / name).write_bytes(whole[name])
+    assert noticed > 280

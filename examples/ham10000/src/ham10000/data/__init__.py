@@ -12,7 +12,7 @@ from ham10000.data.augment import (
     mixup,
     offline_plan,
 )
-from ham10000.data.cache import Cache, Prepared, open_cache, prepare, read_manifest
+from ham10000.data.cache import Cache, check_cache, open_cache, read_manifest
 from ham10000.data.constants import (
     CLASS_COUNTS,
     CLASS_NAMES,
@@ -53,6 +53,7 @@ from ham10000.data.metadata import (
     read_csv,
     read_table,
 )
+from ham10000.data.prepare import Prepared, prepare
 from ham10000.data.samplers import BALANCES, EpochSampler, SequentialShard
 from ham10000.data.splits import (
     SPLITS,
@@ -106,6 +107,7 @@ __all__ = [
     "Report",
     "SequentialShard",
     "augment_offline",
+    "check_cache",
     "check_metadata",
     "check_split",
     "convert_challenge",
