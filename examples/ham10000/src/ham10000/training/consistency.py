@@ -16,6 +16,7 @@ __all__ = ["differing_fields", "load_recipe_text", "refuse_other_recipe", "refus
 FREE = (
     "data.root",
     "data.cache",
+    "data.check_cache",
     "data.workers",
     "training.keep",
     "training.checkpoint_steps",

@@ -6,6 +6,7 @@ import pandas as pd
 
 from ham10000.data import (
     CachedHAM10000,
+    check_cache,
     check_split,
     data_folder,
     honest_split,
@@ -20,7 +21,7 @@ from ham10000.data import (
     scan_pairs,
     write_split,
 )
-from ham10000.errors import MissingDataError, SplitError
+from ham10000.errors import CacheError, MissingDataError, SplitError
 from ham10000.models.build import METADATA_COLUMNS
 from ham10000.recipe import DataRecipe, Recipe
 from ham10000.training.folder import RunFolder
@@ -79,16 +80,23 @@ def splits_of(run: RunFolder) -> list[str]:
 
 def _prepare_cache(run: RunFolder, data: DataRecipe) -> Path:
     cache = find_cache(run, data)
-    manifest = read_manifest(cache)
     try:
         root = data_folder(data.root)
     except MissingDataError:
-        # A cache is all that training needs, where it is of the right size.
-        if manifest is not None and manifest["size"] == data.size:
-            return cache
-        raise
-    # Masks that somebody put in stay in.
-    prepare(root, cache, data.size, masks=bool(manifest and manifest["masks"]))
+        # A cache of the right size is enough to train.
+        manifest = read_manifest(cache)
+        if manifest is None or manifest["size"] != data.size:
+            raise
+        if data.check_cache:
+            check_cache(cache)
+        return cache
+    try:
+        manifest = read_manifest(cache)
+    except CacheError:
+        manifest = None  # `prepare` rebuilds it
+    # An existing cache with masks keeps them.
+    masks = bool(manifest and manifest["masks"])
+    prepare(root, cache, data.size, masks=masks, check=data.check_cache)
     return cache
 
 
