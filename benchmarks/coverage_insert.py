@@ -18,8 +18,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from softattn import SoftAttnError
-from softattn.insert import insert_attention, remove_attention
+from softattn import SoftAttnError, insert_attention, remove_attention
 
 PAGE = """# Stages: where attention can be inserted
 

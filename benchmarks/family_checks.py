@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from softattn import SoftAttentionClassifier, wrap_backbone
-from softattn.backbones import Source
+from softattn.features import Source
 from softattn.models import load_model
 
 Check = Callable[[SoftAttentionClassifier, nn.Module, Tensor], str]

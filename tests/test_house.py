@@ -40,8 +40,17 @@ def imported(path, package):
         elif isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == package:
             for alias in node.names:
                 below = f"{node.module}.{alias.name}"
-                is_module = find(below) is not None
+                is_module = find(below) is not None and not exports(node.module, alias.name)
                 yield below if is_module else node.module
+
+
+def exports(module, name):
+    """Say whether a contract exports a name, which one of its files may have too."""
+    contract = find(module)
+    return (
+        contract is not None
+        and f'"{name}",' in (ROOT / PACKAGES[module.split(".")[0]] / contract).read_text()
+    )
 
 
 def find(module):

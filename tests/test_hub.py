@@ -18,10 +18,10 @@ from softattn import (
     SoftAttention,
     SoftAttentionClassifier,
     WeightsError,
+    insert_attention,
     wrap_backbone,
 )
 from softattn.hub import from_pretrained, save_pretrained
-from softattn.insert import insert_attention
 
 pytest.importorskip("timm", reason="needs softattn[timm]")
 huggingface_hub = pytest.importorskip("huggingface_hub", reason="needs softattn[hub]")

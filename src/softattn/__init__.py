@@ -2,7 +2,6 @@
 
 from softattn import functional, keras
 from softattn.attention import SoftAttention, SoftAttentionBlock
-from softattn.backbones import SpatialBackbone
 from softattn.capture import SpatialAttention, capture_maps
 from softattn.errors import (
     ArgumentError,
@@ -13,8 +12,8 @@ from softattn.errors import (
     SoftAttnError,
     WeightsError,
 )
-from softattn.finding import find_backbone
-from softattn.insert import insert_attention, remove_attention
+from softattn.features import SpatialBackbone, find_backbone
+from softattn.insertion import insert_attention, remove_attention
 from softattn.models import SoftAttentionClassifier, wrap_backbone
 
 __version__ = "0.1.0"

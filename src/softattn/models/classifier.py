@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from softattn._validation import finite_number, fraction, whole_number
-from softattn.backbones import SpatialBackbone
 from softattn.errors import ModelError, ShapeError
+from softattn.features import SpatialBackbone
 from softattn.models.param_groups import decays, layer_ids, make_groups
 
 __all__ = ["ClassifierHead", "HeadFactory", "SoftAttentionClassifier"]

@@ -16,12 +16,10 @@ from softattn._validation import (
     whole_number,
 )
 from softattn.attention import SoftAttention
-from softattn.backbones import FeatureMap
 from softattn.errors import ArgumentError, ArgumentTypeError, ModelError
-from softattn.finding import plan_backbone
+from softattn.features import FeatureMap, dry_run, plan_backbone
 from softattn.models.classifier import ClassifierHead, HeadFactory, SoftAttentionClassifier
 from softattn.models.zoo import load_model
-from softattn.probe import dry_run
 
 __all__ = ["wrap_backbone"]
 

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from softattn._validation import describe
-from softattn.backbones import FeatureMap, Source, SpatialBackbone
 from softattn.errors import ArgumentTypeError, ModelError
-from softattn.layout import Layout
-from softattn.places import Place, find_place, model_facts
-from softattn.probe import DryRun, black_image, dry_run, untouched
-from softattn.stages import ANOTHER_ORDER, is_reordered, own_maps
-from softattn.taps import does_not_run, last_map
-from softattn.truncate import truncate
+from softattn.features.backbone import FeatureMap, Source, SpatialBackbone
+from softattn.features.dry_run import DryRun, black_image, dry_run, untouched
+from softattn.features.last_map import does_not_run, last_map
+from softattn.features.layout import Layout
+from softattn.features.places import Place, find_place, model_facts
+from softattn.features.token_order import ANOTHER_ORDER, is_reordered, own_maps
+from softattn.features.truncate import truncate
 
 __all__ = ["BackbonePlan", "find_backbone", "plan_backbone"]
 
@@ -76,7 +76,7 @@ def find_backbone(
 
     Example:
         >>> import torch, torchvision
-        >>> from softattn.finding import find_backbone
+        >>> from softattn.features.finding import find_backbone
         >>> model = torchvision.models.resnet18()
         >>> find_backbone(model, at="layer3").feature_map.channels
         256

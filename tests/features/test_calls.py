@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from softattn.calls import Calls, copy_sharing_parameters, default_inputs, record_calls
+from softattn.features.calls import Calls, copy_sharing_parameters, default_inputs, record_calls
 
 
 class Sized(nn.Module):

@@ -23,9 +23,10 @@ from softattn import (
     ShapeError,
     SoftAttnError,
     capture_maps,
+    insert_attention,
+    remove_attention,
 )
-from softattn.insert import insert_attention, remove_attention
-from softattn.residual import ResidualAttention
+from softattn.insertion.residual import ResidualAttention
 
 timm = pytest.importorskip("timm", reason="needs softattn[timm]")
 

@@ -183,7 +183,7 @@ def truncate(model: nn.Module, at: str, inside: Iterable[str] = ()) -> Truncated
 
     Example:
         >>> import torch, torchvision
-        >>> from softattn.truncate import truncate
+        >>> from softattn.features.truncate import truncate
         >>> model = torchvision.models.resnet18()
         >>> part = truncate(model, "layer3")
         >>> part(torch.zeros(1, 3, 64, 64)).shape

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from softattn._validation import finite_number
 from softattn.attention import SoftAttention
 from softattn.errors import ModelError, ShapeError
+from softattn.features import Layout, Reading, TokenGrid, fit_grid, from_nchw, to_nchw
 from softattn.functional import Activation, attention_maps
-from softattn.hooks import InputSize, is_reached
-from softattn.layout import Layout, TokenGrid, from_nchw, to_nchw
-from softattn.reading import Reading, fit_grid
+from softattn.insertion.hooks import InputSize, is_reached
 
 __all__ = ["ResidualAttention", "residual_attention"]
 
@@ -37,7 +36,7 @@ def residual_attention(
 
     Example:
         >>> import torch
-        >>> from softattn.residual import residual_attention
+        >>> from softattn.insertion.residual import residual_attention
         >>> x, weight = torch.randn(2, 64, 7, 7), torch.randn(16, 64, 3, 3)
         >>> attended, maps = residual_attention(x, weight, None, torch.tensor(0.0))
         >>> bool((attended == x).all()), maps.shape
@@ -116,8 +115,8 @@ class ResidualAttention(SoftAttention):
 
     Example:
         >>> import torch
-        >>> from softattn.residual import ResidualAttention
-        >>> from softattn.layout import Layout
+        >>> from softattn.insertion.residual import ResidualAttention
+        >>> from softattn.features import Layout
         >>> attention = ResidualAttention(192, layout=Layout.NLC, grid=(14, 14))
         >>> attention(torch.randn(2, 196, 192)).shape
         torch.Size([2, 196, 192])

@@ -41,7 +41,7 @@ def copy_sharing_parameters(model: nn.Module, doing: str) -> nn.Module:
 
     Example:
         >>> import torch
-        >>> from softattn.calls import copy_sharing_parameters
+        >>> from softattn.features.calls import copy_sharing_parameters
         >>> norm = torch.nn.BatchNorm2d(8)
         >>> copied = copy_sharing_parameters(norm, "copying a norm")
         >>> copied.weight is norm.weight, copied.running_mean is norm.running_mean
@@ -76,7 +76,7 @@ def default_inputs(model: nn.Module) -> Iterator[Inputs]:
 
     Example:
         >>> import torch
-        >>> from softattn.calls import default_inputs
+        >>> from softattn.features.calls import default_inputs
         >>> [tuple(x.shape) for (x,) in default_inputs(torch.nn.Conv2d(1, 8, 3))]
         [(2, 1, 224, 224), (2, 3, 224, 224)]
     """
@@ -119,7 +119,7 @@ def record_calls(model: nn.Module, inputs: Inputs, keep: set[str]) -> dict[str, 
 
     Example:
         >>> import torch
-        >>> from softattn.calls import record_calls
+        >>> from softattn.features.calls import record_calls
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
         >>> calls = record_calls(net, (torch.zeros(1, 3, 8, 8),), keep={"0"})
         >>> calls["0"].count, tuple(calls["0"].output.shape), calls["1"]

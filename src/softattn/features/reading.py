@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from softattn.errors import ModelError
-from softattn.layout import Layout
+from softattn.features.layout import Layout
 
 __all__ = ["Hints", "Output", "Reading", "fit_grid", "read_map"]
 
@@ -60,7 +60,7 @@ def read_map(output: Output, hints: Hints) -> Reading:
     """Find how the map lies in an output.
 
     Example:
-        >>> from softattn.reading import Hints, Output, read_map
+        >>> from softattn.features.reading import Hints, Output, read_map
         >>> read_map(Output((2, 7, 7, 768), (224, 224)), Hints()).layout.value
         'NHWC'
         >>> tokens = read_map(Output((2, 197, 192), (224, 224)), Hints())
@@ -176,7 +176,7 @@ def fit_grid(count: int, picture: Grid) -> Grid | None:
     """Find the grid of so many positions that has the proportions of a picture.
 
     Example:
-        >>> from softattn.reading import fit_grid
+        >>> from softattn.features.reading import fit_grid
         >>> fit_grid(196, (224, 224)), fit_grid(3072, (1024, 768)), fit_grid(197, (224, 224))
         ((14, 14), (64, 48), None)
 

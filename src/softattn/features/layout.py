@@ -27,7 +27,7 @@ class TokenGrid:
     """Which grid the tokens of an input lie on: its size over a stride, rounded down or up.
 
     Example:
-        >>> from softattn.layout import TokenGrid
+        >>> from softattn.features.layout import TokenGrid
         >>> TokenGrid(stride=14).size(384, 224)
         (27, 16)
     """
@@ -48,7 +48,7 @@ def find_grid(
     """Find the grid that an input of this size has, given how many tokens there are.
 
     Example:
-        >>> from softattn.layout import find_grid
+        >>> from softattn.features.layout import find_grid
         >>> find_grid(64 * 48, height=1024, width=768)
         TokenGrid(stride=16, round_up=False)
         >>> find_grid(197, 224, 224) is None
@@ -82,7 +82,7 @@ def to_nchw(
 
     Example:
         >>> import torch
-        >>> from softattn.layout import Layout, to_nchw
+        >>> from softattn.features.layout import Layout, to_nchw
         >>> to_nchw(torch.zeros(2, 1 + 14 * 14, 192), Layout.NLC, (14, 14), 1).shape
         torch.Size([2, 192, 14, 14])
 
@@ -117,7 +117,7 @@ def from_nchw(x: Tensor, layout: Layout, prefix: Tensor | None = None) -> Tensor
 
     Example:
         >>> import torch
-        >>> from softattn.layout import Layout, from_nchw
+        >>> from softattn.features.layout import Layout, from_nchw
         >>> from_nchw(torch.zeros(2, 192, 14, 14), Layout.NLC, torch.zeros(2, 1, 192)).shape
         torch.Size([2, 197, 192])
 

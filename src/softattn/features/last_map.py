@@ -10,9 +10,9 @@ from torch import Tensor, fx, nn
 
 from softattn._validation import describe
 from softattn.errors import ModelError
-from softattn.places import find_place
-from softattn.probe import black_image, untouched
-from softattn.truncate import trace
+from softattn.features.dry_run import black_image, untouched
+from softattn.features.places import find_place
+from softattn.features.truncate import trace
 
 __all__ = ["last_map"]
 
@@ -22,7 +22,7 @@ def last_map(model: nn.Module, input_size: tuple[int, int, int]) -> str:
 
     Example:
         >>> import torchvision
-        >>> from softattn.taps import last_map
+        >>> from softattn.features.last_map import last_map
         >>> last_map(torchvision.models.resnet18(), (3, 64, 64))
         'layer4'
 

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from softattn import ShapeError
-from softattn.layout import Layout, TokenGrid, find_grid, from_nchw, to_nchw
-from softattn.places import find_place
+from softattn.features.layout import Layout, TokenGrid, find_grid, from_nchw, to_nchw
+from softattn.features.places import find_place
 
 sizes = st.integers(1, 4)
 

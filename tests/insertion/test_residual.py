@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from softattn import ModelError, ShapeError
-from softattn.layout import Layout, from_nchw
-from softattn.residual import ResidualAttention, residual_attention
+from softattn.features.layout import Layout, from_nchw
+from softattn.insertion.residual import ResidualAttention, residual_attention
 
 DTYPES = {
     torch.float16: torch.int16,

@@ -8,9 +8,9 @@ import torchvision
 from torch import nn
 
 from softattn import ModelError, find_backbone
-from softattn.backbones import Source
 from softattn.errors import ArgumentTypeError
-from softattn.layout import Layout, TokenGrid
+from softattn.features.backbone import Source
+from softattn.features.layout import Layout, TokenGrid
 
 timm = pytest.importorskip("timm", reason="needs softattn[timm]")
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from softattn.errors import ModelError
-from softattn.places import Place
+from softattn.features.places import Place
 
 __all__ = ["FeatureMap", "Source", "SpatialBackbone"]
 
@@ -61,7 +61,7 @@ class SpatialBackbone(nn.Module):
 
     Example:
         >>> import torch, torchvision
-        >>> from softattn.finding import find_backbone
+        >>> from softattn.features.finding import find_backbone
         >>> backbone = find_backbone(torchvision.models.resnet18())
         >>> backbone(torch.zeros(2, 3, 96, 64)).shape
         torch.Size([2, 512, 3, 2])

@@ -14,12 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from softattn._validation import closest, describe
-from softattn.calls import Inputs
 from softattn.errors import ModelError
-from softattn.hosts import Rehearsal, find_hosts, rehearse
-from softattn.layout import find_grid, to_nchw
-from softattn.reading import Hints, Output, Reading, read_map
-from softattn.stages import ANOTHER_ORDER, is_reordered, own_maps
+from softattn.features import (
+    ANOTHER_ORDER,
+    Hints,
+    Inputs,
+    Output,
+    Reading,
+    find_grid,
+    is_reordered,
+    own_maps,
+    read_map,
+    to_nchw,
+)
+from softattn.insertion.hosts import Rehearsal, find_hosts, rehearse
 
 __all__ = ["Target", "find_targets"]
 
@@ -51,8 +59,8 @@ def find_targets(
 
     Example:
         >>> import torch
-        >>> from softattn.reading import Hints
-        >>> from softattn.targets import find_targets
+        >>> from softattn.features import Hints
+        >>> from softattn.insertion.targets import find_targets
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
         >>> [target] = find_targets(net, ["0"], None, Hints(), "inserting")
         >>> target.reading.layout.value, target.channels

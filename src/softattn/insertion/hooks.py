@@ -48,7 +48,7 @@ class InputSize:
 
     Example:
         >>> import torch
-        >>> from softattn.hooks import InputSize
+        >>> from softattn.insertion.hooks import InputSize
         >>> size, layer = InputSize(), torch.nn.Conv2d(3, 8, 16, stride=16)
         >>> handle = layer.register_forward_pre_hook(size)
         >>> _ = layer(torch.zeros(1, 3, 144, 256))

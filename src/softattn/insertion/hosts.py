@@ -11,15 +11,15 @@ from typing import Any
 from torch import nn
 
 from softattn._validation import closest, describe
-from softattn.calls import (
+from softattn.errors import ArgumentError, ModelError
+from softattn.features import (
     Calls,
     Inputs,
     copy_sharing_parameters,
     default_inputs,
     record_calls,
 )
-from softattn.errors import ArgumentError, ModelError
-from softattn.hooks import CHILD
+from softattn.insertion.hooks import CHILD
 
 __all__ = ["Rehearsal", "find_hosts", "join", "rehearse"]
 
@@ -27,7 +27,7 @@ __all__ = ["Rehearsal", "find_hosts", "join", "rehearse"]
 def join(*names: str) -> str:
     """Join names of modules, of which some may be the module itself.
 
-    >>> from softattn.hosts import join
+    >>> from softattn.insertion.hosts import join
     >>> join("layer4", "", "1")
     'layer4.1'
     """
@@ -42,7 +42,7 @@ def find_hosts(model: nn.Module, names: Iterable[str], doing: str) -> dict[str, 
 
     Example:
         >>> from torchvision.models import resnet18
-        >>> from softattn.hosts import find_hosts
+        >>> from softattn.insertion.hosts import find_hosts
         >>> find_hosts(resnet18(), ["maxpool", "layer4"], "inserting")
         {'maxpool': 'maxpool', 'layer4.1': 'layer4'}
 

@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 
 from softattn import ModelError
-from softattn.truncate import truncate
+from softattn.features.truncate import truncate
 
 
 class Norm(nn.BatchNorm2d):

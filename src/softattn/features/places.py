@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from softattn.layout import Layout, TokenGrid, find_grid, to_nchw
+from softattn.features.layout import Layout, TokenGrid, find_grid, to_nchw
 
 __all__ = ["Place", "find_place"]
 
@@ -42,7 +42,7 @@ def find_place(
 
     Example:
         >>> import torch
-        >>> from softattn.places import find_place
+        >>> from softattn.features.places import find_place
         >>> find_place(torch.zeros(1, 7, 7, 768), 224, 224).layout
         <Layout.NHWC: 'NHWC'>
         >>> find_place(torch.zeros(1, 197, 192), 224, 224).num_prefix_tokens

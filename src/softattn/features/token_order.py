@@ -20,7 +20,7 @@ def own_maps(
 
     Example:
         >>> import timm, torch
-        >>> from softattn.stages import own_maps
+        >>> from softattn.features.token_order import own_maps
         >>> model = timm.create_model("test_vit", img_size=64).eval()
         >>> maps = own_maps(model, (torch.zeros(1, 3, 64, 64),), ["blocks.1", "norm"])
         >>> {name: tuple(values.shape) for name, values in maps.items()}

@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from softattn import ModelError
-from softattn.layout import Layout
-from softattn.reading import Hints, Output, Reading, fit_grid, read_map
+from softattn.features.layout import Layout
+from softattn.features.reading import Hints, Output, Reading, fit_grid, read_map
 
 SQUARE = (224, 224)
 sizes = st.integers(32, 600)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from softattn.stages import is_reordered, own_maps
+from softattn.features.token_order import is_reordered, own_maps
 
 timm = pytest.importorskip("timm", reason="needs softattn[timm]")
 

@@ -46,7 +46,7 @@ def dry_run(
 
     Example:
         >>> import torch
-        >>> from softattn.probe import dry_run
+        >>> from softattn.features.dry_run import dry_run
         >>> model = torch.nn.Conv2d(3, 8, 3, device="meta")
         >>> run = dry_run(model, model, (3, 16, 16))
         >>> run.output.shape, len(run.reached(run.output))

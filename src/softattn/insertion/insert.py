@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 from softattn._validation import whole_number
 from softattn.errors import ArgumentError, ArgumentTypeError, ModelError
+from softattn.features import Hints, Layout
 from softattn.functional import Activation
-from softattn.hooks import InputSize, attach, detach, restore
-from softattn.layout import Layout
-from softattn.reading import Hints
-from softattn.residual import ResidualAttention
-from softattn.targets import find_targets
+from softattn.insertion.hooks import InputSize, attach, detach, restore
+from softattn.insertion.residual import ResidualAttention
+from softattn.insertion.targets import find_targets
 
 __all__ = ["insert_attention", "remove_attention"]
 
@@ -50,7 +49,7 @@ def insert_attention(
         >>> import torch
         >>> from torchvision.models import resnet18
         >>> from softattn import capture_maps
-        >>> from softattn.insert import insert_attention, remove_attention
+        >>> from softattn import insert_attention, remove_attention
         >>> model, x = resnet18().eval(), torch.randn(1, 3, 64, 64)
         >>> before = model(x)
         >>> model = insert_attention(model, at=["layer3", "layer4"])
@@ -139,7 +138,7 @@ def remove_attention(model: ModelT) -> ModelT:
 
     Example:
         >>> import torch
-        >>> from softattn.insert import insert_attention, remove_attention
+        >>> from softattn import insert_attention, remove_attention
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
         >>> _ = insert_attention(net, at="0")
         >>> list(net.state_dict())
