@@ -99,8 +99,7 @@ families: $(READY) ## Test one model of each family in depth; writes docs/famili
 	$(BIN)/python benchmarks/families.py --slow
 	$(BIN)/python benchmarks/families.py --ddp
 
-# Changes every operator of functional.py and fused.py, one at a time, for at most an hour; the
-# tests must notice each.
+# Changes every operator of functional.py and ops/backward.py, one at a time, for at most an hour.
 mutants: $(READY) ## Check that the tests notice changed operators (an hour)
 	$(BIN)/python -m pip install -q --group mutation
 	$(BIN)/python scripts/mutants.py

@@ -1,10 +1,10 @@
-"""Change each operator, number and keyword of the equation's code; its tests must notice each.
+"""Change each operator, number and keyword of the equation's code; the tests must notice each.
 
-    python scripts/mutants.py [functional fused] [--filter REGEX] [--minutes N]
+    python scripts/mutants.py [functional ops/backward] [--filter REGEX] [--minutes N]
 
-cosmic-ray makes the mutants. Each is tested in a fork of a process that has torch loaded already,
-on a copy of the checkout, which makes a run some minutes long. Prints the mutants that no test
-noticed, and fails if there are any. After --minutes it stops, says how far it came, and fails too.
+cosmic-ray creates the mutants. Each is tested in a fork of a process that has loaded torch, on a
+copy of the checkout. Prints the mutants that no test noticed and fails if there are any. After
+--minutes it stops, prints its progress, and fails too.
 """
 
 import argparse
@@ -30,11 +30,11 @@ from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
 
 ROOT = Path(__file__).parents[1]
-MODULES = ("functional", "fused")
-# | and decorators (@overload) stand for types alone there, and operators on variables want to be
-# told which.
+MODULES = ("functional", "ops/backward")
+# There, | and decorators (@overload) only occur in types, and operators on variables need a
+# configuration.
 LEFT_OUT = re.compile(r"ReplaceBinaryOperator_BitOr_|RemoveDecorator|Variable(Inserter|Replacer)")
-# Numbers that only say from where on, and in what pieces, the same is computed.
+# Thresholds that change no result.
 TUNED = re.compile(r"^_(PIECE|LEAST)_BYTES = ", re.MULTILINE)
 SECONDS = 300
 
@@ -89,8 +89,10 @@ def survives(copy: Path, module: str, mutated: str) -> bool:
         os.chdir(copy)
         sys.path.insert(0, str(copy / "src"))
         sys.dont_write_bytecode = True
+        folder, _, name = module.rpartition("/")
+        tests = Path("tests", folder, f"test_{name}.py")
         with Path(os.devnull).open("w") as null, contextlib.redirect_stdout(null):
-            code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", f"tests/test_{module}.py"])
+            code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", str(tests)])
         os._exit(int(code))
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 

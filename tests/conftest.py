@@ -5,7 +5,7 @@ import pytest
 import torch
 
 # For other interpreters, in processes of their own.
-collect_ignore = ["data", "keras_reference.py", "on_interpreter.py"]
+collect_ignore = ["data", "keras_reference.py"]
 
 
 @pytest.fixture(autouse=True)

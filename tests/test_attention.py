@@ -157,7 +157,7 @@ BAD_ARGUMENTS = [
     ({"gamma": math.nan}, ArgumentError, "gamma must be a finite number, found nan."),
     ({"gamma": math.inf}, ArgumentError, "gamma must be a finite number, found inf."),
     ({"gamma": False}, ArgumentTypeError, "gamma must be a finite number, found False (bool)."),
-    ({"activation": "rleu"}, ArgumentError, "there is none named 'rleu'. Closest: relu"),
+    ({"activation": "rleu"}, ArgumentError, "unknown name 'rleu'. Closest: relu"),
 ]  # fmt: skip
 
 

@@ -335,12 +335,12 @@ def test_an_activation_that_there_is_not():
     with pytest.raises(ArgumentError) as error:
         functional.get_activation("rellu")
     assert str(error.value) == (
-        "choosing the activation before the softmax: there is none named 'rellu'. "
+        "choosing the activation before the softmax: unknown name 'rellu'. "
         "Closest: relu, elu, gelu. Any function on tensors works too."
     )
     with pytest.raises(ArgumentTypeError) as error:
         functional.get_activation(3)
     assert str(error.value) == (
-        "choosing the activation before the softmax: expected a function, the name of one, "
+        "choosing the activation before the softmax: expected a function, its name, "
         "or None, found 3 (int)."
     )

@@ -9,7 +9,6 @@ OPTIONAL = [
     "matplotlib",
     "onnxruntime",
     "safetensors",
-    "softattn.triton_kernels",
     "timm",
 ]
 

@@ -8,7 +8,7 @@ from bench.harness import Row, Work, compare, take_turns
 from bench.layer import maps_of
 from bench.others import bare
 from softattn import SoftAttention
-from softattn.fused import dot
+from softattn.ops import dot
 
 
 def steps(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:

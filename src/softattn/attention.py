@@ -1,6 +1,4 @@
-"""Soft-Attention as modules: parameters around `softattn.functional`."""
-
-from collections.abc import Callable
+"""Soft-Attention as modules: the parameters of the equation, and the paper's block."""
 
 import torch
 import torch.nn.functional as F
@@ -10,14 +8,9 @@ from softattn import functional
 from softattn._validation import finite_number, fraction, odd_pair, whole_number
 from softattn.capture import SpatialAttention
 from softattn.functional import Activation
-from softattn.one_pass import OnePass, usable, wanted
+from softattn.ops import is_exporting
 
 __all__ = ["SoftAttention", "SoftAttentionBlock"]
-
-# torch 2.6 has no is_exporting, and can't tell the two apart.
-_exporting: Callable[[], bool] = getattr(
-    torch.compiler, "is_exporting", torch.compiler.is_compiling
-)
 
 
 class SoftAttention(SpatialAttention):
@@ -37,30 +30,31 @@ class SoftAttention(SpatialAttention):
     Args:
         in_channels: C, the channels of the feature map.
         num_maps: K, the number of attention maps.
-        kernel_size: of the convolution: odd, one number or (height, width).
-        aggregate: scale the features by the sum of the maps. Otherwise by each map, and the
-            result has K times the channels.
-        concat: put the unchanged features in front, along the channels.
-        gamma: initial value of the learned factor; `None` for no factor. 0.01 is the paper's.
+        kernel_size: size of the convolution kernel: odd, one number or (height, width).
+        aggregate: scale the features by the sum of the maps. Otherwise scale them by each map,
+            which multiplies the number of channels by K.
+        concat: prepend the unchanged features, along the channels.
+        gamma: initial value of the learned factor; 0.01 in the paper. `None` for no factor.
             Each map sums to 1, so with uniform maps and `aggregate` the features are scaled by
             gamma * K / (H * W): by 0.003 for gamma 0.01, K = 16 and 7 x 7 positions. Where the
             attended features have no unscaled copy beside them (`concat`, or a residual
             connection), gamma = H * W / K keeps their scale, which is what `wrap_backbone` does.
-        activation: between convolution and softmax; a function, or the name of one. The authors'
-            code has `"relu"`, the paper has none.
-        bias: give the convolution a bias. Without an activation it is never felt.
-        device: where the parameters are.
-        dtype: of the parameters.
+        activation: function between convolution and softmax, or its name. The authors' code uses
+            `"relu"`, the paper none.
+        bias: add a bias to the convolution. Without an activation it has no effect, since the
+            softmax is invariant to it.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Shape:
-        - x: (B, C, H, W), any H and W of at least 1.
+        - x: (B, C, H, W), with H and W of at least 1.
         - features: (B, C', H, W), where C' is `out_channels`: C, or K * C without `aggregate`,
           plus C with `concat`.
-        - maps: (B, K, H, W), in float32 at least; each sums to 1.
+        - maps: (B, K, H, W), in float32 or wider; each map sums to 1.
 
     Attributes:
-        weight: (K, C, kh, kw), starting from the authors' He-uniform distribution.
-        bias: (K,), starting from zeros; or `None`.
+        weight: (K, C, kh, kw), initialized He-uniform as in the authors' code.
+        bias: (K,), initialized with zeros; or `None`.
         gamma: (), or `None`.
 
     Raises:
@@ -68,8 +62,8 @@ class SoftAttention(SpatialAttention):
         ArgumentTypeError: an argument has the wrong type.
         ShapeError: in `forward`, x isn't (B, C, H, W).
 
-    Source: arXiv:2105.03358, section 2.1. `softattn.keras.KerasSoftAttention` is the layer that
-    the authors published, which computes something else.
+    Source: arXiv:2105.03358, section 2.1. The layer that the authors published computes something
+    else: see `softattn.keras.KerasSoftAttention`.
     """
 
     def __init__(
@@ -107,12 +101,12 @@ class SoftAttention(SpatialAttention):
 
     @property
     def out_channels(self) -> int:
-        """The channels that come out."""
+        """Number of output channels."""
         copies = (1 if self.aggregate else self.num_maps) + self.concat
         return copies * self.in_channels
 
     def reset_parameters(self) -> None:
-        """Start again: He-uniform weights, no bias, gamma as it was given."""
+        """Reinitialize the parameters: He-uniform weights, zero bias, the initial gamma."""
         nn.init.kaiming_uniform_(self.weight, nonlinearity="relu")
         if self.bias is not None:
             nn.init.zeros_(self.bias)
@@ -120,7 +114,7 @@ class SoftAttention(SpatialAttention):
             nn.init.constant_(self.gamma, self.initial_gamma)
 
     def forward(self, x: Tensor, return_maps: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Scale x by its attention; with `return_maps` give (features, maps)."""
+        """Scale x by its attention; with `return_maps` return (features, maps)."""
         result = functional.soft_attention(
             x,
             self.weight,
@@ -131,13 +125,13 @@ class SoftAttention(SpatialAttention):
             activation=self.activation,
             return_maps=True,
         )
-        # The features last: to torchvision's feature extraction, the output of a module is the
-        # last node in it.
+        # torchvision's feature extraction takes the last node of a module for its output, so the
+        # features come last.
         maps, features = result[1], result[0]
         return self.emit(features, maps, return_maps)
 
     def extra_repr(self) -> str:
-        """Give the arguments that differ from the defaults, for `print(module)`."""
+        """Return the arguments that differ from the defaults, for `print(module)`."""
         parts = [f"{self.in_channels}, num_maps={self.num_maps}, kernel_size={self.kernel_size}"]
         parts += [f"aggregate={self.aggregate}"] if not self.aggregate else []
         parts += [f"concat={self.concat}"] if self.concat else []
@@ -150,7 +144,7 @@ class SoftAttention(SpatialAttention):
 
 
 class SoftAttentionBlock(nn.Module):
-    """The paper's block: features beside attended features, pooled, with ReLU and dropout.
+    """The paper's block: features and attended features, pooled, concatenated, ReLU, dropout.
 
     Example:
         >>> import torch
@@ -162,16 +156,16 @@ class SoftAttentionBlock(nn.Module):
     Args:
         in_channels: C, the channels of the feature map.
         num_maps: K, the number of attention maps.
-        kernel_size: of the attention's convolution: odd, one number or (height, width).
+        kernel_size: as in `SoftAttention`.
         aggregate: as in `SoftAttention`.
         gamma: as in `SoftAttention`.
         activation: as in `SoftAttention`.
         bias: as in `SoftAttention`.
-        pool: size and stride of the max-pooling; 1 for none. An odd map rounds up: the last
-            window is then narrower, as in the authors' code.
-        drop_rate: the probability with which dropout zeroes a value.
-        device: where the parameters are.
-        dtype: of the parameters.
+        pool: size and stride of the max-pooling; 1 for none. Sizes are rounded up as in the
+            authors' code: the last window of an odd map is narrower.
+        drop_rate: probability of dropout.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Shape:
         - x: (B, C, H, W).
@@ -184,7 +178,7 @@ class SoftAttentionBlock(nn.Module):
         ArgumentTypeError: an argument has the wrong type.
         ShapeError: in `forward`, x isn't (B, C, H, W).
 
-    Source: arXiv:2105.03358, section 2.1 and figure 2; pool and drop_rate are the authors'.
+    Source: arXiv:2105.03358, section 2.1 and figure 2; pool and drop_rate as in the authors' code.
     """
 
     def __init__(
@@ -220,61 +214,31 @@ class SoftAttentionBlock(nn.Module):
 
     @property
     def in_channels(self) -> int:
-        """The channels that go in."""
+        """Number of input channels."""
         return self.attention.in_channels
 
     @property
     def out_channels(self) -> int:
-        """The channels that come out."""
+        """Number of output channels."""
         return self.in_channels + self.attention.out_channels
 
     def forward(self, x: Tensor, return_maps: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Give the block's features; with `return_maps` give (features, maps)."""
-        features, maps = self._attended(x)
+        """Return the features of the block; with `return_maps` return (features, maps)."""
+        attended, maps = self.attention(x, return_maps=True)
+        features = F.relu(torch.cat([self._pooled(x), self._pooled(attended)], dim=1))
         features = F.dropout(features, self.drop_rate, self.training)
         return (features, maps) if return_maps else features
-
-    def _attended(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        attention = self.attention
-        if wanted(x) and _only_the_equation(attention):
-            weight, bias, gamma = attention.weight, attention.bias, attention.gamma
-            if usable(x, weight, bias, gamma):
-                logits = functional.attention_logits(x, weight, bias, attention.activation)
-                options = {"concat": True, "pool": self.pool, "relu": True}
-                features, maps = OnePass.apply(self._plain, options, x, logits, gamma)
-                attention.emit(features, maps, return_maps=True)
-                return features, maps
-        attended, maps = attention(x, return_maps=True)
-        return self._combined(x, attended), maps
-
-    def _plain(self, x: Tensor, logits: Tensor, gamma: Tensor | None) -> tuple[Tensor, Tensor]:
-        maps = functional.spatial_softmax(logits)
-        return self._combined(x, functional.attend(x, maps, gamma)), maps
-
-    def _combined(self, x: Tensor, attended: Tensor) -> Tensor:
-        return F.relu(torch.cat([self._pooled(x), self._pooled(attended)], dim=1))
 
     def _pooled(self, x: Tensor) -> Tensor:
         if self.pool == 1:
             return x
-        if _exporting():
-            # A graph with a stride in its pooling serves only sizes of one remainder. This is
-            # the same for every size, with more work.
+        if is_exporting():
+            # An exported graph with a strided pooling is specialized to sizes of one remainder.
+            # This computes the same for all sizes, with more work.
             x = F.pad(x, (0, self.pool - 1) * 2, value=-torch.inf)
             return F.max_pool2d(x, self.pool, stride=1)[:, :, :: self.pool, :: self.pool]
         return F.max_pool2d(x, self.pool, ceil_mode=True)
 
     def extra_repr(self) -> str:
-        """Give the arguments that are the block's own, for `print(module)`."""
+        """Return the arguments of the block itself, for `print(module)`."""
         return f"pool={self.pool}, drop_rate={self.drop_rate}"
-
-
-def _only_the_equation(module: nn.Module) -> bool:
-    """Say whether calling a module sums the maps, scales by the sum, and does nothing else."""
-    hooks = (
-        module._forward_pre_hooks,
-        module._forward_hooks,
-        module._backward_pre_hooks,
-        module._backward_hooks,
-    )
-    return type(module) is SoftAttention and module.aggregate and not any(hooks)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from softattn.errors import ModelError
+from softattn.ops import without_compiler
 
 __all__ = ["SpatialAttention", "capture_maps"]
 
@@ -134,7 +135,7 @@ def capture_maps(model: nn.Module) -> Iterator[Mapping[str, Tensor]]:
             has replaced a module that inserted attention follows, so that no pass reaches it.
     """
     names = {
-        module: _without_compiler(name)
+        module: without_compiler(name)
         for name, module in model.named_modules()
         if isinstance(module, SpatialAttention)
     }
@@ -165,8 +166,3 @@ def capture_maps(model: nn.Module) -> Iterator[Mapping[str, Tensor]]:
 
 def _without(capture: _Capture, captures: tuple[_Capture, ...]) -> tuple[_Capture, ...]:
     return tuple(other for other in captures if other is not capture)
-
-
-def _without_compiler(name: str) -> str:
-    # torch.compile wraps a module in another one, whose child has this name.
-    return ".".join(part for part in name.split(".") if part != "_orig_mod")

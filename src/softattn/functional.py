@@ -1,9 +1,9 @@
-"""Equation 1 of Soft-Attention, as pure functions on tensors.
+"""Equation 1 of Soft-Attention as pure functions on tensors.
 
     f_sa = gamma * t * sum_k softmax(W_k * t)
 
-`t` is the feature map `x` of shape (B, C, H, W), `W_k * t` the k-th channel of one 2-D
-convolution, and the softmax runs over the H x W positions of each map.
+`t` is the feature map `x` of shape (B, C, H, W), `W_k * t` is channel k of a 2-D convolution, and
+the softmax is over the H x W positions of each map.
 
 Source: Datta et al., "Soft-Attention Improves Skin Cancer Classification Performance",
 arXiv:2105.03358, equation 1.
@@ -19,10 +19,9 @@ from torch import Tensor
 
 from softattn._validation import closest
 from softattn.errors import ArgumentError, ArgumentTypeError, ShapeError
-from softattn.fused import FusedAttention, worth_fusing
-from softattn.one_pass import OnePass, usable, use_triton
+from softattn.ops import with_low_memory_gradient
 
-__all__ = ["attend", "attention_maps", "soft_attention", "spatial_softmax", "use_triton"]
+__all__ = ["attend", "attention_maps", "soft_attention", "spatial_softmax"]
 
 Activation: TypeAlias = str | Callable[[Tensor], Tensor] | None
 
@@ -73,7 +72,7 @@ def soft_attention(
     activation: Activation = None,
     return_maps: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Scale a feature map by the attention that it draws on itself.
+    """Scale a feature map by attention maps computed from it.
 
     Example:
         >>> import torch
@@ -88,43 +87,47 @@ def soft_attention(
     Args:
         x: the feature map, (B, C, H, W).
         weight: one filter for each map, (K, C, kh, kw) with odd kh and kw.
-        bias: (K,). Without an activation it changes nothing, since a softmax doesn't see a
-            constant.
+        bias: (K,). Without an activation it has no effect, since the softmax is invariant to it.
         gamma: the factor of the equation; `None` for no factor.
-        aggregate: scale by the sum of the maps. Otherwise by each of the K maps, and the K scaled
-            copies stand one after another along the channels: all of the first map's, then all
-            of the second's.
-        concat: put `x` in front, along the channels.
-        activation: between convolution and softmax; a function, or the name of one.
-        return_maps: return the maps too.
+        aggregate: scale by the sum of the maps. Otherwise scale by each of the K maps and
+            concatenate the copies along the channels: all channels of the first copy, then all
+            of the second.
+        concat: prepend `x`, along the channels.
+        activation: function between convolution and softmax, or its name.
+        return_maps: also return the maps.
 
     Returns:
         (B, C', H, W) in the dtype of `x`, where C' is C, or K * C without `aggregate`, plus C
-        with `concat`. With `return_maps` also the maps, as `attention_maps` gives them.
+        with `concat`. With `return_maps`, also the result of `attention_maps`.
 
     Raises:
-        ShapeError: `x`, `weight` and `bias` don't fit one another.
+        ShapeError: the shapes of `x`, `weight` and `bias` don't match.
     """
-
-    def equation(
-        x: Tensor, weight: Tensor, bias: Tensor | None, gamma: Tensor | float | None
-    ) -> tuple[Tensor, Tensor]:
-        logits = attention_logits(x, weight, bias, activation)
-        if aggregate and usable(x, weight, bias, gamma):
-            options = {"concat": concat, "pool": 1, "relu": False}
-            features, maps = OnePass.apply(tail, options, x, logits, gamma)
-            return features, maps
-        return tail(x, logits, gamma)
-
-    def tail(x: Tensor, logits: Tensor, gamma: Tensor | float | None) -> tuple[Tensor, Tensor]:
-        maps = spatial_softmax(logits)
-        return attend(x, maps, gamma, aggregate=aggregate, concat=concat), maps
-
-    if activation is None and worth_fusing(x, weight, bias, gamma):
-        features, maps = FusedAttention.apply(equation, aggregate, concat, x, weight, bias, gamma)
-    else:
-        features, maps = equation(x, weight, bias, gamma)
+    features, maps = with_low_memory_gradient(
+        _features_and_maps,
+        x,
+        weight,
+        bias,
+        gamma,
+        aggregate=aggregate,
+        concat=concat,
+        activation=activation,
+    )
     return (features, maps) if return_maps else features
+
+
+def _features_and_maps(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    gamma: Tensor | float | None,
+    *,
+    aggregate: bool,
+    concat: bool,
+    activation: Activation,
+) -> tuple[Tensor, Tensor]:
+    maps = attention_maps(x, weight, bias, activation=activation)
+    return attend(x, maps, gamma, aggregate=aggregate, concat=concat), maps
 
 
 def attention_maps(
@@ -143,33 +146,26 @@ def attention_maps(
 
     Args:
         x: the feature map, (B, C, H, W).
-        weight: one filter for each map, (K, C, kh, kw) with odd kh and kw. Beyond the border of
-            `x` the filters see zeros.
+        weight: one filter for each map, (K, C, kh, kw) with odd kh and kw. `x` is padded with
+            zeros.
         bias: (K,).
-        activation: between convolution and softmax; a function, or the name of one.
+        activation: function between convolution and softmax, or its name.
 
     Returns:
-        (B, K, H, W). Each map is positive and sums to 1 over its H * W positions. In float32 at
-        least: half precision would round the sum of many small numbers away.
+        (B, K, H, W) in float32 or wider, since half precision can't represent the small values of
+        large maps. Each map is positive and sums to 1 over its H * W positions.
 
     Raises:
-        ShapeError: `x`, `weight` and `bias` don't fit one another.
+        ShapeError: the shapes of `x`, `weight` and `bias` don't match.
     """
-    return spatial_softmax(attention_logits(x, weight, bias, activation))
-
-
-def attention_logits(
-    x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation
-) -> Tensor:
-    """Compute what the softmax of `attention_maps` is taken of, (B, K, H, W)."""
     _check_shapes(x, weight, bias)
     height, width = weight.shape[2:]
     logits = F.conv2d(x, weight, bias, padding=(height // 2, width // 2))
-    return get_activation(activation)(logits)
+    return spatial_softmax(get_activation(activation)(logits))
 
 
 def spatial_softmax(logits: Tensor) -> Tensor:
-    """Turn logits into maps: a softmax over all positions of each map.
+    """Compute a softmax over all positions of each map.
 
     Example:
         >>> import torch
@@ -182,7 +178,7 @@ def spatial_softmax(logits: Tensor) -> Tensor:
         logits: (B, K, H, W).
 
     Returns:
-        (B, K, H, W), in float32 at least.
+        (B, K, H, W), in float32 or wider.
     """
     dtype = torch.promote_types(logits.dtype, torch.float32)
     return logits.flatten(2).softmax(dim=-1, dtype=dtype).view_as(logits)
@@ -196,7 +192,7 @@ def attend(
     aggregate: bool = True,
     concat: bool = False,
 ) -> Tensor:
-    """Scale a feature map by attention maps: what the equation does once the maps are there.
+    """Scale a feature map by attention maps: the equation after the softmax.
 
     Example:
         >>> import torch
@@ -209,16 +205,16 @@ def attend(
 
     Args:
         x: the feature map, (B, C, H, W).
-        maps: (B, K, H, W), from `attention_maps` or from elsewhere.
+        maps: (B, K, H, W), from `attention_maps` or any other source.
         gamma: a factor; `None` for none.
         aggregate: scale by the sum of the maps, not by each of them.
-        concat: put `x` in front, along the channels.
+        concat: prepend `x`, along the channels.
 
     Returns:
         (B, C', H, W) in the dtype and the memory format of `x`; C' as in `soft_attention`.
 
     Raises:
-        ShapeError: `x` and `maps` aren't both 4-D of one batch and one size.
+        ShapeError: `x` and `maps` are not both 4-D with the same B, H and W.
     """
     if x.ndim != 4 or x.shape[0] != maps.shape[0] or x.shape[2:] != maps.shape[2:]:
         raise ShapeError(
@@ -235,8 +231,7 @@ def attend(
 
 
 def _scale_by_each(x: Tensor, scales: Tensor) -> Tensor:
-    # Each product is written in the order in which its result lies in memory, so that putting
-    # the maps' copies one after another moves nothing.
+    # Each product is written in the memory order of its result, so that flattening copies nothing.
     if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
         scales = scales.permute(0, 2, 3, 1).unsqueeze(-1).contiguous()
         copies = x.permute(0, 2, 3, 1).unsqueeze(-2) * scales  # (B, H, W, K, C)
@@ -246,7 +241,7 @@ def _scale_by_each(x: Tensor, scales: Tensor) -> Tensor:
 
 
 def get_activation(activation: Activation) -> Callable[[Tensor], Tensor]:
-    """Return the function that an `activation` argument means: itself, by name, or none.
+    """Return the function for an `activation` argument: a function, a name, or `None`.
 
     Example:
         >>> import torch
@@ -255,8 +250,8 @@ def get_activation(activation: Activation) -> Callable[[Tensor], Tensor]:
         tensor([0., 1.])
 
     Raises:
-        ArgumentError: no activation has this name.
-        ArgumentTypeError: it is neither a name nor a function.
+        ArgumentError: the name is unknown.
+        ArgumentTypeError: the argument is neither a name nor a function.
     """
     if activation is None:
         return _identity
@@ -264,12 +259,12 @@ def get_activation(activation: Activation) -> Callable[[Tensor], Tensor]:
         return activation
     if not isinstance(activation, str):
         raise ArgumentTypeError(
-            "choosing the activation before the softmax: expected a function, the name of one, "
+            "choosing the activation before the softmax: expected a function, its name, "
             f"or None, found {activation!r} ({type(activation).__name__})."
         )
     if activation not in _ACTIVATIONS:
         raise ArgumentError(
-            f"choosing the activation before the softmax: there is none named {activation!r}. "
+            f"choosing the activation before the softmax: unknown name {activation!r}. "
             f"{closest(activation, _ACTIVATIONS)} Any function on tensors works too."
         )
     return _ACTIVATIONS[activation]
@@ -314,8 +309,8 @@ def check_feature_map(x: Tensor, channels: int, doing: str) -> None:
     )
 
 
-# A symbolic trace (torchvision's feature extraction, torch.fx) keeps the equation as one node:
-# the shape checks can't run on its proxies.
+# Symbolic traces (torch.fx, torchvision's feature extraction) keep the equation as one node, since
+# the shape checks can't run on proxies.
 torch.fx.wrap("soft_attention")
 torch.fx.wrap("attention_maps")
 torch.fx.wrap("attend")

@@ -573,7 +573,7 @@ ERRORS: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     ("stem", {"kernel_size": 2}, ArgumentError, "kernel_size must be odd"),
     ("stem", {"gamma": float("nan")}, ArgumentError, "gamma must be a finite number, found nan"),
     ("stem", {"gamma": None}, ArgumentTypeError, "gamma must be a finite number, found None"),
-    ("stem", {"activation": "relo"}, ArgumentError, "there is none named 'relo'"),
+    ("stem", {"activation": "relo"}, ArgumentError, "unknown name 'relo'"),
     (
         "stem",
         {"example": torch.zeros(1, 5, 8, 8)},

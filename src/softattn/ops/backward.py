@@ -1,46 +1,75 @@
-"""The gradient of the equation, by hand: fewer passes over the feature map than autograd makes.
+"""The gradient of the equation, written by hand: fewer passes over the feature map.
 
-Autograd writes two tensors of the size of `x` that nobody needs: `grad * x`, before it is summed
-over the channels, and `grad * scales`, before it is added to the convolution's share. Here the
-first is summed piece by piece while it is in the processor's cache, and the second is added in
-place. The forward pass is the plain one, and so are second derivatives.
+Autograd writes two temporary tensors of the size of `x`: `grad * x`, before its sum over the
+channels, and `grad * scales`, before it is added to the gradient of the convolution. Here the
+first is summed in pieces that fit the processor's cache, and the second is accumulated in place.
+The forward pass and second derivatives are those of plain torch.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = [
-    "Equation",
-    "FusedAttention",
-    "dot",
-    "eager",
-    "only_reverse_mode",
-    "recomputed",
-    "worth_fusing",
-]
+from softattn.ops._torch import functorch_is_active
 
-# From (x, weight, bias, gamma) to the features and the maps, in plain torch.
-Equation: TypeAlias = Callable[[Tensor, Tensor, Tensor | None, Any], tuple[Tensor, Tensor]]
+__all__ = ["dot", "with_low_memory_gradient"]
 
-# Of a product that is summed right away: the cache of a core holds it.
+# From (x, weight, bias, gamma) and options to the features and the maps, in plain torch.
+Equation: TypeAlias = Callable[..., tuple[Tensor, Tensor]]
+
+# Size of a product that is summed right away: fits the cache of a core.
 _PIECE_BYTES = 2**19
-# Smaller feature maps stay in the cache themselves, and calls cost more than passes.
+# Smaller feature maps fit the cache as they are, and calls cost more than passes over memory.
 _LEAST_BYTES = 2**22
 
 
-def worth_fusing(
+def with_low_memory_gradient(
+    equation: Equation,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    gamma: Tensor | float | None,
+    *,
+    aggregate: bool,
+    concat: bool,
+    activation: Any,
+) -> tuple[Tensor, Tensor]:
+    """Call an equation; for large feature maps, record a gradient that needs less memory.
+
+    Args:
+        equation: the equation in plain torch. It receives all other arguments, and its results are
+            returned unchanged.
+        x: (B, C, H, W).
+        weight: (K, C, kh, kw).
+        bias: (K,).
+        gamma: the factor.
+        aggregate: as in `softattn.functional.soft_attention`.
+        concat: as in `softattn.functional.soft_attention`.
+        activation: as in `softattn.functional.soft_attention`. With one, autograd is used.
+
+    Returns:
+        The features and the maps.
+    """
+    compute = partial(equation, aggregate=aggregate, concat=concat, activation=activation)
+    if activation is None and _is_worthwhile(x, weight, bias, gamma):
+        features, maps = _LowMemoryGradient.apply(
+            compute, aggregate, concat, x, weight, bias, gamma
+        )
+        return features, maps
+    return compute(x, weight, bias, gamma)
+
+
+def _is_worthwhile(
     x: Tensor, weight: Tensor, bias: Tensor | None, gamma: Tensor | float | None
 ) -> bool:
-    """Say whether x is large, and a gradient wanted by nothing but reverse-mode autograd.
-
-    A compiler or an exporter fuses better than we do, and can't see into a backward of ours.
-    Transforms of `torch.func`, forward mode and autocast have rules for plain operations.
-    """
-    if not eager() or not torch.is_grad_enabled():
+    # Compilers and exporters fuse better, and can't see into a backward in Python. Transforms of
+    # torch.func, forward mode and autocast have rules for plain operations only.
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if tracing or torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return False
     if (isinstance(gamma, Tensor) and gamma.ndim) or x.numel() * x.element_size() < _LEAST_BYTES:
         return False
@@ -49,20 +78,8 @@ def worth_fusing(
     return (
         any(tensor.requires_grad for tensor in given)
         and not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device))
-        and only_reverse_mode(*given)
-    )
-
-
-def eager() -> bool:
-    """Say whether operations run now, and nobody writes down which."""
-    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    return not (tracing or torch.compiler.is_compiling())
-
-
-def only_reverse_mode(*inputs: Tensor | float | None) -> bool:
-    """Say whether no transform of `torch.func` and no forward mode sees the operations."""
-    return not torch._C._are_functorch_transforms_active() and all(
-        _tangent(tensor) is None for tensor in inputs if isinstance(tensor, Tensor)
+        and not functorch_is_active()
+        and all(_tangent(tensor) is None for tensor in given)
     )
 
 
@@ -71,13 +88,13 @@ def _tangent(tensor: Tensor) -> Tensor | None:
     return tangent
 
 
-class FusedAttention(torch.autograd.Function):
-    """Features and maps, with a gradient by hand. Without an activation before the softmax."""
+class _LowMemoryGradient(torch.autograd.Function):
+    """Features and maps of an equation without an activation."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        equation: Equation,
+        compute: Equation,
         aggregate: bool,
         concat: bool,
         x: Tensor,
@@ -85,24 +102,24 @@ class FusedAttention(torch.autograd.Function):
         bias: Tensor | None,
         gamma: Tensor | float | None,
     ) -> tuple[Tensor, Tensor]:
-        """Compute the equation; keep what went in, and the maps."""
-        features, maps = equation(x, weight, bias, gamma)
+        features, maps = compute(x, weight, bias, gamma)
         learned = gamma if isinstance(gamma, Tensor) else None
         ctx.save_for_backward(x, weight, bias, learned, maps)
         ctx.gamma = None if gamma is learned else gamma
-        ctx.equation, ctx.aggregate, ctx.concat = equation, aggregate, concat
+        ctx.compute, ctx.aggregate, ctx.concat = compute, aggregate, concat
         ctx.set_materialize_grads(False)
         return features, maps
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, grad_maps: Tensor | None) -> Any:
-        """Give the gradients of x, weight, bias and gamma."""
         if grad is None and grad_maps is None:
             return (None,) * 7
         x, weight, bias, learned, maps = ctx.saved_tensors
         gamma = ctx.gamma if learned is None else learned
         if torch.is_grad_enabled():
-            grads = recomputed(ctx.equation, (x, weight, bias, gamma), (grad, grad_maps))
+            grads = _differentiable_gradients(
+                ctx.compute, (x, weight, bias, gamma), (grad, grad_maps)
+            )
             return None, None, None, *grads
         wanted = ctx.needs_input_grad[3:]
         grad_gamma = None
@@ -139,9 +156,24 @@ class FusedAttention(torch.autograd.Function):
 
 
 def dot(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """Sum a * b over the channels, (B, C, H, W) to (B, 1, H, W), some samples at a time.
+    """Return the dot product of the channels at each position, without a product of full size.
 
-    On a GPU all at once, since each piece would cost two launches there.
+    On the CPU, as many samples at a time as fit the cache; on a GPU all at once, since each piece
+    would cost two kernel launches.
+
+    Example:
+        >>> import torch
+        >>> from softattn.ops import dot
+        >>> dot(torch.ones(2, 3, 1, 2), torch.ones(2, 3, 1, 2), torch.float32).shape
+        torch.Size([2, 1, 1, 2])
+
+    Args:
+        a: (B, C, H, W).
+        b: (B, C, H, W).
+        dtype: dtype of the sum.
+
+    Returns:
+        (B, 1, H, W).
     """
     sample_bytes = a[0].numel() * a.element_size() if len(a) else 1
     samples = _PIECE_BYTES // sample_bytes if a.device.type == "cpu" else len(a)
@@ -149,17 +181,16 @@ def dot(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.cat([(p * q).sum(dim=1, keepdim=True, dtype=dtype) for p, q in pieces])
 
 
-def recomputed(
-    function: Callable[..., tuple[Tensor, ...]],
+def _differentiable_gradients(
+    compute: Equation,
     inputs: tuple[Any, ...],
     grads: tuple[Tensor | None, ...],
 ) -> Iterator[Tensor | None]:
-    """Give the gradients of a function by autograd: where wanted, to be differentiated again."""
-    create_graph = torch.is_grad_enabled()
+    """Compute gradients by autograd, so that they can be differentiated again."""
     with torch.enable_grad():
         # Views, since one of the inputs may have been computed from another.
         views = [t.view_as(t) if isinstance(t, Tensor) else t for t in inputs]
-        outputs = function(*views)
+        outputs = compute(*views)
     wanted = [t for t in views if isinstance(t, Tensor) and t.requires_grad]
     pairs = [
         (out, grad)
@@ -172,7 +203,7 @@ def recomputed(
         [out for out, _ in pairs],
         wanted,
         [grad for _, grad in pairs],
-        create_graph=create_graph,
+        create_graph=True,
         allow_unused=True,
     )
     by_view = {id(view): grad for view, grad in zip(wanted, found, strict=True)}

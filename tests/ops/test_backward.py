@@ -1,4 +1,4 @@
-"""The gradient by hand is autograd's: on small tensors, which it isn't used for otherwise."""
+"""The hand-written gradient equals that of autograd, here on small tensors."""
 
 import itertools
 
@@ -8,8 +8,8 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from softattn import fused
 from softattn.functional import attend, attention_maps, soft_attention
+from softattn.ops import backward
 
 NAMES = ("x", "weight", "bias", "gamma")
 FROZEN = [*itertools.combinations(NAMES, 1), *itertools.combinations(NAMES, 3)]
@@ -18,22 +18,22 @@ OPTIONS = list(itertools.product([True, False], repeat=2))
 
 @pytest.fixture(autouse=True)
 def always(monkeypatch):
-    """Fuse small feature maps too, in pieces of two samples."""
-    monkeypatch.setattr(fused, "_LEAST_BYTES", 0)
-    monkeypatch.setattr(fused, "_PIECE_BYTES", 2 * 4 * 5 * 3 * 8)
+    """Use it for small feature maps too, in pieces of two samples."""
+    monkeypatch.setattr(backward, "_LEAST_BYTES", 0)
+    monkeypatch.setattr(backward, "_PIECE_BYTES", 2 * 4 * 5 * 3 * 8)
 
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Count the uses of the gradient by hand."""
+    """Record the uses of the hand-written gradient."""
     counted = []
-    apply = fused.FusedAttention.apply
+    apply = backward._LowMemoryGradient.apply
 
     def counting(*arguments):
         counted.append(arguments)
         return apply(*arguments)
 
-    monkeypatch.setattr(fused.FusedAttention, "apply", counting)
+    monkeypatch.setattr(backward._LowMemoryGradient, "apply", counting)
     return counted
 
 
@@ -217,7 +217,7 @@ def test_only_for_reverse_mode(calls):
 
 
 def test_only_for_large_feature_maps(calls, monkeypatch):
-    monkeypatch.setattr(fused, "_LEAST_BYTES", 5 * 4 * 5 * 3 * 8 + 1)
+    monkeypatch.setattr(backward, "_LEAST_BYTES", 5 * 4 * 5 * 3 * 8 + 1)
     soft_attention(*inputs().values())
     assert not calls
     soft_attention(*inputs(batch=6).values())
@@ -234,9 +234,9 @@ def test_meta_tensors(calls):
 def test_a_product_is_summed_in_pieces_of_as_many_samples_as_fit(monkeypatch):
     a, b = torch.randn(2, 5, 8, 5, 3).unbind()
     for samples, sizes in ((1, [1] * 5), (2, [2, 2, 1]), (5, [5]), (0.5, [1] * 5)):
-        monkeypatch.setattr(fused, "_PIECE_BYTES", int(samples * 4 * 8 * 5 * 3))
+        monkeypatch.setattr(backward, "_PIECE_BYTES", int(samples * 4 * 8 * 5 * 3))
         with Products() as products:
-            summed = fused.dot(a, b, torch.float32)
+            summed = backward.dot(a, b, torch.float32)
         assert products.samples == sizes
         assert torch.allclose(summed, (a * b).sum(dim=1, keepdim=True), atol=1e-5)
 
@@ -244,7 +244,7 @@ def test_a_product_is_summed_in_pieces_of_as_many_samples_as_fit(monkeypatch):
 def test_only_a_cpu_goes_piece_by_piece():
     x = inputs()["x"].detach().to("meta")
     with Products() as products:
-        assert fused.dot(x, x, x.dtype).shape == (5, 1, 5, 3)
+        assert backward.dot(x, x, x.dtype).shape == (5, 1, 5, 3)
     assert products.samples == [5]
 
 

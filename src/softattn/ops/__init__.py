@@ -1,0 +1,26 @@
+"""Memory and speed without a change of results, and access to private names of torch.
+
+Nothing else in softattn knows how a gradient is computed, or names anything of torch that starts
+with an underscore.
+"""
+
+from softattn.ops._torch import (
+    forward_hooks,
+    forward_pre_hooks,
+    functorch_is_active,
+    is_compiled,
+    is_exporting,
+    without_compiler,
+)
+from softattn.ops.backward import dot, with_low_memory_gradient
+
+__all__ = [
+    "dot",
+    "forward_hooks",
+    "forward_pre_hooks",
+    "functorch_is_active",
+    "is_compiled",
+    "is_exporting",
+    "with_low_memory_gradient",
+    "without_compiler",
+]

@@ -1,0 +1,50 @@
+"""Every private name of torch that softattn uses, one function each."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+# Name of the child under which torch.compile(module) keeps the module.
+_COMPILED_CHILD = "_orig_mod"
+
+# torch 2.6 has no is_exporting, and can't tell the two apart.
+_is_exporting: Callable[[], bool] = getattr(
+    torch.compiler, "is_exporting", torch.compiler.is_compiling
+)
+
+
+def is_exporting() -> bool:
+    """Return whether `torch.export` is tracing."""
+    return _is_exporting()
+
+
+def functorch_is_active() -> bool:
+    """Return whether a transform of `torch.func` is active."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Return whether calls of a module run code of `torch.compile`."""
+    return hasattr(module, _COMPILED_CHILD) or module._compiled_call_impl is not None
+
+
+def without_compiler(name: str) -> str:
+    """Return the name that a module has in a model without `torch.compile`.
+
+    >>> from softattn.ops import without_compiler
+    >>> without_compiler("_orig_mod.layer4.1._orig_mod.attention")
+    'layer4.1.attention'
+    """
+    return ".".join(part for part in name.split(".") if part != _COMPILED_CHILD)
+
+
+def forward_hooks(module: nn.Module) -> Mapping[int, Callable[..., Any]]:
+    """Return the hooks that run after a module, in their order."""
+    return module._forward_hooks
+
+
+def forward_pre_hooks(module: nn.Module) -> Mapping[int, Callable[..., Any]]:
+    """Return the hooks that run before a module, in their order."""
+    return module._forward_pre_hooks
