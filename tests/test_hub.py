@@ -170,9 +170,7 @@ def test_nothing_is_unpickled(saved: Path, monkeypatch: pytest.MonkeyPatch) -> N
     from_pretrained(saved)
     (saved / "model.safetensors").unlink()
     torch.save(build().state_dict(), saved / "pytorch_model.bin")
-    with pytest.raises(
-        WeightsError, match=r"there is no model.safetensors in it. Weights in other"
-    ):
+    with pytest.raises(WeightsError, match=r"it contains no model.safetensors. Weights in other"):
         from_pretrained(saved)
 
 
@@ -180,7 +178,7 @@ def test_nothing_is_unpickled(saved: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_config_that_wants_weights_from_elsewhere(source: str, saved: Path) -> None:
     change(saved, **{source: "evil.bin"})
     with pytest.raises(
-        WeightsError, match=f"wants weights from elsewhere, by {source}. That isn't"
+        WeightsError, match=f"weights outside the folder, with {source}. This is refused"
     ):
         from_pretrained(saved)
 
@@ -192,9 +190,12 @@ def test_a_config_that_wants_weights_from_elsewhere(source: str, saved: Path) ->
             lambda: build(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), input_size=8),
             "given a module",
         ),
-        (lambda: build(block=partial(SoftAttention, num_maps=2)), "a function for its block"),
-        (lambda: build(act_layer=nn.SiLU), "with can't be written: Object of type type is not"),
-        (lambda: insert_attention(build(), "backbone.model.layer3"), r"changed since .* 3 of its"),
+        (lambda: build(block=partial(SoftAttention, num_maps=2)), "a function as block or head"),
+        (
+            lambda: build(act_layer=nn.SiLU),
+            "arguments cannot be written as JSON: Object of type type is not",
+        ),
+        (lambda: insert_attention(build(), "backbone.model.layer3"), r"changed after .* 3 of its"),
     ],
 )
 def test_models_that_no_arguments_build(model: Any, text: str, tmp_path: Path) -> None:
@@ -231,16 +232,29 @@ def break_config(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "text"),
     [
-        (remove_config, "found no config.json, or one of something else than a softattn.SoftAtt"),
-        (write_other_config, "found no config.json, or one of something else"),
-        (break_config, "no folder that save_pretrained made"),
-        (shutil.rmtree, "no folder that save_pretrained made, and no repository that can be had"),
-        (truncate, "model.safetensors doesn't fit its config.json"),
-        (partial(change, num_maps=3), "doesn't fit its config.json: Error.* loading state_dict"),
-        (partial(change, backbone="timm:test_resnat"), "builds no model: .*test_resnet"),
-        (partial(change, colour="red"), "builds no model: .*colour"),
-        (partial(change, arguments={}), "doesn't say what to build: {}"),
-        (partial(change, arguments={"backbone": 3, "num_classes": 3}), "doesn't say what to build"),
+        (
+            remove_config,
+            "expected a .* with the config.json of a softattn.Soft.* found no config.json",
+        ),
+        (write_other_config, "found one without model"),
+        (break_config, "not found as a folder that save_pretrained wrote"),
+        (shutil.rmtree, "not found as a folder .*, and not available as a repository"),
+        (truncate, "model.safetensors does not match config.json"),
+        (partial(change, model="bert"), "found one with model='bert'"),
+        (partial(change, num_maps=3), "does not match config.json: Error.* loading state_dict"),
+        (
+            partial(change, backbone="timm:test_resnat"),
+            "cannot build the model of config.json: .*test_resnet",
+        ),
+        (partial(change, colour="red"), "cannot build the model of config.json: .*colour"),
+        (
+            partial(change, arguments={}),
+            "expected backbone and num_classes in the arguments of config.json, found {}",
+        ),
+        (
+            partial(change, arguments={"backbone": 3, "num_classes": 3}),
+            "expected backbone and num_classes in",
+        ),
     ],
 )
 def test_files_that_do_not_fit(damage: Any, text: str, saved: Path) -> None:

@@ -1,7 +1,7 @@
-"""`save_pretrained`, `from_pretrained`: a classifier as a folder, or a repository of the hub.
+"""Save classifiers to folders, and load them from folders and Hugging Face repositories.
 
-Through huggingface_hub's mixin: `model.safetensors`, a `config.json` that builds the model again,
-and a model card. Nothing is unpickled. Needs the extra `hub`.
+A folder holds `model.safetensors`, a `config.json` from which the model is built again, and a
+model card. Nothing is unpickled. Needs the extra `hub`.
 """
 
 import json
@@ -23,7 +23,7 @@ __all__ = ["from_pretrained", "save_pretrained"]
 _WEIGHTS = "model.safetensors"
 _KIND = "softattn.SoftAttentionClassifier"  # the field "model" of a config.json
 _INSTEAD = "Save its state_dict instead: torch.save(model.state_dict(), path)."
-# Arguments of timm and torchvision that load weights from elsewhere, some by unpickling. The
+# Arguments of timm and torchvision that load weights from other places, some by unpickling. The
 # weights are in the folder.
 _SOURCES = {
     "checkpoint_path",
@@ -57,13 +57,13 @@ scores, maps = model(images, return_maps=True)
 | std | {{ std }} |
 | parameters | {{ parameters }} |
 
-The arguments that it was built with are in `config.json`. What it was trained on, and what it is
-good for, its authors write here.
+`config.json` holds the arguments that the model was built with. Describe here what it was trained
+on, and what it should and should not be used for.
 """
 
 
 def save_pretrained(model: SoftAttentionClassifier, folder: str | PathLike[str]) -> None:
-    """Save a classifier that was built from a name, for `from_pretrained`.
+    """Save a classifier to a folder, for `from_pretrained`.
 
     Example:
         >>> import tempfile
@@ -78,17 +78,17 @@ def save_pretrained(model: SoftAttentionClassifier, folder: str | PathLike[str])
         >>> from_pretrained(folder).num_classes
         7
 
-    `hf upload NAME FOLDER` puts the folder on the hub.
+    `hf upload NAME FOLDER` uploads the folder to the hub.
 
     Args:
-        model: from `wrap_backbone`, with the name of a backbone.
-        folder: made if it isn't there. A README.md in it is kept.
+        model: a classifier that `wrap_backbone` built from the name of a backbone.
+        folder: created if needed. An existing README.md in it is kept.
 
     Raises:
-        ArgumentTypeError: the model is no `SoftAttentionClassifier`.
-        ModelError: the model was built from a module, or changed since, so that no arguments
-            would build it again. The folder is then as it was.
-        MissingExtraError: huggingface_hub or safetensors isn't installed.
+        ArgumentTypeError: the model is not a `SoftAttentionClassifier`.
+        ModelError: the model was built from a module, or changed since it was built, so that it
+            cannot be built again from arguments. Nothing is written.
+        MissingExtraError: huggingface_hub or safetensors is not installed.
     """
     doing = "saving a model"
     store = _store_class(doing)
@@ -103,7 +103,7 @@ def save_pretrained(model: SoftAttentionClassifier, folder: str | PathLike[str])
         "num_classes": model.num_classes,
         "softattn": version("softattn"),
         "parameters": f"{sum(parameter.numel() for parameter in model.parameters()):,}",
-        **{key: cfg.get(key, "not known") for key in ("input_size", "mean", "std")},
+        **{key: cfg.get(key, "unknown") for key in ("input_size", "mean", "std")},
     }
     config = {"model": _KIND, "softattn": version("softattn"), "arguments": arguments}
     store(model).save_pretrained(folder, config=config, model_card_kwargs=card)
@@ -118,28 +118,28 @@ def from_pretrained(
     force_download: bool = False,
     local_files_only: bool = False,
 ) -> SoftAttentionClassifier:
-    """Build a classifier again from what `save_pretrained` saved, in evaluation, on the CPU.
+    """Load a classifier that `save_pretrained` saved, in eval mode and on the CPU.
 
     Example:
         >>> from softattn.hub import from_pretrained
         >>> from_pretrained("no/such-folder", local_files_only=True)
         Traceback (most recent call last):
-        softattn.errors.WeightsError: loading no/such-folder: it is no folder that ...
+        softattn.errors.WeightsError: loading no/such-folder: not found as a folder ...
 
     Args:
-        folder_or_repository: a folder, or the name of a repository of the hub.
-        revision: a branch, tag or commit of the repository.
-        token: for the hub; by default that of `hf auth login`.
-        cache_dir: where downloads are kept.
-        force_download: download what is there already.
-        local_files_only: use what is there and download nothing.
+        folder_or_repository: a folder, or the name of a repository on the hub.
+        revision: branch, tag or commit of the repository.
+        token: access token for the hub; by default that of `hf auth login`.
+        cache_dir: folder for downloads.
+        force_download: download files that are in the cache already.
+        local_files_only: use only files that are in the cache; download nothing.
 
     Returns:
-        The model. Its weights have the values that were saved, in float32 where it computes so.
+        The model, with the saved weights in the dtype that the model is built with (float32).
 
     Raises:
-        WeightsError: there is no such model, or its files don't fit one another.
-        MissingExtraError: huggingface_hub or safetensors isn't installed, or timm if it is needed.
+        WeightsError: there is no such model, or its files do not match each other.
+        MissingExtraError: huggingface_hub or safetensors is not installed, or timm if needed.
     """
     store = _store_class("loading a model")
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -155,8 +155,8 @@ def from_pretrained(
         )
     except (OSError, HFValidationError, HfHubHTTPError, json.JSONDecodeError) as error:
         raise WeightsError(
-            f"loading {folder_or_repository}: it is no folder that save_pretrained made, and no "
-            f"repository that can be had: {error}"
+            f"loading {folder_or_repository}: not found as a folder that save_pretrained wrote, "
+            f"and not available as a repository: {error}"
         ) from error
     model: SoftAttentionClassifier = loaded.model
     return model.eval()
@@ -169,7 +169,7 @@ def _store_class(doing: str) -> Any:
     except ImportError as error:
         raise missing_extra(doing, "huggingface_hub with safetensors", "hub") from error
 
-    # The base of the mixins, since that for PyTorch unpickles where it finds no safetensors.
+    # Not the mixin for PyTorch, which unpickles weights if there are no safetensors.
     class Store(
         ModelHubMixin,
         library_name="softattn",
@@ -210,27 +210,27 @@ def _load_weights(model: nn.Module, path: str, doing: str) -> None:
 
     if not Path(path).exists():
         raise WeightsError(
-            f"{doing}: there is no {_WEIGHTS} in it. Weights in other formats aren't read."
+            f"{doing}: it contains no {_WEIGHTS}. Weights in other formats are not read."
         )
     try:
         load_model(model, path, strict=True)
     except (RuntimeError, SafetensorError) as error:
-        raise WeightsError(f"{doing}: {_WEIGHTS} doesn't fit its config.json: {error}") from error
+        raise WeightsError(f"{doing}: {_WEIGHTS} does not match config.json: {error}") from error
 
 
 def _arguments_of(model: SoftAttentionClassifier, doing: str) -> dict[str, Any]:
     """Return the arguments that build a model again, after checking that they do."""
     if model.config is None:
         raise ModelError(
-            f"{doing}: only models that wrap_backbone built from a name can be built again, and "
-            "this one was given a module, or a function for its block or head. " + _INSTEAD
+            f"{doing}: only models that wrap_backbone built from names can be built again, and "
+            f"this one was given a module, or a function as block or head. {_INSTEAD}"
         )
     arguments = {key: value for key, value in model.config.items() if key not in _SOURCES}
     try:
         json.dumps(arguments)
     except TypeError as error:
         raise ModelError(
-            f"{doing}: the arguments that it was built with can't be written: {error}. {_INSTEAD}"
+            f"{doing}: its arguments cannot be written as JSON: {error}. {_INSTEAD}"
         ) from error
     with torch.random.fork_rng(devices=[]):
         again = _build(arguments)
@@ -241,15 +241,21 @@ def _arguments_of(model: SoftAttentionClassifier, doing: str) -> dict[str, Any]:
     if differing:
         shown = ", ".join(differing[:3]) + (", ..." if len(differing) > 3 else "")
         raise ModelError(
-            f"{doing}: the model was changed since it was built: {len(differing)} of its tensors "
-            f"would be others ({shown}). {_INSTEAD}"
+            f"{doing}: the model was changed after it was built: {len(differing)} of its tensors "
+            f"differ in name or shape ({shown}). {_INSTEAD}"
         )
     return arguments
 
 
+def _found(config: object) -> str:
+    if not isinstance(config, Mapping):
+        return "no config.json"
+    return f"one with model={config['model']!r}" if "model" in config else "one without model"
+
+
 def _build(arguments: Mapping[str, Any]) -> SoftAttentionClassifier:
     number = arguments["num_classes"]
-    # 0 is what reset_classifier(0) leaves, and no number to build with.
+    # reset_classifier(0) leaves 0, which wrap_backbone does not accept.
     model = wrap_backbone(**{**arguments, "num_classes": number or 1})
     if number == 0:
         model.reset_classifier(0)
@@ -261,23 +267,26 @@ def _rebuild(config: object, doing: str) -> SoftAttentionClassifier:
     arguments = config.get("arguments") if isinstance(config, Mapping) else None
     if not isinstance(config, Mapping) or config.get("model") != _KIND:
         raise WeightsError(
-            f"{doing}: found no config.json, or one of something else than a {_KIND} that "
-            "softattn.hub.save_pretrained saved, in a folder or repository of this name."
+            f"{doing}: expected a folder or repository with the config.json of a {_KIND}, "
+            f"which softattn.hub.save_pretrained writes, found {_found(config)}."
         )
     named = isinstance(arguments, Mapping) and isinstance(arguments.get("backbone"), str)
     if not isinstance(arguments, Mapping) or not named or "num_classes" not in arguments:
-        raise WeightsError(f"{doing}: its config.json doesn't say what to build: {arguments!r}.")
+        raise WeightsError(
+            f"{doing}: expected backbone and num_classes in the arguments of config.json, found "
+            f"{arguments!r}."
+        )
     if sources := sorted(_SOURCES & set(arguments)):
         raise WeightsError(
-            f"{doing}: its config.json wants weights from elsewhere, by {', '.join(sources)}. "
-            "That isn't done: it may run foreign code."
+            f"{doing}: config.json refers to weights outside the folder, with "
+            f"{', '.join(sources)}. This is refused, since loading them can run arbitrary code."
         )
     if "gamma" not in arguments and arguments.get("block") is None:
-        # Saved before gamma was an argument, when the attention always started from 0.01.
+        # Written before gamma was an argument, when its initial value was always 0.01.
         arguments = {**arguments, "gamma": 0.01}
     try:
         return _build(arguments)
     except (SoftAttnError, TypeError, ValueError) as error:
         if isinstance(error, ImportError):
             raise
-        raise WeightsError(f"{doing}: its config.json builds no model: {error}") from error
+        raise WeightsError(f"{doing}: cannot build the model of config.json: {error}") from error

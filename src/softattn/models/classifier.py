@@ -1,8 +1,8 @@
-"""SoftAttentionClassifier: a backbone, attention on its last feature map, and a head."""
+"""SoftAttentionClassifier: backbone, attention on its last feature map, and head."""
 
 import inspect
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from torch import Tensor, nn
 
@@ -14,10 +14,11 @@ from softattn.models.param_groups import decays, layer_ids, make_groups
 __all__ = ["ClassifierHead", "HeadFactory", "SoftAttentionClassifier"]
 
 HeadFactory = Callable[[int, int], nn.Module]
+"""Builds a head from (in_channels, num_classes)."""
 
 
 class ClassifierHead(nn.Module):
-    """One linear layer on a feature map, pooled or flattened.
+    """Linear classifier on a pooled or flattened feature map.
 
     Example:
         >>> import torch
@@ -29,18 +30,18 @@ class ClassifierHead(nn.Module):
         1024
 
     Args:
-        in_channels: C.
-        num_classes: the number of scores.
-        size: H and W of the map, to flatten it. Otherwise its mean over all positions is taken,
-            and any size will do.
-        drop_rate: the probability with which dropout zeroes a value before the linear layer.
+        in_channels: C, the number of channels.
+        num_classes: number of scores.
+        size: (H, W) of the feature map, which is then flattened. By default, its mean over all
+            positions is taken, which works for any size.
+        drop_rate: dropout probability before the linear layer.
 
     Shape:
         - x: (B, C, H, W).
         - output: (B, num_classes).
 
     Raises:
-        ShapeError: in `forward`, a map to be flattened is of another size.
+        ShapeError: in `forward`, the size of the feature map is not `size`.
     """
 
     def __init__(
@@ -57,14 +58,14 @@ class ClassifierHead(nn.Module):
         self.fc = nn.Linear(in_channels * positions, num_classes)
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Give class scores, or with `pre_logits` what they are computed from."""
+        """Return class scores, or with `pre_logits` the input of the linear layer."""
         if self.size is None:
             x = x.mean(dim=(2, 3))
         elif x.shape[2:] != self.size:
             raise ShapeError(
                 f"flattening a feature map: this head was built for {self.size[0]} x "
-                f"{self.size[1]} positions, found {x.shape[2]} x {x.shape[3]}. Give it images of "
-                'the size that it was built for (input_size=), or build it with head="pool".'
+                f"{self.size[1]} positions, found {x.shape[2]} x {x.shape[3]}. Pass images of the "
+                'size that it was built for (input_size=), or build it with head="pool".'
             )
         else:
             x = x.flatten(1)
@@ -74,9 +75,10 @@ class ClassifierHead(nn.Module):
 
 
 class SoftAttentionClassifier(nn.Module):
-    """A backbone, attention on its last spatial feature map, and a head; from `wrap_backbone`.
+    """Image classifier with attention on the last feature map of a backbone.
 
-    It keeps timm's contract: `forward(x)` is `forward_head(forward_features(x))`.
+    `wrap_backbone` builds it. It has timm's interface: `forward(x)` is
+    `forward_head(forward_features(x))`.
 
     Example:
         >>> import torch
@@ -87,23 +89,24 @@ class SoftAttentionClassifier(nn.Module):
         (torch.Size([2, 7]), torch.Size([2, 16, 2, 2]))
 
     Args:
-        backbone: what gives the feature map.
-        attention: on a map (B, C, H, W), to another.
-        head: on what the attention gives, to (B, num_classes).
-        num_features: C', the channels that the attention gives.
-        num_classes: what the head gives.
-        config: the arguments of `wrap_backbone`, where it can be called with them again.
+        backbone: computes the feature map, (B, C, H, W).
+        attention: maps it to the attended feature map, (B, C', H, W).
+        head: maps that to class scores, (B, num_classes).
+        num_features: C', the number of channels that the attention returns.
+        num_classes: number of class scores that the head returns.
+        config: arguments with which `wrap_backbone` builds the same model again, or `None` if some
+            of them cannot be stored.
 
     Shape:
         - x: (B, 3, H', W'), as the backbone takes it.
         - scores: (B, num_classes).
-        - maps: (B, K, H, W), where the attention makes maps.
+        - maps: (B, K, H, W), if the attention computes maps.
 
     Attributes:
-        num_features: C', the channels of `forward_features`.
-        head_hidden_size: what the classifier takes.
-        num_classes: the number of scores; 0 after `reset_classifier(0)`.
-        pretrained_cfg: the backbone's preprocessing, for `timm.data.resolve_model_data_config`.
+        num_features: C', the number of channels of `forward_features`.
+        head_hidden_size: number of inputs of the classifier.
+        num_classes: number of class scores; 0 after `reset_classifier(0)`.
+        pretrained_cfg: preprocessing of the backbone, for `timm.data.resolve_model_data_config`.
     """
 
     def __init__(
@@ -129,57 +132,85 @@ class SoftAttentionClassifier(nn.Module):
 
     @property
     def pretrained_cfg(self) -> dict[str, Any]:
-        """The backbone's preprocessing (input_size, mean, std, interpolation, crop_pct)."""
+        """Preprocessing of the backbone: input_size, mean, std, interpolation, crop_pct."""
         return self.backbone.pretrained_cfg
 
     @property
     def default_cfg(self) -> dict[str, Any]:
-        """The same, under timm's older name."""
+        """Alias of `pretrained_cfg`, timm's older name."""
         return self.pretrained_cfg
 
+    if TYPE_CHECKING:
+
+        @overload
+        def __call__(self, x: Tensor, return_maps: Literal[False] = False) -> Tensor: ...
+        @overload
+        def __call__(self, x: Tensor, return_maps: Literal[True]) -> tuple[Tensor, Tensor]: ...
+        @overload
+        def __call__(self, x: Tensor, return_maps: bool) -> Tensor | tuple[Tensor, Tensor]: ...
+        def __call__(self, x: Tensor, return_maps: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+            """Run `forward` and the module's hooks."""
+
+    @overload
+    def forward(self, x: Tensor, return_maps: Literal[False] = False) -> Tensor: ...
+    @overload
+    def forward(self, x: Tensor, return_maps: Literal[True]) -> tuple[Tensor, Tensor]: ...
+    @overload
+    def forward(self, x: Tensor, return_maps: bool) -> Tensor | tuple[Tensor, Tensor]: ...
     def forward(self, x: Tensor, return_maps: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Give class scores; with `return_maps` give (scores, maps)."""
+        """Return class scores, or (scores, maps) with `return_maps`."""
         if not return_maps:
             return self.forward_head(self.forward_features(x))
         if not _takes(self.attention, "return_maps"):
             raise ModelError(
-                f"returning attention maps: {type(self.attention).__name__} makes none. Its "
-                "forward has no argument return_maps, as that of softattn.SoftAttention has."
+                f"returning attention maps: the forward method of {type(self.attention).__name__} "
+                "has no argument return_maps. softattn.SoftAttention has one."
             )
         features, maps = self.attention(self.backbone(x), return_maps=True)
         return self.forward_head(features), maps
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Give the attended feature map, (B, C', H, W)."""
+        """Return the attended feature map, (B, C', H, W)."""
         features: Tensor = self.attention(self.backbone(x))
         return features
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Give class scores of an attended map; with `pre_logits` what they are computed from."""
+        """Return class scores of an attended feature map, or the input of the classifier.
+
+        The latter with `pre_logits`, as in timm.
+        """
         if not pre_logits:
             scores: Tensor = self.head(x)
             return scores
         if not _takes(self.head, "pre_logits"):
             raise ModelError(
-                f"computing what the classifier takes: the forward of {type(self.head).__name__} "
-                "has no argument pre_logits. Add one to your head."
+                f"computing pre-logits: the forward method of {type(self.head).__name__} has no "
+                "argument pre_logits. Add one to your head."
             )
         hidden: Tensor = self.head(x, pre_logits=True)
         return hidden
 
     def get_classifier(self) -> nn.Module:
-        """Return the last linear layer; `nn.Identity` after `reset_classifier(0)`."""
+        """Return the last linear layer of the head, or `nn.Identity` after `reset_classifier(0)`.
+
+        Raises:
+            ModelError: the head has no linear layer.
+        """
         if self._classifier is None:
             raise self._no_classifier("getting the classifier")
         return self.get_submodule(self._classifier)
 
     def reset_classifier(self, num_classes: int, head: HeadFactory | None = None) -> None:
-        """Start with a new linear layer for other classes; 0 for none.
+        """Replace the last linear layer of the head by a new one.
 
         Args:
-            num_classes: how many scores are wanted. With 0, `forward` gives what the classifier
-                would take.
-            head: builds the whole head anew, from (in_channels, num_classes).
+            num_classes: number of class scores. With 0, `forward` returns the input of the
+                classifier.
+            head: builds a whole new head from (in_channels, num_classes).
+
+        Raises:
+            ArgumentError: `num_classes` is negative.
+            ModelError: the head has no linear layer, and `head` is not given.
         """
         doing = "resetting the classifier"
         number = whole_number(doing, "num_classes", num_classes, least=0)
@@ -208,24 +239,24 @@ class SoftAttentionClassifier(nn.Module):
 
     def _no_classifier(self, doing: str) -> ModelError:
         return ModelError(
-            f"{doing}: the head, {type(self.head).__name__}, holds no torch.nn.Linear. Call "
-            "reset_classifier(num_classes, head=...) with a function (in_channels, num_classes) "
-            "that builds a head."
+            f"{doing}: the head, {type(self.head).__name__}, contains no torch.nn.Linear. Call "
+            "reset_classifier(num_classes, head=...) with a function that builds a head from "
+            "(in_channels, num_classes)."
         )
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Have the backbone compute parts again for gradients, instead of keeping them.
+        """Enable or disable gradient checkpointing of the backbone.
 
         Raises:
-            ModelError: the backbone can't.
+            ModelError: the backbone does not support it.
         """
         self.backbone.set_grad_checkpointing(enable)
 
     def freeze_backbone(self) -> None:
-        """Train attention and head only: no gradients for the backbone, and its norms stay.
+        """Freeze the backbone, so that only attention and head are trained.
 
-        The backbone is in evaluation from now on, whatever `train()` says, so that running
-        statistics don't move and nothing is dropped out.
+        Its parameters get no gradients, and it stays in eval mode, also after `train()`, so that
+        running statistics do not change and dropout is off.
         """
         if self._frozen is None:
             trained = {n for n, p in self.backbone.named_parameters() if p.requires_grad}
@@ -235,7 +266,7 @@ class SoftAttentionClassifier(nn.Module):
             self.backbone.eval()
 
     def unfreeze_backbone(self) -> None:
-        """Undo `freeze_backbone`; parameters that were frozen before stay so."""
+        """Undo `freeze_backbone`. Parameters that were frozen before it stay frozen."""
         if self._frozen is not None:
             for name in self._frozen:
                 self.backbone.get_parameter(name).requires_grad_(True)
@@ -243,7 +274,7 @@ class SoftAttentionClassifier(nn.Module):
             self.backbone.train(self.training)
 
     def train(self, mode: bool = True) -> "SoftAttentionClassifier":
-        """Set the mode, except that of a frozen backbone."""
+        """Set training or eval mode; a frozen backbone stays in eval mode."""
         super().train(mode)
         if self._frozen is not None:
             self.backbone.eval()
@@ -256,7 +287,7 @@ class SoftAttentionClassifier(nn.Module):
         weight_decay: float = 0.0,
         layer_decay: float = 1.0,
     ) -> list[dict[str, Any]]:
-        """Return groups for an optimizer of `torch.optim`, of the parameters that are trained.
+        """Return groups of the trainable parameters for a `torch.optim` optimizer.
 
         Example:
             >>> import torch
@@ -268,12 +299,17 @@ class SoftAttentionClassifier(nn.Module):
             >>> optimizer = torch.optim.AdamW(groups)
 
         Args:
-            lr: of the backbone.
-            head_lr_scale: what the attention and the head have, which start from nothing, in
-                relation to it.
-            weight_decay: of matrices and filters. Biases, norms, gamma and position embeddings
-                have none.
-            layer_decay: the factor of `lr` from each layer of the backbone to the one before it.
+            lr: learning rate of the backbone.
+            head_lr_scale: learning rate of attention and head, which are newly initialized, as a
+                multiple of `lr`.
+            weight_decay: weight decay of matrices and filters. Biases, norms, gamma and position
+                embeddings have none.
+            layer_decay: factor of the learning rate from each layer of the backbone to the one
+                before it.
+
+        Raises:
+            ArgumentError: an argument is out of range.
+            ArgumentTypeError: an argument is not a number.
         """
         doing = "making parameter groups"
         lr = finite_number(doing, "lr", lr)
@@ -292,13 +328,16 @@ class SoftAttentionClassifier(nn.Module):
         return make_groups(groups)
 
     def no_weight_decay(self) -> Collection[str]:
-        """Return what timm's optimizer factory must not decay, beside biases and the like."""
+        """Return names of parameters without weight decay, for timm's optimizer factory.
+
+        It adds those with one dimension, such as biases and norms, itself.
+        """
         own: Any = getattr(self.backbone.model, "no_weight_decay", set)
         named = {f"backbone.model.{name}" for name in own()}
         return named | {n for n, p in self.named_parameters() if p.ndim > 1 and not decays(n, p)}
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
-        """Return a function from the names of parameters to layers, for timm's layer decay."""
+        """Return a function from parameter names to layer numbers, for timm's layer decay."""
         ids = {
             f"backbone.model.{name}": number
             for name, number in layer_ids(self.backbone.model).items()
@@ -308,9 +347,14 @@ class SoftAttentionClassifier(nn.Module):
 
 
 def _takes(module: nn.Module, argument: str) -> bool:
-    return argument in inspect.signature(module.forward).parameters
+    """Return whether a module's forward method accepts a keyword argument.
+
+    Wrappers of PEFT, activation checkpointing and torch.compile accept and pass on any.
+    """
+    parameters = inspect.signature(module.forward).parameters.values()
+    return any(p.name == argument or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def _device_and_dtype(module: nn.Module) -> Tensor:
-    """Return a tensor that lies as a module's parameters do, for `Module.to`."""
+    """Return a tensor with the device and dtype of a module's parameters, for `Module.to`."""
     return next(p for p in module.parameters() if p.is_floating_point())

@@ -1,4 +1,4 @@
-"""Which parameters an optimizer treats alike: decay, and learning rates by depth."""
+"""Parameter groups of an optimizer: weight decay, and learning rates by depth."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,10 +9,10 @@ __all__ = ["decays", "layer_ids", "make_groups"]
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Tell whether weight decay makes sense for a parameter: it does for matrices and filters.
+    """Return whether weight decay applies to a parameter.
 
-    Not for biases, the scale of a norm, gamma, tokens, and tables of positions, which are called
-    something else than `weight`.
+    It applies to matrices and filters, and not to biases, norms, gamma, tokens and position
+    embeddings. The last two are told apart by their names, which do not contain `weight`.
 
     Example:
         >>> import torch
@@ -25,7 +25,10 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
 
 
 def layer_ids(model: nn.Module) -> dict[str, int]:
-    """Number the layers of a model from the input on, and return the layer of each parameter.
+    """Return the layer of each parameter by name, numbered from the input.
+
+    timm models define their layers (`group_matcher`). In other models, a layer is what shares the
+    parameter names up to the first number (`layer1.0`, `features.3`).
 
     Example:
         >>> import torch
@@ -33,9 +36,6 @@ def layer_ids(model: nn.Module) -> dict[str, int]:
         >>> block = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
         >>> layer_ids(torch.nn.Sequential(block, torch.nn.Linear(8, 2)))
         {'0.0.weight': 0, '0.0.bias': 0, '0.1.weight': 0, '0.1.bias': 0, '1.weight': 1, '1.bias': 1}
-
-    A timm model says itself what its layers are (`group_matcher`). Otherwise a layer is what
-    stands under the first number in the parameters' names (`layer1.0`, `features.3`).
     """
     matcher: Any = getattr(model, "group_matcher", None)
     if matcher is not None:
@@ -58,7 +58,18 @@ def layer_ids(model: nn.Module) -> dict[str, int]:
 def make_groups(
     parameters: Iterable[tuple[nn.Parameter, float, float]],
 ) -> list[dict[str, Any]]:
-    """Put parameters, each with its learning rate and weight decay, into an optimizer's groups."""
+    """Group parameters by learning rate and weight decay.
+
+    Example:
+        >>> import torch
+        >>> from softattn.models.param_groups import make_groups
+        >>> weight, bias = torch.nn.Linear(2, 2).parameters()
+        >>> [group["weight_decay"] for group in make_groups([(weight, 0.1, 0.05), (bias, 0.1, 0)])]
+        [0.05, 0]
+
+    Args:
+        parameters: tuples of a parameter, its learning rate, and its weight decay.
+    """
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for parameter, lr, weight_decay in parameters:
         group = groups.setdefault(

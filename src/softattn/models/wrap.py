@@ -1,4 +1,4 @@
-"""`wrap_backbone`: attention on the last feature map of any image model, and a new head."""
+"""wrap_backbone: attention on the last feature map of an image model, and a new head."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -28,7 +28,7 @@ Gamma = float | Literal["uniform"] | None
 
 _HEADS = ("pool", "flatten")
 
-# For messages: timm has no list of them.
+# For error messages, since timm has no list of them.
 _TIMM_ATTENTIONS = ("se", "ese", "eca", "ceca", "ge", "gc", "gca", "cbam", "lcbam", "coord")
 
 
@@ -46,7 +46,9 @@ def wrap_backbone(
     input_size: int | tuple[int, ...] | None = None,
     **backbone_kwargs: Any,
 ) -> SoftAttentionClassifier:
-    """Put attention on the last feature map of an image model, and a new head on it.
+    """Build a classifier with attention on the last feature map of an image model.
+
+    The head of the model is replaced by a new one.
 
     Example:
         >>> import torch
@@ -55,7 +57,7 @@ def wrap_backbone(
         >>> model(torch.randn(2, 3, 64, 64)).shape
         torch.Size([2, 7])
 
-        The paper's model, whose backbone ends inside the network:
+        The paper's model, which truncates the network at an inner module:
 
         >>> from functools import partial
         >>> from softattn import SoftAttentionBlock
@@ -68,15 +70,15 @@ def wrap_backbone(
         (384, 6144)
 
     Args:
-        backbone: the name of a model of timm or torchvision, with `timm:` or `torchvision:` in
-            front where both have it and timm's isn't meant; or a model that you built, which
-            keeps its weights and loses its head.
-        num_classes: how many scores are wanted.
-        at: a module of the model, or a node of its traced graph, after which the attention goes.
-            What comes after it is dropped, its parameters too. Otherwise the last feature map is
-            found.
-        block: what makes the attention: a function from channels to a module, or the name of one
-            of timm's ("se", "eca", "cbam"); `SoftAttention` with `num_maps` maps if not given.
+        backbone: name of a timm or torchvision model, or a model, which keeps its weights and
+            loses its head. timm takes precedence if both libraries have the name; the prefixes
+            `timm:` and `torchvision:` select one.
+        num_classes: number of class scores.
+        at: name of a module of the model, or of a node of its traced graph, whose output the
+            attention gets. Everything after it is dropped, parameters included. By default, the
+            attention gets the last spatial feature map.
+        block: builds the attention: a function from the number of channels to a module, or the
+            name of an attention of timm ("se", "eca", "cbam"). By default, `SoftAttention`.
         gamma: initial value of the learned factor of the default attention. "uniform" is
             positions / num_maps, H * W / K, for the size of the feature map in the dry run:
             while the maps are uniform, the features pass through unchanged, and the model trains
@@ -85,35 +87,35 @@ def wrap_backbone(
             that you train at. `None` is no factor; 0.01 is the paper's value, which scales the
             features by 0.01 * K / (H * W), and with them the gradient of everything before.
             With `block`, set it there.
-        pretrained: load the library's weights into a model that is given by name.
+        pretrained: load pretrained weights into a model that is given by name.
         head: "pool" (mean over positions, then a linear layer; any input size), "flatten" (the
-            paper's: a linear layer on all positions; one input size), or a function
-            (in_channels, num_classes) that builds a module.
-        num_maps: K, of the default attention.
-        drop_rate: of the dropout before the linear layer.
-        input_size: of the images, where the model doesn't say it: one number, (H, W) or
-            (C, H, W).
-        backbone_kwargs: for the function that builds the model, as `img_size=384` for timm's.
+            paper's: a linear layer on all positions; one input size), or a function that builds a
+            module from (in_channels, num_classes).
+        num_maps: K, the number of maps of the default attention.
+        drop_rate: dropout probability before the linear layer.
+        input_size: size of the images, in pixels: one number, (H, W) or (C, H, W). By default,
+            the size that the model declares, or 224.
+        backbone_kwargs: keyword arguments of the function that builds a model that is given by
+            name, such as `img_size=384` of timm.
 
     Returns:
-        The model. Under `backbone.model.` are the parameters of the original, with its names.
+        The classifier. The keys of the original model's parameters get the prefix
+        `backbone.model.`.
 
     Raises:
-        ArgumentError: an argument has a value that can't work.
-        ArgumentTypeError: an argument is of a type that can't work.
-        ModelError: the model has no feature map there, or doesn't run. It is then as it was.
-        MissingExtraError: timm is needed and isn't installed.
+        ArgumentError: an argument has an invalid value.
+        ArgumentTypeError: an argument has an invalid type.
+        ModelError: the model has no such feature map, or does not run. It is left unchanged.
+        MissingExtraError: timm is needed and not installed.
     """
     doing = "wrapping a backbone"
     num_classes = whole_number(doing, "num_classes", num_classes)
     drop_rate = fraction(doing, "drop_rate", drop_rate)
-    # timm and torchvision have these names for the size of a model that is made for one.
+    # timm's and torchvision's names of the input size of models that are built for one.
     made_for = backbone_kwargs.get("img_size", backbone_kwargs.get("image_size"))
     size = _image_size(doing, made_for if input_size is None else input_size)
-    make_attention, make_head = (
-        _attention_factory(doing, block, num_maps, gamma),
-        _head_factory(doing, head),
-    )
+    make_attention = _attention_factory(doing, block, num_maps, gamma)
+    make_head = _head_factory(doing, head)
     model, cfg, name = _load(doing, backbone, pretrained, backbone_kwargs)
     plan = plan_backbone(model, at, size, cfg)
     like = next((p for p in plan.model.parameters() if p.is_floating_point()), torch.zeros(0))
@@ -126,10 +128,13 @@ def wrap_backbone(
         config = {"backbone": name, "num_classes": num_classes, "at": at, "block": block}
         config |= {"gamma": gamma, "head": head, "num_maps": num_maps, "drop_rate": drop_rate}
         config |= {"input_size": input_size, **backbone_kwargs}
+    built_backbone = plan.build()
+    # The configuration has the size of the pretrained weights, and the model may have another.
+    built_backbone.pretrained_cfg["input_size"] = plan.feature_map.input_size
     built = SoftAttentionClassifier(
-        plan.build(), attention, new_head, attended.shape[1], num_classes, config
+        built_backbone, attention, new_head, attended.shape[1], num_classes, config
     )
-    # Parts of the model may be in another mode than the whole: they keep theirs.
+    # Only the new modules get the mode of the model: parts of it may be in another mode.
     for module in (built, built.backbone, *attention.modules(), *new_head.modules()):
         module.training = plan.model.training
     return built
@@ -138,7 +143,7 @@ def wrap_backbone(
 def _load(
     doing: str, backbone: str | nn.Module, pretrained: bool, kwargs: dict[str, Any]
 ) -> tuple[nn.Module, Mapping[str, Any] | None, str | None]:
-    """Return the model, its preprocessing, and its name if it has one."""
+    """Return the model, its preprocessing, and its name if it was given by name."""
     if isinstance(backbone, str):
         named = load_model(backbone, pretrained, kwargs)
         return named.model, named.pretrained_cfg, named.name
@@ -150,8 +155,8 @@ def _load(
     if pretrained or kwargs:
         given = ["pretrained=True"] if pretrained else []
         raise ArgumentError(
-            f"{doing}: {', '.join([*given, *kwargs])} is for a model that is given by name. This "
-            f"{type(backbone).__name__} is built already, and keeps its weights."
+            f"{doing}: {', '.join([*given, *kwargs])} applies only to models that are given by "
+            f"name. This {type(backbone).__name__} is built already and keeps its weights."
         )
     return backbone, None, None
 
@@ -170,7 +175,7 @@ def _image_size(doing: str, value: object) -> tuple[int, ...] | None:
 def _attention_factory(
     doing: str, block: Block, num_maps: int, gamma: Gamma
 ) -> Callable[[FeatureMap], nn.Module]:
-    """Return what builds the attention for a feature map, from checked arguments."""
+    """Check the arguments, and return a function that builds the attention."""
     if block is None:
         return _soft_attention(doing, whole_number(doing, "num_maps", num_maps), gamma)
     if gamma != "uniform":
@@ -182,8 +187,8 @@ def _attention_factory(
         factory = _timm_attention(doing, block)
     elif isinstance(block, nn.Module) or not callable(block):
         raise ArgumentTypeError(
-            f"{doing}: block must be a function from channels to a module, as SoftAttention is, "
-            f"or the name of one of timm's attentions, found {block!r}."
+            f"{doing}: block must be a function from the number of channels to a module, such as "
+            f"SoftAttention, or the name of an attention of timm, found {block!r}."
         )
     else:
         factory = block
@@ -221,18 +226,18 @@ def _timm_attention(doing: str, name: str) -> Callable[[int], nn.Module]:
 
 
 def _head_factory(doing: str, head: str | HeadFactory) -> Callable[[Tensor, int, float], nn.Module]:
-    """Return what makes a head of (attended features, num_classes, drop_rate)."""
+    """Return a function that builds a head from (attended features, num_classes, drop_rate)."""
     if isinstance(head, str):
         if head not in _HEADS:
             raise ArgumentError(
                 f"{doing}: there is no head named {head!r}. {closest(head, _HEADS)} A function "
-                "(in_channels, num_classes) works too."
+                "of (in_channels, num_classes) works too."
             )
         return partial(_linear_head, flatten=head == "flatten")
     if isinstance(head, nn.Module) or not callable(head):
         raise ArgumentTypeError(
-            f'{doing}: head must be "pool", "flatten", or a function (in_channels, num_classes) '
-            f"that builds a module, found {head!r}."
+            f'{doing}: head must be "pool", "flatten", or a function that builds a module from '
+            f"(in_channels, num_classes), found {head!r}."
         )
     return lambda x, num_classes, drop_rate: head(x.shape[1], num_classes)
 
@@ -243,12 +248,16 @@ def _linear_head(x: Tensor, num_classes: int, drop_rate: float, flatten: bool) -
 
 
 def _attended(attention: nn.Module, found: FeatureMap) -> Tensor:
-    """Return what an attention gives for the feature map, checked."""
-    doing = f"putting {type(attention).__name__} on a map of {found.channels} x {found.size}"
+    """Return the output of the attention for the feature map, after checking its shape."""
+    height, width = found.size
+    doing = (
+        f"applying {type(attention).__name__} to a feature map of {found.channels} x {height} x "
+        f"{width}"
+    )
     try:
         features = dry_run(attention, attention, (found.channels, *found.size)).output
     except Exception as error:
         raise ModelError(f"{doing}: it raises {type(error).__name__}: {error}") from error
     if not isinstance(features, Tensor) or features.ndim != 4:
-        raise ModelError(f"{doing}: expected a map (B, C, H, W), it gives {describe(features)}.")
+        raise ModelError(f"{doing}: expected a map (B, C, H, W), it returns {describe(features)}.")
     return features

@@ -1,4 +1,4 @@
-"""Models by name, from timm and torchvision."""
+"""Build timm and torchvision models from their names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,16 +19,17 @@ class NamedModel:
     """A model that was built from a name."""
 
     model: nn.Module
+    """The model."""
     name: str
-    """With the library in front: `timm:resnet50`."""
+    """Name with the prefix of its library, as in `timm:resnet50`."""
     pretrained_cfg: Mapping[str, Any]
-    """The preprocessing, with timm's keys: input_size, mean, std, interpolation, crop_pct."""
+    """Preprocessing with timm's keys: input_size, mean, std, interpolation, crop_pct."""
 
 
 def load_model(
     name: str, pretrained: bool = False, kwargs: Mapping[str, Any] | None = None
 ) -> NamedModel:
-    """Build a model of timm or torchvision.
+    """Build a timm or torchvision model from its name.
 
     Example:
         >>> from softattn.models import load_model
@@ -38,16 +39,16 @@ def load_model(
         'timm:resnet18'
 
     Args:
-        name: of a timm model, with or without a tag, or of a torchvision classifier. Where both
-            have it, timm's is built; `timm:` or `torchvision:` in front chooses. Other prefixes
-            (`hf-hub:`, `local-dir:`) are timm's own.
-        pretrained: load the library's weights; torchvision's are its `DEFAULT`.
-        kwargs: for the library's own function.
+        name: name of a timm model, with or without a tag, or of a torchvision classifier. timm
+            takes precedence if both libraries have the name; the prefixes `timm:` and
+            `torchvision:` select one. Other prefixes (`hf-hub:`, `local-dir:`) are passed to timm.
+        pretrained: load pretrained weights; torchvision's `DEFAULT` ones.
+        kwargs: keyword arguments of the library's factory function.
 
     Raises:
         ArgumentError: neither library has a model of this name.
-        ArgumentTypeError: the model takes no such keyword arguments.
-        MissingExtraError: only timm has or could have it, and timm isn't installed.
+        ArgumentTypeError: the model does not accept these keyword arguments.
+        MissingExtraError: the name is not torchvision's, and timm is not installed.
     """
     library, name = _resolve(name)
     try:
@@ -70,6 +71,7 @@ def _timm() -> ModuleType | None:
 
 
 def _resolve(name: str) -> tuple[str, str]:
+    """Return the library of a model, and the name that the library knows it by."""
     timm = _timm()
     prefix, colon, rest = name.partition(":")
     of_torchvision = torchvision.models.list_models(module=torchvision.models)

@@ -1,0 +1,145 @@
+import copy
+from functools import partial
+from typing import get_overloads
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+from softattn import ModelError, ShapeError, SoftAttentionClassifier, wrap_backbone
+from softattn.models import ClassifierHead
+
+timm = pytest.importorskip("timm", reason="needs softattn[timm]")
+
+
+@pytest.fixture
+def x():
+    return torch.randn(2, 3, 64, 64)
+
+
+@pytest.mark.parametrize("block", ["se", "eca", "cbam", "coord", nn.Identity])
+def test_other_attentions_stand_at_the_same_place(block, x):
+    model = wrap_backbone("test_resnet", 3, block=block).eval()
+    features = model.backbone(x)
+    assert torch.equal(model.forward_features(x), model.attention(features))
+    with pytest.raises(
+        ModelError, match=r"returning attention maps: the forward method of \w+ has no"
+    ):
+        model(x, return_maps=True)
+
+
+def test_a_head_of_ones_own(x):
+    def build(in_channels, num_classes):
+        return nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(in_channels, 10),
+            nn.Linear(10, num_classes),
+        )
+
+    model = wrap_backbone("test_resnet", 3, head=build).eval()
+    assert model(x).shape == (2, 3)
+    assert model.head_hidden_size == 10
+    with pytest.raises(
+        ModelError, match="the forward method of Sequential has no argument pre_logits"
+    ):
+        model.forward_head(model.forward_features(x), pre_logits=True)
+    model.reset_classifier(4)
+    assert model(x).shape == (2, 4)
+    model.reset_classifier(2, head=lambda c, n: nn.Sequential(nn.Conv2d(c, n, 1), nn.Flatten(2)))
+    assert model(x).shape[:2] == (2, 2)
+    with pytest.raises(
+        ModelError, match="getting the classifier: the head, Sequential, contains no"
+    ):
+        model.get_classifier()
+    with pytest.raises(
+        ModelError, match=r"resetting.*reset_classifier\(num_classes, head=\.\.\.\)"
+    ):
+        model.reset_classifier(4)
+
+
+def test_the_flatten_head_wants_its_size(x):
+    model = wrap_backbone("test_resnet", 3, head="flatten", input_size=(64, 96)).eval()
+    assert model(torch.randn(2, 3, 64, 96)).shape == (2, 3)
+    with pytest.raises(ShapeError, match=r"built for 2 x 3 positions, found 2 x 2.*head=\"pool\""):
+        model(x)
+
+
+def test_dropout_before_the_classifier(x):
+    model = wrap_backbone("test_resnet", 3, drop_rate=0.5).eval()
+    features = model.forward_features(x)
+    hidden = model.forward_head(features, pre_logits=True)
+    model.train()
+    dropped = model.forward_head(features, pre_logits=True)
+    assert torch.equal(dropped[dropped != 0], 2 * hidden[dropped != 0])
+
+
+def test_a_frozen_backbone_stays_so():
+    model = wrap_backbone("test_resnet", 3, drop_path_rate=0.5)
+    model.backbone.model.conv1.requires_grad_(False)
+    flags = {name: p.requires_grad for name, p in model.named_parameters()}
+    model.freeze_backbone()
+    model.freeze_backbone()
+    model.train()
+    before = copy.deepcopy(model.backbone.state_dict())
+    model(torch.randn(2, 3, 64, 64)).sum().backward()
+    assert all(torch.equal(v, before[k]) for k, v in model.backbone.state_dict().items())
+    assert all(p.grad is None for p in model.backbone.parameters())
+    assert model.attention.weight.grad is not None
+    assert model.attention.training
+    assert not any(module.training for module in model.backbone.modules())
+    copied = copy.deepcopy(model).train()
+    assert not copied.backbone.training
+    model.unfreeze_backbone()
+    model.unfreeze_backbone()
+    assert {name: p.requires_grad for name, p in model.named_parameters()} == flags
+    assert all(module.training for module in model.modules())
+
+
+class PassesOn(nn.Module):
+    """Accepts any arguments and passes them on, as wrappers of PEFT do."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x, *args, **kwargs):
+        return self.module(x, *args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "wrapper",
+    [PassesOn, checkpoint_wrapper, partial(torch.compile, backend="eager")],
+    ids=["PEFT", "checkpoint", "compile"],
+)
+def test_wrapped_parts_take_their_arguments(wrapper, x, fresh_compiler):
+    model = wrap_backbone("test_resnet", 3).eval()
+    expected = model(x, return_maps=True)
+    features = model.forward_features(x)
+    hidden = model.forward_head(features, pre_logits=True)
+    model.attention = wrapper(model.attention)
+    model.head = wrapper(model.head)
+    scores, maps = model(x, return_maps=True)
+    torch.testing.assert_close((scores, maps), expected)
+    torch.testing.assert_close(model.forward_head(features, pre_logits=True), hidden)
+
+
+def test_the_types_of_forward_depend_on_return_maps():
+    assert len(get_overloads(SoftAttentionClassifier.forward)) == 3
+
+
+@pytest.mark.parametrize(("size", "inputs"), [(None, 64), ((4, 5), 64 * 20)])
+def test_classifier_head(size, inputs):
+    head = ClassifierHead(64, 7, size)
+    x = torch.randn(2, 64, 4, 5)
+    hidden = head(x, pre_logits=True)
+    assert hidden.shape == (2, inputs)
+    assert torch.equal(hidden, x.mean((2, 3)) if size is None else x.flatten(1))
+    assert torch.equal(head(x), head.fc(hidden))
+
+
+def test_the_size_of_the_classifier_is_checked():
+    model = wrap_backbone("test_resnet", 3)
+    with pytest.raises(ValueError, match=r"resetting the classifier: num_classes must be .* -1"):
+        model.reset_classifier(-1)
