@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from ham10000.recipe import add_recipe_fields, recipe_changes
+from ham10000.recipe import add_recipe_fields, recipe_overrides
 from ham10000.utils import console
 
 __all__ = ["ARGUMENTS", "COMMANDS"]
@@ -52,7 +52,7 @@ def study(
         primary=primary,
         parallel=parallel,
         processes=processes,
-        overrides=recipe_changes(fields),
+        overrides=recipe_overrides(fields),
         log=lambda text: screen.print(text, markup=False),
     )
     print_study(result)

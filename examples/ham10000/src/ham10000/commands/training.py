@@ -11,7 +11,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from ham10000.errors import ArgumentError
-from ham10000.recipe import add_recipe_fields, dump_recipe, load_recipe, recipe_changes
+from ham10000.recipe import add_recipe_fields, dump_recipe, load_recipe, recipe_overrides
 
 __all__ = ["ARGUMENTS", "COMMANDS"]
 
@@ -41,7 +41,7 @@ def train(
     if print_config is not None:
         if recipe is None:
             raise ArgumentError("printing a recipe: name its file. ham10000 train FILE ...")
-        print(dump_recipe(load_recipe(recipe, recipe_changes(fields))), end="")
+        print(dump_recipe(load_recipe(recipe, recipe_overrides(fields))), end="")
         return 0
     # Loading what trains takes seconds, and the other commands don't need it.
     from ham10000.reporting import print_run
@@ -62,7 +62,7 @@ def train(
     assert place is not None
     source = find_run(place).recipe if resume is not None else recipe
     assert source is not None
-    loaded = load_recipe(source, recipe_changes(fields))
+    loaded = load_recipe(source, recipe_overrides(fields))
     if "RANK" not in os.environ and (processes > 1 or elastic):
         with lock_run(place, LAUNCHER_LOCK):
             with lock_run(place, TRAINER_LOCK):  # free, unless a killed launcher left processes

@@ -17,7 +17,7 @@ from ham10000.errors import RecipeError
 from ham10000.models.backbones import load_backbone, own_network
 from ham10000.models.classifier import LesionClassifier, MetadataHead
 from ham10000.models.stages import Network, output_shape
-from ham10000.recipe.fields import ModelRecipe
+from ham10000.recipe import ModelRecipe
 
 __all__ = ["METADATA_COLUMNS", "build_model"]
 

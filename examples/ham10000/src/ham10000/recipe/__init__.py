@@ -1,7 +1,16 @@
-"""Recipes: what decides what a training run gives, as typed fields in a YAML file."""
+"""Recipes: typed, checked settings of a training run, stored as YAML."""
 
-from ham10000.recipe.arguments import add_recipe_fields, recipe_changes, spell_out
-from ham10000.recipe.fields import (
+from ham10000.recipe.cli import add_recipe_fields, recipe_overrides, spell_out
+from ham10000.recipe.fields import FieldInfo, field_values, recipe_fields
+from ham10000.recipe.io import (
+    dump_recipe,
+    find_recipe,
+    load_recipe,
+    make_recipe,
+    save_recipe,
+    shipped_recipes,
+)
+from ham10000.recipe.recipe import (
     DataRecipe,
     LoggingRecipe,
     LossRecipe,
@@ -11,10 +20,10 @@ from ham10000.recipe.fields import (
     ScheduleRecipe,
     TrainingRecipe,
 )
-from ham10000.recipe.files import dump_recipe, load_recipe, make_recipe, save_recipe
 
 __all__ = [
     "DataRecipe",
+    "FieldInfo",
     "LoggingRecipe",
     "LossRecipe",
     "ModelRecipe",
@@ -24,9 +33,13 @@ __all__ = [
     "TrainingRecipe",
     "add_recipe_fields",
     "dump_recipe",
+    "field_values",
+    "find_recipe",
     "load_recipe",
     "make_recipe",
-    "recipe_changes",
+    "recipe_fields",
+    "recipe_overrides",
     "save_recipe",
+    "shipped_recipes",
     "spell_out",
 ]

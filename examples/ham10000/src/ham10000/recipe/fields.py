@@ -1,236 +1,183 @@
-"""What a recipe says: one frozen dataclass for each part of a training run."""
+"""Recipe fields by name, with types, ranges and descriptions, and the check of their values."""
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from operator import attrgetter
 from pathlib import Path
-from typing import Literal
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-__all__ = [
-    "DataRecipe",
-    "LoggingRecipe",
-    "LossRecipe",
-    "ModelRecipe",
-    "OptimizerRecipe",
-    "Recipe",
-    "ScheduleRecipe",
-    "TrainingRecipe",
-]
+from docstring_parser import parse_from_object
 
+from ham10000.errors import RecipeError, closest
+from ham10000.recipe.recipe import OneOf, Range, Recipe
 
-@dataclass(frozen=True)
-class DataRecipe:
-    """Which images train, validate and test, and how a batch of them is made."""
+__all__ = ["FieldInfo", "check_values", "describe_type", "field_values", "recipe_fields"]
 
-    root: Path | None = None
-    """The data set's folder; what HAM10000_DIR names unless given."""
-    cache: Path | None = None
-    """The folder of decoded images; made beside the run where it isn't there."""
-    check_cache: bool = True
-    """Compare the cache with its checksums at the start: 1.2 s for HAM10000 at 224 pixels."""
-    size: int = 224
-    """Images become so many pixels wide and high."""
-    split: Path | None = None
-    """A split file; otherwise one is made by `protocol`."""
-    protocol: Literal["honest", "paper", "kfold"] = "honest"
-    """With a validation set of its own, the authors' rule, or in folds."""
-    split_seed: int | None = None
-    """Of the split; the recipe's seed unless given."""
-    fold: int | None = None
-    """Which fold tests, with kfold."""
-    pairs: Path | None = None
-    """Near-duplicates as `verify --pairs-out` wrote them; looked for unless given."""
-    workers: int = 2
-    """How many processes make batches; 0 for none beside the one that trains."""
-    balance: Literal["none", "sqrt", "class"] = "none"
-    """How often a class is drawn: as it is, by the square root of its count, equally."""
-    epoch_samples: int | None = None
-    """How many images an epoch draws; as many as train unless given."""
-    augment: str = "authors"
-    """A preset of `ham10000.data.Augment`."""
-    mix: Literal["none", "mixup", "cutmix"] = "none"
-    """Whether two images are made one."""
-    metadata: bool = False
-    """Give the model age, sex and site of the lesion beside the image."""
+_TYPES = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    Path: "a path",
+    NoneType: "null",
+}
+_LARGEST = 2**63
+"""Limit of whole numbers; larger ones overflow in torch or when converted to float."""
 
 
 @dataclass(frozen=True)
-class ModelRecipe:
-    """The network, and where attention goes in it."""
+class FieldInfo:
+    """Description of a recipe field.
 
-    backbone: str = "timm:resnet50"
-    """A model of timm (`timm:`), of torchvision (`torchvision:`), or one of ours (`ham10000:`)."""
-    pretrained: bool = False
-    """Start from the library's ImageNet weights, which are downloaded once."""
-    weights: str | None = None
-    """A file with the backbone's state dict, or the name of weights that come with a package."""
-    attention: bool = False
-    """Whether there is any."""
-    at: str | None = None
-    """The module whose output is attended; the last feature map unless given."""
-    block: Literal["plain", "paper"] = "paper"
-    """The attended map alone, or the paper's: beside the map, pooled, ReLU and dropout."""
-    num_maps: int = 16
-    """K, how many attention maps."""
-    gamma: float | Literal["uniform"] | None = 0.01
-    """Initial value of the learned factor of the attended map; uniform for positions / num_maps,
-    with which uniform maps leave the features unchanged; null for no factor."""
-    pool: int = 2
-    """Of the paper's block: the size of its max-pooling, 1 for none."""
-    block_drop_rate: float = 0.5
-    """Of the paper's block: its dropout."""
-    activation: Literal["none", "relu"] = "none"
-    """Between the map at `at` and the head, where there is no attention."""
-    head: Literal["pool", "flatten", "rest"] = "pool"
-    """One linear layer on the mean over positions, or on all positions; what comes after `at` is
-    dropped then. Or the rest of the network, of one of ours."""
-    drop_rate: float = 0.0
-    """Of the dropout before that linear layer."""
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    """Taken from each channel, in [0, 1]."""
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    """What it is then divided by."""
-    authors_parameters: dict[str, int] | None = None
-    """What the authors' model has, to print beside: of backbone, attention and head."""
+    Attributes:
+        kind: Type, as annotated, without ranges.
+        default: Default value, or `dataclasses.MISSING`.
+        text: Description, without the type.
+        range: Allowed range of the numbers.
+        options: Allowed values or keys.
+    """
+
+    kind: Any
+    default: Any
+    text: str
+    range: Range | None = None
+    options: OneOf | None = None
 
 
-@dataclass(frozen=True)
-class OptimizerRecipe:
-    """How a gradient becomes a step."""
+@cache
+def recipe_fields() -> Mapping[str, FieldInfo]:
+    """Return all fields of a recipe by name, `section.field`.
 
-    name: Literal["adam", "adamw", "sgd"] = "adamw"
-    """Of `torch.optim`."""
-    lr: float = 1e-3
-    """The learning rate; the schedule's highest."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Of adam and adamw."""
-    eps: float = 1e-8
-    """Of adam and adamw."""
-    momentum: float = 0.9
-    """Of sgd, in Nesterov's form where it isn't 0."""
-    weight_decay: float = 0.0
-    """Of matrices and filters; biases, norms and gamma have none."""
-    head_lr_scale: float = 1.0
-    """The learning rate of attention and head, as a factor of `lr`."""
-    layer_decay: float = 1.0
-    """The factor of `lr` from each layer of the backbone to the one before it."""
-    clip_norm: float | None = None
-    """The longest gradient; longer ones are scaled to it."""
-    accumulate: int = 1
-    """How many batches make a step, each of `training.batch_size` images."""
+    Example:
+        >>> from ham10000.recipe import recipe_fields
+        >>> info = recipe_fields()["training.epochs"]
+        >>> info.default, info.text, str(info.range)
+        (10, 'Largest number of epochs.', 'more than 0')
+    """
+    return dict(_recipe_fields(Recipe, ""))
 
 
-@dataclass(frozen=True)
-class ScheduleRecipe:
-    """How the learning rate changes."""
+def field_values(recipe: Recipe) -> dict[str, Any]:
+    """Return the values of all fields by name, `section.field`.
 
-    name: Literal["constant", "cosine", "one_cycle", "plateau"] = "constant"
-    """one_cycle also moves the momentum, or the first of betas, between 0.85 and 0.95."""
-    warmup_epochs: float = 0.0
-    """How long the rate rises linearly first (constant, cosine); with one_cycle, how long it rises
-    altogether, three tenths of the run for 0."""
-    final: float = 0.0
-    """The rate at the end, as a part of `optimizer.lr`; the lowest one with plateau."""
-    factor: float = 0.1
-    """Of a decrease, with plateau."""
-    patience: int = 5
-    """How many epochs without progress there are before a decrease, with plateau."""
+    Example:
+        >>> from ham10000.recipe import Recipe, field_values
+        >>> field_values(Recipe("mine"))["training.epochs"]
+        10
+    """
+    return {name: attrgetter(name)(recipe) for name in recipe_fields()}
 
 
-@dataclass(frozen=True)
-class LossRecipe:
-    """What training makes small."""
+def describe_type(kind: Any) -> str:
+    """Return a type in words.
 
-    name: Literal["cross_entropy", "focal", "class_balanced"] = "cross_entropy"
-    """class_balanced is cross-entropy with weights by the effective number of images."""
-    class_weights: dict[str, float] | Literal["balanced"] | None = None
-    """By class, 1 where there is none; "balanced" is in inverse proportion to the counts."""
-    label_smoothing: float = 0.0
-    """The part of a target that goes to all classes alike."""
-    logit_adjustment: float = 0.0
-    """How far scores are shifted, in training alone, by the logarithm of how often their class is
-    drawn: with 1 the model answers as if all classes were equally frequent, with 0 as they are."""
-    gamma: float = 2.0
-    """Of focal: how much well classified images lose of their weight."""
-    beta: float = 0.999
-    """Of class_balanced: 0 weighs nothing, near 1 by the inverse of the count."""
-
-
-@dataclass(frozen=True)
-class TrainingRecipe:
-    """How long, how large, how exactly, and what is kept."""
-
-    epochs: int = 10
-    """How often the sampler's epoch is drawn, at most."""
-    batch_size: int = 32
-    """Images in a batch of all processes together."""
-    eval_batch_size: int = 64
-    """Images in a batch of validation and test, of each process."""
-    tta: Literal[1, 2, 4, 8] = 1
-    """Over how many views of an image the trained model averages; epochs are judged by one."""
-    precision: Literal["32", "bf16", "fp16"] = "32"
-    """Of the arithmetic; weights are always in 32 bits."""
-    channels_last: bool = True
-    """Lay out images and filters as NHWC in memory."""
-    compile: bool = False
-    """Have `torch.compile` translate the model."""
-    ema: float | None = None
-    """The decay of a moving average of the weights, which is then what is evaluated."""
-    sync_batchnorm: bool = False
-    """Let batch norms see the whole batch of all processes."""
-    head_first_epochs: int = 0
-    """How many epochs train attention and head alone, first."""
-    monitor: str = "log_loss"
-    """The validation metric that says which weights are best; also the schedule plateau's. With
-    `epoch` and the mode max those of the last epoch are, whatever they are worth."""
-    mode: Literal["min", "max"] = "min"
-    """Whether less or more of it is better."""
-    stop_monitor: str | None = None
-    """The validation metric that says when to stop; `monitor` unless given."""
-    stop_mode: Literal["min", "max"] = "min"
-    """Whether less or more of `stop_monitor` is better."""
-    patience: int | None = None
-    """How many epochs without progress there are before training stops; null for all."""
-    min_delta: float = 0.0
-    """What counts as progress."""
-    keep: int = 2
-    """How many of the last checkpoints are kept, beside the best."""
-    checkpoint_steps: int | None = None
-    """Steps between checkpoints within an epoch; there is always one at its end."""
-    checkpoint_minutes: float | None = 10.0
-    """Minutes between checkpoints within an epoch."""
-    max_minutes: float | None = None
-    """When to save and stop; resuming goes on."""
-    max_bad_steps: int = 20
-    """How many steps may be skipped for a loss that isn't finite."""
-    deterministic: bool = True
-    """Use only algorithms that give the same twice."""
+    Example:
+        >>> from typing import Literal
+        >>> from ham10000.recipe.fields import describe_type
+        >>> describe_type(float | None), describe_type(Literal["min", "max"])
+        ('a number or null', 'one of min, max')
+    """
+    arguments = get_args(kind)
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, arguments))}" if arguments[1:] else str(arguments[0])
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(map(describe_type, arguments))
+    if get_origin(kind) is tuple:
+        return f"a list of {len(arguments)} numbers"
+    if get_origin(kind) is dict:
+        return "numbers by name, as {mel: 5}"
+    return _TYPES[kind]
 
 
-@dataclass(frozen=True)
-class LoggingRecipe:
-    """What a run writes about itself, beside metrics.jsonl and log.txt."""
+def check_values(recipe: Recipe, doing: str) -> None:
+    """Check the values of a recipe that its types leave open.
 
-    tensorboard: bool = True
-    """Scalars, confusion matrix and attention maps for TensorBoard."""
-    wandb: bool = False
-    """Scalars to Weights & Biases too, where it is installed."""
-    profile: int = 0
-    """How many steps torch's profiler traces."""
-    attention_images: int = 8
-    """How many validation images are shown with their attention after each epoch."""
+    Args:
+        recipe: The recipe.
+        doing: What is being done, as the start of the message.
+
+    Raises:
+        RecipeError: A value is out of range, or two values contradict each other.
+    """
+    for name, info in recipe_fields().items():
+        _check_value(name, attrgetter(name)(recipe), info, doing)
+    model, loss, schedule = recipe.model, recipe.loss, recipe.schedule
+    if model.pretrained and model.weights is not None:
+        raise RecipeError(
+            f"{doing}: model.pretrained and model.weights both set the initial weights of the "
+            "backbone. Give one of them."
+        )
+    if schedule.name == "plateau" and schedule.warmup_epochs:
+        raise RecipeError(
+            f"{doing}: the schedule plateau has no schedule.warmup_epochs. Remove it."
+        )
+    if schedule.warmup_epochs >= recipe.training.epochs:
+        raise RecipeError(
+            f"{doing}: schedule.warmup_epochs must be less than training.epochs "
+            f"({recipe.training.epochs}), found {schedule.warmup_epochs}."
+        )
+    if loss.class_weights is not None and loss.name == "class_balanced":
+        raise RecipeError(
+            f"{doing}: loss.class_weights and loss.name class_balanced both weight the classes. "
+            "Remove one of them."
+        )
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides what a training run gives."""
+def _recipe_fields(kind: type, prefix: str) -> Iterator[tuple[str, FieldInfo]]:
+    hints = get_type_hints(kind, include_extras=True)
+    texts = {p.arg_name: p.description or "" for p in parse_from_object(kind).params}
+    for field in fields(kind):
+        name, hint = f"{prefix}{field.name}", hints[field.name]
+        if is_dataclass(hint):
+            yield from _recipe_fields(hint, f"{name}.")  # type: ignore[arg-type]
+            continue
+        limits: list[Any] = []
+        if get_origin(hint) is Annotated:
+            hint, *limits = get_args(hint)
+        yield (
+            name,
+            FieldInfo(
+                hint,
+                field.default,
+                " ".join(texts.get(field.name, "").split()),
+                next((limit for limit in limits if isinstance(limit, Range)), None),
+                next((limit for limit in limits if isinstance(limit, OneOf)), None),
+            ),
+        )
 
-    name: str
-    """Of the model, in tables and figures."""
-    seed: int = 0
-    """Of everything that is drawn."""
-    data: DataRecipe = field(default_factory=DataRecipe)
-    model: ModelRecipe = field(default_factory=ModelRecipe)
-    optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
-    schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
-    loss: LossRecipe = field(default_factory=LossRecipe)
-    training: TrainingRecipe = field(default_factory=TrainingRecipe)
-    logging: LoggingRecipe = field(default_factory=LoggingRecipe)
+
+def _check_value(name: str, value: Any, info: FieldInfo, doing: str) -> None:
+    # jsonargparse takes null for every field of a dataclass.
+    if value is None and NoneType not in get_args(info.kind):
+        raise RecipeError(f"{doing}: {name} must be {describe_type(info.kind)}, found null.")
+    for key, number in _numbers(value):
+        of = f"{name} of {key}" if key else name
+        shown = _short(number if key else value)
+        if isinstance(number, int) and abs(number) >= _LARGEST:
+            raise RecipeError(f"{doing}: {of} must be less than 2^63, found {shown}.")
+        if info.range is not None and number not in info.range:
+            raise RecipeError(f"{doing}: {of} must be {info.range}, found {shown}.")
+        if not math.isfinite(number):
+            raise RecipeError(f"{doing}: {of} must be a finite number, found {shown}.")
+    if info.options is None:
+        return
+    for option in value if isinstance(value, dict) else [value] if info.kind is str else []:
+        if option not in info.options.options:
+            raise RecipeError(
+                f"{doing}: {name} has no option {option!r}. {closest(option, info.options.options)}"
+            )
+
+
+def _numbers(value: Any) -> list[tuple[str, float]]:
+    if isinstance(value, dict):
+        return [(str(key), number) for key, number in value.items()]
+    values = value if isinstance(value, tuple) else (value,)
+    return [("", v) for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
+
+
+def _short(value: Any) -> str:
+    text = str(list(value) if isinstance(value, tuple) else value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

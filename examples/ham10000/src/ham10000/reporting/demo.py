@@ -5,8 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ham10000.data import DATA_VARIABLE, synthesize
+from ham10000.recipe import find_recipe
 from ham10000.reporting.report import write_report
-from ham10000.study import find_recipe, run_study
+from ham10000.study import run_study
 
 __all__ = ["run_demo"]
 

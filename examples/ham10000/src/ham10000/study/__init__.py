@@ -1,7 +1,6 @@
 """A comparison of two recipes over seeds and lesions: its plan, its runs and its result."""
 
 from ham10000.study.plan import RULE, PlannedRun, StudyPlan, make_plan
-from ham10000.study.recipes import find_recipe
 from ham10000.study.study import PLAN, RESULT, run_study
 from ham10000.study.summary import (
     describe_change,
@@ -18,7 +17,6 @@ __all__ = [
     "PlannedRun",
     "StudyPlan",
     "describe_change",
-    "find_recipe",
     "make_plan",
     "metric_name",
     "read_study",

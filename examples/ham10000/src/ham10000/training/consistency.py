@@ -8,8 +8,7 @@ import pandas as pd
 import yaml
 
 from ham10000.errors import RecipeError, SplitError
-from ham10000.recipe import Recipe, make_recipe
-from ham10000.recipe.describe import describe_fields
+from ham10000.recipe import Recipe, field_values, make_recipe
 
 __all__ = ["differing_fields", "load_recipe_text", "refuse_other_recipe", "refuse_other_split"]
 
@@ -111,10 +110,7 @@ def _parts(text: str, doing: str) -> dict[str, str]:
 
 
 def _flat(recipe: Recipe) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for name in describe_fields():
-        value: Any = recipe
-        for part in name.split("."):
-            value = getattr(value, part)
-        values[name] = str(value) if isinstance(value, Path) else value
-    return values
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in field_values(recipe).items()
+    }

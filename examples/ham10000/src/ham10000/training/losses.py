@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ham10000.data import CLASSES
-from ham10000.recipe.fields import LossRecipe
+from ham10000.recipe import LossRecipe
 
 __all__ = ["ClassLoss", "build_loss", "class_weights", "effective_weights", "log_shares"]
 

@@ -6,7 +6,7 @@ import torch
 from torch.optim import Optimizer
 
 from ham10000.models import LesionClassifier
-from ham10000.recipe.fields import OptimizerRecipe
+from ham10000.recipe import OptimizerRecipe
 
 __all__ = ["build_optimizer"]
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 
-from ham10000.recipe.fields import ScheduleRecipe
+from ham10000.recipe import ScheduleRecipe
 
 __all__ = ["Schedule", "build_schedule"]
 

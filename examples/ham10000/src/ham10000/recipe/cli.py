@@ -8,39 +8,43 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from ham10000.errors import RecipeError, closest
-from ham10000.recipe.describe import describe_fields, describe_type
+from ham10000.recipe.fields import describe_type, recipe_fields
 
-__all__ = ["add_recipe_fields", "recipe_changes", "spell_out"]
+__all__ = ["add_recipe_fields", "recipe_overrides", "spell_out"]
 
 _CHANGE = re.compile(r"(--)?([A-Za-z_][\w-]*(\.[\w-]+)*)(=.*)?", re.DOTALL)
 
 
 def add_recipe_fields(parser: ArgumentParser) -> None:
-    """Add an option for each field of a recipe, `--part.field VALUE`, to a command's parser.
+    """Add an option `--section.field VALUE` for each field of a recipe to a parser.
 
-    They are read as text; `recipe_changes` collects what was given, and `load_recipe` checks it.
+    The values are not parsed here: `recipe_overrides` collects them, and `load_recipe` checks them.
     """
-    for name, described in describe_fields().items():
-        text = f"{described.text} {describe_type(described.kind).capitalize()}."
-        parser.add_argument(f"--{name}", metavar="VALUE", help=text.replace("%", "%%"))
+    groups: dict[str, Any] = {}
+    for name, info in recipe_fields().items():
+        title = f"recipe: {name.partition('.')[0]}" if "." in name else "recipe"
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        text = f"{info.text} {describe_type(info.kind).capitalize()}."
+        groups[title].add_argument(f"--{name}", metavar="VALUE", help=text.replace("%", "%%"))
 
 
-def recipe_changes(options: dict[str, Any]) -> list[str]:
-    """Take the recipe's fields out of a command's options, as changes for `load_recipe`.
+def recipe_overrides(options: dict[str, Any]) -> list[str]:
+    """Remove recipe fields from the options of a command and return them for `load_recipe`.
 
     Example:
-        >>> from ham10000.recipe import recipe_changes
+        >>> from ham10000.recipe import recipe_overrides
         >>> options = {"out": "run", "seed": "3", "data": {"size": "64", "root": None}}
-        >>> recipe_changes(options), options
+        >>> recipe_overrides(options), options
         (['seed=3', 'data.size=64'], {'out': 'run'})
     """
-    names = {name.partition(".")[0] for name in describe_fields()}
+    names = {name.partition(".")[0] for name in recipe_fields()}
     given = {name: options.pop(name) for name in list(options) if name in names}
     return [f"{name}={value}" for name, value in _flat(given).items() if value is not None]
 
 
 def spell_out(arguments: Sequence[str]) -> list[str]:
-    """Turn each `part.field=value` of a command line into `--part.field=value`.
+    """Replace each `section.field=value` of a command line by `--section.field=value`.
 
     Example:
         >>> from ham10000.recipe import spell_out
@@ -48,15 +52,15 @@ def spell_out(arguments: Sequence[str]) -> list[str]:
         ['train', 'mine.yaml', '--data.size=64']
 
     Raises:
-        RecipeError: there is no such field.
+        RecipeError: An argument has the form of a field, but there is no such field.
     """
-    known = describe_fields()
+    known = recipe_fields()
     spelled = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
         found = _CHANGE.fullmatch(argument)
         if found is not None:
             option, name, dotted, value = found.groups()
-            # An option without a dot may be the command's, and a sign may be in an option's value.
+            # An option without a dot may belong to the command, and a value may contain "=".
             meant = (option or value) if dotted else value and not (option or before[:2] == "--")
             if meant and name not in known and not Path(argument).exists():
                 raise RecipeError(

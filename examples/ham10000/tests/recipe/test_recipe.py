@@ -18,7 +18,7 @@ from ham10000.training.losses import build_loss
 from ham10000.training.optimizers import build_optimizer
 from ham10000.training.schedules import build_schedule
 
-FOLDER = Path(__file__).parents[1] / "recipes"
+FOLDER = Path(__file__).parents[2] / "recipes"
 PAPER = ("vgg16", "resnet34", "resnet50", "densenet201", "irv2")
 OTHERS = ("lite0", "smoke")
 PAIRS = (*PAPER, *OTHERS)

@@ -2,7 +2,7 @@ import pytest
 from jsonargparse import ArgumentParser
 
 from ham10000.errors import RecipeError
-from ham10000.recipe import add_recipe_fields, recipe_changes, spell_out
+from ham10000.recipe import add_recipe_fields, recipe_overrides, spell_out
 
 
 def parse(*arguments: str) -> tuple[list[str], dict[str, object]]:
@@ -11,7 +11,7 @@ def parse(*arguments: str) -> tuple[list[str], dict[str, object]]:
     parser.add_argument("--out")
     add_recipe_fields(parser)
     options = parser.parse_args(spell_out(arguments)).as_dict()
-    return recipe_changes(options), options
+    return recipe_overrides(options), options
 
 
 def test_three_ways_to_say_the_same() -> None:

@@ -10,9 +10,11 @@ from ham10000.recipe import (
     ModelRecipe,
     OptimizerRecipe,
     Recipe,
+    find_recipe,
     load_recipe,
     make_recipe,
     save_recipe,
+    shipped_recipes,
 )
 
 
@@ -74,7 +76,7 @@ def test_changes_are_read_as_yaml(
     [
         ("name: x\noptimiser: {lr: 1}", "no field optimiser. Closest: optimizer.lr"),
         ("name: x\noptimizer: {lrr: 1}", "no field optimizer.lrr. Closest: optimizer.lr"),
-        ("name: x\noptimizer: 3", "optimizer is a part of a recipe"),
+        ("name: x\noptimizer: 3", "optimizer is a section with fields"),
         ("name: x\noptimizer: {lr: fast}", "optimizer.lr must be a number, found 'fast'"),
         ("name: x\ndata: {size: 1.5}", "data.size must be a whole number, found 1.5"),
         ("name: x\ndata: {balance: sqr}", "one of none, sqrt, class, found 'sqr'. Closest: sqrt"),
@@ -82,8 +84,8 @@ def test_changes_are_read_as_yaml(
         ("name: x\ndata: {metadata: maybe}", "data.metadata must be true or false"),
         ("data: {size: 3}", "required: name"),
         ("- a\n- b", "expected fields and values, found list"),
-        ("name: [", "can't be read as YAML"),
-        ("base: x.yaml", "it builds on itself"),
+        ("name: [", "is not valid YAML"),
+        ("base: x.yaml", "its field base leads back to itself"),
     ],
 )
 def test_what_cannot_be_is_refused(text: str, message: str, tmp_path: Path) -> None:
@@ -97,15 +99,17 @@ def test_what_cannot_be_is_refused(text: str, message: str, tmp_path: Path) -> N
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     write(tmp_path / "irv2.yaml", "base: gone.yaml")
-    with pytest.raises(MissingDataError, match=r"no file .*irv2_s\.yaml\. Closest: irv2\.yaml"):
+    with pytest.raises(
+        MissingDataError, match=r"irv2_s\.yaml: there is no such file\. Closest: irv2\.yaml"
+    ):
         load_recipe(tmp_path / "irv2_s.yaml")
-    with pytest.raises(MissingDataError, match=r"gone\.yaml, which .*irv2\.yaml builds on"):
+    with pytest.raises(MissingDataError, match=r"gone\.yaml: .* the base of .*irv2\.yaml"):
         load_recipe(tmp_path / "irv2.yaml")
 
 
 def test_a_change_without_a_value(tmp_path: Path) -> None:
     path = write(tmp_path / "x.yaml", "name: x")
-    with pytest.raises(RecipeError, match=r"part\.field=value, found 'seed'"):
+    with pytest.raises(RecipeError, match=r"section\.field=value, found 'seed'"):
         load_recipe(path, ["seed"])
 
 
@@ -113,3 +117,21 @@ def test_a_recipe_of_mappings() -> None:
     assert make_recipe({"name": "x", "training": {"epochs": 3}}).training.epochs == 3
     with pytest.raises(RecipeError, match="making a recipe: there is no field epochs"):
         make_recipe({"name": "x", "epochs": 3})
+
+
+def test_recipes_are_found_by_name_and_files_win(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load_recipe("lite0_sa", ["seed=3"]) == load_recipe(
+        shipped_recipes()["lite0_sa"], ["seed=3"]
+    )
+    assert not any(name.startswith("_") for name in shipped_recipes())
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "smoke").mkdir()  # a run folder of this name is not a recipe
+    assert load_recipe("smoke").name == "smoke"
+    write(tmp_path / "lite0", "name: mine")
+    assert load_recipe("lite0").name == "mine"
+    with pytest.raises(
+        MissingDataError, match=r"no recipe has this name.* Closest: lite0_sa.*ham10000 recipes"
+    ):
+        find_recipe("lite0_as")

@@ -1,0 +1,86 @@
+import pytest
+
+from ham10000.errors import RecipeError
+from ham10000.recipe import Recipe, make_recipe, recipe_fields
+from ham10000.recipe.fields import describe_type
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value", "message"),
+    [
+        ("data", "size", 0, "data.size must be more than 0, found 0"),
+        ("data", "workers", -1, "data.workers must be 0 or more, found -1"),
+        ("data", "augment", "strnog", "data.augment has no option 'strnog'. Closest: strong"),
+        ("model", "drop_rate", 1, "model.drop_rate must be in [0, 1)"),
+        ("model", "std", [0.5, 0, 0.5], "model.std must be more than 0"),
+        ("optimizer", "layer_decay", 1.1, "optimizer.layer_decay must be in [0, 1]"),
+        ("schedule", "warmup_epochs", 10, "must be less than training.epochs (10)"),
+        ("loss", "class_weights", {"ml": 2}, "loss.class_weights has no option 'ml'. Closest: mel"),
+        ("loss", "class_weights", {"mel": -2}, "of mel must be more than 0, found -2"),
+        ("training", "ema", 1.0, "training.ema must be in [0, 1)"),
+        ("optimizer", "betas", [0.9, 1.5], "optimizer.betas must be in [0, 1)"),
+        ("optimizer", "lr", float("inf"), "optimizer.lr must be more than 0, found inf"),
+        ("optimizer", "weight_decay", float("nan"), "must be 0 or more, found nan"),
+        ("model", "mean", [0.5, float("nan"), 0.5], "model.mean must be a finite number"),
+        ("model", "gamma", float("inf"), "model.gamma must be a finite number, found inf"),
+        ("model", "authors_parameters", {"head": -1}, "authors_parameters of head must be 0 or"),
+        ("data", "size", None, "data.size must be a whole number, found null"),
+        ("loss", "name", None, "loss.name must be one of cross_entropy, focal, class_balanced"),
+        ("training", "deterministic", None, "training.deterministic must be true or false"),
+        ("training", "epochs", 10**400, "training.epochs must be less than 2^63, found 1000"),
+        ("optimizer", "lr", 10**400, "a number is too large"),
+        ("optimizer", "betas", [10**400, 0.9], "a number is too large"),
+    ],
+)
+def test_values_out_of_range(part: str, field: str, value: object, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        make_recipe({"name": "x", part: {field: value}})
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "fields", "message"),
+    [
+        ("model", {"pretrained": True, "weights": "x.pth"}, "both set the initial weights"),
+        ("loss", {"name": "class_balanced", "class_weights": "balanced"}, "Remove one of them"),
+        ("schedule", {"name": "plateau", "warmup_epochs": 1}, "has no schedule.warmup_epochs"),
+    ],
+)
+def test_values_that_do_not_go_together(part: str, fields: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        make_recipe({"name": "x", part: fields})
+    assert message in str(caught.value)
+
+
+def test_every_field_is_described() -> None:
+    described = recipe_fields()
+    assert len(described) > 60
+    for name, field in described.items():
+        assert field.text.endswith("."), name
+        assert describe_type(field.kind), name
+
+
+def test_descriptions_have_the_defaults_of_a_recipe() -> None:
+    recipe = Recipe("x")
+    for name, field in recipe_fields().items():
+        if "." in name:
+            part, own = name.split(".")
+            assert getattr(getattr(recipe, part), own) == field.default
+
+
+def test_types_in_words() -> None:
+    assert describe_type(dict[str, float] | None) == "numbers by name, as {mel: 5} or null"
+    assert describe_type(tuple[float, float]) == "a list of 2 numbers"
+    with pytest.raises(KeyError):
+        describe_type(bytes)
+
+
+def test_fields_that_hold_null_do() -> None:
+    for name, info in recipe_fields().items():
+        section, _, field = name.partition(".")
+        content = {section: {field: None}} if field else {section: None}
+        if "null" in describe_type(info.kind).split(" or "):
+            make_recipe({"name": "x", **content})
+        else:
+            with pytest.raises(RecipeError, match=name):
+                make_recipe({"name": "x", **content})
