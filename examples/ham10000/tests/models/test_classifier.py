@@ -3,9 +3,15 @@ import pickle
 
 import pytest
 import torch
+from rich.console import Console
 
 from ham10000.errors import ArgumentError
-from ham10000.models import LesionClassifier, build_model
+from ham10000.models import (
+    LesionClassifier,
+    build_model,
+    count_parameters,
+    parameter_table,
+)
 from ham10000.recipe import ModelRecipe
 
 RECIPE = ModelRecipe("ham10000:tiny", attention=True)
@@ -53,9 +59,9 @@ def test_maps_come_with_the_same_scores(model: LesionClassifier, inputs: Inputs)
 
 
 def test_metadata_where_none_is_wanted(model: LesionClassifier, inputs: Inputs) -> None:
-    with pytest.raises(ArgumentError, match="called without metadata, and the model was built w"):
+    with pytest.raises(ArgumentError, match="built with metadata and called without"):
         model(inputs[0])
-    with pytest.raises(ArgumentError, match="called with metadata, and the model was built witho"):
+    with pytest.raises(ArgumentError, match="built without metadata and called with"):
         build_model(RECIPE, size=32)(*inputs)
 
 
@@ -117,3 +123,27 @@ def test_groups_hold_every_parameter_once(model: LesionClassifier, weight_decay:
     rates = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
     for name, parameter in model.metadata.named_parameters():
         assert rates[id(parameter)] == (1.0, weight_decay if name.endswith("weight") else 0.0)
+
+
+def shown(*args: object) -> str:
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(parameter_table(*args))  # type: ignore[arg-type]
+    return captured.get()
+
+
+def test_counts_are_those_of_the_parts() -> None:
+    model = build_model(ModelRecipe("ham10000:tiny", attention=True), size=32, metadata=True)
+    counts = count_parameters(model)
+    assert sum(counts.values()) == sum(p.numel() for p in model.parameters())
+    assert counts["attention"] == 32 * 9 * 16 + 16 + 1
+    assert counts["metadata"] == 18 * 64 + 64 + 64 * 7 + 7
+
+
+def test_the_table_has_the_authors_counts_where_known() -> None:
+    model = build_model(ModelRecipe("ham10000:tiny", attention=True), size=32)
+    assert "the authors'" not in shown(model)
+    text = shown(model, {"backbone": 1_000, "attention": 234, "head": 5})
+    assert "the authors'" in text
+    assert "1,239" in text
+    assert "7,264" in text

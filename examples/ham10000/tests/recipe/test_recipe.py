@@ -11,8 +11,7 @@ import torch
 from rich.console import Console
 
 from ham10000.data import DATA_VARIABLE, HAM10000, Augment, encode_metadata, metadata_features
-from ham10000.models import build_model, parameter_table
-from ham10000.models.build import METADATA_COLUMNS
+from ham10000.models import METADATA_COLUMNS, build_model, parameter_table
 from ham10000.recipe import Recipe, load_recipe
 from ham10000.training.losses import build_loss
 from ham10000.training.optimizers import build_optimizer

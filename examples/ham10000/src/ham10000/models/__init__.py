@@ -1,7 +1,15 @@
-"""The networks of the recipes: a backbone, attention or none, a head, and metadata beside it."""
+"""Networks of the recipes: backbone, attention, head and optional metadata."""
 
-from ham10000.models.build import build_model
-from ham10000.models.classifier import LesionClassifier
-from ham10000.models.parameters import count_parameters, parameter_table
+from ham10000.models.classifier import LesionClassifier, count_parameters, parameter_table
+from ham10000.models.factory import METADATA_COLUMNS, build_model
+from ham10000.models.weights import LITE0, lite0_weights
 
-__all__ = ["LesionClassifier", "build_model", "count_parameters", "parameter_table"]
+__all__ = [
+    "LITE0",
+    "METADATA_COLUMNS",
+    "LesionClassifier",
+    "build_model",
+    "count_parameters",
+    "lite0_weights",
+    "parameter_table",
+]

@@ -1,27 +1,28 @@
-"""`LesionClassifier`: a softattn classifier, with metadata as a second input where asked for."""
+"""Classifier of lesions: a softattn classifier with optional metadata, and its parameter counts."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from rich.table import Table
 from softattn import SoftAttentionClassifier, SpatialAttention
 from torch import Tensor, nn
 
 from ham10000.errors import ArgumentError
 
-__all__ = ["LesionClassifier", "MetadataHead"]
+__all__ = ["LesionClassifier", "MetadataHead", "count_parameters", "parameter_table"]
 
 
 class MetadataHead(nn.Sequential):
-    """From metadata to what it adds to the scores of an image: two linear layers.
+    """Two linear layers that map metadata to logits, which are added to those of the image.
 
-    One linear layer on the features of image and metadata side by side is the sum of one on each,
-    so this is a late fusion. It starts with nothing: the image alone decides.
+    A linear layer on concatenated features of image and metadata is the sum of one layer on each,
+    so this is late fusion. The last layer starts at zero: at first the metadata has no effect.
 
     Args:
-        num_features: M, how many numbers the metadata is.
-        num_classes: how many scores there are.
-        width: of the layer between.
-        drop_rate: of the dropout before the last layer.
+        num_features: Number of metadata features M.
+        num_classes: Number of classes.
+        width: Width of the hidden layer.
+        drop_rate: Dropout before the last layer.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class MetadataHead(nn.Sequential):
 
 
 class LesionClassifier(nn.Module):
-    """Scores of a lesion's classes, from its image and maybe its metadata; from `build_model`.
+    """Classifier of a lesion from its image and, optionally, its metadata. See `build_model`.
 
     Example:
         >>> import torch
@@ -50,9 +51,9 @@ class LesionClassifier(nn.Module):
         (torch.Size([2, 7]), torch.Size([2, 16, 8, 8]))
 
     Args:
-        network: on the image.
-        metadata: on the metadata, if there is any.
-        metadata_features: M, how many numbers that is.
+        network: Classifier of the image.
+        metadata: Module that maps metadata to logits.
+        metadata_features: Number of metadata features M.
 
     Shape:
         - x: (B, 3, H, W), float32, normalized.
@@ -61,7 +62,7 @@ class LesionClassifier(nn.Module):
         - maps: (B, K, h, w).
 
     Attributes:
-        has_attention: whether `return_maps` can be asked for.
+        has_attention: Whether `return_maps=True` is possible.
     """
 
     def __init__(
@@ -81,25 +82,24 @@ class LesionClassifier(nn.Module):
     def forward(
         self, x: Tensor, metadata: Tensor | None = None, return_maps: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Give scores; with `return_maps` give (scores, maps).
+        """Return the logits, or (logits, maps) with `return_maps`.
 
         Raises:
-            ArgumentError: there is metadata and none is wanted or the other way round, or there
-                are no maps.
+            ArgumentError: Metadata is missing or unexpected, or the model has no attention.
         """
         if (metadata is None) != (self.metadata is None):
             given, built = ("without", "with") if metadata is None else ("with", "without")
             raise ArgumentError(
-                f"classifying: called {given} metadata, and the model was built {built}. "
-                "The recipe's data.metadata says which."
+                f"classifying: the model was built {built} metadata and called {given}. "
+                "data.metadata of the recipe decides."
             )
         if not return_maps:
             scores: Tensor = self.network(x)
             return self._fuse(scores, metadata)
         if not self.has_attention:
             raise ArgumentError(
-                "returning attention maps: this model has no attention. Its recipe needs "
-                "model.attention: true."
+                "returning attention maps: this model has no attention. Set model.attention: true "
+                "in its recipe."
             )
         scores, maps = self.network(x, return_maps=True)
         return self._fuse(scores, metadata), maps
@@ -108,7 +108,7 @@ class LesionClassifier(nn.Module):
         return scores if self.metadata is None else scores + self.metadata(metadata)
 
     def freeze_backbone(self) -> None:
-        """Train attention and heads only; the backbone is in evaluation from now on."""
+        """Train attention and heads only, and put the backbone in eval mode."""
         self.network.freeze_backbone()
 
     def unfreeze_backbone(self) -> None:
@@ -118,7 +118,7 @@ class LesionClassifier(nn.Module):
     def param_groups(
         self, lr: float, head_lr_scale: float, weight_decay: float, layer_decay: float
     ) -> list[dict[str, Any]]:
-        """Return an optimizer's groups of the parameters that are trained, frozen ones left out."""
+        """Return parameter groups for an optimizer, without frozen parameters."""
         groups = self.network.param_groups(lr, head_lr_scale, weight_decay, layer_decay)
         if self.metadata is not None:
             for matrices, decay in ((True, weight_decay), (False, 0.0)):
@@ -127,10 +127,55 @@ class LesionClassifier(nn.Module):
         return groups
 
     def parts(self) -> Mapping[str, nn.Module]:
-        """Name the parts: backbone, attention, head, and metadata where there is some."""
+        """Return the parts by name: backbone, attention, head and, if present, metadata."""
         parts: dict[str, nn.Module] = {
             "backbone": self.network.backbone,
             "attention": self.network.attention,
             "head": self.network.head,
         }
         return parts if self.metadata is None else {**parts, "metadata": self.metadata}
+
+
+def count_parameters(model: LesionClassifier) -> dict[str, int]:
+    """Return the number of trainable parameters of each part.
+
+    Example:
+        >>> from ham10000.models import build_model, count_parameters
+        >>> from ham10000.recipe import ModelRecipe
+        >>> count_parameters(build_model(ModelRecipe("ham10000:tiny", attention=True)))
+        {'backbone': 7264, 'attention': 4625, 'head': 455}
+    """
+    return {name: _parameters(part) for name, part in model.parts().items()}
+
+
+def parameter_table(model: LesionClassifier, authors: Mapping[str, int] | None = None) -> Table:
+    """Return a table of the parameter counts of each part, next to those of the authors' model.
+
+    Keras counts the running statistics of norms as parameters, so the table contains them too.
+
+    Args:
+        model: The model.
+        authors: Counts by part; `model.authors_parameters` of the recipe.
+    """
+    authors = authors or {}
+    rows = [(name, _parameters(part), _statistics(part)) for name, part in model.parts().items()]
+    rows.append(("all", sum(row[1] for row in rows), sum(row[2] for row in rows)))
+    known = {**authors, "all": sum(authors.values())} if authors else {}
+    table = Table("part", title="parameters", title_justify="left")
+    for title in ("trained", "statistics", *(["together", "the authors'"] if known else [])):
+        table.add_column(title, justify="right")
+    for name, trained, statistics in rows:
+        cells = [f"{trained:,}", f"{statistics:,}"]
+        if known:
+            cells += [f"{trained + statistics:,}", f"{known[name]:,}" if name in known else ""]
+        table.add_row(name, *cells)
+    return table
+
+
+def _parameters(part: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in part.parameters())
+
+
+def _statistics(part: nn.Module) -> int:
+    # The running means and variances of norms.
+    return sum(buffer.numel() for buffer in part.buffers() if buffer.ndim)

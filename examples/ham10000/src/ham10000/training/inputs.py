@@ -22,7 +22,7 @@ from ham10000.data import (
     write_split,
 )
 from ham10000.errors import CacheError, MissingDataError, SplitError
-from ham10000.models.build import METADATA_COLUMNS
+from ham10000.models import METADATA_COLUMNS
 from ham10000.recipe import DataRecipe, Recipe
 from ham10000.training.folder import RunFolder
 

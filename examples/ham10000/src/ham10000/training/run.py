@@ -18,8 +18,7 @@ from ham10000.data import (
 )
 from ham10000.errors import ArgumentError, MissingDataError
 from ham10000.evaluation import OfficialTest, Predictions, check_images, of_split, read_predictions
-from ham10000.models import build_model
-from ham10000.models.build import METADATA_COLUMNS
+from ham10000.models import METADATA_COLUMNS, build_model
 from ham10000.recipe import Recipe, load_recipe
 from ham10000.training.consistency import (
     load_recipe_text,

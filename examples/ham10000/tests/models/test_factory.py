@@ -6,6 +6,7 @@ from softattn import SoftAttention, SoftAttentionBlock
 
 from ham10000.errors import RecipeError
 from ham10000.models import build_model
+from ham10000.models.factory import load_backbone
 from ham10000.recipe import ModelRecipe
 
 TINY = ModelRecipe("ham10000:tiny", at="block2", attention=True)
@@ -69,9 +70,9 @@ def test_without_attention_there_may_be_a_relu() -> None:
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        (ModelRecipe("timm:test_resnet", head="rest"), "only the networks of ham10000: have"),
+        (ModelRecipe("timm:test_resnet", head="rest"), "works with the networks of ham10000: only"),
         (ModelRecipe("timm:test_resnet", at="layer9"), r"layer9.*Closest: layer"),
-        (replace(TINY, at="block9"), "no stage 'block9'"),
+        (replace(TINY, at="block9"), "no stage of it, found 'block9'"),
     ],
 )
 def test_what_cannot_be_built(recipe: ModelRecipe, message: str) -> None:
@@ -83,3 +84,39 @@ def test_torchvisions_models() -> None:
     model = build_model(ModelRecipe("torchvision:resnet18", attention=True), size=64).eval()
     scores, maps = model(torch.randn(1, 3, 64, 64), return_maps=True)
     assert (scores.shape, maps.shape) == ((1, 7), (1, 16, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet50", "a model name starts with its source, as in timm:resnet50"),
+        ("keras:resnet50", "a model name starts with its source"),
+        ("timm:resnet5", "timm has no such model. Closest: .*resnet50"),
+        ("torchvision:resnet51", "torchvision has no such model. Closest: .*resnet50"),
+        ("ham10000:vgg", "no such network. Closest: vgg16"),
+    ],
+)
+def test_unknown_names(name: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_backbone(name, None, pretrained=False, weights=None)
+
+
+@pytest.mark.parametrize("name", ["timm:resnet18", "torchvision:resnet18"])
+def test_without_a_network_the_error_says_what_to_do(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr("timm.create_model", refuse)
+    monkeypatch.setattr("torchvision.models.get_model", refuse)
+    with pytest.raises(RecipeError) as caught:
+        load_backbone(name, None, pretrained=True, weights=None)
+    assert "cannot be loaded (ConnectionError: no route to host)" in str(caught.value)
+    assert "model.weights=FILE" in str(caught.value)
+    assert "model.pretrained=false" in str(caught.value)
+
+
+def test_our_networks_have_no_weights_to_download() -> None:
+    with pytest.raises(RecipeError, match=r"no published weights.*model\.pretrained=false"):
+        load_backbone("ham10000:tiny", "block3", pretrained=True, weights=None)
