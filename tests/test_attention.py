@@ -54,7 +54,7 @@ def test_parameters_start_as_the_authors_do():
     assert attention.weight.abs().max() > 0.99 * bound
     assert attention.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.01)
     assert not attention.bias.any()
-    assert attention.gamma.shape == ()
+    assert attention.gamma.shape == (1,)
     assert attention.gamma.item() == pytest.approx(0.01)
     nn.init.ones_(attention.bias)
     nn.init.ones_(attention.gamma)

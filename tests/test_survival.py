@@ -72,6 +72,30 @@ def test_state_dict(build, module, x):
     assert_same(module, other, x)
 
 
+def as_before(state):
+    """A state dict of the time when gamma was a scalar."""
+    return {n: t.reshape(()) if n.endswith("gamma") else t for n, t in state.items()}
+
+
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize("meta", [False, True])
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_state_dict_with_a_scalar_gamma(build, module, x, nested, meta, assign):
+    old = as_before(module.state_dict())
+    shapes = {name: tensor.shape for name, tensor in old.items()}
+    other = build(device="meta" if meta and assign else None).eval()
+    target, prefix = (nn.Sequential(other), "0.") if nested else (other, "")
+    keys = target.load_state_dict({prefix + n: t for n, t in old.items()}, assign=assign)
+    assert not keys.missing_keys
+    assert not keys.unexpected_keys
+    assert_same(module, other, x)
+    assert all(p.is_leaf and p.requires_grad for p in other.parameters())
+    assert {n: p.shape for n, p in other.named_parameters()} == {
+        n: p.shape for n, p in module.named_parameters()
+    }
+    assert {name: tensor.shape for name, tensor in old.items()} == shapes
+
+
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compile_fullgraph(module, x, dynamic):

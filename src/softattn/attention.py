@@ -1,5 +1,7 @@
 """Soft-Attention as modules: the parameters of the equation, and the paper's block."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -55,7 +57,7 @@ class SoftAttention(SpatialAttention):
     Attributes:
         weight: (K, C, kh, kw), initialized He-uniform as in the authors' code.
         bias: (K,), initialized with zeros; or `None`.
-        gamma: (), or `None`.
+        gamma: (1,), since FSDP doesn't shard scalars, or `None`. Files with a scalar load too.
 
     Raises:
         ArgumentError: an argument is out of range.
@@ -96,7 +98,7 @@ class SoftAttention(SpatialAttention):
 
         self.weight = parameter(self.num_maps, self.in_channels, *self.kernel_size)
         self.bias = parameter(self.num_maps) if bias else None
-        self.gamma = None if gamma is None else parameter()
+        self.gamma = None if gamma is None else parameter(1)
         self.reset_parameters()
 
     @property
@@ -129,6 +131,14 @@ class SoftAttention(SpatialAttention):
         # features come last.
         maps, features = result[1], result[0]
         return self.emit(features, maps, return_maps)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        gamma = state_dict.get(f"{prefix}gamma")
+        if isinstance(gamma, Tensor) and gamma.ndim == 0:
+            state_dict[f"{prefix}gamma"] = gamma.detach().reshape(1)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def extra_repr(self) -> str:
         """Return the arguments that differ from the defaults, for `print(module)`."""

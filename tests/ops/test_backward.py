@@ -81,6 +81,13 @@ def test_gradients_are_autograds(calls, kernel, aggregate, concat, grads):
     assert calls
 
 
+@pytest.mark.parametrize("aggregate", [True, False])
+def test_a_factor_of_one_element(calls, aggregate):
+    gamma = torch.tensor([0.7], dtype=torch.float64, requires_grad=True)
+    assert_same_gradients({**inputs(), "gamma": gamma}, aggregate=aggregate)
+    assert calls
+
+
 @pytest.mark.parametrize("given", [{"bias": None}, {"gamma": None}, {"gamma": -2.0}])
 @pytest.mark.parametrize("aggregate", [True, False])
 def test_what_may_be_missing(calls, given, aggregate):
@@ -210,7 +217,9 @@ def test_only_for_reverse_mode(calls):
     torch.func.jvp(
         lambda x: soft_attention(x, *arguments[1:]), (given["x"],), (torch.ones_like(given["x"]),)
     )
-    soft_attention(*arguments[:3], torch.ones(3, 1, 1, dtype=torch.float64), aggregate=False)
+    for shape in ((3, 1, 1), (5, 1, 1, 1), (1,) * 4):
+        gamma = torch.ones(shape, dtype=torch.float64)
+        soft_attention(*arguments[:3], gamma, aggregate=False)
     assert not calls
     soft_attention(*arguments)
     assert calls

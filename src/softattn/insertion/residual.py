@@ -46,7 +46,7 @@ def residual_attention(
         x: the feature map, in any layout.
         weight: (K, C, kh, kw), as for `softattn.functional.attention_maps`.
         bias: (K,).
-        gamma: ().
+        gamma: one element, () or (1,).
         activation: between convolution and softmax; a function, or the name of one.
         layout: how x lies, the value of a `Layout`.
         grid: (H, W) of the tokens, where `input_size` doesn't tell it.

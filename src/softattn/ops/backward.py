@@ -71,7 +71,9 @@ def _is_worthwhile(
     tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     if tracing or torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return False
-    if (isinstance(gamma, Tensor) and gamma.ndim) or x.numel() * x.element_size() < _LEAST_BYTES:
+    if isinstance(gamma, Tensor) and gamma.shape not in ((), (1,)):
+        return False
+    if x.numel() * x.element_size() < _LEAST_BYTES:
         return False
     given = [t for t in (x, weight, bias, gamma) if isinstance(t, Tensor)]
     device = x.device.type
@@ -129,7 +131,7 @@ class _LowMemoryGradient(torch.autograd.Function):
             unchanged = copies.pop(0) if ctx.concat else None
             grad_scales = torch.cat([dot(copy, x, maps.dtype) for copy in copies], dim=1)
             if wanted[3]:
-                grad_gamma = (grad_scales * scales).sum().to(learned.dtype)
+                grad_gamma = (grad_scales * scales).sum().to(learned.dtype).reshape(learned.shape)
             if gamma is not None:
                 grad_scales, scales = gamma * grad_scales, gamma * scales
             grad_maps = grad_scales if grad_maps is None else grad_maps + grad_scales
