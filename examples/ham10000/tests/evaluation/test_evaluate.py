@@ -45,7 +45,7 @@ def test_json_says_how_and_holds_no_nan(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail)
     assert content["absent_classes"] == ["akiec", "bcc", "df", "vasc"]
     assert (content["resamples"], content["seed"], content["level"]) == (25, 7, 0.95)
-    assert "draws of lesions" in content["method"]
+    assert "resamples of lesions" in content["method"]
     assert list(content["per_image"]["metrics"]) == list(METRICS)
     assert content["per_image"]["metrics"]["recall/df"]["value"] is None
     mel = found.per_image.metrics["recall/mel"]

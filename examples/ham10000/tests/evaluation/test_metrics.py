@@ -9,7 +9,16 @@ from sklearn import metrics as sk
 
 from ham10000.data import CLASSES
 from ham10000.errors import PredictionError
-from ham10000.evaluation import METRICS, absent_classes, confusion, reliability_bins, summarize
+from ham10000.evaluation import (
+    LOWER_IS_BETTER,
+    METRICS,
+    absent_classes,
+    confusion,
+    metric_name,
+    reliability_bins,
+    summarize,
+    upper_bound,
+)
 from ham10000.evaluation.metrics import bin_of
 
 EXACT = {"rel": 0, "abs": 1e-12}
@@ -148,7 +157,7 @@ def test_bins_are_open_below_and_closed_above() -> None:
         ([-1], np.eye(7)[[0]], "from -1"),
         ([0.0], np.eye(7)[[0]], "targets are float64"),
         ([0], np.full((1, 7), np.nan), "image 0 has the probabilities"),
-        ([0], np.full((1, 7), 1.0), "a softmax of scores"),
+        ([0], np.full((1, 7), 1.0), "softmax of finite logits"),
     ],
 )
 def test_refuses_what_cannot_be_measured(
@@ -156,3 +165,14 @@ def test_refuses_what_cannot_be_measured(
 ) -> None:
     with pytest.raises(PredictionError, match=message):
         summarize(targets, probabilities)
+
+
+def test_every_metric_has_a_bound_and_a_name_of_its_own() -> None:
+    names = [metric_name(name) for name in METRICS]
+    assert len(set(names)) == len(METRICS)
+    assert not any("_" in name or "/" in name for name in names)
+    assert metric_name("sensitivity_at_95_specificity/mel") == (
+        "sensitivity at 95 % specificity of mel"
+    )
+    assert {name for name in METRICS if upper_bound(name) != 1} == {"brier", "log_loss"}
+    assert set(LOWER_IS_BETTER) <= set(METRICS)

@@ -1,7 +1,9 @@
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from planted import planted
@@ -10,8 +12,18 @@ from torch import Tensor
 
 from ham10000.data import open_folder
 from ham10000.errors import MissingDataError
-from ham10000.saliency import SCORES, attention_maps, curve_area, localization_scores
+from ham10000.saliency import (
+    LOCALIZATION_CSV,
+    LOCALIZATION_JSON,
+    SCORES,
+    attention_maps,
+    curve_area,
+    evaluate_saliency,
+    localization_scores,
+    write_saliency,
+)
 from ham10000.saliency.evaluate import measure_faithfulness, measure_localization, read_masks
+from ham10000.training.run import open_run
 
 
 def test_attention_is_found_where_it_was_planted(model: SoftAttentionClassifier) -> None:
@@ -67,3 +79,21 @@ def test_images_without_a_mask_are_counted(editable: Path) -> None:
     assert found.masks.any(dim=2).any(dim=1).all()
     with pytest.raises(MissingDataError, match="none of the 6 images has a mask that is not empty"):
         read_masks({}, names, 16)
+
+
+def test_a_run_is_evaluated_with_intervals_and_files(
+    run: Path, synthetic: Path, tmp_path: Path
+) -> None:
+    found, images = evaluate_saliency(open_run(run), data=synthetic, faithful=2, steps=2)
+    assert list(found["localisation"]["methods"]) == ["grad_cam", "gaussian", "random"]
+    assert found["localisation"]["differences"] == {}, "the model has no attention"
+    for scores in found["localisation"]["methods"].values():
+        for each in scores.values():
+            assert 0 <= each["low"] <= each["value"] <= each["high"] <= 1
+    assert len(images) == 3 * found["images"]
+    assert found["faithfulness"]["images"] == 2
+    assert len(found["faithfulness"]["curves"]["random"]["deletion"]) == 3
+    write_saliency(found, images, tmp_path)
+    assert json.loads((tmp_path / LOCALIZATION_JSON).read_text()) == found
+    table = pd.read_csv(tmp_path / LOCALIZATION_CSV)
+    assert table["iou"].to_numpy() == pytest.approx(images["iou"].to_numpy(), abs=1e-5)

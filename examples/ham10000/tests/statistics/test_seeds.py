@@ -53,7 +53,7 @@ def test_no_difference_at_all_is_none() -> None:
 
 
 def test_one_seed_is_refused() -> None:
-    with pytest.raises(ArgumentError, match=r"found 1 of them.*ham10000 compare"):
+    with pytest.raises(ArgumentError, match=r"found 1, expected.*ham10000 compare"):
         estimate(np.array([0.5]), (0.4, 0.6))
 
 

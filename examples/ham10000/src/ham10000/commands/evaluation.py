@@ -11,10 +11,17 @@ from jsonargparse import ArgumentParser
 from ham10000.commands.arguments import add_data, add_seed
 from ham10000.data import SPLITS, data_folder
 from ham10000.errors import ArgumentError
-from ham10000.evaluation import check_images, read_predictions, to_json, write_evaluation
+from ham10000.evaluation import (
+    check_images,
+    read_groundtruth,
+    read_predictions,
+    scored,
+    to_json,
+    write_evaluation,
+    write_submission,
+)
 from ham10000.evaluation import compare as compare_predictions
 from ham10000.evaluation import evaluate as evaluate_predictions
-from ham10000.evaluation.submission import read_groundtruth, scored, write_submission
 from ham10000.training.run import find_predictions, open_run
 from ham10000.utils import console, write_text
 

@@ -12,15 +12,18 @@ from ham10000.evaluation.compare import (
     paired_differences,
 )
 from ham10000.evaluation.evaluate import Evaluation, Level, evaluate, to_json, write_evaluation
-from ham10000.evaluation.intervals import Interval, intervals, intervals_of, largest
+from ham10000.evaluation.intervals import Interval, intervals, intervals_of
 from ham10000.evaluation.metrics import (
     CLASS_METRICS,
+    LOWER_IS_BETTER,
     METRICS,
     NUM_BINS,
     absent_classes,
     confusion,
+    metric_name,
     reliability_bins,
     summarize,
+    upper_bound,
 )
 from ham10000.evaluation.predictions import (
     Predictions,
@@ -41,6 +44,7 @@ from ham10000.evaluation.submission import (
 
 __all__ = [
     "CLASS_METRICS",
+    "LOWER_IS_BETTER",
     "METRICS",
     "NUM_BINS",
     "RESAMPLES",
@@ -63,9 +67,9 @@ __all__ = [
     "evaluate",
     "intervals",
     "intervals_of",
-    "largest",
     "make_predictions",
     "mcnemar",
+    "metric_name",
     "of_split",
     "paired_differences",
     "read_groundtruth",
@@ -76,6 +80,7 @@ __all__ = [
     "summarize",
     "summarize_weighted",
     "to_json",
+    "upper_bound",
     "write_evaluation",
     "write_predictions",
     "write_submission",

@@ -30,16 +30,16 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 RESAMPLES = 2000
-"""How many draws give an interval: other draws would move its ends by some 1.5 % of its width."""
+"""Default number of resamples. The Monte Carlo error of a limit is about 1.5 % of the width."""
 
 _CHUNK = 128
-"""How many resamples are computed at once: as many as stay in a core's cache."""
+"""Number of resamples computed at once, so that the arrays stay in the cache of a core."""
 
 
 def draw_lesions(
     targets: npt.ArrayLike, lesions: npt.ArrayLike, resamples: int = RESAMPLES, seed: int = 0
 ) -> npt.NDArray[np.float64]:
-    """Draw lesions with replacement, within each class, and count the images that come along.
+    """Draw bootstrap resamples of lesions within each class.
 
     Example:
         >>> from ham10000.evaluation.bootstrap import draw_lesions
@@ -49,15 +49,15 @@ def draw_lesions(
 
     Args:
         targets: (N,), the class of each image.
-        lesions: (N,), which lesion each image shows, numbered from 0; a lesion has one class.
-        resamples: how many draws.
-        seed: of the draws: the same seed and images give the same draws, for any model.
+        lesions: (N,), lesion index of each image, from 0. A lesion has one class.
+        resamples: number of resamples, R.
+        seed: random seed. The same seed and images give the same resamples for any model.
 
     Returns:
-        (N, R), how often each image counts in each draw.
+        (N, R), how often each image counts in each resample.
 
     Raises:
-        ArgumentError: there is no draw to make.
+        ArgumentError: `resamples` is less than 1.
     """
     if resamples < 1:
         raise ArgumentError(f"drawing lesions: {resamples} resamples. Expected at least 1.")
@@ -77,7 +77,7 @@ def draw_lesions(
 def summarize_weighted(
     targets: npt.ArrayLike, probabilities: npt.ArrayLike, weights: npt.ArrayLike
 ) -> dict[str, Floats]:
-    """Measure predictions once for each column of weights.
+    """Compute all metrics once for each column of weights.
 
     Example:
         >>> import numpy as np
@@ -87,12 +87,12 @@ def summarize_weighted(
         [0.5, 0.75]
 
     Args:
-        targets: (N,), places in `CLASSES`.
+        targets: (N,), indices into `CLASSES`.
         probabilities: (N, 7); each row sums to 1.
         weights: (N, R), how often each image counts in each resample.
 
     Returns:
-        (R,) for each of `METRICS`; NaN for what is undefined.
+        (R,) for each of `METRICS`; NaN if undefined.
     """
     truth = np.asarray(targets, dtype=np.int64)
     scores = np.asarray(probabilities, dtype=np.float64)
@@ -108,10 +108,10 @@ def summarize_weighted(
 
 @dataclass(frozen=True)
 class _Ranks:
-    """Images from the largest score of one class to the smallest, the class's own first in ties.
+    """Images sorted by decreasing score of one class, images of the class first within ties.
 
-    A sensitivity changes only where images of the class are, so only the groups of equal scores
-    that hold some are kept: where each begins, where its images of the class end, where it ends.
+    The sensitivity changes only at images of the class, so only groups of equal scores with such
+    images are kept: start of the group, end of its images of the class, end of the group.
     """
 
     order: Ints
@@ -130,7 +130,7 @@ class _Ranks:
         return cls(order, start[own > 0], (start + own)[own > 0], end[own > 0])
 
     def measure(self, weights: Floats) -> dict[str, Floats]:
-        """Compute the metrics that depend on the order of the scores: (R,) each."""
+        """Return the metrics that depend on the ranking of the scores, (R,) each."""
         below = np.zeros((len(weights) + 1, weights.shape[1]))
         np.cumsum(weights[self.order], axis=0, out=below[1:])
         gained = below[self.middle] - below[self.start]
@@ -153,7 +153,7 @@ class _Ranks:
 
 
 def _sums(truth: Ints, scores: Floats) -> Floats:
-    """Return (cells + bins + 2, N): what each image adds to every sum that metrics are made of."""
+    # Contribution of each image to every sum that metrics need: (cells + bins + 2, N).
     count, classes = scores.shape
     predicted, confidence = scores.argmax(axis=1), scores.max(axis=1)
     own = scores[np.arange(count), truth] / scores.sum(axis=1)

@@ -1,19 +1,19 @@
-"""Two models on the same images: does one do better, or did it have luck with these lesions?
+"""Paired comparison of two models on the same images.
 
-Everything is paired. Both models get the same drawn lesions, so that what makes a lesion hard for
-both cancels. The interval of a difference comes from the two models' own intervals and the
-correlation of their draws (MOVER; see `statistics.difference_ends`), so it never leaves what a
-difference can be, and where no draw differs, as for two shares of 1, it still says what few lesions
-can't tell. Only `ece` has its 1.96 standard errors of the drawn differences: what chance adds to
-both models' cancels.
+Both models use the same bootstrap resamples of lesions, so variation that both share, such as hard
+lesions, cancels. The interval of a difference follows from the intervals of the two models and the
+correlation of their resamples (MOVER; see `statistics.difference_ends`). It never exceeds the
+possible range, and it is not empty even if no resample differs, as for two proportions of 1. The
+exception is `ece`, with 1.96 standard errors of the resampled differences: the bias of both models
+cancels.
 
-The p-value of a metric comes from the same interval: it is below 0.05 just where that excludes 0
-(Altman and Bland, BMJ 343 (2011), d2304). McNemar's test asks only whether one model is right where
-the other is wrong as often as the other way round; it is exact (a binomial test), and takes images
-as independent, which those of one lesion are not: per lesion that holds. Areas under the ROC curve
-have DeLong's test besides. These two are other tests, and may differ from a metric's p-value.
+The p-value of a metric comes from the same interval: it is below 0.05 exactly if the interval
+excludes 0 (Altman and Bland, BMJ 343 (2011), d2304). McNemar's test is an exact binomial test on
+the images where exactly one model is correct. It assumes independent images, which holds per lesion
+but not per image. Areas under the ROC curve also have DeLong's test. These are separate tests, and
+their p-values can differ from those of the metrics.
 
-A p-value here is of one metric. Whoever looks at many has to correct them for their number.
+p-values are for one metric each, without correction for multiple testing.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -52,17 +52,17 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class McNemar:
-    """How often only one of two models is right."""
+    """Counts of images where only one of two models is correct, with McNemar's test."""
 
     only_a: int
     only_b: int
     p_value: float
-    """Of both being equally likely, two-sided and exact."""
+    """Exact two-sided p-value of the hypothesis that both counts are equally likely."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A metric of B less that of A, with its interval; NaN where undefined."""
+    """Difference of a metric, B minus A, with its 95 % confidence interval; NaN if undefined."""
 
     a: float
     b: float
@@ -70,15 +70,15 @@ class Difference:
     low: float
     high: float
     p_value: float
-    """Of no difference, two-sided, from the interval: 0.05 where that just touches 0."""
+    """Two-sided p-value from the interval: 0.05 if a limit is exactly 0."""
 
 
 @dataclass(frozen=True)
 class Differences:
-    """What is found per image, or per lesion."""
+    """Comparison per image, or per lesion."""
 
     count: int
-    """How many images or lesions."""
+    """Number of images or lesions."""
     mcnemar: McNemar
     metrics: dict[str, Difference]
     areas: dict[str, AreaDifference]
@@ -86,14 +86,14 @@ class Differences:
 
 @dataclass(frozen=True)
 class Comparison:
-    """B compared with A."""
+    """Comparison of model B with model A."""
 
     a: str
     b: str
     resamples: int
     seed: int
     absent_classes: list[str]
-    """Classes without an image: undefined, and left out of the averages."""
+    """Classes without images, which averages leave out."""
     per_image: Differences
     per_lesion: Differences
 
@@ -112,14 +112,14 @@ def compare(
     """Compare two models' predictions of the same images.
 
     Args:
-        a: of one model.
-        b: of the other, of the same images in any order.
-        names: what the models are called.
-        resamples: how many draws of lesions the intervals come from.
-        seed: of the draws.
+        a: predictions of the first model.
+        b: predictions of the second model for the same images, in any order.
+        names: names of the models.
+        resamples: number of bootstrap resamples of lesions.
+        seed: seed of the resamples.
 
     Raises:
-        PredictionError: the images or their truths differ; the message names some.
+        PredictionError: the images or their true classes differ; the message names some.
     """
     named = replace(b, source=f"comparing {names[0]} with {names[1]}")
     check_images(named, a.table, names[0])
@@ -138,7 +138,7 @@ def compare(
 
 
 def mcnemar(right_a: npt.ArrayLike, right_b: npt.ArrayLike) -> McNemar:
-    """Test whether two models are right equally often.
+    """Test whether two models are correct equally often.
 
     Example:
         >>> from ham10000.evaluation.compare import mcnemar
@@ -146,8 +146,8 @@ def mcnemar(right_a: npt.ArrayLike, right_b: npt.ArrayLike) -> McNemar:
         McNemar(only_a=1, only_b=5, p_value=0.21875)
 
     Args:
-        right_a: (N,), whether the first is right about each image.
-        right_b: (N,), whether the second is.
+        right_a: (N,), whether the first model is correct on each image.
+        right_b: (N,), the same for the second model.
     """
     first, second = np.asarray(right_a, dtype=bool), np.asarray(right_b, dtype=bool)
     only_a, only_b = int((first & ~second).sum()), int((second & ~first).sum())
@@ -162,11 +162,11 @@ def paired_differences(
     """Return the difference of every metric with its interval.
 
     Args:
-        targets: (N,), places in `CLASSES`.
-        a: (N, 7), the probabilities of one model.
-        b: (N, 7), those of the other.
-        lesions: (N,), which lesion each image shows, numbered from 0.
-        counts: (N, R), as `draw_lesions` gives them.
+        targets: (N,), indices into `CLASSES`.
+        a: (N, 7), probabilities of the first model.
+        b: (N, 7), probabilities of the second model.
+        lesions: (N,), lesion index of each image, from 0.
+        counts: (N, R), from `draw_lesions`.
     """
     drawn_a, drawn_b = (summarize_weighted(targets, scores, counts) for scores in (a, b))
     first = intervals_of(targets, a, lesions, drawn_a)
@@ -185,14 +185,14 @@ def change_ends(
     drawn: tuple[Floats, Floats],
     lesions: int,
 ) -> tuple[float, float]:
-    """Return the interval of a metric of B less that of A.
+    """Return the interval of the difference of a metric, B minus A.
 
     Args:
-        name: of the metric.
+        name: name of the metric.
         a: value, low and high of A.
-        b: those of B.
-        drawn: (R,) of A and (R,) of B, on the same draws of lesions.
-        lesions: how many there are.
+        b: value, low and high of B.
+        drawn: values of A and of B on the same resamples, (R,) each.
+        lesions: number of lesions.
     """
     if name == "ece":
         change = b[0] - a[0]
@@ -224,7 +224,7 @@ def _difference(
 
 
 def _p_value(change: float, low: float, high: float) -> float:
-    """Return the p-value at whose level the end of an interval that looks at 0 would be there."""
+    # 1 - p is the level at which the limit nearer to 0 would be 0, with normal quantiles.
     if change == 0:
         return 1.0
     side = change - low if change > 0 else high - change

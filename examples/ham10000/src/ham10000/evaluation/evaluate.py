@@ -1,4 +1,4 @@
-"""An evaluation: every metric with its interval, per image and per lesion, as files."""
+"""Evaluate predictions: every metric with its confidence interval, per image and per lesion."""
 
 import json
 import math
@@ -19,43 +19,43 @@ from ham10000.utils import write_text
 __all__ = ["Evaluation", "Level", "evaluate", "to_json", "write_evaluation"]
 
 _METHOD = (
-    "Intervals of 95 % from draws of lesions with replacement, within each class: Wilson's for the "
-    "shares of a class, a probit scale for the area under its ROC curve, MOVER of these for means "
-    "over classes, 1.96 standard errors on the logit scale for other metrics (log for brier and "
-    "log_loss), corrected for what chance adds for ece; which one, each metric says. Averages are "
+    "95 % confidence intervals from bootstrap resamples of lesions within each class: Wilson's "
+    "interval for proportions of a class, the probit scale for the AUC of a class, MOVER of these "
+    "for means over classes, 1.96 standard errors on the logit scale for other metrics (log scale "
+    "for brier and log_loss), bias-corrected for ece. Each metric names its method. Averages are "
     "over the classes that have images."
 )
 
 
 @dataclass(frozen=True)
 class Level:
-    """What is found per image, or per lesion."""
+    """Metrics per image, or per lesion."""
 
     count: int
-    """How many images or lesions."""
+    """Number of images or lesions."""
     class_counts: dict[str, int]
     metrics: dict[str, Interval]
     confusion: list[list[int]]
-    """By true class (rows) and predicted class (columns), in the order of `CLASSES`."""
+    """Confusion matrix: true classes in rows, predicted classes in columns, as in `CLASSES`."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What predictions are worth."""
+    """Metrics of predictions with their confidence intervals."""
 
     absent_classes: list[str]
-    """Classes without an image: undefined, and left out of the averages."""
+    """Classes without images, which averages leave out."""
     resamples: int
     seed: int
     level: float
     method: str
     per_image: Level
     per_lesion: Level
-    """Of the mean probabilities of each lesion's images."""
+    """Metrics of the mean probabilities over the images of each lesion."""
 
 
 def evaluate(predictions: Predictions, resamples: int = RESAMPLES, seed: int = 0) -> Evaluation:
-    """Measure predictions, per image and per lesion.
+    """Compute all metrics with confidence intervals, per image and per lesion.
 
     Example:
         >>> import numpy as np
@@ -71,9 +71,9 @@ def evaluate(predictions: Predictions, resamples: int = RESAMPLES, seed: int = 0
         (1.0, 0.785)
 
     Args:
-        predictions: of one or more classes.
-        resamples: how many draws of lesions the intervals come from.
-        seed: of the draws.
+        predictions: the predictions to evaluate.
+        resamples: number of bootstrap resamples of lesions.
+        seed: seed of the resamples.
     """
     counts = draw_lesions(predictions.targets, predictions.lesions, resamples, seed)
     _, first = np.unique(predictions.lesions, return_index=True)
@@ -89,17 +89,17 @@ def evaluate(predictions: Predictions, resamples: int = RESAMPLES, seed: int = 0
 
 
 def write_evaluation(evaluation: Evaluation, predictions: Predictions, out: Path) -> None:
-    """Write predictions.csv and metrics.json into a folder, each whole or not at all.
+    """Write predictions.csv and metrics.json into a folder, each atomically.
 
     Raises:
-        WriteError: the system refuses.
+        WriteError: a file cannot be written.
     """
     write_predictions(predictions, out / "predictions.csv")
     write_text(out / "metrics.json", to_json(asdict(evaluation)))
 
 
 def to_json(value: object) -> str:
-    """Return JSON for machines: what is undefined is null.
+    """Return a value as JSON, with null for NaN and infinity.
 
     Example:
         >>> from ham10000.evaluation.evaluate import to_json

@@ -1,28 +1,27 @@
-"""Intervals of 95 %: which method for which metric, and why.
+"""95 % confidence intervals of all metrics, and the choice of method for each.
 
-The resamples of `draw_lesions` give each metric's standard error. What an interval makes of it:
+Bootstrap resamples of lesions (`draw_lesions`) give the standard error of each metric. The interval
+follows from it by the method that suits the metric:
 
-- Shares of a class (`recall`, `precision`, `specificity`, `f1`, and the sensitivity at a
-  specificity): Wilson's interval, with the number of independent images that would have the draws'
-  standard error, at most as many as there are; the images of one lesion count as fewer. Where all
-  draws are equal and show no error, as for a share of 1, it is the number of lesions. The images of
-  a precision are those that the model takes for the class; of `f1`, these and the class's own.
-- The area under a class's ROC curve: on the probit scale, with an error that expects of few lesions
-  what they rarely show (`statistics.area_ends`).
+- Proportions of one class (`recall`, `precision`, `specificity`, `f1`, and the sensitivity at a
+  specificity): Wilson's interval. The number of trials is the number of independent images with the
+  same standard error, at most the number of images; images of one lesion count as fewer. If all
+  resamples are equal, as for a proportion of 1, it is the number of lesions. Trials of a precision
+  are the images predicted as the class; trials of `f1` are these and the images of the class.
+- AUC of one class: on the probit scale, with a variance that accounts for errors which few lesions
+  rarely show (`statistics.area_ends`).
 - Means over classes (`balanced_accuracy`, every `_macro`, and `auc_weighted`): from the intervals
-  of the classes and the correlations of their draws (MOVER). The rarest class decides such a mean,
-  and from six lesions draws learn too little.
-- Other shares of all images, and average precision: 1.96 standard errors to each side on the logit
-  scale, more for a class of few lesions. Good models are near 1, where chance is lopsided and
-  percentiles of the draws are too narrow. `brier` and `log_loss`: the same on the logarithm's
-  scale, as they have no upper end.
-- `ece` is too large by chance alone, the more so the fewer images, and a draw adds as much again.
-  The draws' mean says how much, and this is taken out of the middle of the interval. So the value
-  may be above its interval: that much of it is chance. The middle of a model that is calibrated to
-  the last digit still stays a little above 0.
+  of the classes and the correlations of their resamples (MOVER). The rarest class dominates such
+  a mean, and resampling six lesions underestimates its variation.
+- Other proportions of all images, and average precision: 1.96 standard errors (more for few
+  lesions) on the logit scale. Good models are near 1, where the sampling distribution is skewed and
+  bootstrap percentiles are too narrow. `brier` and `log_loss`: the same on the log scale.
+- `ece` is biased upward, more so for fewer images, and resampling adds the bias a second time. The
+  interval is centred on the bias-corrected value, so the value itself can be above its interval.
+  For a perfectly calibrated model the centre remains slightly above 0.
 
-How often these intervals hold the truth in a simulation: `benchmarks/interval_coverage.py`.
-`BINORMAL_LESIONS` and `CORRECTION` of `statistics.intervals` were chosen with it in view.
+Coverage of these intervals in simulation: `benchmarks/interval_coverage.py`. `BINORMAL_LESIONS` and
+`CORRECTION` of `statistics.intervals` were chosen to improve it.
 """
 
 from collections.abc import Mapping
@@ -34,7 +33,7 @@ import numpy.typing as npt
 
 from ham10000.data import CLASSES
 from ham10000.evaluation.bootstrap import summarize_weighted
-from ham10000.evaluation.metrics import METRICS, summarize
+from ham10000.evaluation.metrics import LOWER_IS_BETTER, METRICS, summarize, upper_bound
 from ham10000.statistics import (
     area_ends,
     corrected_ends,
@@ -47,14 +46,12 @@ from ham10000.statistics import (
     wilson,
 )
 
-__all__ = ["Interval", "intervals", "intervals_of", "largest"]
+__all__ = ["Interval", "intervals", "intervals_of"]
 
 Method = Literal["logit", "log", "wilson", "probit", "mover", "corrected", "anything", "undefined"]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-_LARGEST = {"ece": 1.0, "brier": 2.0, "log_loss": np.inf}
-"""What metrics could be that aren't shares."""
 _MEANS = {
     "balanced_accuracy": "recall",
     "precision_macro": "precision",
@@ -69,7 +66,7 @@ _MEANS = {
 
 @dataclass(frozen=True)
 class Interval:
-    """A metric with its interval of 95 %; NaN where it is undefined."""
+    """A metric with its 95 % confidence interval; NaN if undefined."""
 
     value: float
     low: float
@@ -80,7 +77,7 @@ class Interval:
 def intervals(
     targets: npt.ArrayLike, probabilities: npt.ArrayLike, lesions: npt.ArrayLike, counts: Floats
 ) -> dict[str, Interval]:
-    """Measure predictions, and say how sure each number is.
+    """Compute all metrics of predictions with their confidence intervals.
 
     Example:
         >>> import numpy as np
@@ -94,13 +91,13 @@ def intervals(
         (0.9, 0.786, 0.957)
 
     Args:
-        targets: (N,), places in `CLASSES`.
+        targets: (N,), indices into `CLASSES`.
         probabilities: (N, 7); each row sums to 1.
-        lesions: (N,), which lesion each image shows, numbered from 0.
-        counts: (N, R), as `draw_lesions` gives them.
+        lesions: (N,), lesion index of each image, from 0.
+        counts: (N, R), from `draw_lesions`.
 
     Returns:
-        An interval for each of `METRICS`.
+        The interval of each of `METRICS`.
     """
     drawn = summarize_weighted(targets, probabilities, counts)
     return intervals_of(targets, probabilities, lesions, drawn)
@@ -112,7 +109,7 @@ def intervals_of(
     lesions: npt.ArrayLike,
     drawn: Mapping[str, Floats],
 ) -> dict[str, Interval]:
-    """Do what `intervals` does where the (R,) draws of each metric are there already."""
+    """Compute `intervals` from the resamples of each metric, (R,), if they are known already."""
     values = summarize(targets, probabilities)
     truth, lesion = np.asarray(targets), np.asarray(lesions)
     predicted = np.asarray(probabilities).argmax(axis=1)
@@ -136,11 +133,6 @@ def intervals_of(
     return found
 
 
-def largest(name: str) -> float:
-    """Return the largest value that a metric can have; the smallest is 0."""
-    return _LARGEST.get(name, 1.0)
-
-
 @dataclass(frozen=True)
 class _Size:
     images: float
@@ -152,8 +144,8 @@ class _Size:
 
 
 def _overall(name: str, value: float, drawn: Floats, size: _Size) -> Interval:
-    if name in _LARGEST and size.lesions < 2:
-        return Interval(value, 0.0, _LARGEST[name], "anything")
+    if name in LOWER_IS_BETTER and size.lesions < 2:
+        return Interval(value, 0.0, upper_bound(name), "anything")
     if name == "ece":
         return Interval(value, *corrected_ends(value, drawn, int(size.lesions)), "corrected")
     if name in ("brier", "log_loss"):
@@ -164,7 +156,7 @@ def _overall(name: str, value: float, drawn: Floats, size: _Size) -> Interval:
 def _of_class(
     metric: str, value: float, drawn: Floats, sizes: tuple[_Size, _Size, _Size]
 ) -> Interval:
-    """Sizes are of the class, of the others, and of what is predicted to be of the class."""
+    # Sizes of the class, of the other classes, and of the images predicted as the class.
     own, others, taken = sizes
     if metric == "auc":
         ends = area_ends(value, spread(drawn), int(own.lesions), int(others.lesions))
@@ -174,7 +166,7 @@ def _of_class(
     size = {
         "specificity": others,
         "precision": taken,
-        # An image that is of the class and found counts in both.
+        # A true positive counts in both.
         "f1": _Size(own.images + taken.images, (own.lesions + taken.lesions) / 2),
     }.get(metric, own)
     return Interval(value, *wilson(value, _trials(value, drawn, size)), "wilson")
@@ -188,7 +180,7 @@ def _smooth(value: float, drawn: Floats, size: _Size) -> Interval:
 
 
 def _trials(value: float, drawn: Floats, size: _Size) -> float:
-    """Return how many independent images would have the draws' standard error."""
+    # Number of independent images with the same standard error.
     error, variance = spread(drawn), value * (1 - value)
     if error == 0 or variance < 1e-12:
         return size.lesions
@@ -202,7 +194,7 @@ def _mean(
     drawn: Mapping[str, Floats],
     weights: Floats,
 ) -> Interval:
-    """Return the interval of the mean over the classes that have the metric."""
+    # Mean over the classes where the metric is defined.
     names = [f"{metric}/{dx}" for dx in CLASSES]
     known = np.array([found[name].method != "undefined" for name in names])
     names = [name for name, there in zip(names, known, strict=True) if there]

@@ -1,18 +1,17 @@
-"""What is measured: one function from truths and probabilities to named numbers.
+"""Metrics of predictions: one function from labels and probabilities to named values.
 
-Scikit-learn computes what it has. What a metric is here, where conventions differ:
+Values come from scikit-learn where it has the metric. Where conventions differ:
 
-- The predicted class is that of the largest probability; of equal ones, the first in `CLASSES`.
-- A class without an image in the truth has no metrics: they are NaN, and the averages (`_macro`,
-  `_weighted`, `balanced_accuracy`) are over the other classes. `absent_classes` lists it, and
-  whoever prints an average prints that list too.
-- A class that is there and never predicted has a precision of 0, scikit-learn's convention.
-- `auc`, `average_precision` and `sensitivity_at_95_specificity` are one class against the rest,
-  by its probability. The last is the largest sensitivity of a threshold that at most 5 % of the
-  other classes' images reach; nothing is interpolated.
-- `ece` is the expected calibration error of the predicted class: 15 bins of equal width, each open
-  below and closed above, weighted by how many images are in them (Guo et al., ICML 2017).
-- `brier` is the sum over the classes of the squared error, averaged over images: from 0 to 2.
+- The predicted class is the class with the largest probability, the first in `CLASSES` for ties.
+- Metrics of a class without images are NaN, and averages (`_macro`, `_weighted`,
+  `balanced_accuracy`) leave the class out. Report `absent_classes` beside any average.
+- The precision of a class that is never predicted is 0, as in scikit-learn.
+- `auc`, `average_precision` and `sensitivity_at_95_specificity` are one-vs-rest, from the
+  probability of the class. The last is the largest sensitivity over thresholds with a specificity
+  of at least 95 %, without interpolation.
+- `ece` is the expected calibration error of the predicted class, with 15 bins of equal width, open
+  below and closed above, weighted by their number of images (Guo et al., ICML 2017).
+- `brier` is the squared error summed over classes and averaged over images, from 0 to 2.
 """
 
 import numpy as np
@@ -32,13 +31,16 @@ from ham10000.errors import PredictionError
 
 __all__ = [
     "CLASS_METRICS",
+    "LOWER_IS_BETTER",
     "METRICS",
     "absent_classes",
     "averages",
     "bin_of",
     "confusion",
+    "metric_name",
     "reliability_bins",
     "summarize",
+    "upper_bound",
 ]
 
 CLASS_METRICS = (
@@ -50,7 +52,7 @@ CLASS_METRICS = (
     "average_precision",
     "sensitivity_at_95_specificity",
 )
-"""What is measured of each class, under the names `recall/mel` and so on."""
+"""Metrics of each class. They are named `recall/mel` and so on."""
 
 METRICS = (
     "accuracy",
@@ -70,19 +72,30 @@ METRICS = (
     "log_loss",
     *(f"{metric}/{name}" for metric in CLASS_METRICS for name in CLASSES),
 )
-"""The names that `summarize` gives, in this order."""
+"""Names of the metrics that `summarize` returns, in this order."""
 
 NUM_BINS = 15
-"""How many bins the calibration error has."""
+"""Number of bins of the calibration error."""
 
 MAX_FALSE_POSITIVE_RATE = 0.05
-"""What is left of a specificity of 95 %."""
+"""1 - specificity in `sensitivity_at_95_specificity`."""
+
+LOWER_IS_BETTER = ("ece", "brier", "log_loss")
+"""Metrics where lower values are better. All others are proportions where higher is better."""
+
+_DISPLAY_NAMES = {
+    "auc": "AUC",
+    "brier": "Brier score",
+    "ece": "calibration error",
+    "f1": "F1",
+    "sensitivity_at_95_specificity": "sensitivity at 95 % specificity",
+}
 
 Floats = npt.NDArray[np.float64]
 
 
 def summarize(targets: npt.ArrayLike, probabilities: npt.ArrayLike) -> dict[str, float]:
-    """Measure predictions.
+    """Compute all metrics of predictions.
 
     Example:
         >>> from ham10000.evaluation.metrics import summarize
@@ -92,14 +105,14 @@ def summarize(targets: npt.ArrayLike, probabilities: npt.ArrayLike) -> dict[str,
         (0.75, 0.5, nan)
 
     Args:
-        targets: (N,), places in `CLASSES`.
+        targets: (N,), indices into `CLASSES`.
         probabilities: (N, 7); each row sums to 1.
 
     Returns:
-        A number for each of `METRICS`; NaN for what is undefined.
+        The value of each of `METRICS`; NaN if undefined.
 
     Raises:
-        PredictionError: a shape is wrong, there is no image, or a value is out of range.
+        PredictionError: a shape is wrong, there are no images, or a value is out of range.
     """
     truth, scores = _checked(targets, probabilities)
     predicted = scores.argmax(axis=1)
@@ -148,7 +161,7 @@ def summarize(targets: npt.ArrayLike, probabilities: npt.ArrayLike) -> dict[str,
 
 
 def confusion(targets: npt.ArrayLike, probabilities: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Count images by true class (rows) and predicted class (columns): (7, 7).
+    """Return the confusion matrix, (7, 7): true classes in rows, predicted classes in columns.
 
     Raises:
         PredictionError: see `summarize`.
@@ -159,7 +172,7 @@ def confusion(targets: npt.ArrayLike, probabilities: npt.ArrayLike) -> npt.NDArr
 
 
 def absent_classes(targets: npt.ArrayLike) -> list[str]:
-    """List the classes that no image has: what the averages leave out.
+    """List the classes without images, which averages leave out.
 
     Example:
         >>> from ham10000.evaluation.metrics import absent_classes
@@ -171,11 +184,11 @@ def absent_classes(targets: npt.ArrayLike) -> list[str]:
 
 
 def averages(per_class: dict[str, Floats], support: npt.ArrayLike) -> dict[str, Floats]:
-    """Average metrics of classes over the classes that have them.
+    """Average metrics over the classes where they are defined.
 
     Args:
-        per_class: (..., 7) for each of `CLASS_METRICS`, NaN where undefined.
-        support: (..., 7), how many images each class has.
+        per_class: (..., 7) for each of `CLASS_METRICS`; NaN if undefined.
+        support: (..., 7), number of images of each class.
 
     Returns:
         (...) for each average.
@@ -192,11 +205,10 @@ def averages(per_class: dict[str, Floats], support: npt.ArrayLike) -> dict[str, 
 def reliability_bins(
     targets: npt.ArrayLike, probabilities: npt.ArrayLike, bins: int = NUM_BINS
 ) -> tuple[Floats, Floats, Floats]:
-    """Sort images into bins by the probability of the predicted class.
+    """Bin images by the probability of the predicted class.
 
     Returns:
-        For each bin: mean probability, share of right predictions (both NaN where it is empty),
-        and how many images it holds.
+        For each bin: mean probability, accuracy (both NaN for an empty bin), and number of images.
     """
     truth, scores = _checked(targets, probabilities)
     confidence = scores.max(axis=1)
@@ -210,9 +222,36 @@ def reliability_bins(
 
 
 def bin_of(confidence: Floats, bins: int = NUM_BINS) -> npt.NDArray[np.int64]:
-    """Say in which bin each probability is: bin k holds those in (k / bins, (k + 1) / bins]."""
+    """Return the bin of each probability. Bin k holds the interval (k / bins, (k + 1) / bins]."""
     edges = np.arange(1, bins) / bins
     return np.searchsorted(edges, confidence, side="left").astype(np.int64)
+
+
+def metric_name(metric: str) -> str:
+    """Return the display name of a metric.
+
+    Example:
+        >>> from ham10000.evaluation import metric_name
+        >>> metric_name("auc_weighted"), metric_name("recall/mel")
+        ('weighted AUC', 'recall of mel')
+    """
+    metric, _, label = metric.partition("/")
+    kind, _, average = metric.rpartition("_")
+    if average not in ("weighted", "macro"):
+        kind, average = metric, ""
+    name = f"{average} {_DISPLAY_NAMES.get(kind, kind.replace('_', ' '))}".strip()
+    return f"{name} of {label}" if label else name
+
+
+def upper_bound(metric: str) -> float:
+    """Return the largest possible value of a metric; the smallest is 0.
+
+    Example:
+        >>> from ham10000.evaluation import upper_bound
+        >>> upper_bound("accuracy"), upper_bound("brier"), upper_bound("log_loss")
+        (1.0, 2.0, inf)
+    """
+    return {"brier": 2.0, "log_loss": np.inf}.get(metric, 1.0)
 
 
 def _sensitivity(is_it: npt.NDArray[np.bool_], score: Floats) -> float:
@@ -240,7 +279,7 @@ def _checked(
     if truth.dtype.kind not in "iu" or truth.min() < 0 or truth.max() >= len(CLASSES):
         raise PredictionError(
             f"measuring predictions: targets are {truth.dtype} from {truth.min()} to "
-            f"{truth.max()}. Expected whole numbers from 0 to {len(CLASSES) - 1}, places in "
+            f"{truth.max()}. Expected integers from 0 to {len(CLASSES) - 1}, indices into "
             f"{', '.join(CLASSES)}."
         )
     wrong = ~(np.isfinite(scores).all(axis=1) & (np.abs(scores.sum(axis=1) - 1) <= 1e-2))
@@ -248,6 +287,6 @@ def _checked(
         raise PredictionError(
             f"measuring predictions: image {int(wrong.argmax())} has the probabilities "
             f"{scores[wrong][0].round(4).tolist()} ({int(wrong.sum())} such images). Expected "
-            "finite numbers that sum to 1: a softmax of scores, from a model that hasn't diverged."
+            "finite values that sum to 1, such as the softmax of finite logits."
         )
     return truth.astype(np.int64), scores

@@ -1,6 +1,6 @@
-"""What a model says of each image: one row an image, one probability a class, checked row by row.
+"""Tables of predictions: one row per image, one probability per class, with every row checked.
 
-`Predictions` can't hold what can't be measured: whoever has one needn't check it again.
+A `Predictions` object is always valid, so functions that take one need no further checks.
 """
 
 import math
@@ -31,12 +31,12 @@ __all__ = [
 COLUMNS = ("image_id", "lesion_id", "dx", "split", *CLASSES)
 
 TOLERANCE = 1e-4
-"""How far a row's probabilities may be from a sum of 1: room for half precision and printing."""
+"""Allowed deviation of a row's sum from 1, for half precision and rounded files."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Probabilities of all classes for each image, beside the truth.
+    """Probabilities of all classes for each image, with the true class.
 
     Example:
         >>> from ham10000.evaluation.predictions import make_predictions
@@ -46,13 +46,13 @@ class Predictions:
         ([5, 5], (2, 7), [0, 0])
 
     Raises:
-        PredictionError: the table is none of predictions; the message names the row.
+        PredictionError: the table is not valid; the message names the row.
     """
 
     table: pd.DataFrame
-    """The columns of `COLUMNS`, in that order; rows are in no particular order."""
+    """Table with the columns `COLUMNS`; rows are in any order."""
     source: str = "checking predictions"
-    """What was being done, and with which file: how messages about these predictions begin."""
+    """Beginning of error messages: what was being done, with which file."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "table", _checked(self.table, self.source))
@@ -62,17 +62,17 @@ class Predictions:
 
     @property
     def targets(self) -> npt.NDArray[np.int64]:
-        """The true classes: (N,), places in `CLASSES`."""
+        """True classes, (N,), indices into `CLASSES`."""
         return pd.Index(CLASSES).get_indexer(pd.Index(self.table["dx"])).astype(np.int64)
 
     @property
     def probabilities(self) -> npt.NDArray[np.float64]:
-        """The probabilities: (N, 7), in the order of `CLASSES`."""
+        """Probabilities, (N, 7), in the order of `CLASSES`."""
         return self.table[list(CLASSES)].to_numpy(np.float64)
 
     @property
     def lesions(self) -> npt.NDArray[np.int64]:
-        """Which lesion each image shows: (N,), numbered from 0 as they appear."""
+        """Lesion index of each image, (N,), from 0 in order of appearance."""
         return pd.factorize(self.table["lesion_id"])[0].astype(np.int64)
 
 
@@ -81,15 +81,15 @@ def make_predictions(
     probabilities: npt.ArrayLike,
     source: str = "checking predictions",
 ) -> Predictions:
-    """Put probabilities beside the rows that they are of.
+    """Make predictions from rows of a table and an array of probabilities.
 
     Args:
-        rows: image_id, lesion_id, dx and split; other columns are left out.
+        rows: image_id, lesion_id, dx and split; other columns are ignored.
         probabilities: (N, 7), in the order of `CLASSES`.
-        source: how messages about these predictions begin.
+        source: beginning of error messages about these predictions.
 
     Raises:
-        PredictionError: there are not seven probabilities for each row, or a row is wrong.
+        PredictionError: there are not seven probabilities for each row, or a row is not valid.
     """
     table = pd.DataFrame(rows, columns=list(COLUMNS[:4])).reset_index(drop=True)
     values = np.asarray(probabilities, dtype=np.float64)
@@ -103,21 +103,21 @@ def make_predictions(
 
 
 def read_predictions(path: Path | str) -> Predictions:
-    """Read predictions that `write_predictions` or anybody else wrote, and check every row.
+    """Read a CSV file with the columns `COLUMNS`, from any source, and check every row.
 
     Raises:
-        MissingDataError: there is no such file.
-        DataError: it is no table, or a column is missing.
-        PredictionError: a row is wrong; the message names it, with the header as row 1.
+        MissingDataError: the file does not exist.
+        DataError: the file is not a table, or a column is missing.
+        PredictionError: a row is not valid; the message names it, counting the header as row 1.
     """
     return Predictions(read_csv(Path(path), COLUMNS), f"reading {path}")
 
 
 def write_predictions(predictions: Predictions, path: Path) -> None:
-    """Write predictions whole or not at all; reading them gives the same bits.
+    """Write predictions atomically. Reading the file returns bit-identical values.
 
     Raises:
-        WriteError: the system refuses.
+        WriteError: the file cannot be written.
     """
     write_text(path, predictions.table.to_csv(index=False, lineterminator="\n"))
 
@@ -126,7 +126,7 @@ def by_lesion(predictions: Predictions) -> Predictions:
     """Average the probabilities over the images of each lesion.
 
     Returns:
-        One row a lesion, as they first appear, with the image_id of its first image.
+        One row per lesion in order of appearance, with the image_id of its first image.
     """
     groups = predictions.table.groupby("lesion_id", sort=False)
     table = groups[list(COLUMNS[:4])].first().reset_index(drop=True)
@@ -138,7 +138,7 @@ def of_split(predictions: Predictions, split: str) -> Predictions:
     """Return the rows of one split.
 
     Raises:
-        PredictionError: there is none.
+        PredictionError: the split has no rows.
     """
     rows = predictions.table[predictions.table["split"] == split]
     if rows.empty:
@@ -151,15 +151,15 @@ def of_split(predictions: Predictions, split: str) -> Predictions:
 
 
 def check_images(predictions: Predictions, expected: pd.DataFrame, whose: str) -> None:
-    """Refuse predictions that are not of exactly the images they should be of.
+    """Check that predictions are for exactly the expected images.
 
     Args:
-        predictions: any.
-        expected: image_id and dx, and lesion_id where it is known.
-        whose: what `expected` is, for the message: "the split test of split.csv".
+        predictions: the predictions to check.
+        expected: image_id and dx, and lesion_id if known.
+        whose: name of `expected` for the message, such as "the split test of split.csv".
 
     Raises:
-        PredictionError: an image is missing, is one too many, or has another truth.
+        PredictionError: an image is missing or unexpected, or its class or lesion differs.
     """
     table, doing = predictions.table, predictions.source
     for there, here, what, which, remedy in (
@@ -217,7 +217,7 @@ def _with_probabilities(table: pd.DataFrame, doing: str) -> pd.DataFrame:
     scores = table[list(CLASSES)].map(_number).astype(np.float64)
     again = "Predict again, or give probabilities instead of scores"
     finite = pd.Series(np.isfinite(scores.to_numpy()).all(axis=1))
-    _refuse(table, ~finite, doing, "a probability that is no finite number", again)
+    _refuse(table, ~finite, doing, "a non-finite probability", again)
     negative = pd.Series((scores.to_numpy() < 0).any(axis=1))
     _refuse(table, negative, doing, "a negative probability", again)
     sums = pd.Series(scores.to_numpy().sum(axis=1))
@@ -239,7 +239,7 @@ def _refuse(
 
 
 def _number(value: Any) -> float:
-    # To the last bit, which pandas before 3 doesn't give of a text.
+    # pandas before 3 does not parse floats to the last bit.
     try:
         return float(value)
     except (TypeError, ValueError):

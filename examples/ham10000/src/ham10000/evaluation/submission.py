@@ -1,9 +1,9 @@
-"""Predictions in the form of the challenge ISIC 2018, Task 3, and the truth that it published.
+"""The official test set and submission format of the ISIC 2018 challenge, Task 3.
 
-The challenge scores balanced accuracy over 1,511 of its 1,512 test images: its scorer gives the
-image ISIC_0035068 no weight, and the Dataverse's table of the test set leaves it out. The scorer
-counts two largest probabilities that are equal as a wrong answer, where `summarize` takes the first
-class: only with such ties do the two differ.
+The challenge scores balanced accuracy over 1,511 of its 1,512 test images: the scorer gives the
+image ISIC_0035068 weight 0, and the Dataverse table of the test set omits it. If two largest
+probabilities are equal, the scorer counts the image as wrong, while `summarize` uses the first
+class. Without such ties the two agree.
 """
 
 import re
@@ -28,16 +28,16 @@ __all__ = [
 ]
 
 COLUMNS = ("image", "MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
-"""The challenge's columns, in its order."""
+"""Columns of a submission, in the order of the challenge."""
 
 UNSCORED = "ISIC_0035068"
-"""The test image that the challenge asks for and doesn't score."""
+"""Test image that a submission must contain, but that is not scored."""
 
 _IMAGES = re.compile(r"isic2018_task3_test_(images|input)", re.IGNORECASE)
 
 
 def submission_table(predictions: Predictions) -> pd.DataFrame:
-    """Return predictions as the challenge takes them, sorted by image.
+    """Return predictions in the submission format, sorted by image.
 
     Example:
         >>> from ham10000.evaluation.predictions import make_predictions
@@ -53,34 +53,32 @@ def submission_table(predictions: Predictions) -> pd.DataFrame:
 
 
 def write_submission(predictions: Predictions, path: Path) -> None:
-    """Write the file that the challenge takes, whole or not at all.
+    """Write a submission file atomically.
 
     Raises:
-        WriteError: the system refuses.
+        WriteError: the file cannot be written.
     """
     table = submission_table(predictions)
-    # A sum that is just above 1 for rounding can hold a probability just above 1, which the
-    # challenge refuses.
+    # Rounding can leave a probability just above 1, which the challenge rejects.
     table[list(COLUMNS[1:])] = table[list(COLUMNS[1:])].clip(upper=1.0)
     write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
 def read_groundtruth(path: Path) -> pd.DataFrame:
-    """Read the official truth of the test set, in the Dataverse's form or the challenge's.
+    """Read the official ground truth of the test set, in the Dataverse or the challenge format.
 
     Args:
-        path: lesion_id, image_id, dx and more (the Dataverse, 1,511 images), or image and one
-            column a class with 1.0 where it is (the challenge, 1,512 images).
+        path: a CSV file with lesion_id, image_id, dx and more (Dataverse, 1,511 images), or with
+            image and a one-hot column for each class (challenge, 1,512 images).
 
     Returns:
-        The columns of HAM10000's table, as `read_table` gives them. The challenge's form doesn't
-        say which images show one lesion, so that each image has its own id as its lesion's, nor
-        age, sex and localization, which are unknown.
+        A table as `read_table` returns it. The challenge format has no lesions, age, sex or
+        localization: each image becomes a lesion of its own, and the other fields are unknown.
 
     Raises:
-        MissingDataError: there is no such file.
-        DataError: it has neither form, a class is unknown, an image is there twice, or a row has
-            not one class; the message names the row.
+        MissingDataError: the file does not exist.
+        DataError: the file has neither format, a class is unknown, an image is duplicated, or a
+            row does not have exactly one class; the message names the row.
     """
     columns = read_csv(path, ()).columns
     if "image_id" in columns:
@@ -94,23 +92,23 @@ def read_groundtruth(path: Path) -> pd.DataFrame:
 
 
 def scored(predictions: Predictions) -> Predictions:
-    """Leave out the image that the challenge doesn't score."""
+    """Return the predictions without the image that the challenge does not score."""
     table = predictions.table
     return replace(predictions, table=table[table["image_id"] != UNSCORED])
 
 
 class OfficialTest(HAM10000):
-    """The images of ISIC 2018, Task 3's test set, with items as those of `HAM10000`.
+    """Images of the official test set of ISIC 2018, Task 3, with items as in `HAM10000`.
 
     Args:
-        root: a folder that holds ISIC2018_Task3_Test_Images (the Dataverse's name) or
-            ISIC2018_Task3_Test_Input (the challenge's), as `download --parts test` makes it.
-        truth: as `read_groundtruth` gives it.
-        size: images become size x size pixels.
-        metadata: columns that an item brings.
+        root: folder with ISIC2018_Task3_Test_Images (name in the Dataverse) or
+            ISIC2018_Task3_Test_Input (name in the challenge), as from `download --parts test`.
+        truth: table from `read_groundtruth`.
+        size: images are resized to size x size.
+        metadata: metadata columns of an item.
 
     Raises:
-        MissingDataError: an image is not there.
+        MissingDataError: an image is missing.
     """
 
     def __init__(

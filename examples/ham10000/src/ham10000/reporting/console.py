@@ -15,12 +15,12 @@ from ham10000.evaluation import (
     Differences,
     Evaluation,
     Interval,
+    metric_name,
     read_predictions,
     summarize,
 )
 from ham10000.reporting.tables import method_name
 from ham10000.statistics import AreaDifference
-from ham10000.study import metric_name
 from ham10000.training.folder import RunFolder
 from ham10000.utils import console
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ham10000.data import CLASSES
-from ham10000.evaluation import CLASS_METRICS, METRICS, Interval
+from ham10000.evaluation import CLASS_METRICS, METRICS, Interval, metric_name
 from ham10000.reporting.inputs import EvaluatedRun, ReportSource
-from ham10000.study import metric_name
 
 __all__ = [
     "PUBLISHED",

@@ -1,13 +1,13 @@
-"""How sure an area under the ROC curve is, and the difference of two, without resampling.
+"""DeLong's covariance of areas under the ROC curve, for images clustered in lesions.
 
-An area is the share of pairs (an image of the class, one of another) in which the first has the
-larger score, ties counted half. An image's placement is the share of its own pairs that it wins,
-and DeLong's covariance of several areas is that of their placements (DeLong et al., Biometrics 44,
-1988), here computed from mid-ranks (Sun and Xu, IEEE Signal Processing Letters 21, 2014). The
-images of one lesion are not independent, so that placements are summed over each lesion first
-(Obuchowski, Biometrics 53, 1997); where each lesion has one image that changes nothing.
+An area is the proportion of pairs (an image of the class, an image of another class) in which the
+first has the larger score; ties count half. The placement of an image is the proportion of its own
+pairs that it wins. DeLong's covariance of several areas is the covariance of their placements
+(DeLong et al., Biometrics 44, 1988), computed from mid-ranks (Sun and Xu, IEEE Signal Processing
+Letters 21, 2014). Images of one lesion are not independent, so placements are first summed over
+each lesion (Obuchowski, Biometrics 53, 1997). With one image per lesion that changes nothing.
 
-A weighted mean of areas of several classes has the same mean of their placements.
+The influence of a weighted mean of areas is the same weighted mean of their influences.
 """
 
 from dataclasses import dataclass
@@ -26,9 +26,9 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class AreaDifference:
-    """The area of B less that of A, with DeLong's standard error; NaN where undefined.
+    """Difference of two areas, B minus A, with DeLong's standard error; NaN if undefined.
 
-    The interval ends where areas do: no difference is beyond -1 or 1.
+    The interval is clipped to [-1, 1].
     """
 
     a: float
@@ -38,15 +38,15 @@ class AreaDifference:
     low: float
     high: float
     p_value: float
-    """Of no difference, two-sided, by the normal distribution."""
+    """Two-sided p-value of the hypothesis of no difference, from the normal distribution."""
     undefined: str | None
-    """Why there is no error or no area."""
+    """Reason why the area or its standard error is undefined; `None` if both are defined."""
 
 
 def area_influence(
     is_it: npt.ArrayLike, scores: npt.ArrayLike, lesions: npt.ArrayLike
 ) -> tuple[float, Floats]:
-    """Return the area of one class, and what each lesion adds to its error.
+    """Return the area of one class, and the influence of each lesion on it.
 
     Example:
         >>> from ham10000.statistics.delong import area_influence
@@ -55,13 +55,13 @@ def area_influence(
         (0.75, 0.125)
 
     Args:
-        is_it: (N,), whether an image is of the class; some are and some are not.
-        scores: (N,), how much it looks like it.
-        lesions: (N,), which lesion each image shows, numbered from 0; a lesion has one class.
+        is_it: (N,), whether each image belongs to the class. Both values occur.
+        scores: (N,), the score of the class.
+        lesions: (N,), lesion index of each image, from 0. A lesion has one class.
 
     Returns:
-        The area, and (L,): the sum of squares is the variance of the area, and the sum of the
-        products with another model's or class's is their covariance.
+        The area, and the influences, (L,). The sum of squared influences is the variance of the
+        area; the sum of products with the influences of another model or class is the covariance.
     """
     own = np.asarray(is_it, dtype=bool)
     score = np.asarray(scores, dtype=np.float64)
@@ -76,7 +76,7 @@ def area_influence(
     for group in (own, ~own):
         count = len(np.unique(lesion[group]))
         share = (placements[group] - area) / group.sum()
-        # With a single lesion there is no spread to see: no error can be given.
+        # The variance of a single lesion is undefined.
         factor = np.sqrt(count / (count - 1)) if count > 1 else np.nan
         np.add.at(influence, lesion[group], share * factor)
     return area, influence
@@ -85,16 +85,16 @@ def area_influence(
 def area_covariance(
     targets: npt.ArrayLike, models: list[Floats], lesions: npt.ArrayLike
 ) -> tuple[dict[str, Floats], dict[str, Floats]]:
-    """Return the areas of several models on the same images, and their covariances.
+    """Return the areas of several models on the same images, with their covariance matrices.
 
     Args:
-        targets: (N,), places in `CLASSES`.
-        models: the (N, 7) probabilities of each of M models.
-        lesions: (N,), which lesion each image shows, numbered from 0.
+        targets: (N,), indices into `CLASSES`.
+        models: probabilities of each of M models, (N, 7).
+        lesions: (N,), lesion index of each image, from 0.
 
     Returns:
-        The (M,) areas, and the (M, M) covariances, for each of auc_macro, auc_weighted and auc/nv
-        and so on; NaN where undefined. The averages are over the classes that are there.
+        The areas, (M,), and covariances, (M, M), for auc_macro, auc_weighted, and the AUC of each
+        class (auc/nv, ...); NaN if undefined. Averages are over the classes that have images.
     """
     truth = np.asarray(targets, dtype=np.int64)
     lesion = np.asarray(lesions, dtype=np.int64)
@@ -129,8 +129,15 @@ def compare_areas(
 ) -> dict[str, AreaDifference]:
     """Compare the areas of two models on the same images.
 
+    Args:
+        targets: (N,), indices into `CLASSES`.
+        a: (N, 7), probabilities of the first model.
+        b: (N, 7), probabilities of the second model.
+        lesions: (N,), lesion index of each image, from 0.
+        level: nominal coverage of the intervals.
+
     Returns:
-        For auc_macro, auc_weighted and auc/nv and so on.
+        The difference for auc_macro, auc_weighted, and the AUC of each class (auc/nv, ...).
     """
     areas, covariances = area_covariance(targets, [a, b], lesions)
     reasons = _reasons(np.asarray(targets), np.asarray(lesions))
@@ -140,7 +147,7 @@ def compare_areas(
         spread = covariances[name]
         error = float(np.sqrt(np.maximum(spread[0, 0] + spread[1, 1] - 2 * spread[0, 1], 0.0)))
         difference = float(second - first)
-        # Two models that order every pair alike differ by nothing, surely.
+        # Two models with the same ranking have a difference of 0 without error.
         p_value = 2 * float(norm.sf(abs(difference) / error)) if error > 0 else 1.0
         low, high = np.clip(difference + np.array([-reach, reach]) * error, -1, 1).tolist()
         known = bool(np.isfinite(difference) and np.isfinite(error))
@@ -158,7 +165,7 @@ def compare_areas(
 
 
 def _reasons(truth: Ints, lesion: Ints) -> dict[str, str]:
-    """Say of each area why it has no error; those that have one are not asked for."""
+    # Reasons for undefined areas. Defined ones get an entry too, which the caller ignores.
     lesions = {name: len(np.unique(lesion[truth == k])) for k, name in enumerate(CLASSES)}
     whole = sum(lesions.values())
     found, single = {}, []

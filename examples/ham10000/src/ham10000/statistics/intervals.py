@@ -1,11 +1,11 @@
-"""The formulas of intervals of 95 %: from a value and its error to its two ends.
+"""Formulas of 95 % confidence intervals: from an estimate and its standard error to two limits.
 
-Which metric has which, and why, is said in `intervals`.
+`ham10000.evaluation.intervals` chooses a formula for each metric.
 
-Sources: Wilson, JASA 22 (1927); Korn and Graubard, Analysis of Health Surveys (1999), for shares of
-an effective number; Zou and Donner, Statistics in Medicine 27 (2008), doi:10.1002/sim.3095, and
-Newcombe, Statistics in Medicine 17 (1998), 2635, for means and paired differences (MOVER); Metz,
-Seminars in Nuclear Medicine 8 (1978), for the binormal curve.
+Sources: Wilson, JASA 22 (1927); Korn and Graubard, Analysis of Health Surveys (1999), for
+proportions with an effective sample size; Zou and Donner, Statistics in Medicine 27 (2008),
+doi:10.1002/sim.3095, and Newcombe, Statistics in Medicine 17 (1998), 2635, for means and paired
+differences (MOVER); Metz, Seminars in Nuclear Medicine 8 (1978), for the binormal curve.
 """
 
 from collections.abc import Sequence
@@ -31,23 +31,23 @@ __all__ = [
 ]
 
 LEVEL = 0.95
-"""How often the truth is to be in an interval."""
+"""Nominal coverage of the intervals."""
 
 NORMAL = float(norm.ppf((1 + LEVEL) / 2))
-"""How many standard errors that is to each side: 1.96."""
+"""Half-width in standard errors: 1.96."""
 
 BINORMAL_LESIONS = 40
-"""How many lesions the assumption of a binormal curve counts as, where an area has few."""
+"""Weight of the binormal model in `area_ends`, as a number of lesions."""
 
 CORRECTION = 1.1
-"""How much more a value spreads that is corrected by its draws than the draws do."""
+"""Ratio of the standard deviation of a bias-corrected value to that of its resamples."""
 
 Floats = npt.NDArray[np.float64]
 Ends = tuple[float, float]
 
 
 def wilson(share: float, trials: float) -> Ends:
-    """Return Wilson's interval of a share.
+    """Return Wilson's interval of a proportion.
 
     Example:
         >>> from ham10000.statistics import wilson
@@ -56,8 +56,8 @@ def wilson(share: float, trials: float) -> Ends:
         (0.722, 1.0)
 
     Args:
-        share: what was found, from 0 to 1.
-        trials: of how many; a fraction where they are not independent. Of none, nothing is known.
+        share: the observed proportion, from 0 to 1.
+        trials: effective number of independent trials. With 0, the interval is (0, 1).
     """
     if trials <= 0:
         return 0.0, 1.0
@@ -68,25 +68,25 @@ def wilson(share: float, trials: float) -> Ends:
 
 
 def logit_ends(value: float, half: float) -> Ends:
-    """Go `half` to each side of a value between 0 and 1, on the logit scale."""
+    """Return the interval of a value between 0 and 1 with half-width `half`, on the logit scale."""
     far = half / (value * (1 - value))
     return float(expit(logit(value) - far)), float(expit(logit(value) + far))
 
 
 def log_ends(value: float, half: float) -> Ends:
-    """Go `half` to each side of a value above 0, on the logarithm's scale; 0 stays alone."""
+    """Return the interval of a value with half-width `half`, on the log scale; (0, 0) for 0."""
     factor = float(np.exp(half / value)) if value > 0 else 1.0
     return value / factor, value * factor
 
 
 def area_ends(value: float, error: float, own: int, others: int) -> Ends:
-    """Return the interval of an area under a ROC curve, on the probit scale.
+    """Return the interval of an area under the ROC curve, on the probit scale.
 
-    Near 1 most lesions of a class win all their pairs, and what is lost is lost by one or two. A
-    sample that happens to lack these has a large area and a small error at once. So the variance is
-    a geometric mean of that of the draws, and of what it is where the scores are normal with equal
-    variances, after any monotone transformation: this knows what is usually lost at such an area.
-    It counts as many lesions as `BINORMAL_LESIONS`, the draws as many as there are.
+    Near 1, most lesions of a class outrank all others, and the loss is due to one or two. A sample
+    without these has both a large area and a small bootstrap error. The variance is therefore a
+    geometric mean of the bootstrap variance and of the variance under the equal-variance binormal
+    model with the same area. The weights are the number of lesions of the smaller group and
+    `BINORMAL_LESIONS`.
 
     Example:
         >>> from ham10000.statistics import area_ends
@@ -96,14 +96,14 @@ def area_ends(value: float, error: float, own: int, others: int) -> Ends:
 
     Args:
         value: the area.
-        error: the standard error of its draws.
-        own: how many lesions the class has.
-        others: how many the other classes have.
+        error: bootstrap standard error of the area.
+        own: number of lesions of the class.
+        others: number of lesions of the other classes.
     """
     half_pair = 0.5 / (own * others)
     inside = min(max(value, half_pair), 1 - half_pair)
     probit = float(ndtri(inside))
-    # Of two images of the class, that both win against the same other image.
+    # Probability that two images of the class both outrank the same image of another class.
     both = float(ndtr(probit) - 2 * owens_t(probit, 1 / np.sqrt(3)))
     variance = (both - inside**2) * (1 / own + 1 / others)
     fewer = min(own, others)
@@ -115,9 +115,10 @@ def area_ends(value: float, error: float, own: int, others: int) -> Ends:
 
 
 def corrected_ends(value: float, drawn: Floats, lesions: int) -> Ends:
-    """Return the interval of a value that chance makes too large, and the draws as much again.
+    """Return the interval of a value with positive bias, centred on the bias-corrected value.
 
-    What the draws' mean has too much is taken off the value.
+    Resampling adds the bias a second time, so the bias is the mean of the resamples minus the
+    value.
     """
     centre = 2 * value - float(drawn.mean())
     half = CORRECTION * reach(lesions) * spread(drawn)
@@ -125,13 +126,13 @@ def corrected_ends(value: float, drawn: Floats, lesions: int) -> Ends:
 
 
 def mean_ends(values: Floats, ends: Floats, weights: Floats, related: Floats) -> Ends:
-    """Return the interval of a weighted mean from those of its parts (MOVER).
+    """Return the interval of a weighted mean from the intervals of its parts (MOVER).
 
     Args:
         values: (C,), the parts.
         ends: (C, 2), their intervals.
-        weights: (C,), which sum to 1.
-        related: (C, C), the correlations of the parts.
+        weights: (C,), with a sum of 1.
+        related: (C, C), correlations of the parts.
     """
     mean = float(values @ weights)
     below, above = weights * (values - ends[:, 0]), weights * (ends[:, 1] - values)
@@ -140,7 +141,9 @@ def mean_ends(values: Floats, ends: Floats, weights: Floats, related: Floats) ->
 
 
 def difference_ends(a: Sequence[float], b: Sequence[float], related: float) -> Ends:
-    """Return the interval of b less a from theirs (MOVER); it never leaves what is possible.
+    """Return the interval of b minus a from their intervals (MOVER).
+
+    It never exceeds the largest possible difference.
 
     Example:
         >>> from ham10000.statistics import difference_ends
@@ -149,9 +152,9 @@ def difference_ends(a: Sequence[float], b: Sequence[float], related: float) -> E
         (-1.0, -0.576)
 
     Args:
-        a: value, low and high of one.
-        b: those of the other.
-        related: the correlation of both.
+        a: value, low and high of the first estimate.
+        b: value, low and high of the second estimate.
+        related: correlation of the two estimates.
     """
     if not np.isfinite([*a, *b]).all():
         return -np.inf, np.inf
@@ -164,7 +167,7 @@ def difference_ends(a: Sequence[float], b: Sequence[float], related: float) -> E
 
 
 def correlation(drawn: Floats) -> Floats:
-    """Return the correlations of rows of draws: 0 with one that has no spread, 1 with itself."""
+    """Return correlations between rows of resamples: 0 with a constant row, 1 on the diagonal."""
     errors = np.array([spread(row) for row in drawn])
     centered = drawn - drawn.mean(axis=1, keepdims=True)
     scaled = np.divide(
@@ -176,10 +179,10 @@ def correlation(drawn: Floats) -> Floats:
 
 
 def reach(lesions: int) -> float:
-    """Return how many standard errors of the draws an interval reaches to each side.
+    """Return the half-width of an interval in bootstrap standard errors.
 
-    The draws of n lesions spread less than n lesions do, by a share of 1 / n in variance, and few
-    know their own spread badly (Student's distribution).
+    The bootstrap variance of n lesions is too small by a factor (n - 1) / n, and with few lesions
+    it is uncertain (Student's t distribution).
 
     Example:
         >>> from ham10000.statistics import reach
@@ -192,6 +195,6 @@ def reach(lesions: int) -> float:
 
 
 def spread(drawn: Floats) -> float:
-    """Return the standard deviation of draws: 0 where it is nothing but rounding."""
+    """Return the standard deviation of resamples, and 0 if it is rounding error only."""
     error = float(np.std(drawn, ddof=1)) if len(drawn) > 1 else 0.0
     return error if error > 1e-12 else 0.0

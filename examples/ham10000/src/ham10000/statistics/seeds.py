@@ -1,17 +1,17 @@
-"""Means and intervals over two sources of chance at once: the seeds, and the lesions tested on.
+"""Estimates over two sources of variation: training seeds and test lesions.
 
-Run r of a recipe has another seed than run q, but both are tested on the same lesions. So the mean
-over S seeds varies for two reasons, and each gives an interval of its own. s is the standard
-deviation of the S values: with other seeds the mean changes by up to t(S-1) s / sqrt(S). With other
-lesions it changes as far as the intervals of `ham10000.evaluation` reach, which is further to one
-side than to the other. The reach of the whole is, to each side, the root of the sum of both squares
-(MOVER), and ends where the metric does. What happens only for a seed and a lesion together is in
-both, so intervals are rather too wide than too narrow. Satterthwaite's degrees of freedom, the
-usual way, hold the truth in 88 of 100 studies of two seeds instead of 95, since two seeds say next
-to nothing about s; this way holds it in 95 or more.
+Runs of a recipe differ in their seed, but all are tested on the same lesions. The mean over S
+seeds therefore varies for two reasons, and each has an interval. With s the standard deviation of
+the S values, other seeds change the mean by up to t(S-1) s / sqrt(S). Other lesions change it by
+the distance to the limits of the intervals in `ham10000.evaluation`, which are not symmetric. The
+combined distance, to each side, is the root of the sum of both squares (MOVER), clipped to the
+range of the metric. Variation that depends on both seed and lesion is counted in both terms, so the
+intervals are conservative. Satterthwaite's degrees of freedom, the usual method, cover the true
+value in only 88 of 100 simulated studies of two seeds, since two seeds hardly determine s; this
+method covers it in 95 or more.
 
-A difference of two recipes is treated the same way, seed by seed and lesion by lesion: pairing
-takes out what both share, hard lesions first of all.
+A difference between two recipes is treated the same way, paired by seed and by lesion. Pairing
+removes what both have in common, above all the difficulty of the lesions.
 
 Source: Zou and Donner, Statistics in Medicine 27 (2008), doi:10.1002/sim.3095; for the two sources,
 Bouthillier et al., Accounting for Variance in Machine Learning Benchmarks, arXiv:2103.03098.
@@ -34,20 +34,20 @@ __all__ = ["Estimate", "estimate", "holm"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds, and how sure it is."""
+    """Mean over seeds with its confidence interval."""
 
     mean: float
     std: float
-    """The standard deviation over seeds."""
+    """Standard deviation over seeds."""
     low: float
     high: float
     p: float
-    """Of a true value of 0, two-sided: what a difference is asked."""
+    """Two-sided p-value of the hypothesis that the true value is 0. Meaningful for differences."""
     values: tuple[float, ...]
-    """One for each seed."""
+    """Value of each seed."""
 
     def as_dict(self) -> dict[str, object]:
-        """Return what JSON can hold."""
+        """Return the fields as JSON types."""
         return {**vars(self), "values": list(self.values)}
 
 
@@ -56,7 +56,7 @@ def estimate(
     by_lesions: tuple[float, float],
     possible: tuple[float, float] = (-math.inf, math.inf),
 ) -> Estimate:
-    """Estimate a metric, or a difference of two, from its value for each seed.
+    """Estimate a metric, or the difference of two recipes, from its value for each seed.
 
     Example:
         >>> import numpy as np
@@ -66,18 +66,18 @@ def estimate(
         (0.02, -0.012, 0.059)
 
     Args:
-        values: (S,), one for each seed, on the test lesions as they are.
-        by_lesions: the interval of their mean if only the lesions were left to chance.
-        possible: what no mean can be below or above.
+        values: (S,), the value for each seed on the test set.
+        by_lesions: interval of the mean over seeds with respect to test lesions alone.
+        possible: lower and upper bound of the metric.
 
     Raises:
-        ArgumentError: there is one seed only.
+        ArgumentError: there are fewer than two seeds.
     """
     seeds = len(values)
     if seeds < 2:
         raise ArgumentError(
-            f"estimating over seeds: found {seeds} of them, and what a seed changes shows between "
-            "two at least. Add seeds, or compare two runs with: ham10000 compare"
+            f"estimating over seeds: found {seeds}, expected at least 2, since the variation over "
+            "seeds is unknown otherwise. Add seeds, or compare two runs with: ham10000 compare"
         )
     mean, std = float(np.mean(values)), float(np.std(values, ddof=1))
     below, above = mean - by_lesions[0], by_lesions[1] - mean
@@ -88,7 +88,7 @@ def estimate(
 
     low = max(mean - reach_at(1 - LEVEL, below), possible[0])
     high = min(mean + reach_at(1 - LEVEL, above), possible[1])
-    # p is that of the widest interval which leaves 0 out.
+    # 1 - p is the level of the widest interval that excludes 0.
     towards = below if mean > 0 else above
     p = 1.0 if mean == 0.0 else 0.0
     if mean != 0.0 and reach_at(1e-300, towards) > abs(mean):
@@ -97,7 +97,7 @@ def estimate(
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Correct p-values for their number, so that one false alarm among all is as rare as claimed.
+    """Adjust p-values for multiple testing, controlling the family-wise error rate (Holm).
 
     Example:
         >>> from ham10000.statistics import holm

@@ -4,7 +4,6 @@ from ham10000.study.plan import RULE, PlannedRun, StudyPlan, make_plan
 from ham10000.study.study import PLAN, RESULT, run_study
 from ham10000.study.summary import (
     describe_change,
-    metric_name,
     read_study,
     summarize_study,
     verdict,
@@ -18,7 +17,6 @@ __all__ = [
     "StudyPlan",
     "describe_change",
     "make_plan",
-    "metric_name",
     "read_study",
     "run_study",
     "summarize_study",

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ham10000.errors import PredictionError
 from ham10000.evaluation import (
+    LOWER_IS_BETTER,
     METRICS,
     RESAMPLES,
     Interval,
@@ -17,9 +18,10 @@ from ham10000.evaluation import (
     change_ends,
     draw_lesions,
     intervals_of,
-    largest,
+    metric_name,
     read_predictions,
     summarize_weighted,
+    upper_bound,
 )
 from ham10000.statistics import (
     Estimate,
@@ -33,20 +35,10 @@ from ham10000.statistics import (
 from ham10000.study.plan import StudyPlan
 from ham10000.training.folder import RunFolder
 
-__all__ = ["describe_change", "metric_name", "read_study", "summarize_study", "verdict"]
+__all__ = ["describe_change", "read_study", "summarize_study", "verdict"]
 
 Answers = Mapping[tuple[str, int], Predictions]
 """Predictions of the test images by recipe and seed."""
-
-_LOSSES = ("ece", "brier", "log_loss")
-"""Metrics where lower is better. They are not proportions."""
-
-_NAMES = {
-    "auc": "AUC",
-    "ece": "calibration error",
-    "brier": "Brier score",
-    "f1": "F1",
-}
 
 
 def read_study(plan: StudyPlan, folder: Path) -> Answers:
@@ -104,7 +96,7 @@ def summarize_study(plan: StudyPlan, answers: Answers, seed: int = 0) -> dict[st
             _over_seeds(name, [runs[recipe, seed] for seed in plan.seeds], num_lesions)
             for recipe in plan.recipes
         )
-        most = largest(name)
+        most = upper_bound(name)
         metrics[name] = {
             recipe: estimate(each.values, each.interval[1:], (0.0, most)).as_dict()
             for recipe, each in zip(plan.recipes, (one, other), strict=True)
@@ -159,7 +151,7 @@ def verdict(metric: str, first: str, second: str, difference: Estimate) -> str:
     if difference.low <= 0 <= difference.high:
         found = "no evidence of a difference"
     else:
-        better = (difference.mean > 0) != (metric in _LOSSES)
+        better = (difference.mean > 0) != (metric in LOWER_IS_BETTER)
         found = f"{second} is {'better' if better else 'worse'}"
     return f"{second} instead of {first} changed {describe_change(metric, difference)}: {found}."
 
@@ -175,7 +167,7 @@ def describe_change(metric: str, difference: Estimate) -> str:
         'log loss by -0.021, 95 % interval -0.060 to 0.018'
     """
     name = metric_name(metric)
-    if metric in _LOSSES:
+    if metric in LOWER_IS_BETTER:
         mean, low, high = (
             f"{value:{sign}.3f}"
             for value, sign in ((difference.mean, "+"), (difference.low, ""), (difference.high, ""))
@@ -186,22 +178,6 @@ def describe_change(metric: str, difference: Estimate) -> str:
         for value, sign in ((difference.mean, "+"), (difference.low, ""), (difference.high, ""))
     )
     return f"{name} by {mean} points, 95 % interval {low} to {high}"
-
-
-def metric_name(metric: str) -> str:
-    """Return the display name of a metric.
-
-    Example:
-        >>> from ham10000.study.summary import metric_name
-        >>> metric_name("auc_weighted"), metric_name("recall/mel")
-        ('weighted AUC', 'recall of mel')
-    """
-    metric, _, label = metric.partition("/")
-    kind, _, average = metric.rpartition("_")
-    if average not in ("weighted", "macro"):
-        kind, average = metric, ""
-    name = f"{average} {_NAMES.get(kind, kind.replace('_', ' '))}".strip()
-    return f"{name} of {label}" if label else name
 
 
 @dataclass(frozen=True)
