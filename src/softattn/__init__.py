@@ -1,6 +1,8 @@
-"""Soft-Attention for image models: https://arxiv.org/abs/2105.03358."""
+"""Soft-Attention (https://arxiv.org/abs/2105.03358) for image models."""
 
 from softattn import functional, keras
+from softattn import hub as hub
+from softattn import plot as plot
 from softattn.attention import SoftAttention, SoftAttentionBlock
 from softattn.capture import SpatialAttention, capture_maps
 from softattn.errors import (

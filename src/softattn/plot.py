@@ -1,4 +1,4 @@
-"""Pictures of attention: a map over its image, and all maps in a grid. Needs the extra `plot`."""
+"""Figures of attention maps. Needs the extra `plot`."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = ["overlay", "plot_maps", "relative_to_uniform"]
 
-_COLOURS = "magma"  # even in brightness, also in print and to colour-blind eyes
+_COLOURS = "magma"  # perceptually uniform, also in grayscale and for colour-blind readers
 
 
 def plot_maps(image: Tensor, maps: Tensor, title: str | None = None) -> "Figure":
-    """Draw an image, the sum of its attention maps over it, and every map.
+    """Draw an image, the sum of its attention maps laid over it, and every map.
 
     Example:
         >>> import torch
@@ -30,20 +30,20 @@ def plot_maps(image: Tensor, maps: Tensor, title: str | None = None) -> "Figure"
         >>> len(figure.axes)
         19
 
-        Here 19 axes are the image, the overlay, its colour bar, and 16 maps. Save it with
+        The 19 axes are the image, the overlay, its colour bar, and 16 maps. Save the figure with
         `figure.savefig("maps.png")`.
 
     Args:
         image: (3, H, W), from 0 to 1.
-        maps: (K, h, w), one image's maps as a module or `capture_maps` gives them.
-        title: a line above.
+        maps: (K, h, w), the maps of one image as a module or `capture_maps` returns them.
+        title: title of the figure.
 
     Returns:
-        A matplotlib figure that belongs to no window, so there is nothing to close.
+        A matplotlib figure that is not registered with pyplot and needs no closing.
 
     Raises:
         ShapeError: `image` or `maps` has another shape.
-        MissingExtraError: matplotlib isn't installed.
+        MissingExtraError: matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure
@@ -76,9 +76,10 @@ def plot_maps(image: Tensor, maps: Tensor, title: str | None = None) -> "Figure"
 
 
 def overlay(image: Tensor, attention: Tensor, opacity: float = 0.7) -> Tensor:
-    """Lay one attention map over its image, enlarged to its size.
+    """Lay one attention map over its image, resized to the size of the image.
 
-    The map covers the image where it is strong, and leaves it to be seen where it is weak.
+    The opacity of the map is proportional to its value, so that the image stays visible where the
+    attention is low.
 
     Example:
         >>> import torch
@@ -88,12 +89,11 @@ def overlay(image: Tensor, attention: Tensor, opacity: float = 0.7) -> Tensor:
 
     Args:
         image: (3, H, W), from 0 to 1.
-        attention: (h, w), of any range: its largest value gets the brightest colour, zero the
-            darkest.
-        opacity: of the map where it is largest, from 0 to 1.
+        attention: (h, w), not negative. The maximum gets the brightest colour, zero the darkest.
+        opacity: opacity of the map at its maximum, from 0 to 1.
 
     Returns:
-        (H, W, 3), from 0 to 1, as pictures are shown and saved.
+        (H, W, 3), from 0 to 1, channels last as matplotlib and PIL expect it.
     """
     attention = attention.detach().float().cpu()
     enlarged = F.interpolate(attention[None, None], image.shape[1:], mode="bilinear")[0, 0]
@@ -105,7 +105,7 @@ def overlay(image: Tensor, attention: Tensor, opacity: float = 0.7) -> Tensor:
 
 
 def relative_to_uniform(attention: Tensor) -> Tensor:
-    """Say how much more attention a position gets than if all got the same.
+    """Divide attention by its mean over positions, so that uniform attention is 1.
 
     Example:
         >>> import torch
@@ -115,7 +115,10 @@ def relative_to_uniform(attention: Tensor) -> Tensor:
                 [1., 0.]])
 
     Args:
-        attention: (..., h, w), maps or a sum of them.
+        attention: (..., h, w), maps or their sum.
+
+    Returns:
+        The attention at each position in multiples of uniform attention.
     """
     return attention / attention.mean(dim=(-2, -1), keepdim=True)
 

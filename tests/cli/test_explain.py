@@ -125,20 +125,27 @@ def test_weights_of_another_model(image, tmp_path, capsys):
     torch.save(torch.nn.Linear(2, 2).state_dict(), file)
     message = error_of(capsys, image, "--model", MODEL, "--weights", file, "--out", tmp_path / "o")
     assert message.startswith(f"loading {file}: ")
-    assert (
-        "tensors are missing in the file or have another shape there, among them conv1." in message
-    )
-    assert message.endswith("It holds weight, bias. Is it of another model?")
+    assert "tensors of the model are missing in the file or have another shape: conv1." in message
+    assert message.endswith("The file contains weight, bias. Check that it belongs to this model.")
     assert not (tmp_path / "o").exists()
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"nothing", "neither a file that torch.save wrote with tensors alone nor"),
+        (
+            b"nothing",
+            "or a file that torch.save wrote and that contains only tensors. It is neither",
+        ),
         ([1, 2], "expected a state_dict, a mapping from names to tensors, found list."),
-        ({"a": 1}, "expected a state_dict, a mapping from names to tensors, found dict."),
-        (Path("x"), "neither a file that torch.save wrote with tensors alone nor"),
+        (
+            {"a": 1},
+            "expected a state_dict, a mapping from names to tensors, found one with int at 'a'.",
+        ),
+        (
+            Path("x"),
+            "or a file that torch.save wrote and that contains only tensors. It is neither",
+        ),
     ],
 )
 def test_weights_that_are_none(image, tmp_path, capsys, content, message):
@@ -155,7 +162,7 @@ def test_weights_that_are_none(image, tmp_path, capsys, content, message):
 def test_what_is_not_there(image, tmp_path, capsys):
     missing, out = tmp_path / "none", ("--out", tmp_path / "out")
     message = error_of(capsys, image, "--model", MODEL, "--weights", missing, *out)
-    assert message == f"loading weights: {missing} is no file."
+    assert message == f"loading weights: {missing} is not a file."
     message = error_of(capsys, missing, image, "--model", MODEL, *out)
     assert message == f"reading an image: {missing} does not exist."
     assert "test_resnet" in error_of(capsys, image, "--model", "test_resnett", *out)
@@ -179,7 +186,7 @@ def test_two_images_of_one_name(image, tmp_path):
     with pytest.raises(ValueError, match="would all be written to") as error:
         list(explain_files([image, twin], load_explainer(MODEL), tmp_path / "out"))
     assert str(image) in str(error.value)
-    assert "Explain them into separate folders." in str(error.value)
+    assert "Write them to separate folders." in str(error.value)
 
 
 def test_figures_lie_beside_the_images_without_touching_them(image, tmp_path):

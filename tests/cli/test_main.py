@@ -3,6 +3,7 @@ import sys
 
 import pytest
 
+import softattn
 from softattn.cli import main
 
 
@@ -11,6 +12,13 @@ def test_help_names_every_command(capsys):
         main(["--help"])
     assert stopped.value.code == 0
     assert "explain" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"softattn {softattn.__version__}\n"
 
 
 def test_arguments_that_do_not_fit_together(capsys):

@@ -1,4 +1,4 @@
-"""From image files and a model's name to figures of the attention that the model pays."""
+"""The command explain: image files to figures of the attention of a model."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
@@ -21,15 +21,19 @@ __all__ = ["Explainer", "explain_files", "load_explainer"]
 
 
 class Explainer(NamedTuple):
-    """A model with attention, how it wants its images, and where its weights are from."""
+    """A model with its preprocessing and the sources of its weights."""
 
     model: SoftAttentionClassifier
+    """The model, in eval mode."""
     transform: Callable[[Image.Image], Tensor]
+    """Preprocessing without the normalization."""
     backbone_from: str
+    """Source of the weights of the backbone, for messages."""
     attention_from: str
+    """Source of the weights of the attention, for messages."""
 
     def look(self, image: Image.Image) -> tuple[Tensor, Tensor]:
-        """Give what the model sees of an image, (3, H, W) from 0 to 1, and its maps (K, h, w)."""
+        """Return the preprocessed image, (3, H, W) from 0 to 1, and its maps, (K, h, w)."""
         seen = self.transform(image)
         with torch.inference_mode(), capture_maps(self.model.attention) as maps:
             self.model.forward_features(_normalized(seen, self.model.pretrained_cfg)[None])
@@ -46,21 +50,26 @@ def load_explainer(
     num_maps: int = 16,
     seed: int = 0,
 ) -> Explainer:
-    """Build a model of timm or torchvision with soft attention on a feature map.
+    """Build a model with Soft-Attention on a feature map, and load its weights.
+
+    Example:
+        >>> from softattn.cli.explain import load_explainer
+        >>> load_explainer("torchvision:resnet18").attention_from
+        'untrained, seed 0'
 
     Args:
-        name: of the model, as for `wrap_backbone`.
-        at: the module whose output gets attention, as for `wrap_backbone`; the last feature map
-            if not given.
-        weights: a file with the state_dict of the model as its library builds it, or of the
-            whole that `wrap_backbone` made of it, attention included.
-        pretrained: have the library fetch its weights.
+        name: name of the model, as for `wrap_backbone`.
+        at: name of a module, as for `wrap_backbone`. By default, the attention gets the last
+            spatial feature map.
+        weights: file with the state_dict of the original model, or of the wrapped one, attention
+            included.
+        pretrained: load the library's pretrained weights.
         num_maps: K, the number of attention maps.
-        seed: of the weights that no file gives.
+        seed: seed of weights that are initialized at random.
 
     Raises:
-        SoftAttnError: what `wrap_backbone` raises.
-        WeightsError: the file can't be read or doesn't fit.
+        SoftAttnError: as raised by `wrap_backbone`.
+        WeightsError: the file cannot be read or does not match the model.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -79,7 +88,7 @@ def _transform(model: SoftAttentionClassifier) -> Callable[[Image.Image], Tensor
     cfg = model.pretrained_cfg
     enlarged = [round(side / cfg.get("crop_pct", 1.0)) for side in size]
     interpolation = v2.InterpolationMode(cfg.get("interpolation", "bilinear"))
-    # The shorter side for square images, as torchvision and timm do; both sides for others.
+    # As in torchvision and timm, only the shorter side is resized if the input is square.
     resize = v2.Resize(enlarged[:1] if size[0] == size[1] else enlarged, interpolation)
     parts = [resize, v2.CenterCrop(size), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
     return v2.Compose(parts)  # type: ignore[no-any-return]
@@ -92,24 +101,24 @@ def _normalized(image: Tensor, cfg: Mapping[str, Any]) -> Tensor:
 
 
 def _load(model: SoftAttentionClassifier, path: Path, untrained: str) -> tuple[str, str]:
-    """Load what the file holds; say where backbone and attention are from."""
+    """Load the weights; return the sources of backbone and attention."""
     state = _read_state(path)
     whole = any(key.startswith("attention.") for key in state)
     if whole:
-        # The head isn't shown, and may be for any number of classes.
+        # The head is not needed, and may have any number of classes.
         state = {key: value for key, value in state.items() if not key.startswith("head.")}
         expected = {k: v for k, v in model.state_dict().items() if not k.startswith("head.")}
     else:
         state = {f"backbone.model.{key}": value for key, value in state.items()}
         expected = {k: v for k, v in model.state_dict().items() if k.startswith("backbone.")}
-    # Files of other libraries leave out these counters, which evaluation doesn't read.
+    # Files of other libraries can lack these counters, which eval mode does not read.
     needed = {k: v for k, v in expected.items() if not k.endswith("num_batches_tracked")}
     differing = [k for k, v in needed.items() if k not in state or state[k].shape != v.shape]
     if differing:
         raise WeightsError(
-            f"loading {path}: {len(differing)} of the model's {len(needed)} tensors are missing "
-            f"in the file or have another shape there, among them {_named(differing)}. "
-            f"It holds {_named(state)}. Is it of another model?"
+            f"loading {path}: {len(differing)} of the {len(needed)} tensors of the model are "
+            f"missing in the file or have another shape: {_named(differing)}. The file contains "
+            f"{_named(state)}. Check that it belongs to this model."
         )
     model.load_state_dict({k: v for k, v in state.items() if k in expected}, strict=False)
     unused = [key for key in state if key not in expected]
@@ -123,7 +132,7 @@ def _named(keys: Iterable[str]) -> str:
 
 def _read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise WeightsError(f"loading weights: {path} is no file.")
+        raise WeightsError(f"loading weights: {path} is not a file.")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -134,27 +143,51 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         raise missing_extra("reading a .safetensors file", "safetensors", "hub") from None
     except Exception as error:  # torch and safetensors raise errors of many kinds
         raise WeightsError(
-            f"loading {path}: it is neither a file that torch.save wrote with tensors alone nor "
-            f"a .safetensors file, or it is damaged ({error})."
+            f"loading {path}: expected a .safetensors file, or a file that torch.save wrote and "
+            f"that contains only tensors. It is neither, or is damaged ({error})."
         ) from error
     for key in ("state_dict", "model"):
         state = state.get(key, state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise WeightsError(
             f"loading {path}: expected a state_dict, a mapping from names to tensors, found "
-            f"{type(state).__name__}. Save it with torch.save(model.state_dict(), ...)."
+            f"{_described(state)}. Save it with torch.save(model.state_dict(), path)."
         )
     return state
+
+
+def _described(state: object) -> str:
+    if not isinstance(state, dict):
+        return type(state).__name__
+    key, value = next((k, v) for k, v in state.items() if not isinstance(v, Tensor))
+    return f"one with {type(value).__name__} at {key!r}"
 
 
 def explain_files(
     images: Sequence[str | PathLike[str]], explainer: Explainer, out: str | PathLike[str]
 ) -> Iterator[Path]:
-    """Write a figure for each image, `OUT/<name>-attention.png`, and yield its path.
+    """Write a figure for each image to `OUT/<name>-attention.png`, and yield its path.
+
+    All images are read once before the first figure is written.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from softattn.cli.explain import explain_files, load_explainer
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> Image.new("RGB", (64, 64)).save(folder / "photo.png")
+        >>> explainer = load_explainer("torchvision:resnet18")
+        >>> [path.name for path in explain_files([folder / "photo.png"], explainer, folder)]
+        ['photo-attention.png']
+
+    Args:
+        images: image files.
+        explainer: from `load_explainer`.
+        out: folder for the figures, created if needed.
 
     Raises:
-        ArgumentError: an image can't be read, or two would get the same figure. Nothing is
-            written for any image unless all can be read.
+        ArgumentError: an image cannot be read, or two images would get the same figure. Nothing
+            is written.
     """
     paths = [Path(image) for image in images]
     targets = [Path(out) / f"{path.stem}-attention.png" for path in paths]
@@ -162,8 +195,8 @@ def explain_files(
         if targets.count(target) > 1:
             others = [p for p, t in zip(paths, targets, strict=True) if t == target]
             raise ArgumentError(
-                f"explaining {path}: {listed([str(p) for p in others])} would all be written to "
-                f"{target}. Explain them into separate folders."
+                f"explaining {path}: the figures of {listed([str(p) for p in others])} would all "
+                f"be written to {target}. Write them to separate folders."
             )
         read_image(path)
     Path(out).mkdir(parents=True, exist_ok=True)

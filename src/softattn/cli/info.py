@@ -1,4 +1,4 @@
-"""`info`: where attention goes in a model, and what each part of it costs."""
+"""The command info: position of the attention in a model, and the cost of each part."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,16 +14,18 @@ __all__ = ["PartCost", "part_costs", "summarize"]
 
 
 class PartCost(NamedTuple):
-    """What a part of a model costs."""
+    """Cost of one part of a model."""
 
     name: str
+    """Name of the part."""
     parameters: int
+    """Number of parameters."""
     multiply_adds: int
-    """For one image, in matrix products and convolutions."""
+    """Number of multiply-adds of matrix products and convolutions, for one image."""
 
 
 def part_costs(model: SoftAttentionClassifier) -> list[PartCost]:
-    """Count the parameters and multiply-adds of backbone, attention and head, for one image.
+    """Count parameters and multiply-adds of backbone, attention and head, for one image.
 
     Example:
         >>> import torch
@@ -35,7 +37,7 @@ def part_costs(model: SoftAttentionClassifier) -> list[PartCost]:
         PartCost(name='attention', parameters=73745, multiply_adds=3612672)
 
     Args:
-        model: it runs once, where its parameters are; on the meta device that costs nothing.
+        model: runs once, on the device of its parameters. The meta device works.
     """
     parts = [("backbone", model.backbone), ("attention", model.attention), ("head", model.head)]
     like = next(p for p in model.parameters() if p.is_floating_point())
@@ -52,7 +54,7 @@ def part_costs(model: SoftAttentionClassifier) -> list[PartCost]:
         PartCost(
             name,
             sum(parameter.numel() for parameter in part.parameters()),
-            # torch counts a multiplication and an addition as two.
+            # torch counts a multiply-add as two operations.
             sum(by_module.get(f"{type(model).__name__}.{name}", {}).values()) // 2,
         )
         for name, part in parts
@@ -60,10 +62,27 @@ def part_costs(model: SoftAttentionClassifier) -> list[PartCost]:
 
 
 def summarize(name: str, *, at: str | None = None, num_classes: int, num_maps: int) -> str:
-    """Say in a few lines where attention goes in a model, and what it costs.
+    """Describe the attention in a model and the cost of each part, as text.
+
+    Example:
+        >>> from softattn.cli.info import summarize
+        >>> print(summarize("torchvision:resnet18", num_classes=7, num_maps=16))
+        torchvision:resnet18
+          input        3 x 224 x 224
+          attention at layer4, by forward, truncated
+          feature map  512 x 7 x 7, one position for 32 x 32 pixels
+          maps         16 x 7 x 7
+          dropped      fc
+        ...
+
+    Args:
+        name: name of the model, as for `wrap_backbone`.
+        at: name of a module, as for `wrap_backbone`.
+        num_classes: number of class scores.
+        num_maps: K, the number of attention maps.
 
     Raises:
-        SoftAttnError: what `wrap_backbone` raises.
+        SoftAttnError: as raised by `wrap_backbone`.
     """
     model = _build(name, partial(wrap_backbone, at=at, num_classes=num_classes, num_maps=num_maps))
     found = model.backbone.feature_map
@@ -92,7 +111,7 @@ def _build(name: str, build: Callable[[str], SoftAttentionClassifier]) -> SoftAt
     except SoftAttnError:
         raise
     except Exception:
-        # Some constructors compute with their weights, which have no values on the meta device.
+        # Some constructors compute with weights, which have no values on the meta device.
         return build(name)
 
 

@@ -3,19 +3,36 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import TypeAlias
 
+from softattn import __version__
 from softattn.cli.explain import explain_files, load_explainer
 from softattn.cli.info import summarize
 from softattn.errors import SoftAttnError
 
-__all__ = ["main"]
+__all__ = ["build_parser", "main"]
 
-_NAME = "a model of timm or torchvision"
-_AT = "the module whose output gets attention; default: the last feature map"
+_NAME = "name of a timm or torchvision model"
+_AT = "module whose output gets the attention (default: the last feature map)"
+_NUM_MAPS = "number of attention maps (default: 16)"
+
+# argparse has no public name for it.
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status: 0, or 2 after an error that it prints."""
+    """Run the command and return its exit status: 0, or 2 if it prints an error.
+
+    Example:
+        >>> from softattn.cli import main
+        >>> main(["info", "torchvision:resnet18"])
+        torchvision:resnet18
+        ...
+        0
+
+    Args:
+        arguments: arguments of the command line; those of the process by default.
+    """
     options = build_parser().parse_args(arguments)
     try:
         options.run(options)
@@ -52,43 +69,62 @@ def _info(options: argparse.Namespace) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line.
+
+    Example:
+        >>> from softattn.cli.main import build_parser
+        >>> build_parser().parse_args(["info", "resnet50"]).model
+        'resnet50'
+    """
     parser = argparse.ArgumentParser(
-        prog="softattn", description="Soft-Attention for image models (arXiv 2105.03358)."
+        prog="softattn", description="Soft-Attention for image models (arXiv:2105.03358)."
     )
+    parser.add_argument("--version", action="version", version=f"softattn {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_explain(commands)
+    _add_info(commands)
+    return parser
+
+
+def _add_explain(commands: _Commands) -> None:
     explain = commands.add_parser(
         "explain",
-        help="draw the attention that a model pays to images",
-        description="Draw the attention that a model pays to images: for each a figure with the "
-        "image, the sum of the maps laid over it, and every map. Images are rotated as their EXIF "
-        "orientation says; transparent ones are composited over white.",
+        help="draw the attention of a model on images",
+        description="Write a figure for each image: the image, the summed attention map laid over "
+        "it, and every map. Images are rotated as their EXIF orientation says; transparent ones "
+        "are composited over white.",
     )
     explain.set_defaults(run=_explain)
-    explain.add_argument("images", nargs="+", metavar="IMAGE")
-    explain.add_argument(
-        "--model", required=True, metavar="NAME", help="a model of timm or torchvision"
-    )
-    explain.add_argument("--at", metavar="MODULE", help="default: the last feature map")
-    explain.add_argument("--out", required=True, metavar="DIR", help="where the figures go")
+    explain.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
+    explain.add_argument("--model", required=True, metavar="NAME", help=_NAME)
+    explain.add_argument("--at", metavar="MODULE", help=_AT)
+    explain.add_argument("--out", required=True, metavar="DIR", help="folder for the figures")
     weights = explain.add_mutually_exclusive_group()
     weights.add_argument(
-        "--weights", metavar="FILE", help="a state_dict: the model's, or the whole's"
+        "--weights",
+        metavar="FILE",
+        help="state_dict of the original model, or of the wrapped one with its attention",
     )
-    weights.add_argument("--pretrained", action="store_true", help="fetch the library's weights")
-    explain.add_argument("--num-maps", type=int, default=16, metavar="K", help="default: 16")
+    weights.add_argument(
+        "--pretrained", action="store_true", help="load the library's pretrained weights"
+    )
+    explain.add_argument("--num-maps", type=int, default=16, metavar="K", help=_NUM_MAPS)
     explain.add_argument(
-        "--seed", type=int, default=0, help="of the weights that no file gives; default: 0"
+        "--seed", type=int, default=0, help="seed of untrained weights (default: 0)"
     )
 
+
+def _add_info(commands: _Commands) -> None:
     info = commands.add_parser(
         "info",
-        help="say where attention goes in a model, and what it costs",
-        description="Say where attention goes in a model, how large the map is, and how many "
-        "parameters and multiply-adds (for one image) backbone, attention and head have.",
+        help="show where attention is added to a model, and its cost",
+        description="Show which feature map of a model the attention gets, its size, and the "
+        "numbers of parameters and multiply-adds (for one image) of backbone, attention and head.",
     )
     info.set_defaults(run=_info)
     info.add_argument("model", metavar="NAME", help=_NAME)
     info.add_argument("--at", metavar="MODULE", help=_AT)
-    info.add_argument("--num-classes", type=int, default=1000, metavar="N", help="default: 1000")
-    info.add_argument("--num-maps", type=int, default=16, metavar="K", help="default: 16")
-    return parser
+    info.add_argument(
+        "--num-classes", type=int, default=1000, metavar="N", help="class scores (default: 1000)"
+    )
+    info.add_argument("--num-maps", type=int, default=16, metavar="K", help=_NUM_MAPS)
