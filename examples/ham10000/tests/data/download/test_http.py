@@ -35,6 +35,16 @@ def test_a_cut_connection_is_resumed(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.zip"]
 
 
+@pytest.mark.parametrize("tag", [b"\xff\xfe", b"a\r\nb", b""])
+def test_a_damaged_note_of_a_broken_download_is_ignored(tmp_path: Path, tag: bytes) -> None:
+    (tmp_path / "a.zip.part").write_bytes(BODY[:1000])
+    (tmp_path / "a.zip.part.etag").write_bytes(tag)
+    with serve(Site({"a.zip": BODY})) as site:
+        fetch(f"{site.url}/a.zip", tmp_path / "a.zip", sums=SUM, patience=QUICK)
+        assert site.requests == [""]
+    assert (tmp_path / "a.zip").read_bytes() == BODY
+
+
 def test_a_server_that_cannot_resume_starts_afresh(tmp_path: Path) -> None:
     with serve(Site({"a.zip": BODY}, cut_at=100_000, cuts=1, ranges=False)) as site:
         fetch(f"{site.url}/a.zip", tmp_path / "a.zip", sums=SUM, patience=QUICK)

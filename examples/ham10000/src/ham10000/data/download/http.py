@@ -108,10 +108,11 @@ class _Resuming:
         )
 
     def _attempt(self, url: str) -> None:
-        have = self.part.stat().st_size if self.part.exists() and self.tag.exists() else 0
-        headers = {"Accept-Encoding": "identity"}  # so that bytes count as they lie on disk
+        tag = self._kept_tag()
+        have = self.part.stat().st_size if tag and self.part.exists() else 0
+        headers = {"Accept-Encoding": "identity"}  # so that sizes are those on disk
         if have:
-            headers |= {"Range": f"bytes={have}-", "If-Range": self.tag.read_text()}
+            headers |= {"Range": f"bytes={have}-", "If-Range": tag}
         timeout = (self.patience.connect, self.patience.read)
         with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
             if response.status_code == 416:  # more is there than the server has: start afresh
@@ -128,10 +129,17 @@ class _Resuming:
             self._remember(response)
             self._receive(response, have if resumed else 0)
 
+    def _kept_tag(self) -> str:
+        try:
+            tag = self.tag.read_text(encoding="ascii")
+        except (FileNotFoundError, UnicodeDecodeError):
+            return ""
+        return tag if tag.isprintable() else ""  # a damaged one is not a valid header
+
     def _remember(self, response: requests.Response) -> None:
         tag = response.headers.get("ETag", "")
         if tag and not tag.startswith("W/"):  # a weak tag doesn't vouch for the bytes
-            self.tag.write_text(tag)
+            self.tag.write_text(tag, encoding="ascii", errors="replace")
         else:
             self.tag.unlink(missing_ok=True)
 
