@@ -1,15 +1,14 @@
-"""Attention that learns where to look, in a minute, from synthetic images alone.
+"""Train a small network with Soft-Attention on synthetic lesions, and draw its attention.
 
     python examples/demo.py --out out/picture
 
-Draws skin with one lesion somewhere, of one colour or of two; trains a small network with soft
-attention to tell the two apart; says how much of the attention lies on the lesion, which nothing
-in the training points at; and calls `softattn explain` on a new image.
+The images show skin with a lesion of one or two colours, and the network is trained on this class
+label alone, for about a minute. The script prints the accuracy and the fraction of the attention
+that falls on the lesion, and calls `softattn explain` on a new image.
 """
 
 import argparse
 import math
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,16 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.utils import save_image
 
-from softattn import SoftAttention, SoftAttentionClassifier, wrap_backbone
+from softattn import SoftAttentionClassifier, wrap_backbone
 from softattn.cli import main as softattn
 
-MODEL, AT = "test_resnet", "layer2"  # timm's smallest ResNet, where its map is 20 x 20
+MODEL, AT = "test_resnet", "layer2"  # timm's smallest ResNet; the feature map is 20 x 20
 SIZE = 160
-MEAN, STD = 0.45, 0.225  # near enough to the model's own for all three colours
+MEAN, STD = 0.45, 0.225  # the mean over channels of the model's own values
 
 
 def draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw images (N, 3, H, W), their kinds (N,), and the masks of their lesions (N, H, W)."""
+    """Draw images (N, 3, H, W) with their classes (N,) and lesion masks (N, H, W)."""
 
     def random(*shape: int) -> Tensor:
         return torch.rand(count, *shape, generator=generator)
@@ -54,7 +53,7 @@ def draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor
 
 
 def train(model: SoftAttentionClassifier, steps: int, generator: torch.Generator) -> None:
-    """Train on new images in every step."""
+    """Train, with new images in every step."""
     optimizer = torch.optim.AdamW(model.param_groups(lr=2e-3, weight_decay=0.01))
     for step in range(1, steps + 1):
         images, kinds, _ = draw(16, generator)
@@ -68,29 +67,27 @@ def train(model: SoftAttentionClassifier, steps: int, generator: torch.Generator
 
 @torch.inference_mode()
 def evaluate(model: SoftAttentionClassifier, generator: torch.Generator) -> None:
-    """Say how often the kind is right, and how much attention lies on the lesion."""
+    """Print the accuracy, and the fraction of the attention that falls on the lesion."""
     images, kinds, masks = draw(64, generator)
     scores, maps = model.eval()((images - MEAN) / STD, return_maps=True)
     covered = F.interpolate(masks[:, None], maps.shape[2:], mode="area")
     inside = (maps.sum(1, keepdim=True) * covered).sum((1, 2, 3)) / maps.shape[1]
     right = (scores.argmax(1) == kinds).float().mean()
-    print(f"on 64 new images: {right:.0%} right; lesions are {masks.mean():.1%} of the image")
-    print(f"and have {inside.mean():.0%} of the attention")
+    print(f"64 new images: {right:.0%} classified correctly")
+    print(f"lesions: {masks.mean():.1%} of the area, {inside.mean():.0%} of the attention")
 
 
 def main() -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("out/demo"))
-    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for all files")
+    parser.add_argument("--steps", type=int, default=120, help="training steps (default: 120)")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
 
-    # With gamma = positions / maps, uniform attention passes the features on as they are.
-    attention = partial(SoftAttention, num_maps=16, gamma=20 * 20 / 16)
-    model = wrap_backbone(MODEL, num_classes=2, at=AT, block=attention)
+    model = wrap_backbone(MODEL, num_classes=2, at=AT, input_size=SIZE)
     train(model, options.steps, generator)
     evaluate(model, generator)
 

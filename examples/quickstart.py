@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -14,18 +16,18 @@
 # %% [markdown]
 # # softattn in five minutes
 #
-# Put Soft-Attention ([arXiv 2105.03358](https://arxiv.org/abs/2105.03358)) into a network, train it
-# on drawings of skin lesions, and see where it looks: at drawings first, and at an image of yours
-# in the end. It runs on Colab, on Kaggle, and on a laptop without a GPU.
+# Add Soft-Attention ([arXiv:2105.03358](https://arxiv.org/abs/2105.03358)) to a network, train it
+# on synthetic skin lesions, and look at its attention maps on these images and on your own. The
+# notebook runs on Colab, on Kaggle, and on a laptop without a GPU.
 
 # %% tags=["skip-execution"]
 # %pip install -q "softattn[timm,plot]"
 
 # %% [markdown]
-# ## Drawings with a question
+# ## Synthetic images
 #
-# Skin with one lesion somewhere, of one colour or of two. The network will be asked which, and
-# never told where.
+# Each image shows skin with one lesion, of one colour or of two. The network learns to tell these
+# two classes apart. It is not trained on the position of the lesion.
 
 # %%
 import torch
@@ -38,7 +40,7 @@ torch.manual_seed(0)
 
 
 def draw(count):
-    """Draw images (N, 3, H, W), their kinds (N,), and where their lesions are (N, H, W)."""
+    """Draw images (N, 3, H, W) with their classes (N,) and lesion masks (N, H, W)."""
     down, across = (torch.rand(2, count, 1, 1) * 1.2 - 0.6).unbind()
     axis = torch.linspace(-1, 1, SIZE)
     distance = ((axis[:, None] - down) ** 2 + (axis - across) ** 2).sqrt()
@@ -64,8 +66,8 @@ plt.gca().set_axis_off()
 # %% [markdown]
 # ## A network with attention
 #
-# `wrap_backbone` takes any model of timm or torchvision, by name. `at` says on which feature map
-# the attention goes; without it, on the last.
+# `wrap_backbone` accepts the name of any timm or torchvision model. `at` selects the feature map
+# that gets the attention, the last one by default.
 
 # %%
 from softattn import wrap_backbone
@@ -82,16 +84,16 @@ for step in range(1, 101):
         print(f"step {step}: loss {loss.item():.3f}")
 
 # %% [markdown]
-# ## Where it looks
+# ## The attention maps
 #
-# The maps are part of the model, so that they come with the scores.
+# The model computes the maps in its forward pass, and returns them together with the scores.
 
 # %%
 from softattn.plot import plot_maps
 
 
 def look(images):
-    """Give scores and maps of images from 0 to 1."""
+    """Return scores and maps of images from 0 to 1."""
     with torch.inference_mode():
         return model.eval()(4 * images.to(DEVICE) - 2, return_maps=True)
 
@@ -101,27 +103,28 @@ scores, maps = look(images)
 plot_maps(images[0], maps[0])
 
 # %% [markdown]
-# A number says more than one picture: how much of the attention lies on the lesions?
+# Over all images, what fraction of the attention falls on the lesions?
 
 # %%
 covered = F.interpolate(masks[:, None], maps.shape[2:], mode="area").to(DEVICE)
 inside = ((maps.sum(1, keepdim=True) * covered).sum((1, 2, 3)) / maps.shape[1]).mean().item()
 right = (scores.argmax(1).cpu() == kinds).float().mean().item()
-print(f"{right:.0%} of 64 new images are right")
-print(f"lesions are {masks.mean():.0%} of the images, and have {inside:.0%} of the attention")
+print(f"64 new images: {right:.0%} classified correctly")
+print(f"lesions: {masks.mean():.0%} of the area, {inside:.0%} of the attention")
 assert inside > 3 * masks.mean()
 
 # %% [markdown]
-# ## Inside a network that is trained already
+# ## Insert attention into a trained network
 #
-# `insert_attention` keeps every key and every output, to the last bit, until training opens it.
+# `insert_attention` keeps the state dict keys, and the outputs do not change, to the last bit,
+# until training starts.
 
 # %%
 from torchvision.models import resnet18
 
 from softattn import capture_maps, insert_attention
 
-resnet = resnet18().eval()  # weights="DEFAULT" for trained ones
+resnet = resnet18().eval()  # weights="DEFAULT" loads pretrained weights
 x = torch.rand(1, 3, 224, 224)
 before = resnet(x)
 insert_attention(resnet, at=["layer3", "layer4"])
@@ -132,10 +135,10 @@ print({name: tuple(maps.shape) for name, maps in captured.items()})
 # %% [markdown]
 # ## Your own image
 #
-# Upload one (on Colab: the folder on the left; on Kaggle: Add Input), and write its path here.
-# Without one, a new drawing stands in. This network knows drawings alone: where it looks on a photo
-# is worth a look, and what it calls it is worth nothing. For real images see the guide
-# "HAM10000, from download to report".
+# Upload an image (on Colab: the folder icon on the left; on Kaggle: Add Input) and set its path
+# here. Without a path, a new synthetic image is used. This network was trained on synthetic images
+# only, so its class scores for a photo are meaningless. The guide "HAM10000, from download to
+# report" uses real images.
 
 # %%
 PATH = ""
@@ -151,4 +154,4 @@ if PATH:
 else:
     image = draw(1)[0][0]
 _, maps = look(image[None])
-plot_maps(image, maps[0], title=PATH or "a new drawing")
+plot_maps(image, maps[0], title=PATH or "a new synthetic image")

@@ -7,7 +7,6 @@ somewhere on drawn skin, and writes figures and the page's part to build/gallery
 """
 
 import argparse
-from functools import partial
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +19,7 @@ from ham10000.data.synthetic.skin import hairs, skin
 from PIL import Image
 from torch import Tensor
 
-from softattn import SoftAttention, SoftAttentionClassifier, wrap_backbone
+from softattn import SoftAttentionClassifier, wrap_backbone
 from softattn.plot import overlay, relative_to_uniform
 
 OUT = Path(__file__).parents[2] / "build" / "gallery"
@@ -35,7 +34,6 @@ NAMES = {
 }
 MAPS, SEEN, SHOWN, TILE = 16, 160, 400, 256
 """Number of maps; side of an image for the network, on the page, and of a map overlay."""
-CELLS = SEEN // 8
 IMAGES, TRAINED = 12, 448
 
 
@@ -78,9 +76,7 @@ def train(steps: int) -> SoftAttentionClassifier:
     torch.manual_seed(0)
     drawn = pictures(TRAINED, SEEN, seed=0)
     images, kinds = seen(drawn), torch.tensor([list(KINDS).index(each.kind) for each in drawn])
-    # With gamma = positions / maps, uniform attention leaves the features unchanged.
-    attention = partial(SoftAttention, num_maps=MAPS, gamma=CELLS**2 / MAPS)
-    model = wrap_backbone("timm:test_resnet", len(KINDS), at="layer2", block=attention)
+    model = wrap_backbone("timm:test_resnet", len(KINDS), at="layer2", num_maps=MAPS)
     optimizer = torch.optim.AdamW(model.param_groups(lr=2e-3, weight_decay=0.01))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps)
     for step in range(steps):
