@@ -1,15 +1,15 @@
-"""What softattn costs, beside what users would use instead and beside the machine's limits.
+"""Measure the cost of softattn next to its alternatives and to the limits of the machine.
 
     python benchmarks/run.py [PART ...] [--quick] [--threads N] [--rounds N] [--write]
         [--check] [--store]
 
 The parts are limits, layer, system, cores, compile, per-map, block, memory, growth, processes,
-wrapped, capture, import, steps, pipeline and epoch; all of them, about 20 minutes on two cores,
-unless some are named. Each runs in a process of its own, pinned to as many cores as it has
-threads, with an allocator that keeps its memory (but for `system`, which has the system's). Prints
-tables while it runs and writes out/bench/PART.json; --write makes docs/performance.md of all that
-is there. --check compares ratios of a quick form with benchmarks/expected.json and fails if one
-is beyond the tolerance; --store writes that file.
+wrapped, capture, import, steps, pipeline and epoch. Without names all parts run, which takes about
+20 minutes on two cores. Each part runs in a process of its own, pinned to as many cores as it has
+threads, with an allocator that keeps its memory (except for `system`, which uses that of the
+system). Prints tables and writes out/bench/PART.json; --write creates docs/performance.md from
+these files. --check compares the ratios of a quick run with benchmarks/expected.json and fails if
+one exceeds the tolerance; --store writes that file.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from bench.steps import steps
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "out" / "bench"
 EXPECTED = Path(__file__).with_name("expected.json")
-# Of the ratio of the fastest rounds. A layer that became Conv3d would be several times over.
+# Tolerance of the ratio of the fastest rounds. A Conv3d would exceed it several times.
 TOLERANCE = 0.4
 TRIES = 3
 KEEP = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
@@ -45,10 +45,10 @@ KEEP = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**3
 
 @dataclass(frozen=True)
 class Part:
-    """How a part is measured."""
+    """Measurement of one part."""
 
     measure: Callable[[bool, int, int], Iterator[list[Row]]]
-    """Of quick, rounds and threads; yields the rows of a case."""
+    """Function of (quick, rounds, threads) that yields the rows of each case."""
     rounds: int = 9
     allocator: str = "set"
     every_core: bool = False
@@ -77,7 +77,7 @@ GUARD = Part(guard)
 
 
 def file_of(name: str, quick: bool) -> Path:
-    """Where the rows of a part are."""
+    """Return the path of the rows of a part."""
     return OUT / f"{name}{'-quick' * quick}.json"
 
 
@@ -112,7 +112,7 @@ def measure_here(name: str, options: argparse.Namespace) -> None:
 
 
 def write_docs() -> None:
-    """Make the page of every part that was measured, in full where it was."""
+    """Write the page from all measured parts, preferring full runs to quick ones."""
     from bench.page import write_page  # matplotlib only where it is drawn with
 
     rows, machines = [], []
@@ -127,7 +127,7 @@ def write_docs() -> None:
 
 
 def check(options: argparse.Namespace) -> int:
-    """Compare the guard's ratios with stored ones; measure again, and longer, what is beyond."""
+    """Compare ratios with the stored ones; repeat for longer those that exceed the tolerance."""
     expected = json.loads(EXPECTED.read_text())
     rows: list[Row] = []
     lines: list[str] = []
@@ -166,7 +166,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Run what is asked for."""
+    """Run the benchmark."""
     options = arguments()
     if options.here:
         measure_here(options.parts[0], options)

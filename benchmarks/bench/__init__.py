@@ -1,1 +1,1 @@
-"""What the benchmarks share, and one file for each of their parts."""
+"""Parts of the benchmark, one file each, and what they share."""

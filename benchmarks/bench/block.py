@@ -1,4 +1,4 @@
-"""The paper's block and the per-map layer, and the memory that the layer takes."""
+"""Time of the paper's block and of the per-map layer, and peak memory of the layer."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ PER_MAP = [(192, 8, 8), (1536, 8, 8), (256, 28, 28)]
 
 
 def block(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
-    """Time the paper's block, forward and backward, beside layers without pooling."""
+    """Time the paper's block, forward and backward, next to layers without pooling."""
     del quick
     for x, name in maps_of():
         x.requires_grad_()
@@ -49,7 +49,7 @@ def per_map(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
 
 
 def per_map_sides(x: Tensor) -> dict[str, Forward]:
-    """Give each side's forward pass."""
+    """Return the forward pass of each side."""
     channels = x.shape[1]
     ours, conv3d = (
         SoftAttention(channels, aggregate=False),
@@ -66,7 +66,7 @@ def per_map_sides(x: Tensor) -> dict[str, Forward]:
 
 
 def memory(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
-    """Count peak memory of forward and backward, in sizes of x."""
+    """Measure peak memory of forward and backward in multiples of the size of x."""
     del rounds
     torch.set_num_threads(threads)
 

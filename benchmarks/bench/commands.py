@@ -1,4 +1,4 @@
-"""What other benchmarks of the repository measure, as rows: the input pipeline and the trainer.
+"""Rows of other benchmarks of the repository: the input pipeline and the trainer.
 
 They need HAM10000, whose folder HAM10000_DIR names; without it these parts are skipped.
 """
@@ -20,7 +20,7 @@ TRAINING = ROOT / "examples" / "ham10000" / "benchmarks" / "training.py"
 
 
 def pipeline(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
-    """Time images through the cache beside PIL; the ratio is of time, so less is faster."""
+    """Time loading images from the cache and with PIL; the ratio is of times."""
     del threads
     options = ["--rounds", str(rounds), "--presets", "authors"]
     options += ["--images", "300", "--sizes", "128"] if quick else ["--sizes", "128"]
@@ -31,7 +31,7 @@ def pipeline(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
 
 
 def epoch(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
-    """Time the trainer's epoch beside the usual way, and two processes beside one."""
+    """Time an epoch of the trainer next to a usual loop, and two processes next to one."""
     del threads
     with tempfile.TemporaryDirectory() as folder:
         for what in ("epoch",) if quick else ("epoch", "scaling"):
@@ -43,7 +43,7 @@ def epoch(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
 
 
 def _run(command: list[str]) -> list[dict[str, Any]]:
-    """Run a benchmark and return what it writes; nothing, with the reason, where it can't run."""
+    """Run a benchmark and return its output; if it can't run, print why and return nothing."""
     if "HAM10000_DIR" not in os.environ:
         print("  skipped: set HAM10000_DIR to the folder of HAM10000", flush=True)
         return []

@@ -1,4 +1,4 @@
-"""How the layer grows: with the feature map, the maps, and processes that train together."""
+"""Scaling of the layer with the feature map, the number of maps, and the processes."""
 
 import tempfile
 import time
@@ -54,7 +54,7 @@ def processes(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
 
 
 def _rank(rank: int, count: int, rounds: int, folder: str) -> None:
-    """Be one of the processes; the first writes its times."""
+    """Run one of the processes; the first writes its times."""
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/ranks", rank=rank, world_size=count

@@ -1,4 +1,4 @@
-"""Both sides in turn in one run, and what their times say about one another."""
+"""Time several sides in turn in one run, and compare their times."""
 
 import json
 import statistics
@@ -14,30 +14,30 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True)
 class Row:
-    """How one side compares with the baseline of its case."""
+    """Comparison of one side with the baseline of its case."""
 
     part: str
     case: str
     side: str
     milliseconds: float
-    """The median."""
+    """Median time."""
     ratio: float
-    """The median of the rounds' ratios to the baseline."""
+    """Median over the rounds of the ratio to the baseline."""
     low: float
-    """Their lower quartile."""
+    """Lower quartile of these ratios."""
     high: float
-    """Their upper quartile."""
+    """Upper quartile of these ratios."""
     best: float
-    """The ratio of the fastest rounds: what other work on the machine disturbs least."""
+    """Ratio of the fastest rounds, which other load on the machine disturbs least."""
     wall: float
-    """As `ratio`, of the clock on the wall."""
+    """Like `ratio`, in wall-clock time."""
     allocator: str = "system"
     share: float | None = None
-    """Of the rate of matrix products, where its operations are known."""
+    """Share of the rate of matrix products, if the number of operations is known."""
 
     @property
     def key(self) -> str:
-        """What the row is about, for comparing it with a stored one."""
+        """Key for comparing the row with a stored one."""
         return " | ".join((self.part, self.case, self.side, self.allocator))
 
 
@@ -49,7 +49,7 @@ def take_turns(
     least: float = 0.01,
     most: float = 4.0,
 ) -> dict[str, list[tuple[float, float]]]:
-    """Time each side once a round, in an order that turns around: (time, wall) seconds a call.
+    """Time each side once per round, in alternating order: (CPU, wall) seconds per call.
 
     A side is called for `least` seconds a round. There are fewer rounds, but at least three, where
     all of them would take more than `most` seconds.
@@ -63,7 +63,7 @@ def take_turns(
     for name, timer in timers.items():
         seconds = timer.timeit(1).mean
         calls[name] = max(1, int(least / max(seconds, 1e-9)))
-        # A Timer calls a hundredth more often than it counts, to warm up.
+        # A Timer makes one percent more calls than it counts, to warm up.
         counted[name] = calls[name] + max(calls[name] // 100, 2)
         one_round += counted[name] * seconds
     rounds = min(rounds, max(3, int(most / max(one_round, 1e-9))))
@@ -81,7 +81,7 @@ def take_turns(
 def compare(
     part: str, case: str, times: Mapping[str, Sequence[tuple[float, float]]], baseline: str
 ) -> list[Row]:
-    """Make a row of each side, the baseline first."""
+    """Return a row for each side, the baseline first."""
     own = {name: [one for one, _ in rounds] for name, rounds in times.items()}
     walls = {name: [wall for _, wall in rounds] for name, rounds in times.items()}
 
@@ -105,7 +105,7 @@ def compare(
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """Lay rows out in lines of at most 80 columns."""
+    """Format rows in lines of at most 80 columns."""
     lines, case = [], None
     for row in rows:
         if (row.part, row.case, row.allocator) != case:
@@ -125,25 +125,25 @@ def table(rows: Sequence[Row]) -> list[str]:
 
 
 def write_rows(path: Path, rows: Sequence[Row], facts: Mapping[str, object]) -> None:
-    """Write rows, and what they were measured on, as JSON."""
+    """Write rows and a description of the machine as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"facts": dict(facts), "rows": [asdict(row) for row in rows]}
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read what `write_rows` wrote."""
+    """Read the rows of a file of `write_rows`."""
     return [Row(**row) for row in json.loads(path.read_text())["rows"]]
 
 
 def read_facts(path: Path) -> dict[str, object]:
-    """Read what rows were measured on."""
+    """Read the description of the machine from such a file."""
     facts: dict[str, object] = json.loads(path.read_text())["facts"]
     return facts
 
 
 def worse(rows: Sequence[Row], expected: Mapping[str, float], tolerance: float) -> list[str]:
-    """Name the rows whose best ratio is beyond what is expected, and those not there."""
+    """Return the rows that exceed the expected ratio, and the missing ones."""
     found: dict[str, float] = {}
     for row in rows:  # the better one of a row that was measured again
         found[row.key] = min(row.best, found.get(row.key, row.best))

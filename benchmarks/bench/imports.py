@@ -1,4 +1,4 @@
-"""What `import softattn` adds to importing torch and torchvision."""
+"""Time that `import softattn` adds to importing torch and torchvision."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from bench.harness import Row, compare
 
 
 def imports(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
-    """Import in new interpreters, both sides in turn; share within one interpreter."""
+    """Time imports in new interpreters, both sides in turn."""
     del quick, threads
     measure("import softattn")
     times: dict[str, list[tuple[float, float]]] = {"torch, torchvision": [], "and softattn": []}

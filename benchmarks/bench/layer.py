@@ -1,4 +1,4 @@
-"""The layer beside the Conv3d form, plain torch, timm's attentions and the limits."""
+"""Time of the layer, the Conv3d form, plain torch, attentions of timm, and the limits."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -18,9 +18,9 @@ SMALLER = [(192, 8, 8), (1536, 8, 8), (512, 28, 28)]
 MOST_BYTES_CONV3D = 2**26  # of x: beyond it that form alone takes seconds a call
 FORMATS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 FORWARD, BOTH = "forward", "forward+backward"
-# Sizes of x that must go through memory beside the convolution. Forward reads x and writes the
-# result. Backward reads x and the gradient for the scales' gradient, and reads the gradient and
-# adds to what the convolution left.
+# Memory traffic in addition to the convolution, in multiples of x. Forward reads x and writes the
+# result. Backward reads x and the gradient for the gradient of the scales, then reads the gradient
+# again and adds to the gradient of the convolution.
 PASSES = {FORWARD: 2, BOTH: 7}
 
 Forward = Callable[[], Tensor]
@@ -32,7 +32,7 @@ def maps_of(
     dtypes: Sequence[torch.dtype] = (torch.float32,),
     formats: Sequence[str] = ("NCHW",),
 ) -> Iterator[tuple[Tensor, str]]:
-    """Give feature maps, and what to call them."""
+    """Yield feature maps and their names."""
     for channels, height, width in shapes:
         for batch in batches:
             for dtype in dtypes:
@@ -43,7 +43,7 @@ def maps_of(
 
 
 def sides(x: Tensor) -> dict[str, Forward]:
-    """Give each side's forward pass."""
+    """Return the forward pass of each side."""
     channels, dtype = x.shape[1], x.dtype
     ours = SoftAttention(channels, dtype=dtype)
     weight, bias, gamma = ours.weight, ours.bias, ours.gamma
@@ -63,7 +63,7 @@ def sides(x: Tensor) -> dict[str, Forward]:
 
 
 def with_backward(forward: Forward, x: Tensor) -> Work:
-    """Run forward and backward; the gradient that comes in is dense and already there."""
+    """Return a function that runs forward and backward with a dense incoming gradient."""
     out = forward()
     incoming = torch.randn_like(out)
     wanted = [x, *parameters_of(out)]
@@ -75,7 +75,7 @@ def with_backward(forward: Forward, x: Tensor) -> Work:
 
 
 def parameters_of(out: Tensor) -> list[Tensor]:
-    """Find the leaves with a gradient that a result comes from, but for the feature map."""
+    """Return the leaves with a gradient that a result depends on, except the feature map."""
     seen, waiting, found = set(), [out.grad_fn], []
     while waiting:
         node = waiting.pop()
@@ -138,7 +138,7 @@ def layer(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
 
 
 def system(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
-    """Time every side in float32 and NCHW, for the system's allocator."""
+    """Time every side in float32 and NCHW, with the allocator of the system."""
     cases = maps_of() if quick else maps_of(SHAPES, (1, 16, 64))
     yield from forward_and_both(cases, sides, rounds, threads, most=4)
 
@@ -151,7 +151,7 @@ def cores(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
 
 
 def guard(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
-    """Time what the guard compares: ours and the bare convolution."""
+    """Time the layer and the bare convolution, for --check."""
     del quick
 
     def two(x: Tensor) -> dict[str, Forward]:

@@ -1,4 +1,4 @@
-"""What the numbers were measured on, and how fast it is at what layers are made of."""
+"""Description of the machine, and its rates of copies and matrix products."""
 
 import os
 import platform
@@ -35,28 +35,28 @@ def cpu_model(path: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def pin(threads: int) -> None:
-    """Keep this process on its last cores, one for each thread, where the system can."""
+    """Pin this process to the last cores, one per thread, if the system supports it."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What limits every layer, by the clock that times are taken with."""
+    """Rates of the machine that limit every layer."""
 
     bytes: float
-    """Read and written a second while copying 64 MiB."""
+    """Bytes read and written per second while copying 64 MiB."""
     products: float
-    """Operations a second of a product of two matrices of 1024 x 1024."""
+    """Operations per second of a product of two 1024 x 1024 matrices."""
 
 
 def rates(threads: int, dtype: torch.dtype = torch.float32, rounds: int = 5) -> Rates:
-    """Measure the rates: the fastest of some rounds."""
+    """Measure the rates, as the fastest of several rounds."""
     return _rates(_times(threads, dtype, rounds))
 
 
 def limits(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
-    """Show the rates in float32 and bfloat16."""
+    """Yield the rates in float32 and bfloat16."""
     del quick
     for dtype in (torch.float32, torch.bfloat16):
         times = _times(threads, dtype, rounds)

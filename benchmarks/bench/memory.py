@@ -1,4 +1,4 @@
-"""The most that some work holds beyond what was there before it."""
+"""Peak memory of a piece of work, relative to the start."""
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -7,7 +7,7 @@ from bench.harness import Work
 
 
 def peak_memory(work: Work) -> int:
-    """Return the peak in bytes, as the profiler counts allocations on the CPU."""
+    """Return the peak in bytes, from the profiler's records of allocations on the CPU."""
     work()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         work()

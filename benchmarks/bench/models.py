@@ -1,4 +1,4 @@
-"""Whole models: wrapped beside bare, and capture_maps beside none."""
+"""Whole models: wrapped and bare, with and without capture_maps."""
 
 from collections.abc import Callable, Iterator
 
@@ -14,7 +14,7 @@ MODELS = {"resnet18": 224, "resnet50": 224, "convnext_tiny": 224, "mobilenetv3_l
 
 
 def training_step(model: nn.Module, images: Tensor, labels: Tensor) -> Work:
-    """Make a step of SGD."""
+    """Return a function that makes a step of SGD."""
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
 
     def work() -> None:
@@ -26,7 +26,7 @@ def training_step(model: nn.Module, images: Tensor, labels: Tensor) -> Work:
 
 
 def inference(model: nn.Module, images: Tensor) -> Work:
-    """Make a pass without gradients."""
+    """Return a function that makes a pass without gradients."""
 
     @torch.inference_mode()
     def work() -> object:
@@ -56,7 +56,7 @@ def wrapped(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
 
 
 def capture(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
-    """Time a pass inside capture_maps beside one without."""
+    """Time passes inside and outside of capture_maps."""
     del quick
     model = wrap_backbone("torchvision:resnet18", num_classes=7).eval()
     plain = inference(model, torch.randn(4, 3, 224, 224))

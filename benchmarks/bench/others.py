@@ -1,4 +1,4 @@
-"""What users would use instead of softattn, written plainly."""
+"""Plain implementations of the alternatives to softattn."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from softattn.functional import attend, attention_maps
 
 
 class Conv3dAttention(nn.Module):
-    """The equation as the ports to PyTorch have it: a Conv3d over a single channel."""
+    """The equation as in other ports to PyTorch: a Conv3d over a single channel."""
 
     def __init__(self, channels: int, num_maps: int = 16, aggregate: bool = True) -> None:
         super().__init__()
@@ -29,10 +29,10 @@ class Conv3dAttention(nn.Module):
 def plain(
     x: Tensor, weight: Tensor, bias: Tensor | None, gamma: Tensor, aggregate: bool = True
 ) -> Tensor:
-    """Compose the layer of torch functions, differentiated by autograd."""
+    """Compute the layer with torch functions and the gradient of autograd."""
     return attend(x, attention_maps(x, weight, bias), gamma, aggregate=aggregate)
 
 
 def bare(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Convolve alone: the limit, as this machine's library runs it."""
+    """Compute only the convolution, which is the lower limit."""
     return F.conv2d(x, weight, bias, padding=1)

@@ -1,4 +1,4 @@
-"""The profile: what each step of the layer takes, alone, beside the bare convolution."""
+"""Profile: time of each step of the layer next to the bare convolution."""
 
 from collections.abc import Iterator
 
@@ -12,14 +12,14 @@ from softattn.ops import dot
 
 
 def steps(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
-    """Time each step of forward and of the gradient by hand, on tensors that lie there."""
+    """Time each step of forward and of the hand-written gradient, on existing tensors."""
     for x, name in maps_of(formats=("NCHW",) if quick else ("NCHW", "NHWC")):
         times = take_turns(works(x), rounds, threads)
         yield compare("steps", name, times, "convolution")
 
 
 def works(x: torch.Tensor) -> dict[str, Work]:
-    """Give the steps, in the order in which they happen."""
+    """Return the steps in their order."""
     ours = SoftAttention(x.shape[1])
     weight, bias, gamma = ours.weight.detach(), ours.bias, ours.gamma
     assert bias is not None

@@ -1,9 +1,9 @@
-"""The authors' layer exactly as they published it, and the weights that people have for it.
+"""An exact port of the authors' published layer, and a reader for its Keras weights.
 
-It is not equation 1. Their `conv3d` has strides (1, 1, C) over the axes (height, width, channels)
-and a kernel of (C, 3, 3): C tall, 3 wide, and 3 deep along the channels. With stride C and SAME
-padding the one step along the channels takes the first three, so no other channel ever reaches
-the maps. Then come a bias and a ReLU before the softmax, and there is no gamma.
+The layer is not equation 1. Its `conv3d` has strides (1, 1, C) over the axes (height, width,
+channels) and a kernel of (C, 3, 3): C rows, 3 columns, and 3 channels. With stride C and SAME
+padding, the only step along the channels covers the first three, so no other channel affects the
+maps. A bias and a ReLU precede the softmax, and there is no gamma.
 
 Source: github.com/skrantidatta/Attention-based-Skin-Cancer-Classification.
 """
@@ -26,7 +26,7 @@ from softattn.errors import ArgumentTypeError
 
 __all__ = ["Array", "KerasSoftAttention", "load_weights"]
 
-_DEPTH = 3  # channels that the authors' kernel reaches
+_DEPTH = 3  # channels that the authors' kernel covers
 _WIDTH = 3
 
 
@@ -39,7 +39,7 @@ class Array(Protocol):
 
 
 class KerasSoftAttention(SpatialAttention):
-    """The authors' Keras layer, quirk for quirk, for PyTorch tensors.
+    """Exact port of the authors' Keras layer.
 
     Example:
         >>> import torch
@@ -49,7 +49,7 @@ class KerasSoftAttention(SpatialAttention):
         >>> features.shape, maps.shape
         (torch.Size([2, 192, 8, 8]), torch.Size([2, 16, 8, 8]))
 
-        Only the first three channels reach the maps:
+        Only the first three channels affect the maps:
 
         >>> x = torch.randn(1, 192, 8, 8)
         >>> other = torch.cat([x[:, :3], torch.randn(1, 189, 8, 8)], dim=1)
@@ -60,21 +60,21 @@ class KerasSoftAttention(SpatialAttention):
         in_channels: C, the channels of the feature map (`ch` in their code).
         num_maps: K (`m` in their code).
         aggregate: scale the features by the sum of the maps, not by each of them.
-        concat: put x behind the attended features (`concat_with_x` in their code). In
-            `SoftAttention` it stands in front.
-        device: where the parameters are.
-        dtype: of the parameters.
+        concat: append x to the attended features (`concat_with_x` in their code).
+            `SoftAttention` prepends it.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Shape:
-        - x: (B, C, H, W), where theirs is (B, H, W, C).
+        - x: (B, C, H, W), unlike their (B, H, W, C).
         - features: (B, C', H, W), where C' is `out_channels`: C, or K * C without `aggregate`,
           plus C with `concat`.
-        - maps: (B, K, H, W), each sums to 1.
+        - maps: (B, K, H, W); each map sums to 1.
 
     Attributes:
-        weight: (K, 3, C, 3): what `kernel_conv3d` (C, 3, 3, 1, K) does, as the weight of
-            a 2-D convolution. He-uniform.
-        bias: (K,), `bias_conv3d`. Zeros.
+        weight: (K, 3, C, 3), `kernel_conv3d` (C, 3, 3, 1, K) as the weight of a 2-D convolution,
+            initialized He-uniform.
+        bias: (K,), `bias_conv3d`, initialized with zeros.
 
     Raises:
         ArgumentError: an argument is out of range.
@@ -82,8 +82,8 @@ class KerasSoftAttention(SpatialAttention):
         ShapeError: in `forward`, x isn't (B, C, H, W).
 
     Source: `SoftAttention(ch, m, concat_with_x, aggregate)` in the authors' repository. The
-    convolution is TensorFlow's as XLA and GPUs compute it; its CPU kernels disagree with them and
-    with one another.
+    convolution is that of TensorFlow on GPUs and with XLA; its CPU kernels disagree with these and
+    with each other.
     """
 
     def __init__(
@@ -112,23 +112,23 @@ class KerasSoftAttention(SpatialAttention):
 
     @property
     def out_channels(self) -> int:
-        """The channels that come out."""
+        """Number of output channels."""
         copies = (1 if self.aggregate else self.num_maps) + self.concat
         return copies * self.in_channels
 
     def reset_parameters(self) -> None:
-        """Start again from the authors' he_uniform kernel and zero bias."""
+        """Reinitialize the parameters: He-uniform kernel, zero bias."""
         nn.init.kaiming_uniform_(self.weight, nonlinearity="relu")
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor, return_maps: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Scale x as the authors' layer does; with `return_maps` give (features, maps)."""
+        """Scale x as the authors' layer does; with `return_maps` return (features, maps)."""
         result = _attention(x, self.weight, self.bias, aggregate=self.aggregate, concat=self.concat)
         maps, features = result[1], result[0]  # in this order, as in SoftAttention
         return self.emit(features, maps, return_maps)
 
     def extra_repr(self) -> str:
-        """Give the arguments, for `print(module)`."""
+        """Return the arguments, for `print(module)`."""
         return (
             f"{self.in_channels}, num_maps={self.num_maps}, aggregate={self.aggregate}, "
             f"concat={self.concat}"
@@ -146,22 +146,22 @@ def _attention(
 
 def _logits(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     channels, height = x.shape[1], x.shape[2]
-    # SAME padding of C channels for 3 at stride C: none, unless C is below 3.
+    # SAME padding of C channels for a kernel of 3 at stride C: none, unless C is below 3.
     first = max(_DEPTH - channels, 0) // 2
     depth = min(_DEPTH, channels)
-    # SAME padding of H rows for C.
+    # SAME padding of H rows for a kernel of C rows.
     centre = (channels - 1) // 2
     above, below = centre, channels - 1 - centre
     if not torch.compiler.is_compiling():
-        # Rows of the kernel further than H - 1 from the centre only ever see padding. An
-        # exported graph, which serves any H, keeps them.
+        # Rows of the kernel further than H - 1 from its centre only cover padding. An exported
+        # graph keeps them, since H may vary.
         above, below = min(above, height - 1), min(below, height - 1)
     weight = weight.narrow(1, first, depth).narrow(2, centre - above, above + below + 1)
     padded = F.pad(x.narrow(1, 0, depth), [_WIDTH // 2, _WIDTH // 2, above, below])
     return F.conv2d(padded, weight, bias)
 
 
-torch.fx.wrap("_attention")  # for the reason given in softattn.functional
+torch.fx.wrap("_attention")  # as in softattn.functional
 
 
 def load_weights(
