@@ -45,6 +45,20 @@ def test_is_exporting():
     assert torch.equal(module(x), x - 1)
 
 
+def test_children_that_occur_twice():
+    shared = nn.ReLU()
+    module = nn.Sequential(shared, shared)
+    module.register_module("nothing", None)
+    assert ops.children(module) == {"0": shared, "1": shared}
+
+
+def test_buffers():
+    module = nn.BatchNorm2d(2)
+    module.register_buffer("other", torch.zeros(1), persistent=False)
+    assert ops.is_persistent(module, "running_mean")
+    assert not ops.is_persistent(module, "other")
+
+
 def test_hooks_in_their_order():
     module, called = nn.Identity(), []
     for i in range(2):
@@ -54,3 +68,6 @@ def test_hooks_in_their_order():
     for hook in ops.forward_hooks(module).values():
         hook(module, (), None)
     assert called == [0, 1]
+    ops.forward_hooks(module).popitem()
+    module(None)
+    assert called == [0, 1, "pre", 0]

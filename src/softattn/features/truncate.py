@@ -15,6 +15,7 @@ from torchvision.models.feature_extraction import NodePathTracer
 
 from softattn._validation import closest
 from softattn.errors import ModelError
+from softattn.ops import children, is_persistent
 
 __all__ = ["TruncatedModel", "trace", "truncate"]
 
@@ -121,13 +122,12 @@ def _share(root: nn.Module, copy: nn.Module, target: str) -> None:
     *path, name = target.split(".")
     for part in path:
         root = getattr(root, part)
-        if part not in copy._modules:
-            copy.add_module(part, nn.Module())
-            copy._modules[part].training = root.training  # type: ignore[union-attr]
+        if part not in children(copy):
+            copy.add_module(part, nn.Module().train(root.training))
         copy = getattr(copy, part)
     value = getattr(root, name)
     if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
-        copy.register_buffer(name, value, name not in root._non_persistent_buffers_set)
+        copy.register_buffer(name, value, is_persistent(root, name))
     else:
         setattr(copy, name, value)
 

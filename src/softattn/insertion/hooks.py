@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from softattn.errors import ModelError
+from softattn.ops import forward_hooks, forward_pre_hooks
 
 __all__ = ["CHILD", "InputSize", "attach", "detach", "is_reached", "restore"]
 
@@ -92,7 +93,7 @@ class _KeepAttached:
 
     def __call__(self, module: nn.Module, args: object) -> None:
         host = _inside(module, self.path)
-        if host is not None and self.key not in host._forward_hooks:
+        if host is not None and self.key not in forward_hooks(host):
             self._restore(host)
 
     def _restore(self, host: nn.Module) -> None:
@@ -119,7 +120,7 @@ def _inside(module: nn.Module, path: str) -> nn.Module | None:
 
 
 def _has_hook(module: nn.Module) -> bool:
-    return any(isinstance(hook, _AttendOutput) for hook in module._forward_hooks.values())
+    return any(isinstance(hook, _AttendOutput) for hook in forward_hooks(module).values())
 
 
 def _lost(found: str) -> ModelError:
@@ -157,7 +158,7 @@ def restore(model: nn.Module) -> None:
         ModelError: attention was lost with the module after which it was inserted.
     """
     for module in model.modules():
-        for hook in module._forward_pre_hooks.values():
+        for hook in forward_pre_hooks(module).values():
             if isinstance(hook, _KeepAttached):
                 hook(module, ())
 
@@ -169,13 +170,13 @@ def detach(model: nn.Module, kind: type[nn.Module]) -> bool:
     """
     found = False
     for module in list(model.modules()):
-        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+        for hooks in (forward_hooks(module), forward_pre_hooks(module)):
             for key, hook in list(hooks.items()):
                 if isinstance(hook, _AttendOutput | _KeepAttached | InputSize):
                     del hooks[key]
                     found = True
-        if isinstance(module._modules.get(CHILD), kind):
-            del module._modules[CHILD]
+        if isinstance(getattr(module, CHILD, None), kind):
+            delattr(module, CHILD)
             found = True
     return found
 
@@ -188,6 +189,6 @@ def is_reached(model: nn.Module, attention: nn.Module, name: str) -> bool:
     return any(
         hook.find(module) is attention
         for module in modules
-        for hook in module._forward_hooks.values()
+        for hook in forward_hooks(module).values()
         if isinstance(hook, _AttendOutput)
     )

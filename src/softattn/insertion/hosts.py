@@ -20,6 +20,7 @@ from softattn.features import (
     record_calls,
 )
 from softattn.insertion.hooks import CHILD
+from softattn.ops import children
 
 __all__ = ["Rehearsal", "find_hosts", "join", "rehearse"]
 
@@ -73,15 +74,10 @@ def find_hosts(model: nn.Module, names: Iterable[str], doing: str) -> dict[str, 
 def _last(module: nn.Module, is_kind: Callable[[nn.Module], bool]) -> str:
     """Name the last module inside of nested modules of a kind; "" if this is none."""
     path: list[str] = []
-    while is_kind(module) and (children := _children(module)):
-        path.append(children[-1])
+    while is_kind(module) and children(module):
+        path.append(list(children(module))[-1])
         module = module.get_submodule(path[-1])
     return ".".join(path)
-
-
-def _children(module: nn.Module) -> list[str]:
-    # named_children() leaves out a module that is there a second time.
-    return [name for name, child in module._modules.items() if child is not None]
 
 
 def _is_sequence(module: nn.Module) -> bool:
@@ -179,11 +175,11 @@ def _try_holders(
 
 def _deeper(model: nn.Module, host: str, holder: str, doing: str) -> str:
     """Name the next module that may hold the attention: the last inside of the one that can't."""
-    children = _children(model.get_submodule(join(host, holder)))
-    if not children:
+    names = list(children(model.get_submodule(join(host, holder))))
+    if not names:
         raise ModelError(
             f"{doing}: {join(host, holder)!r} would run the attention as one of its own modules, "
             "and has no other to hold it. Name another module."
         )
-    below = join(holder, children[-1])
+    below = join(holder, names[-1])
     return join(below, _last(model.get_submodule(join(host, below)), _is_container))

@@ -18,6 +18,7 @@ from softattn.functional import Activation
 from softattn.insertion.hooks import InputSize, attach, detach, restore
 from softattn.insertion.residual import ResidualAttention
 from softattn.insertion.targets import find_targets
+from softattn.ops import is_compiled
 
 __all__ = ["insert_attention", "remove_attention"]
 
@@ -209,7 +210,7 @@ def _check_open(model: nn.Module, doing: str = DOING) -> None:
     for module in model.modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise ModelError(f"{doing}: {type(module).__name__} is scripted. Do it before.")
-        if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
+        if is_compiled(module):
             raise ModelError(
                 f"{doing}: {type(module).__name__} is compiled, and what was compiled would not "
                 "notice. Do it before torch.compile."

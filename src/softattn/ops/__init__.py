@@ -5,22 +5,26 @@ with an underscore.
 """
 
 from softattn.ops._torch import (
+    children,
     forward_hooks,
     forward_pre_hooks,
     functorch_is_active,
     is_compiled,
     is_exporting,
+    is_persistent,
     without_compiler,
 )
 from softattn.ops.backward import dot, with_low_memory_gradient
 
 __all__ = [
+    "children",
     "dot",
     "forward_hooks",
     "forward_pre_hooks",
     "functorch_is_active",
     "is_compiled",
     "is_exporting",
+    "is_persistent",
     "with_low_memory_gradient",
     "without_compiler",
 ]

@@ -1,6 +1,6 @@
 """Every private name of torch that softattn uses, one function each."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -40,11 +40,21 @@ def without_compiler(name: str) -> str:
     return ".".join(part for part in name.split(".") if part != _COMPILED_CHILD)
 
 
-def forward_hooks(module: nn.Module) -> Mapping[int, Callable[..., Any]]:
-    """Return the hooks that run after a module, in their order."""
+def forward_hooks(module: nn.Module) -> dict[int, Callable[..., Any]]:
+    """Return the hooks that run after a module, in their order; deleting one removes it."""
     return module._forward_hooks
 
 
-def forward_pre_hooks(module: nn.Module) -> Mapping[int, Callable[..., Any]]:
-    """Return the hooks that run before a module, in their order."""
+def forward_pre_hooks(module: nn.Module) -> dict[int, Callable[..., Any]]:
+    """Return the hooks that run before a module, in their order; deleting one removes it."""
     return module._forward_pre_hooks
+
+
+def children(module: nn.Module) -> dict[str, nn.Module]:
+    """Return all children by name, unlike `named_children` also those that occur twice."""
+    return {name: child for name, child in module._modules.items() if child is not None}
+
+
+def is_persistent(module: nn.Module, buffer: str) -> bool:
+    """Return whether a buffer of a module is part of its state dict."""
+    return buffer not in module._non_persistent_buffers_set
