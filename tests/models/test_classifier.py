@@ -143,3 +143,11 @@ def test_the_size_of_the_classifier_is_checked():
     model = wrap_backbone("test_resnet", 3)
     with pytest.raises(ValueError, match=r"resetting the classifier: num_classes must be .* -1"):
         model.reset_classifier(-1)
+
+
+@pytest.mark.parametrize("size", [None, (6, 6)])
+def test_torch_fx_traces_the_call_without_maps(size):
+    head = ClassifierHead(4, 3, size)
+    model = SoftAttentionClassifier(nn.Conv2d(3, 4, 3), nn.Identity(), head, 4, 3).eval()
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(torch.fx.symbolic_trace(model)(x), model(x))

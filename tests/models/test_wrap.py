@@ -365,6 +365,16 @@ BAD = {
         {"block": lambda channels: nn.Linear(7, 7)},
         r"applying Linear to a feature map of 96 x 5 x 5: it raises RuntimeError",
     ),
+    "a block of nothing": (
+        ArgumentTypeError,
+        {"block": lambda channels: None},
+        r"block must return a torch.nn.Module, found None \(NoneType\)",
+    ),
+    "a head of nothing": (
+        ArgumentTypeError,
+        {"head": lambda channels, classes: None},
+        r"head must return a torch.nn.Module, found None \(NoneType\)",
+    ),
     "no maps": (ArgumentError, {"num_maps": 0}, r"num_maps must be .* at least 1, found 0"),
     "gamma of text": (
         ArgumentError,

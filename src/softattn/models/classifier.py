@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from softattn._validation import finite_number, fraction, whole_number
 from softattn.errors import ModelError, ShapeError
@@ -61,7 +62,7 @@ class ClassifierHead(nn.Module):
         """Return class scores, or with `pre_logits` the input of the linear layer."""
         if self.size is None:
             x = x.mean(dim=(2, 3))
-        elif x.shape[2:] != self.size:
+        elif not isinstance(x, Proxy) and x.shape[2:] != self.size:
             raise ShapeError(
                 f"flattening a feature map: this head was built for {self.size[0]} x "
                 f"{self.size[1]} positions, found {x.shape[2]} x {x.shape[3]}. Pass images of the "
@@ -159,7 +160,8 @@ class SoftAttentionClassifier(nn.Module):
     def forward(self, x: Tensor, return_maps: bool) -> Tensor | tuple[Tensor, Tensor]: ...
     def forward(self, x: Tensor, return_maps: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Return class scores, or (scores, maps) with `return_maps`."""
-        if not return_maps:
+        # torch.fx passes a proxy for every argument. The call without maps is what it traces.
+        if isinstance(return_maps, Proxy) or not return_maps:
             return self.forward_head(self.forward_features(x))
         if not _takes(self.attention, "return_maps"):
             raise ModelError(

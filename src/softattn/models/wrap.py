@@ -120,9 +120,9 @@ def wrap_backbone(
     plan = plan_backbone(model, at, size, cfg)
     like = next((p for p in plan.model.parameters() if p.is_floating_point()), torch.zeros(0))
     with torch.device(like.device):
-        attention = make_attention(plan.feature_map).to(like)
+        attention = _module(doing, "block", make_attention(plan.feature_map)).to(like)
         attended = _attended(attention, plan.feature_map)
-        new_head = make_head(attended, num_classes, drop_rate).to(like)
+        new_head = _module(doing, "head", make_head(attended, num_classes, drop_rate)).to(like)
     config: dict[str, Any] | None = None
     if name is not None and isinstance(block, str | None) and isinstance(head, str):
         config = {"backbone": name, "num_classes": num_classes, "at": at, "block": block}
@@ -240,6 +240,15 @@ def _head_factory(doing: str, head: str | HeadFactory) -> Callable[[Tensor, int,
             f"(in_channels, num_classes), found {head!r}."
         )
     return lambda x, num_classes, drop_rate: head(x.shape[1], num_classes)
+
+
+def _module(doing: str, name: str, built: object) -> nn.Module:
+    """Return what a factory built, after checking that it is a module."""
+    if isinstance(built, nn.Module):
+        return built
+    raise ArgumentTypeError(
+        f"{doing}: {name} must return a torch.nn.Module, found {built!r} ({type(built).__name__})."
+    )
 
 
 def _linear_head(x: Tensor, num_classes: int, drop_rate: float, flatten: bool) -> nn.Module:
