@@ -1,6 +1,7 @@
 """Predictions, their metrics with confidence intervals, and paired comparisons of two models."""
 
 from ham10000.evaluation.bootstrap import RESAMPLES, draw_lesions, summarize_weighted
+from ham10000.evaluation.cells import Cells, adjust_p_values, compare_cells
 from ham10000.evaluation.compare import (
     Comparison,
     Difference,
@@ -15,6 +16,7 @@ from ham10000.evaluation.evaluate import Evaluation, Level, evaluate, to_json, w
 from ham10000.evaluation.intervals import Interval, intervals, intervals_of
 from ham10000.evaluation.metrics import (
     CLASS_METRICS,
+    EQUAL_METRICS,
     LOWER_IS_BETTER,
     METRICS,
     NUM_BINS,
@@ -44,10 +46,12 @@ from ham10000.evaluation.submission import (
 
 __all__ = [
     "CLASS_METRICS",
+    "EQUAL_METRICS",
     "LOWER_IS_BETTER",
     "METRICS",
     "NUM_BINS",
     "RESAMPLES",
+    "Cells",
     "Comparison",
     "Difference",
     "Differences",
@@ -58,10 +62,12 @@ __all__ = [
     "OfficialTest",
     "Predictions",
     "absent_classes",
+    "adjust_p_values",
     "by_lesion",
     "change_ends",
     "check_images",
     "compare",
+    "compare_cells",
     "confusion",
     "draw_lesions",
     "evaluate",

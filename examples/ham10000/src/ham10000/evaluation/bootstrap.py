@@ -9,6 +9,7 @@ all resamples together, in float64, and equals scikit-learn's value on the image
 as they count.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +38,10 @@ _CHUNK = 128
 
 
 def draw_lesions(
-    targets: npt.ArrayLike, lesions: npt.ArrayLike, resamples: int = RESAMPLES, seed: int = 0
+    targets: npt.ArrayLike,
+    lesions: npt.ArrayLike,
+    resamples: int = RESAMPLES,
+    seed: int | Sequence[int] = 0,
 ) -> npt.NDArray[np.float64]:
     """Draw bootstrap resamples of lesions within each class.
 
@@ -51,7 +55,8 @@ def draw_lesions(
         targets: (N,), the class of each image.
         lesions: (N,), lesion index of each image, from 0. A lesion has one class.
         resamples: number of resamples, R.
-        seed: random seed. The same seed and images give the same resamples for any model.
+        seed: random seed, or several integers. The same seed and images give the same resamples
+            for any model.
 
     Returns:
         (N, R), how often each image counts in each resample.

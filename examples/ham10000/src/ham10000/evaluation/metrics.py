@@ -31,6 +31,7 @@ from ham10000.errors import PredictionError
 
 __all__ = [
     "CLASS_METRICS",
+    "EQUAL_METRICS",
     "LOWER_IS_BETTER",
     "METRICS",
     "absent_classes",
@@ -82,6 +83,9 @@ MAX_FALSE_POSITIVE_RATE = 0.05
 
 LOWER_IS_BETTER = ("ece", "brier", "log_loss")
 """Metrics where lower values are better. All others are proportions where higher is better."""
+
+EQUAL_METRICS = {"recall_macro": "balanced_accuracy", "recall_weighted": "accuracy"}
+"""Metrics that equal another one by definition. Count only one when correcting for many tests."""
 
 _DISPLAY_NAMES = {
     "auc": "AUC",

@@ -1,5 +1,14 @@
 """Confidence intervals, tests and estimates: from numbers to numbers, without predictions."""
 
+from ham10000.statistics.cells import (
+    MIN_TRAINING_DF,
+    CellEstimate,
+    Verdict,
+    decide,
+    estimate_cells,
+    seeds_needed,
+    shared_variance,
+)
 from ham10000.statistics.delong import AreaDifference, area_covariance, compare_areas
 from ham10000.statistics.intervals import (
     LEVEL,
@@ -19,21 +28,28 @@ from ham10000.statistics.seeds import Estimate, estimate, holm
 
 __all__ = [
     "LEVEL",
+    "MIN_TRAINING_DF",
     "NORMAL",
     "AreaDifference",
+    "CellEstimate",
     "Estimate",
+    "Verdict",
     "area_covariance",
     "area_ends",
     "compare_areas",
     "corrected_ends",
     "correlation",
+    "decide",
     "difference_ends",
     "estimate",
+    "estimate_cells",
     "holm",
     "log_ends",
     "logit_ends",
     "mean_ends",
     "reach",
+    "seeds_needed",
+    "shared_variance",
     "spread",
     "wilson",
 ]

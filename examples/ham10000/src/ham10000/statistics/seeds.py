@@ -18,8 +18,9 @@ Bouthillier et al., Accounting for Variance in Machine Learning Benchmarks, arXi
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,8 @@ from ham10000.errors import ArgumentError
 from ham10000.statistics import LEVEL, NORMAL
 
 __all__ = ["Estimate", "estimate", "holm"]
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def estimate(
     return Estimate(mean, std, low, high, float(p), tuple(values.tolist()))
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
     """Adjust p-values for multiple testing, controlling the family-wise error rate (Holm).
 
     Example:
@@ -106,7 +109,7 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
     Source: Holm, Scandinavian Journal of Statistics 6 (1979) 65-70.
     """
-    corrected: dict[str, float] = {}
+    corrected: dict[Key, float] = {}
     least = 0.0
     for place, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
         least = max(least, min(1.0, p_values[name] * (len(p_values) - place)))
