@@ -34,7 +34,7 @@ def table(synthetic: Path) -> pd.DataFrame:
 def run(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of seconds; shared, so never changed."""
     from ham10000.recipe import make_recipe
-    from ham10000.training.train import train
+    from ham10000.training import train
 
     out = tmp_path_factory.mktemp("evaluation") / "run"
     recipe = make_recipe(

@@ -13,9 +13,7 @@ from rich.console import Console
 from ham10000.data import DATA_VARIABLE, HAM10000, Augment, encode_metadata, metadata_features
 from ham10000.models import METADATA_COLUMNS, build_model, parameter_table
 from ham10000.recipe import Recipe, load_recipe
-from ham10000.training.losses import build_loss
-from ham10000.training.optimizers import build_optimizer
-from ham10000.training.schedules import build_schedule
+from ham10000.training import build_loss, build_optimizer, build_schedule
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 PAPER = ("vgg16", "resnet34", "resnet50", "densenet201", "irv2")

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from ham10000.recipe import make_recipe
-from ham10000.training.train import train
+from ham10000.training import train
 
 
 @pytest.fixture(scope="session")

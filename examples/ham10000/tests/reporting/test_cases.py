@@ -8,7 +8,7 @@ from ham10000.data import CLASSES
 from ham10000.errors import ArgumentError
 from ham10000.evaluation import Predictions, make_predictions, read_predictions
 from ham10000.reporting.cases import case_figure, choose, gallery, make_cases
-from ham10000.training.run import open_run
+from ham10000.training import open_run
 
 
 def predictions() -> Predictions:

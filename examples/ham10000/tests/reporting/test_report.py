@@ -11,7 +11,7 @@ from ham10000.data import CLASSES
 from ham10000.errors import MissingDataError, PredictionError
 from ham10000.evaluation import METRICS, metric_name
 from ham10000.reporting.report import write_report
-from ham10000.training.run import open_run
+from ham10000.training import open_run
 
 CHROMIUM = Path(shutil.which("chromium") or "/usr/bin/chromium")
 FLAGS = [

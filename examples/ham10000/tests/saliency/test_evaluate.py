@@ -23,7 +23,7 @@ from ham10000.saliency import (
     write_saliency,
 )
 from ham10000.saliency.evaluate import measure_faithfulness, measure_localization, read_masks
-from ham10000.training.run import open_run
+from ham10000.training import open_run
 
 
 def test_attention_is_found_where_it_was_planted(model: SoftAttentionClassifier) -> None:

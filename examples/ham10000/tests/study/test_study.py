@@ -10,7 +10,7 @@ from ham10000.evaluation import Predictions, write_predictions
 from ham10000.study import study
 from ham10000.study.plan import PlannedRun
 from ham10000.study.runner import RunTrainer
-from ham10000.training.folder import RunFolder
+from ham10000.training import RunDir
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         }
         columns = ["image_id", "lesion_id", "dx", "split"]
         table = pd.concat([tested[columns], pd.DataFrame(shares)], axis=1)
-        write_predictions(Predictions(table), RunFolder(self.study / run.folder).predictions())
+        write_predictions(Predictions(table), RunDir(self.study / run.folder).predictions())
         done.append(run.folder)
 
     monkeypatch.setattr(RunTrainer, "__call__", guess)
@@ -102,7 +102,7 @@ def test_a_recipe_that_changed_meanwhile_is_refused_before_training(
     recipes: list[Path], synthetic: Path, tmp_path: Path, trained: list[str]
 ) -> None:
     run(recipes, synthetic, tmp_path / "study")
-    checkpoint = RunFolder(tmp_path / "study/runs/sa-seed0").checkpoints / "step-00000001.pt"
+    checkpoint = RunDir(tmp_path / "study/runs/sa-seed0").checkpoints / "step-00000001.pt"
     checkpoint.parent.mkdir()
     checkpoint.write_bytes(b"")  # so that there is something to lose
     del trained[:]

@@ -12,7 +12,7 @@ from ham10000.evaluation import Predictions, summarize, write_predictions
 from ham10000.statistics import Estimate
 from ham10000.study.plan import StudyPlan
 from ham10000.study.summary import read_study, summarize_study, verdict
-from ham10000.training.folder import RunFolder
+from ham10000.training import RunDir
 
 PLAN = StudyPlan(("bare", "sa"), (0, 1, 2), None, "balanced_accuracy")
 
@@ -114,7 +114,7 @@ def test_folds_are_put_together(tmp_path: Path) -> None:
     whole = made_up(1.0, 0)
     for run in plan.runs:
         half = whole.table.iloc[run.fold :: 2].reset_index(drop=True)
-        write_predictions(Predictions(half), RunFolder(tmp_path / run.folder).predictions())
+        write_predictions(Predictions(half), RunDir(tmp_path / run.folder).predictions())
     read = read_study(plan, tmp_path)
     assert len(read) == 4
     np.testing.assert_allclose(read["sa", 1].probabilities, whole.probabilities, atol=1e-9)
@@ -124,7 +124,7 @@ def test_runs_that_saw_other_images_are_refused(tmp_path: Path) -> None:
     plan = replace(PLAN, seeds=(0, 1))
     for number, run in enumerate(plan.runs):
         images = 200 if number == 3 else 210
-        path = RunFolder(tmp_path / run.folder).predictions()
+        path = RunDir(tmp_path / run.folder).predictions()
         write_predictions(made_up(1.0, number, images), path)
     with pytest.raises(PredictionError, match=r"sa with seed 1 .* different images \(10 images"):
         read_study(plan, tmp_path)

@@ -8,33 +8,31 @@ from pathlib import Path
 import ranks
 
 from ham10000.recipe import Recipe, save_recipe
-from ham10000.training.checkpoints import steps_in
-from ham10000.training.folder import RunFolder
-from ham10000.training.signals import INTERRUPTED
+from ham10000.training import INTERRUPTED, RunDir
 
 
 def test_processes_start_again_when_one_dies_and_stop_when_told(
     recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     save_recipe(recipe(training={"epochs": 500}), tmp_path / "tiny.yaml")
-    run = RunFolder(tmp_path / "run")
+    run = RunDir(tmp_path / "run")
 
-    def going_on() -> int:
-        return run.log.read_text().count("Going on from step") if run.log.exists() else 0
+    def resumed() -> int:
+        return run.log.read_text().count("Resuming from step") if run.log.exists() else 0
 
     command = [sys.executable, "-m", "ham10000", "train", str(tmp_path / "tiny.yaml")]
     command += ["--out", str(run.path), "--processes", "2", "--elastic"]
     launched = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    ranks.wait_for(lambda: bool(steps_in(run.checkpoints)) or launched.poll() is not None)
-    assert not going_on()
+    ranks.wait_for(lambda: bool(run.step_checkpoints()) or launched.poll() is not None)
+    assert not resumed()
     os.kill(worker_of(launched.pid), signal.SIGKILL)
-    ranks.wait_for(lambda: going_on() == 1 or launched.poll() is not None)
+    ranks.wait_for(lambda: resumed() == 1 or launched.poll() is not None)
     launched.send_signal(signal.SIGTERM)
     out, err = launched.communicate(timeout=60)
     assert launched.returncode == INTERRUPTED, err
-    assert "Not finished. Go on with: ham10000 train --resume" in out
+    assert "Not finished. Resume with: ham10000 train --resume" in out
     assert "Traceback" not in err
 
 

@@ -10,11 +10,7 @@ import ranks
 
 from ham10000.errors import TrainingError, WriteError
 from ham10000.recipe import Recipe, load_recipe, save_recipe
-from ham10000.training.checkpoints import steps_in
-from ham10000.training.folder import RunFolder
-from ham10000.training.lock import LAUNCHER_LOCK, TRAINER_LOCK, lock_run
-from ham10000.training.signals import INTERRUPTED
-from ham10000.training.train import train
+from ham10000.training import INTERRUPTED, LAUNCHER_LOCK, TRAINER_LOCK, RunDir, lock_run, train
 
 
 def hold_and_fork(folder: Path) -> None:
@@ -60,7 +56,7 @@ def test_a_second_start_is_refused_before_it_writes_anything(
     capfd: pytest.CaptureFixture[str],
     count: int,
 ) -> None:
-    run = RunFolder(tmp_path / "run")
+    run = RunDir(tmp_path / "run")
     # The first checkpoint is far away: without one, another recipe replaces the folder's.
     mine = recipe(data={"epoch_samples": 10**6}, training={"checkpoint_steps": None})
     first = ranks.start(train, mine, run.path, ranks=count)
@@ -71,9 +67,7 @@ def test_a_second_start_is_refused_before_it_writes_anything(
             assert ranks.run(train, other, run.path, ranks=count) == [1] * count
         said = capfd.readouterr().err
         assert said.count(f"{run.path}: process {first[0].pid} on ") == 2 * count
-        assert not steps_in(run.checkpoints), (
-            "the first run should not have come to a checkpoint yet"
-        )
+        assert not run.step_checkpoints(), "the first run should not have come to a checkpoint yet"
         assert all(path.read_bytes() == raw for path, raw in before.items())
         ranks.kill(first, signal.SIGTERM)
         assert ranks.wait(first) == [INTERRUPTED] * count
@@ -84,7 +78,7 @@ def test_a_second_start_is_refused_before_it_writes_anything(
 def test_a_launcher_and_its_processes_each_keep_others_away(
     recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
-    run = RunFolder(tmp_path / "run")
+    run = RunDir(tmp_path / "run")
     mine = recipe(training={"epochs": 1000})
     save_recipe(mine, tmp_path / "tiny.yaml")
     save_recipe(recipe(optimizer={"lr": 0.5}), tmp_path / "other.yaml")
@@ -102,7 +96,7 @@ def test_a_launcher_and_its_processes_each_keep_others_away(
     refused = subprocess.run(second, capture_output=True, text=True, check=False)
     assert refused.returncode == 1
     assert f"process {launched.pid} on " in refused.stderr
-    ranks.wait_for(lambda: bool(steps_in(run.checkpoints)))
+    ranks.wait_for(lambda: bool(run.step_checkpoints()))
     launched.kill()
     launched.wait()
     holder = int(trainer.read_text().split()[1])

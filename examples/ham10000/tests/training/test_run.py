@@ -4,21 +4,22 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import ranks
 import torch
+from making import make
 
-from ham10000.errors import ArgumentError, CheckpointError, MissingDataError
-from ham10000.evaluation import read_predictions
+from ham10000.data import open_folder, read_table
+from ham10000.errors import ArgumentError, CheckpointError, MissingDataError, PredictionError
+from ham10000.evaluation import OfficialTest, read_predictions, write_predictions
 from ham10000.recipe import Recipe
-from ham10000.training.checkpoints import steps_in
-from ham10000.training.folder import claim
-from ham10000.training.run import open_run
-from ham10000.training.train import train
+from ham10000.training import RunDir, claim_run, find_predictions, open_run, train
 
 
 @pytest.fixture(scope="module")
-def run(recipe: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def metadata_run(recipe: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "tiny"
     training = {"epochs": 2, "tta": 2, "monitor": "epoch", "mode": "max"}
     mine = recipe(data={"protocol": "honest", "metadata": True}, training=training)
@@ -26,84 +27,169 @@ def run(recipe: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory)
     return out
 
 
-def test_a_run_predicts_again_what_it_predicted(run: Path) -> None:
-    opened = open_run(run)
+def test_a_run_predicts_again_what_it_predicted(metadata_run: Path) -> None:
+    opened = open_run(metadata_run)
     assert opened.splits == ["train", "val", "test"]
     again = opened.predict("test")
-    written = read_predictions(run / "predictions.csv")
+    written = read_predictions(metadata_run / "predictions.csv")
     assert again.table.equals(written.table)
     assert again.table.equals(opened.predict("test", tta=2).table)
     assert not again.table.equals(opened.predict("test", tta=1).table)
     assert set(opened.split_table["split"]) == {"train", "val", "test"}
-    assert len(opened.dataset("val")) == len(read_predictions(run / "predictions-val.csv"))
+    assert len(opened.dataset("val")) == len(read_predictions(metadata_run / "predictions-val.csv"))
 
 
-def test_eight_views_are_averaged(run: Path) -> None:
-    opened = open_run(run)
+def test_eight_views_are_averaged(metadata_run: Path) -> None:
+    opened = open_run(metadata_run)
     plain = opened.predict("test", tta=1).probabilities
     all_views = opened.predict("test", tta=8)
     assert all_views.probabilities.sum(1) == pytest.approx(1)
     assert abs(all_views.probabilities - plain).max() > 1e-4
-    with pytest.raises(ArgumentError, match="tta must be 1, 2, 4 or 8, found 3"):
-        opened.predict("test", tta=3)
 
 
-def test_masks_come_from_the_files_where_the_cache_has_none(run: Path) -> None:
-    data = open_run(run).dataset("test", masks=True)
+def test_masks_come_from_the_files_where_the_cache_has_none(metadata_run: Path) -> None:
+    data = open_run(metadata_run).dataset("test", masks=True)
     image, _, extras = data[0]
     assert extras["mask"].shape == (1, *image.shape[1:])
 
 
-def test_the_data_may_have_moved(run: Path, tmp_path: Path) -> None:
-    before = open_run(run).recipe
+def test_the_data_may_have_moved(metadata_run: Path, tmp_path: Path) -> None:
+    before = open_run(metadata_run).recipe
     moved = Path(shutil.copytree(before.data.root, tmp_path / "moved"))
-    opened = open_run(run, data=moved)
+    opened = open_run(metadata_run, data=moved)
     assert opened.recipe.data.root == moved
     assert replace(opened.recipe, data=before.data) == before
-    assert len(opened.dataset("test", masks=True)) == len(open_run(run).dataset("test"))
-    assert open_run(run).recipe == before, "the run's own recipe stays"
+    assert len(opened.dataset("test", masks=True)) == len(open_run(metadata_run).dataset("test"))
+    assert open_run(metadata_run).recipe == before, "the run's own recipe stays"
 
 
-def test_weights_are_told_apart_by_their_hash(run: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+def test_weights_are_told_apart_by_their_hash(metadata_run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(metadata_run, tmp_path / "copy"))
     best = copy / "checkpoints" / "best.pt"
-    assert open_run(copy).weights_hash == open_run(run).weights_hash
-    assert open_run(run).weights_hash == hashlib.sha256(best.read_bytes()).hexdigest()
+    assert open_run(copy).weights_hash == open_run(metadata_run).weights_hash
+    assert open_run(metadata_run).weights_hash == hashlib.sha256(best.read_bytes()).hexdigest()
     best.unlink()
-    last = steps_in(copy / "checkpoints")[0]
+    last = RunDir(copy).step_checkpoints()[0]
     assert open_run(copy).weights_hash == hashlib.sha256(last.read_bytes()).hexdigest()
     shutil.rmtree(copy / "checkpoints")
     assert open_run(copy).weights_hash is None
 
 
 def test_best_weights_that_are_damaged_are_said(
-    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    metadata_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    copy = Path(shutil.copytree(metadata_run, tmp_path / "copy"))
     last = open_run(copy).load_model().state_dict()
     best = copy / "checkpoints" / "best.pt"
     best.write_bytes(best.read_bytes()[:-9])
     model = open_run(copy).load_model()
-    assert "The best weights, of epoch 2, are taken from a checkpoint" in caplog.text
+    assert "Using the best weights, of epoch 2, from" in caplog.text
     assert not model.training
     assert model.state_dict().keys() == last.keys()
     for path in (copy / "checkpoints").glob("step-*"):
         path.write_bytes(b"")
-    with pytest.raises(CheckpointError, match="none of its"):
+    with pytest.raises(CheckpointError, match="all 2 checkpoints are damaged"):
         open_run(copy).load_model()
 
 
 def test_what_is_not_there_is_said(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     with pytest.raises(MissingDataError, match="ham10000 train RECIPE"):
         open_run(tmp_path)
-    claim(tmp_path / "new", recipe())
+    claim_run(tmp_path / "new", recipe())
     with pytest.raises(MissingDataError, match="it has no weights yet"):
         open_run(tmp_path / "new").load_model()
 
 
-def test_the_weights_are_the_average(run: Path) -> None:
-    content = torch.load(run / "checkpoints" / "best.pt", weights_only=True)
-    last = torch.load(steps_in(run / "checkpoints")[0], weights_only=True)
+def test_the_weights_are_the_average(metadata_run: Path) -> None:
+    content = torch.load(metadata_run / "checkpoints" / "best.pt", weights_only=True)
+    last = torch.load(RunDir(metadata_run).step_checkpoints()[0], weights_only=True)
     if content["epoch"] == last["state"]["epoch"]:
         for name, value in content["model"].items():
             assert torch.equal(value, last["ema"][f"module.{name}"])
+
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Path:
+    """A run that a test may break."""
+    return Path(shutil.copytree(run, tmp_path / "run"))
+
+
+def test_what_a_run_has_written_is_read(run: Path) -> None:
+    written = read_predictions(run / "predictions.csv")
+    assert find_predictions(run).table.equals(written.table)
+
+
+def test_what_a_run_has_not_written_is_predicted(copy: Path, synthetic: Path) -> None:
+    written = find_predictions(copy)
+    (copy / "predictions.csv").unlink()
+    again = find_predictions(copy, data=synthetic)
+    assert again.table["image_id"].tolist() == written.table["image_id"].tolist()
+    assert again.probabilities == pytest.approx(written.probabilities, abs=1e-6)
+    validated = find_predictions(copy, "val")
+    assert set(validated.table["split"]) == {"val"}
+    assert not set(validated.table["image_id"]) & set(written.table["image_id"])
+
+
+def test_views_are_averaged_by_the_model(run: Path) -> None:
+    one, four = find_predictions(run), find_predictions(run, tta=4)
+    assert one.table["image_id"].tolist() == four.table["image_id"].tolist()
+    assert np.abs(one.probabilities - four.probabilities).max() > 1e-4
+
+
+def test_predictions_of_a_run_must_be_of_its_split(copy: Path) -> None:
+    path = copy / "predictions.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:-2]) + "\n")
+    with pytest.raises(PredictionError, match=r"predictions\.csv: no row .*\(2 such.*split test"):
+        find_predictions(copy)
+
+
+def test_predictions_of_a_file_must_be_of_the_data_set(run: Path, synthetic: Path) -> None:
+    assert len(find_predictions(run / "predictions.csv", data=synthetic)) > 10
+
+
+def test_a_file_of_other_images_is_refused(tmp_path: Path, synthetic: Path) -> None:
+    write_predictions(make({"mel": 3, "nv": 4}), tmp_path / "p.csv")
+    with pytest.raises(PredictionError, match=r"p\.csv: a row for the image .* doesn't have"):
+        find_predictions(tmp_path / "p.csv", data=synthetic)
+
+
+def test_a_side_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    write_predictions(make({"mel": 3, "nv": 4}), tmp_path / "p.csv")
+    with pytest.raises(PredictionError, match=r"no row has split 'val', only test\. Pass --sp"):
+        find_predictions(tmp_path / "p.csv", "val")
+    with pytest.raises(ArgumentError, match="no split 'tset'"):
+        find_predictions(tmp_path / "p.csv", "tset")
+
+
+def test_a_file_cannot_be_looked_at_again(tmp_path: Path) -> None:
+    write_predictions(make({"mel": 3, "nv": 4}), tmp_path / "p.csv")
+    with pytest.raises(ArgumentError, match="averaged over 4 views"):
+        find_predictions(tmp_path / "p.csv", tta=4)
+
+
+def test_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(MissingDataError, match="neither a folder of a run nor a file"):
+        find_predictions(tmp_path / "nowhere")
+    with pytest.raises(MissingDataError, match=r"no recipe\.yaml"):
+        find_predictions(tmp_path)
+
+
+def test_a_run_predicts_the_official_test_set_as_it_does_its_own(
+    run: Path, tmp_path: Path, synthetic: Path
+) -> None:
+    folder = tmp_path / "ISIC2018_Task3_Test_Images"
+    folder.mkdir()
+    for path in open_folder(synthetic).paths()[::28]:
+        shutil.copy(path, folder)
+    truth = read_table(synthetic / "HAM10000_metadata.csv").iloc[::28].reset_index(drop=True)
+    found = open_run(run).predict_official(tmp_path, truth)
+    assert found.table["image_id"].tolist() == truth["image_id"].tolist()
+    assert found.table["dx"].tolist() == truth["dx"].tolist()
+    assert set(found.table["split"]) == {"test"}
+    splits = [
+        find_predictions(run, name, data=synthetic).table for name in ("train", "val", "test")
+    ]
+    own = pd.concat(splits).set_index("image_id").loc[truth["image_id"]]
+    expected = own[list(OfficialTest.classes)].to_numpy()
+    assert found.probabilities == pytest.approx(expected, abs=1e-5)

@@ -4,23 +4,29 @@ import random
 import shutil
 import signal
 import stat
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import ranks
 import torch
+from torch import nn
 
+from ham10000.errors import PredictionError, TrainingError
 from ham10000.recipe import Recipe
-from ham10000.training import steps
-from ham10000.training.checkpoints import latest, steps_in
-from ham10000.training.folder import RunFolder
-from ham10000.training.signals import INTERRUPTED
-from ham10000.training.train import train
+from ham10000.training import INTERRUPTED, RunDir, train
+from ham10000.training.checkpoint_file import read_latest
 from ham10000.utils import PARTIAL
 
 MakeRecipe = Callable[..., Recipe]
+
+TRAIN: Any = sys.modules[train.__module__]
+"""The module, which the function hides in its package."""
 
 KILLS = int(os.environ.get("HAM10000_KILLS", "3"))
 """How often a run is killed; set it to 30 for a thorough test, of minutes."""
@@ -40,8 +46,8 @@ def whole(recipe: MakeRecipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def outcome(out: Path) -> tuple[bytes, list[torch.Tensor], list[dict[str, object]]]:
     """What a run came to: its predictions, its last weights, and its metrics but for the times."""
-    run = RunFolder(out)
-    content = latest(run.checkpoints)
+    run = RunDir(out)
+    content = read_latest(run)
     assert content is not None
     weights = [value for part in ("model", "ema") for value in content[part].values()]
     records = [json.loads(line) for line in run.metrics.read_text().splitlines()]
@@ -71,11 +77,11 @@ def test_killed_at_any_moment_it_ends_where_it_would_have(
     killed = tmp_path / "killed"
     moments = random.Random(count)
     for _ in range(KILLS):
-        before = steps_in(killed / "checkpoints")[:1]
+        before = RunDir(killed).step_checkpoints()[:1]
         processes = ranks.start(train, mine, killed, ranks=count)
         ranks.wait_for(
             lambda before=before: (
-                steps_in(killed / "checkpoints")[:1] != before or RunFolder(killed).done
+                RunDir(killed).step_checkpoints()[:1] != before or RunDir(killed).done
             )
         )
         time.sleep(moments.random() * 0.3)
@@ -115,12 +121,12 @@ def test_a_damaged_checkpoint_costs_a_few_steps(
 ) -> None:
     stopped = Path(shutil.copytree(whole, tmp_path / "stopped"))
     (stopped / "predictions.csv").unlink()
-    newest = steps_in(stopped / "checkpoints")[0]
+    newest = RunDir(stopped).step_checkpoints()[0]
     raw = bytearray(newest.read_bytes())
     raw[len(raw) // 2] ^= 16
     newest.write_bytes(raw)
     assert ranks.run(train, recipe(), stopped) == [0]
-    assert "cut short or changed" in (stopped / "log.txt").read_text()
+    assert "truncated or was changed" in (stopped / "log.txt").read_text()
     assert_same(whole, stopped)
 
 
@@ -128,15 +134,15 @@ def test_a_damaged_checkpoint_costs_a_few_steps(
 def test_asked_to_stop_it_saves_and_says_so(recipe: MakeRecipe, tmp_path: Path, count: int) -> None:
     mine = recipe(training={"epochs": 500, "checkpoint_steps": None})
     processes = ranks.start(train, mine, tmp_path, ranks=count)
-    ranks.wait_for(lambda: bool(steps_in(tmp_path / "checkpoints")))
+    ranks.wait_for(lambda: bool(RunDir(tmp_path).step_checkpoints()))
     ranks.kill(processes[-1:], signal.SIGTERM)  # one hears it, and all stop
     assert ranks.wait(processes) == [INTERRUPTED] * count
     log = (tmp_path / "log.txt").read_text()
-    assert "Stopped and saved, since SIGTERM asked for it" in log
-    content = latest(tmp_path / "checkpoints")
+    assert "Stopped and saved, since SIGTERM was received" in log
+    content = read_latest(RunDir(tmp_path))
     assert content is not None
     assert f"step-{content['state']['step']:08d}.pt" in {
-        path.name for path in steps_in(tmp_path / "checkpoints")
+        path.name for path in RunDir(tmp_path).step_checkpoints()
     }
 
 
@@ -150,7 +156,7 @@ def test_a_signal_to_the_whole_group_stops_and_saves_with_workers_too(
 ) -> None:
     mine = recipe(data={"workers": 2}, training={"epochs": 12})
     assert ranks.run(train, mine, tmp_path / "whole") == [0]
-    stopped = RunFolder(tmp_path / "stopped")
+    stopped = RunDir(tmp_path / "stopped")
     moments = random.Random(5)
     codes = []
     for _ in range(STOPS):
@@ -169,7 +175,7 @@ def test_a_signal_to_the_whole_group_stops_and_saves_with_workers_too(
 def test_when_its_time_is_over_it_saves(recipe: MakeRecipe, tmp_path: Path) -> None:
     mine = recipe(training={"max_minutes": 1e-6})
     assert ranks.run(train, mine, tmp_path) == [INTERRUPTED]
-    assert [path.name for path in steps_in(tmp_path / "checkpoints")] == ["step-00000000.pt"]
+    assert [path.name for path in RunDir(tmp_path).step_checkpoints()] == ["step-00000000.pt"]
 
 
 def test_two_processes_predict_what_one_does_to_the_last_digit(
@@ -178,7 +184,7 @@ def test_two_processes_predict_what_one_does_to_the_last_digit(
     # 23 test images in batches of 5: uneven shards, and a last batch of 3.
     mine = recipe(training={"eval_batch_size": 5, "epochs": 1})
     assert ranks.run(train, mine, tmp_path / "one") == [0]
-    run = RunFolder(tmp_path / "one")
+    run = RunDir(tmp_path / "one")
     expected = run.predictions().read_bytes()
     run.predictions().unlink()
     assert ranks.run(train, mine, run.path, ranks=2) == [0, 0]
@@ -199,14 +205,14 @@ def test_a_process_that_dies_ends_the_others(
     monkeypatch.setenv("RANKS_LOG", str(tmp_path / "errors"))
     mine = recipe(training={"epochs": 500})
     processes = ranks.start(train, mine, tmp_path / "run", ranks=2)
-    ranks.wait_for(lambda: bool(steps_in(tmp_path / "run" / "checkpoints")))
+    ranks.wait_for(lambda: bool(RunDir(tmp_path / "run").step_checkpoints()))
     ranks.kill(processes[1:])
     survivor, killed = ranks.wait(processes, timeout=30)
     assert killed == -signal.SIGKILL
     assert survivor == 1
     log = (tmp_path / "run" / "log.txt").read_text()
-    assert "another process of this run is gone or doesn't answer" in log
-    assert "Go on from step-" in log
+    assert "another process of this run has ended or does not answer" in log
+    assert "Continue from step-" in log
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -214,22 +220,20 @@ def test_a_loss_that_is_no_number_is_skipped_by_all(
     recipe: MakeRecipe, tmp_path: Path, count: int
 ) -> None:
     def poisoned(bad: set[int], limit: int) -> int:
-        update = steps.update
+        train_step = TRAIN.train_step
 
-        def poison(session, fed, clock):  # type: ignore[no-untyped-def]
-            if session.state.step in bad and session.rank == 0:
-                batch = next(fed)
+        def poison(setup, state, batches, timer):  # type: ignore[no-untyped-def]
+            if state.counters.step in bad and setup.rank == 0:
+                batch = next(batches)
                 batch.images[1] = torch.nan
-                fed = iter([batch])
-            return update(session, fed, clock)
+                batches = iter([batch])
+            return train_step(setup, state, batches, timer)
 
-        from ham10000.training import loop
-
-        loop.update = poison
+        TRAIN.train_step = poison
         return train(recipe(training={"max_bad_steps": limit, "epochs": 2}), tmp_path / str(limit))
 
     assert ranks.run(poisoned, {2, 5}, 2, ranks=count) == [0] * count
-    content = latest(tmp_path / "2" / "checkpoints")
+    content = read_latest(RunDir(tmp_path / "2"))
     assert content is not None
     assert content["state"]["skipped"] == 2
     assert all(value.isfinite().all() for value in content["model"].values())
@@ -246,24 +250,19 @@ def test_an_infinite_loss_is_skipped_where_its_gradient_is_finite(
     recipe: MakeRecipe, tmp_path: Path
 ) -> None:
     def poisoned() -> int:
-        from ham10000.training import loop
+        train_step = TRAIN.train_step
 
-        update = steps.update
+        def poison(setup, state, batches, timer):  # type: ignore[no-untyped-def]
+            if state.counters.step == 2:
+                loss = setup.loss
+                setup = replace(setup, loss=lambda *given: loss(*given) + torch.inf)
+            return train_step(setup, state, batches, timer)
 
-        def poison(session, fed, clock):  # type: ignore[no-untyped-def]
-            loss = session.loss
-            if session.state.step == 2:
-                session.loss = lambda *given: loss(*given) + torch.inf
-            try:
-                return update(session, fed, clock)
-            finally:
-                session.loss = loss
-
-        loop.update = poison
+        TRAIN.train_step = poison
         return train(recipe(training={"epochs": 1}), tmp_path)
 
     assert ranks.run(poisoned) == [0]
-    content = latest(tmp_path / "checkpoints")
+    content = read_latest(RunDir(tmp_path))
     assert content is not None
     assert content["state"]["skipped"] == 1
     assert all(value.isfinite().all() for value in content["model"].values())
@@ -271,24 +270,22 @@ def test_an_infinite_loss_is_skipped_where_its_gradient_is_finite(
 
 def test_short_memory_is_said_with_the_size_of_a_batch(recipe: MakeRecipe, tmp_path: Path) -> None:
     def hungry() -> int:
-        from ham10000.training import loop
-
         def fail(*_: object) -> float:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 TiB")
 
-        loop.update = fail
+        TRAIN.train_step = fail
         return train(recipe(), tmp_path)
 
     assert ranks.run(hungry) == [1]
     log = (tmp_path / "log.txt").read_text()
-    assert "memory was short for training.batch_size 16" in log
-    assert "raise optimizer.accumulate" in log
+    assert "out of memory with training.batch_size 16" in log
+    assert "raise optimizer.accumulate by" in log
 
 
 def test_a_last_batch_of_one_is_left_out(recipe: MakeRecipe, tmp_path: Path) -> None:
     mine = recipe(data={"epoch_samples": 33}, training={"epochs": 1})
     assert ranks.run(train, mine, tmp_path) == [0]
-    content = latest(tmp_path / "checkpoints")
+    content = read_latest(RunDir(tmp_path))
     assert content is not None
     assert content["state"]["step"] == 2
 
@@ -310,6 +307,32 @@ def test_all_that_a_recipe_can_ask_for_works_together(recipe: MakeRecipe, tmp_pa
 
 
 def test_the_log_has_the_parameters_of_each_part(whole: Path) -> None:
-    lines = RunFolder(whole).log.read_text().splitlines()
+    lines = RunDir(whole).log.read_text().splitlines()
     for part in ("backbone", "head", "all"):
         assert any(f"│ {part} " in line for line in lines)
+
+
+def test_weights_that_answer_no_numbers_are_named_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def predict(*_: Any, **__: Any) -> None:
+        raise PredictionError("predicting: row 2 has a probability that is no finite number.")
+
+    monkeypatch.setattr(TRAIN, "predict", predict)
+    run = RunDir(tmp_path)
+    run.checkpoints.mkdir()
+    run.step_checkpoint(3).touch()
+    setup: Any = SimpleNamespace(
+        validation=None,
+        validation_split="val",
+        recipe=None,
+        rank=0,
+        fabric=SimpleNamespace(device="cpu"),
+        plan=SimpleNamespace(replicas=1),
+        run=run,
+    )
+    state: Any = SimpleNamespace(
+        model=nn.Linear(1, 1), ema=None, evaluated_model=None, counters=SimpleNamespace(step=7)
+    )
+    with pytest.raises(TrainingError, match=r"after step 7.*diverged.*step-00000003\.pt.*lr"):
+        TRAIN.evaluate(setup, state)

@@ -22,7 +22,7 @@ from ham10000.evaluation import (
 )
 from ham10000.evaluation import compare as compare_predictions
 from ham10000.evaluation import evaluate as evaluate_predictions
-from ham10000.training.run import find_predictions, open_run
+from ham10000.training import find_predictions, open_run
 from ham10000.utils import console, write_text
 
 __all__ = ["ARGUMENTS", "COMMANDS"]

@@ -38,7 +38,7 @@ def localise(
     # Loading what trains takes seconds, and the other commands don't need it.
     from ham10000.reporting import print_saliency
     from ham10000.saliency import evaluate_saliency, write_saliency
-    from ham10000.training.run import open_run
+    from ham10000.training import open_run
 
     if faithful < 0:
         raise ArgumentError(f"localising: faithful must be 0 or more, found {faithful}.")
@@ -71,7 +71,7 @@ def explain(
         data: the data set's folder, for the masks; what the run was trained on unless given.
     """
     from ham10000.reporting import choose, make_cases, write_case
-    from ham10000.training.run import find_predictions, open_run
+    from ham10000.training import find_predictions, open_run
 
     if image is None and worst is None and dx is None:
         raise ArgumentError(

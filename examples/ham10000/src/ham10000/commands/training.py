@@ -45,11 +45,17 @@ def train(
         return 0
     # Loading what trains takes seconds, and the other commands don't need it.
     from ham10000.reporting import print_run
-    from ham10000.training.folder import claim, find_run
-    from ham10000.training.launch import LAUNCHED, launch
-    from ham10000.training.lock import LAUNCHER_LOCK, TRAINER_LOCK, lock_run
-    from ham10000.training.signals import INTERRUPTED
-    from ham10000.training.train import train as train_run
+    from ham10000.training import (
+        INTERRUPTED,
+        LAUNCHED,
+        LAUNCHER_LOCK,
+        TRAINER_LOCK,
+        claim_run,
+        find_run,
+        launch,
+        lock_run,
+    )
+    from ham10000.training import train as train_run
 
     if (resume is None) == (recipe is None) or (recipe is not None and out is None):
         raise ArgumentError(
@@ -66,7 +72,7 @@ def train(
     if "RANK" not in os.environ and (processes > 1 or elastic):
         with lock_run(place, LAUNCHER_LOCK):
             with lock_run(place, TRAINER_LOCK):  # free, unless a killed launcher left processes
-                run, _ = claim(place, loaded)
+                run, _ = claim_run(place, loaded)
             status = launch(run, processes, _RESTARTS if elastic else 0)
     else:
         status = train_run(loaded, place)

@@ -17,7 +17,7 @@ from ham10000.errors import ArgumentError, MissingDataError, closest
 from ham10000.evaluation import Predictions
 from ham10000.reporting.style import LIGHT, Theme, style
 from ham10000.saliency import attention_maps, image_network, image_reader
-from ham10000.training.run import Run
+from ham10000.training import Run
 from ham10000.utils import replacing
 
 __all__ = ["Case", "case_figure", "choose", "gallery", "make_cases", "thumbnail", "write_case"]

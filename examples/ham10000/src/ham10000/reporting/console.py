@@ -21,7 +21,7 @@ from ham10000.evaluation import (
 )
 from ham10000.reporting.tables import method_name
 from ham10000.statistics import AreaDifference
-from ham10000.training.folder import RunFolder
+from ham10000.training import RunDir
 from ham10000.utils import console
 
 __all__ = [
@@ -261,7 +261,7 @@ _COLUMNS = {
 }
 
 
-def print_run(run: RunFolder) -> None:
+def print_run(run: RunDir) -> None:
     """Print metrics for each split that a run has predicted."""
     out = console()
     if not run.done:

@@ -13,7 +13,7 @@ import pandas as pd
 from ham10000.data import NUM_IMAGES
 from ham10000.errors import DataError, MissingDataError
 from ham10000.evaluation import Evaluation, Predictions, evaluate
-from ham10000.training.run import Run, find_predictions, open_run
+from ham10000.training import Run, find_predictions, open_run
 
 __all__ = ["EvaluatedRun", "ReportSource", "open_source", "read_json"]
 

@@ -32,7 +32,7 @@ from ham10000.saliency.methods import (
     grad_cam_maps,
     random_maps,
 )
-from ham10000.training.run import Run
+from ham10000.training import Run
 from ham10000.utils import write_text
 
 __all__ = [

@@ -13,7 +13,7 @@ import torch
 
 from ham10000.errors import TrainingError
 from ham10000.study.plan import PlannedRun
-from ham10000.training.folder import RunFolder
+from ham10000.training import RunDir
 from ham10000.utils import available_cores
 
 __all__ = ["RunTrainer", "train_missing", "worker_environments"]
@@ -54,7 +54,7 @@ class RunTrainer:
         Raises:
             TrainingError: The process failed. The message ends with its last line of output.
         """
-        folder = RunFolder(self.study / run.folder)
+        folder = RunDir(self.study / run.folder)
         output = self.study / f"{run.folder}.txt"
         output.parent.mkdir(parents=True, exist_ok=True)
         with output.open("ab") as file:

@@ -11,9 +11,7 @@ from ham10000.recipe import Recipe, load_recipe
 from ham10000.study.plan import StudyPlan, make_plan
 from ham10000.study.runner import RunTrainer, train_missing, worker_environments
 from ham10000.study.summary import read_study, summarize_study
-from ham10000.training.folder import RunFolder, claim
-from ham10000.training.inputs import make_split
-from ham10000.training.lock import lock_run
+from ham10000.training import RunDir, claim_run, lock_run, make_split
 from ham10000.utils import write_text
 
 __all__ = ["PLAN", "RESULT", "run_study"]
@@ -58,14 +56,14 @@ def run_study(
     """
     recipes = [load_recipe(path, overrides) for path in recipe_files]
     plan = make_plan(recipes, seeds, folds, primary)
-    _claim(plan, out)
+    _claim_run(plan, out)
     shared = [*_share_images(recipes, plan, out), *overrides]
     files = dict(zip(plan.recipes, recipe_files, strict=True))
     trainer = RunTrainer(out, files, shared, processes)
     for run in plan.runs:  # refuses a changed recipe before any training
         with lock_run(out / run.folder):
-            claim(out / run.folder, load_recipe(files[run.recipe], trainer.fields(run)))
-    missing = [run for run in plan.runs if not RunFolder(out / run.folder).done]
+            claim_run(out / run.folder, load_recipe(files[run.recipe], trainer.fields(run)))
+    missing = [run for run in plan.runs if not RunDir(out / run.folder).done]
     environments = worker_environments(parallel, len(missing), processes)
     log(f"{len(plan.runs)} runs, {len(missing)} to train, {len(environments)} at a time")
     train_missing(trainer, missing, environments, log)
@@ -74,7 +72,7 @@ def run_study(
     return result
 
 
-def _claim(plan: StudyPlan, out: Path) -> None:
+def _claim_run(plan: StudyPlan, out: Path) -> None:
     # Adding seeds extends the study in the folder. Everything else must be as planned.
     if (out / PLAN).exists():
         before = json.loads((out / PLAN).read_text())

@@ -33,7 +33,7 @@ from ham10000.statistics import (
     spread,
 )
 from ham10000.study.plan import StudyPlan
-from ham10000.training.folder import RunFolder
+from ham10000.training import RunDir
 
 __all__ = ["describe_change", "read_study", "summarize_study", "verdict"]
 
@@ -56,7 +56,7 @@ def read_study(plan: StudyPlan, folder: Path) -> Answers:
     for recipe in plan.recipes:
         for seed in plan.seeds:
             parts = [
-                read_predictions(RunFolder(folder / run.folder).predictions()).table
+                read_predictions(RunDir(folder / run.folder).predictions()).table
                 for run in plan.runs_of(recipe, seed)
             ]
             table = pd.concat(parts).sort_values("image_id", ignore_index=True)

@@ -1,52 +1,139 @@
-"""What a run says about itself: to a person, to metrics.jsonl, to TensorBoard and to W&B."""
+"""The record of a run: progress, the lines of its log, metrics.jsonl and the loggers."""
 
 import json
 import logging
 import math
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
 from ham10000.errors import Ham10000Error
 from ham10000.evaluation import Predictions
-from ham10000.training.boards import Boards
-from ham10000.training.folder import RunFolder
-from ham10000.training.plan import EpochPlan
-from ham10000.training.progress import EpochProgress
-from ham10000.training.session import Session
-from ham10000.training.state import State
-from ham10000.training.steps import Clock
+from ham10000.training.loggers import Loggers
+from ham10000.training.profiling import StepTimer
+from ham10000.training.run_dir import RunDir
+from ham10000.training.session import Setup
+from ham10000.training.state import Counters, TrainState
 from ham10000.utils import write_text
 
-__all__ = ["Journal", "try_write_metrics", "write_metrics"]
+__all__ = ["EpochProgress", "Journal", "try_write_metrics", "write_metrics"]
 
 _LOG = logging.getLogger(__name__)
 _SHOWN = ("loss", "accuracy", "balanced_accuracy", "auc_weighted")
 _SHORT = {"balanced_accuracy": "balanced", "auc_weighted": "AUC"}
+_SECONDS = 60.0
+"""Time between two lines if standard error is not a terminal."""
+_SMOOTHING = 0.05
+"""Weight of a step in the moving average of the loss that is shown."""
+
+
+class _Bar(Progress):
+    """A progress bar with a line of text below it."""
+
+    note = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        if self.note:
+            yield Text(self.note, no_wrap=True, overflow="ellipsis")
+
+
+class EpochProgress:
+    """Progress of an epoch: a bar on a terminal, otherwise a line of the log every minute.
+
+    Args:
+        title: the start of each line.
+        steps: number of steps of the epoch.
+        done: number of steps that are done already.
+        note: text below the bar, with the metrics so far.
+        shown: whether this process shows anything.
+    """
+
+    def __init__(self, title: str, steps: int, done: int, note: str, *, shown: bool) -> None:
+        self.title, self.steps, self.done, self.shown = title, steps, done, shown
+        self.images = 0
+        self.loss: float | None = None
+        self.start = self._said = time.monotonic()
+        self._bar: _Bar | None = None
+        if shown and sys.stderr.isatty():
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=None),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[rate]}"),
+            )
+            self._bar = _Bar(*columns, console=Console(stderr=True), transient=True)
+            self._bar.note = note
+            self._task = self._bar.add_task(title, total=steps, completed=done, rate="")
+            self._bar.start()
+
+    @property
+    def rate(self) -> float:
+        """Images per second since the start."""
+        return self.images / max(1e-9, time.monotonic() - self.start)
+
+    def step(self, loss: float, images: int) -> None:
+        """Count a step."""
+        self.done += 1
+        self.images += images
+        if self.loss is None or self.loss != self.loss:
+            self.loss = loss
+        elif loss == loss:
+            self.loss += _SMOOTHING * (loss - self.loss)
+        if not self.shown:
+            return
+        if self._bar is not None:
+            text = f"{self.rate:.0f} images/s loss {self.loss:.3f}"
+            self._bar.update(self._task, completed=self.done, rate=text)
+        elif time.monotonic() - self._said > _SECONDS:
+            self._said = time.monotonic()
+            left = (self._said - self.start) / max(1, self.images) * 1.0
+            remaining = left * (self.steps - self.done) * images
+            _LOG.info(
+                "%s step %d/%d, loss %.3f, %.0f images/s, %.0f s left",
+                self.title,
+                self.done,
+                self.steps,
+                self.loss,
+                self.rate,
+                remaining,
+            )
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
 
 class Journal:
-    """The voice of a run; only that of rank 0 is heard.
+    """Records the progress and the results of epochs; only rank 0 writes.
 
     Args:
-        boards: TensorBoard and W&B.
-        epochs: of the recipe.
-        shown: whether this process speaks.
+        loggers: TensorBoard and W&B.
+        epochs: number of epochs of the recipe.
+        shown: whether this process writes.
     """
 
-    def __init__(self, boards: Boards, epochs: int, *, shown: bool) -> None:
-        self.boards, self.epochs, self.shown = boards, epochs, shown
+    def __init__(self, loggers: Loggers, epochs: int, *, shown: bool) -> None:
+        self.loggers, self.epochs, self.shown = loggers, epochs, shown
         self.progress: EpochProgress | None = None
         self.note = ""
 
     @contextmanager
-    def epoch(self, state: State, plan: EpochPlan) -> Iterator[None]:
-        """Show the steps of an epoch while they are done."""
+    def epoch(self, counters: Counters, steps: int) -> Iterator[None]:
+        """Show the progress of an epoch of so many steps within the context."""
         self.progress = EpochProgress(
-            f"epoch {state.epoch + 1}/{self.epochs}",
-            plan.steps,
-            state.step_in_epoch,
+            f"epoch {counters.epoch + 1}/{self.epochs}",
+            steps,
+            counters.step_in_epoch,
             self.note,
             shown=self.shown,
         )
@@ -63,58 +150,60 @@ class Journal:
         self.progress.step(loss, images)
 
     def pace(self) -> dict[str, float]:
-        """Return how fast the epoch was trained; of its last part, if it was resumed."""
+        """Return the speed of the epoch; of its last part, if the run was resumed within it."""
         return {"images_per_second": self.rate, "seconds": self.seconds}
 
     def end_epoch(
         self,
-        session: Session,
+        setup: Setup,
+        state: TrainState,
         train: dict[str, Any],
         validation: dict[str, Any],
         predictions: Predictions,
-        clock: Clock,
+        timer: StepTimer,
     ) -> None:
-        """Note what an epoch gave."""
+        """Record the results of an epoch."""
+        counters = state.counters
         validation["seconds"] = time.monotonic() - self.started - self.seconds
-        session.state.records += [_plain(train), _plain(validation)]
+        counters.records += [_plain(train), _plain(validation)]
         if not self.shown:
             return
-        try_write_metrics(session.run, session.state)
+        try_write_metrics(setup.run, counters)
         self.note = _brief(validation)
         _LOG.info(
             "epoch %d/%d: train %s; %s %s%s",
-            session.state.epoch,
+            counters.epoch,
             self.epochs,
             _brief(train),
-            session.split,
+            setup.validation_split,
             self.note,
-            ", best so far" if session.state.best_epoch == session.state.epoch else "",
+            ", best so far" if counters.best_epoch == counters.epoch else "",
         )
         _LOG.info(
             "  %.0f s and %.0f s to evaluate, %.0f images/s; %s",
             self.seconds,
             validation["seconds"],
             self.rate,
-            clock.shares(),
+            timer.shares(),
         )
-        self.boards.add(session, train, validation, predictions)
+        self.loggers.add(setup, state, train, validation, predictions)
 
 
-def write_metrics(run: RunFolder, state: State) -> None:
+def write_metrics(run: RunDir, counters: Counters) -> None:
     """Write metrics.jsonl from the recorded epochs, so that no epoch is there twice.
 
     Raises:
         WriteError: the disk is full, or the file may not be written.
     """
-    write_text(run.metrics, "".join(json.dumps(record) + "\n" for record in state.records))
+    write_text(run.metrics, "".join(json.dumps(record) + "\n" for record in counters.records))
 
 
-def try_write_metrics(run: RunFolder, state: State) -> None:
+def try_write_metrics(run: RunDir, counters: Counters) -> None:
     """Write metrics.jsonl, or log that it failed; the next epoch writes all of it again."""
     try:
-        write_metrics(run, state)
+        write_metrics(run, counters)
     except Ham10000Error as error:
-        _LOG.error("%s Training goes on.", error)
+        _LOG.error("%s Training continues.", error)
 
 
 def _plain(record: dict[str, Any]) -> dict[str, Any]:

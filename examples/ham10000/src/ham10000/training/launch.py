@@ -1,4 +1,4 @@
-"""The processes of one machine, started by torchrun."""
+"""Start the processes of a run on one machine, with torchrun."""
 
 import os
 import signal
@@ -7,39 +7,40 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ham10000.errors import TrainingError
-from ham10000.training.folder import RunFolder
-from ham10000.training.signals import INTERRUPTED
+from ham10000.training.process import INTERRUPTED
+from ham10000.training.run_dir import RunDir
 from ham10000.utils import available_cores
 
 __all__ = ["LAUNCHED", "launch"]
 
 LAUNCHED = "HAM10000_LAUNCHED"
-"""Set for the processes that `launch` starts. Such a process ends with 0 where it would end with
-`INTERRUPTED`, which torchrun would take for a failure, to be tried again."""
+"""Variable that is set in processes that `launch` starts. Such a process exits with 0 instead of
+`INTERRUPTED`, because torchrun would treat another status as a failure and start it again."""
 
-_USUALLY = {
-    # Seconds until a process that was told to stop is killed. Torch's 30 are fewer than a step, or
-    # an evaluation, of a large model takes on a CPU, after which it saves.
+_DEFAULTS = {
+    # Seconds between the request to stop and the kill. A step or an evaluation of a large model on
+    # a CPU, after which the process saves, can take longer than torch's default of 30.
     "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "600",
 }
-_ALWAYS = {
+_FIXED = {
     LAUNCHED: "1",
-    # Otherwise processes that start again find the addresses of those before them in the store
-    # that they meet in, now and then in time to try to connect to them.
+    # Otherwise restarted processes can read the addresses of their predecessors from the shared
+    # store, and try to connect to them.
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
 }
 
 
-def launch(run: RunFolder, processes: int, restarts: int = 0) -> int:
-    """Start several processes that train a run, and wait for them.
+def launch(run: RunDir, processes: int, restarts: int = 0) -> int:
+    """Train a run in several processes, and wait for them.
 
     Args:
-        run: claimed, so that its folder has the recipe.
-        processes: how many.
-        restarts: how often all start again from the last checkpoint when one of them dies.
+        run: the folder of the run, from `claim_run`.
+        processes: number of processes.
+        restarts: how many times all processes are restarted from the last checkpoint when one of
+            them ends with an error.
 
     Returns:
-        0, or `INTERRUPTED` if the run isn't finished.
+        0; or `INTERRUPTED` if the run is not finished.
 
     Raises:
         TrainingError: a process failed.
@@ -51,7 +52,7 @@ def launch(run: RunFolder, processes: int, restarts: int = 0) -> int:
     threads = str(max(1, available_cores() // processes))
     command = ("-m", "ham10000", "train", "--resume", str(run.path))
     try:
-        with _environment(_USUALLY | {"OMP_NUM_THREADS": threads} | os.environ | _ALWAYS):
+        with _environment(_DEFAULTS | {"OMP_NUM_THREADS": threads} | os.environ | _FIXED):
             config = LaunchConfig(
                 min_nodes=1,
                 max_nodes=1,
@@ -64,7 +65,7 @@ def launch(run: RunFolder, processes: int, restarts: int = 0) -> int:
             )
             elastic_launch(config, sys.executable)(*command)
     except SignalException:
-        pass  # the processes were told, and have saved
+        pass  # the processes received the signal too, and have saved
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         how = (
@@ -73,15 +74,15 @@ def launch(run: RunFolder, processes: int, restarts: int = 0) -> int:
             else f"ended with {failure.exitcode}"
         )
         raise TrainingError(
-            f"training in {processes} processes: the one of rank {rank} {how}; its messages are "
-            f"above and in {run.log}. Go on with: ham10000 train --resume {run.path}"
+            f"training in {processes} processes: rank {rank} {how}; its messages are above "
+            f"and in {run.log}. Resume with: ham10000 train --resume {run.path}"
         ) from error
     return 0 if run.done else INTERRUPTED
 
 
 @contextmanager
 def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Set what processes that are started meanwhile inherit."""
+    """Set environment variables for processes that start within the context."""
     before = dict(os.environ)
     os.environ.update(variables)
     try:

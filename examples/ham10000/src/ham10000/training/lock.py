@@ -1,4 +1,4 @@
-"""The lock on a run's folder: one start at a time, for as long as its processes live."""
+"""Lock the folder of a run, so that only one set of processes trains in it at a time."""
 
 import os
 import socket
@@ -16,16 +16,16 @@ __all__ = ["LAUNCHER_LOCK", "TRAINER_LOCK", "lock_run"]
 
 LAUNCHER_LOCK = ".launcher.lock"
 TRAINER_LOCK = ".trainer.lock"
-"""A run has two locks, because a launcher and rank 0 are two processes, and either can outlive the
-other. Without a launcher of ours, rank 0 holds both."""
+"""Locks of a run. There are two, because a launcher and rank 0 are two processes and either can
+outlive the other. Without our launcher, rank 0 holds both."""
 
 
 @contextmanager
 def lock_run(folder: Path, *names: str) -> Iterator[None]:
-    """Hold locks of a run's folder, which is made if it does not exist.
+    """Hold locks of the folder of a run, and create the folder if it does not exist.
 
     The operating system releases a lock when the process that holds it ends, however it ends, so
-    a stale lock is impossible. Processes forked meanwhile do not hold it.
+    there are no stale locks. Processes that are forked within the context do not hold it.
 
     Example:
         >>> import tempfile
@@ -38,8 +38,8 @@ def lock_run(folder: Path, *names: str) -> Iterator[None]:
         ham10000.errors.TrainingError: training into ...: process ... is already training there...
 
     Args:
-        folder: the run's folder.
-        names: which locks; both unless given.
+        folder: the folder of the run.
+        names: names of the locks; both by default.
 
     Raises:
         TrainingError: another process holds one of them.
@@ -90,7 +90,7 @@ def _acquire(handle: int, folder: Path, path: Path) -> None:
         ) from error
     except OSError as error:
         raise WriteError(
-            f"locking {path}: {(error.strerror or str(error)).lower()}. Two runs could destroy "
+            f"locking {path}: {(error.strerror or str(error)).lower()}. Two runs could overwrite "
             "each other there. Choose a folder on a file system with locks (NFS with a lock "
             "manager, Lustre mounted with -o flock, or a local disk)."
         ) from error

@@ -1,8 +1,8 @@
 """Losses: cross-entropy, focal and class-balanced, on hard or soft targets.
 
-They give a loss for each sample, weighted; the mean over a step's samples is what training makes
-small, as in Keras, and so in the authors' code. PyTorch's own mean divides by the sum of a batch's
-weights, with which two ranks would train otherwise than one.
+They return a weighted loss for each sample. Training minimizes the mean over the samples of a step,
+as Keras does, and so the authors' code. PyTorch's own mean divides by the sum of the weights of a
+batch, with which two ranks would compute other gradients than one.
 """
 
 from collections.abc import Sequence
@@ -14,31 +14,31 @@ from torch import Tensor, nn
 from ham10000.data import CLASSES
 from ham10000.recipe import LossRecipe
 
-__all__ = ["ClassLoss", "build_loss", "class_weights", "effective_weights", "log_shares"]
+__all__ = ["ClassLoss", "build_loss", "class_weights", "effective_weights", "log_priors"]
 
 
 class ClassLoss(nn.Module):
     """Cross-entropy of each sample, with class weights, smoothing, offsets and the focal factor.
 
-    For a target t, smoothed, and the probabilities p of the scores, a sample has
-    -sum over classes of t * weight * (1 - p)^gamma * log p. With gamma 0 that is cross-entropy.
+    With the smoothed target t and the softmax p of the logits, the loss of a sample is
+    -sum over classes of t * weight * (1 - p)^gamma * log p. With gamma 0 this is cross-entropy.
 
     Example:
         >>> import torch
         >>> from ham10000.training.losses import ClassLoss
-        >>> scores, targets = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])
-        >>> ClassLoss(weight=torch.tensor([1.0, 3.0]))(scores, targets)
+        >>> logits, targets = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])
+        >>> ClassLoss(weight=torch.tensor([1.0, 3.0]))(logits, targets)
         tensor([0.1269, 1.3133])
 
     Args:
-        weight: (K,), of each class; all 1 unless given.
-        label_smoothing: the part of a target that goes to all classes alike.
-        gamma: of the focal factor.
-        offsets: (K,), added to the scores first; none unless given.
+        weight: (K,), weights of the classes; 1 by default.
+        label_smoothing: part of each target that is spread evenly over all classes.
+        gamma: exponent of the focal factor.
+        offsets: (K,), added to the logits first.
 
     Shape:
-        - scores: (B, K), of any floating point type; the loss is computed in float32 at least.
-        - targets: (B,), int64; or (B, K), shares of the classes.
+        - logits: (B, K), of any floating point type; the loss is computed in at least float32.
+        - targets: (B,), int64; or (B, K), probabilities of the classes.
         - output: (B,).
 
     Source: Lin et al., focal loss, arXiv:1708.02002; Menon et al., Long-tail learning via logit
@@ -60,74 +60,74 @@ class ClassLoss(nn.Module):
         self.register_buffer("offsets", offsets, persistent=False)
         self.label_smoothing, self.gamma = label_smoothing, gamma
 
-    def forward(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Give the loss of each sample."""
-        if scores.dtype in (torch.float16, torch.bfloat16):
-            scores = scores.float()
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of each sample."""
+        if logits.dtype in (torch.float16, torch.bfloat16):
+            logits = logits.float()
         if self.offsets is not None:
-            scores = scores + self.offsets.to(scores.dtype)
-        weight = None if self.weight is None else self.weight.to(scores.dtype)
+            logits = logits + self.offsets.to(logits.dtype)
+        weight = None if self.weight is None else self.weight.to(logits.dtype)
         if self.gamma == 0:
             return F.cross_entropy(
-                scores, targets, weight, reduction="none", label_smoothing=self.label_smoothing
+                logits, targets, weight, reduction="none", label_smoothing=self.label_smoothing
             )
-        logs = scores.log_softmax(1)
-        shares = F.one_hot(targets, scores.shape[1]) if targets.ndim == 1 else targets
+        log_p = logits.log_softmax(1)
+        t = F.one_hot(targets, logits.shape[1]) if targets.ndim == 1 else targets
         smooth = self.label_smoothing
-        shares = (1 - smooth) * shares.to(logs.dtype) + smooth / scores.shape[1]
-        # Never 0, where a power below 1 has no gradient.
-        missing = (-logs.expm1()).clamp(min=torch.finfo(logs.dtype).eps)
-        losses = -shares * missing**self.gamma * logs
+        t = (1 - smooth) * t.to(log_p.dtype) + smooth / logits.shape[1]
+        # Never 0, where a power below 1 has an infinite gradient.
+        one_minus_p = (-log_p.expm1()).clamp(min=torch.finfo(log_p.dtype).eps)
+        losses = -t * one_minus_p**self.gamma * log_p
         return (losses if weight is None else losses * weight).sum(1)
 
 
 def build_loss(
     recipe: LossRecipe,
     class_counts: Sequence[int] | Tensor,
-    drawn: Sequence[float] | Tensor | None = None,
+    frequencies: Sequence[float] | Tensor | None = None,
 ) -> ClassLoss:
     """Build the loss of a recipe.
 
     Example:
         >>> from ham10000.recipe import LossRecipe
-        >>> from ham10000.training.losses import build_loss
+        >>> from ham10000.training import build_loss
         >>> build_loss(LossRecipe(class_weights={"mel": 5}), [1] * 7).weight
         tensor([1., 1., 1., 1., 5., 1., 1.])
 
     Args:
         recipe: the part `loss` of a recipe.
-        class_counts: how many images of each class train, in the order of `CLASSES`.
-        drawn: how often each class is drawn, in any unit; as `class_counts` unless given.
+        class_counts: number of training images of each class, in the order of `CLASSES`.
+        frequencies: how often each class is sampled, in any unit; `class_counts` by default.
     """
     return ClassLoss(
         class_weights(recipe, class_counts),
         recipe.label_smoothing,
         recipe.gamma if recipe.name == "focal" else 0.0,
-        log_shares(class_counts if drawn is None else drawn, recipe.logit_adjustment),
+        log_priors(class_counts if frequencies is None else frequencies, recipe.logit_adjustment),
     )
 
 
-def log_shares(drawn: Sequence[float] | Tensor, strength: float) -> Tensor | None:
-    """Return what logit adjustment adds to the scores, (K,), or nothing for a strength of 0.
+def log_priors(frequencies: Sequence[float] | Tensor, strength: float) -> Tensor | None:
+    """Return the offsets of logit adjustment, (K,), or `None` for a strength of 0.
 
-    A class that is never drawn gets nothing: no target will ever be of it.
+    The offset of a class that is never sampled is 0, because no target is of it.
 
     Example:
-        >>> from ham10000.training.losses import log_shares
-        >>> log_shares([3, 1], strength=1.0)
+        >>> from ham10000.training.losses import log_priors
+        >>> log_priors([3, 1], strength=1.0)
         tensor([-0.2877, -1.3863])
     """
     if strength == 0:
         return None
-    counts = torch.as_tensor(drawn, dtype=torch.float64)
+    counts = torch.as_tensor(frequencies, dtype=torch.float64)
     shares = torch.where(counts > 0, counts / counts.sum(), 1.0)
     return (strength * shares.log()).float()
 
 
 def class_weights(recipe: LossRecipe, class_counts: Sequence[int] | Tensor) -> Tensor | None:
-    """Return the weight of each class, (K,), or nothing where all are alike.
+    """Return the weight of each class, (K,), or `None` if all are equal.
 
-    A class without images has the weight 0 where weights depend on the counts.
+    A class without images has weight 0 if the weights depend on the counts.
     """
     if recipe.name == "class_balanced":
         return effective_weights(class_counts, recipe.beta)
@@ -141,9 +141,9 @@ def class_weights(recipe: LossRecipe, class_counts: Sequence[int] | Tensor) -> T
 
 
 def effective_weights(class_counts: Sequence[int] | Tensor, beta: float) -> Tensor:
-    """Weigh classes by one over their effective number of images, with a mean of 1.
+    """Return class weights inverse to the effective numbers of images, with a mean of 1.
 
-    The effective number of n images is (1 - beta^n) / (1 - beta): 1 for beta 0, n in the limit
+    The effective number of n images is (1 - beta^n) / (1 - beta): 1 for beta 0, and n in the limit
     of beta 1.
 
     Example:
@@ -154,6 +154,6 @@ def effective_weights(class_counts: Sequence[int] | Tensor, beta: float) -> Tens
     Source: Cui et al., class-balanced loss, arXiv:1901.05555.
     """
     counts = torch.as_tensor(class_counts, dtype=torch.float64)
-    there = counts > 0
-    weights = torch.where(there, (1 - beta) / (1 - beta ** counts.clamp(min=1)), 0.0)
-    return (weights * there.sum() / weights.sum()).float()
+    present = counts > 0
+    weights = torch.where(present, (1 - beta) / (1 - beta ** counts.clamp(min=1)), 0.0)
+    return (weights * present.sum() / weights.sum()).float()

@@ -1,4 +1,4 @@
-"""`open_run`: what a training run left, to be looked at and used."""
+"""Use a training run: its model, its data and its predictions."""
 
 import hashlib
 from dataclasses import replace
@@ -20,42 +20,38 @@ from ham10000.errors import ArgumentError, MissingDataError
 from ham10000.evaluation import OfficialTest, Predictions, check_images, of_split, read_predictions
 from ham10000.models import METADATA_COLUMNS, build_model
 from ham10000.recipe import Recipe, load_recipe
-from ham10000.training.consistency import (
-    load_recipe_text,
-    refuse_other_recipe,
-    refuse_other_split,
-)
-from ham10000.training.folder import RunFolder, find_run
-from ham10000.training.inputs import open_split, prepare_inputs, splits_of
+from ham10000.training.best_weights import best_file, read_best
+from ham10000.training.data import open_split, prepare_data, splits_of
 from ham10000.training.predict import predict
-from ham10000.training.saving import best_content, best_file
+from ham10000.training.run_dir import RunDir, check_same_recipe, check_same_split, find_run
 
 __all__ = ["Run", "find_predictions", "open_run"]
 
 
 class Run:
-    """A training run.
+    """A training run, from `open_run`.
 
     Args:
-        folder: where it is; see `open_run`.
-        data: see `open_run`.
+        files: the folder of the run.
+        data: folder of the data set; by default the one of training.
 
     Attributes:
-        folder: the run's folder.
-        recipe: what was trained; its data.root is `data` where that is given.
+        files: paths of the files of the run.
+        folder: the folder of the run.
+        recipe: the recipe of the run; its data.root is `data` if that is given.
     """
 
-    def __init__(self, folder: RunFolder, data: Path | None = None) -> None:
-        self.files = folder
-        self.folder = folder.path
-        recipe = load_recipe(folder.recipe)
+    def __init__(self, files: RunDir, data: Path | None = None) -> None:
+        self.files = files
+        self.folder = files.path
+        recipe = load_recipe(files.recipe)
         if data is not None:
             recipe = replace(recipe, data=replace(recipe.data, root=data))
         self.recipe: Recipe = recipe
 
     @property
     def split_table(self) -> pd.DataFrame:
-        """Which image trained, validated and tested: image_id, lesion_id, dx, split."""
+        """The split, with the columns image_id, lesion_id, dx and split."""
         return pd.read_csv(self.files.split, dtype=str, keep_default_na=False)
 
     @property
@@ -65,26 +61,26 @@ class Run:
 
     @property
     def weights_hash(self) -> str | None:
-        """The SHA-256 of the file that `load_model` reads; None where there is none."""
+        """SHA-256 of the file that `load_model` reads; `None` if there is none."""
         path = best_file(self.files)
         return hashlib.sha256(path.read_bytes()).hexdigest() if path is not None else None
 
     def load_model(self, device: torch.device | str = "cpu") -> nn.Module:
-        """Return the model with its best weights, those of the average where there is one.
+        """Return the model in eval mode with its best weights, averaged if the recipe says so.
 
         Raises:
-            MissingDataError: there are none yet.
-            CheckpointError: they are damaged, and no checkpoint has them.
+            MissingDataError: the run has no weights yet.
+            CheckpointError: its best weights are lost.
             RecipeError: the recipe was changed after training.
             SplitError: the split was.
         """
-        recipe, content = self.recipe, best_content(self.files)
+        recipe, content = self.recipe, read_best(self.files)
         doing = f"loading the model of {self.folder}"
-        refuse_other_recipe(load_recipe_text(content["recipe"]), recipe, doing)
+        check_same_recipe(content["recipe"], recipe, doing)
         if self.files.split.exists():
             split = self.files.split.read_text(encoding="utf-8")
-            refuse_other_split(content["split"], split, doing)
-        bare = replace(recipe.model, pretrained=False, weights=None)  # ours come instead
+            check_same_split(content["split"], split, doing)
+        bare = replace(recipe.model, pretrained=False, weights=None)  # replaced below
         model = build_model(bare, size=recipe.data.size, metadata=recipe.data.metadata)
         model.load_state_dict(content["model"])
         if recipe.training.channels_last:
@@ -94,11 +90,11 @@ class Run:
     def dataset(self, split: str, masks: bool = False) -> HAM10000:
         """Return the images of a split: "train", "val" or "test".
 
-        The cache of the run is made again where it is gone, and the files are read where masks are
-        asked for and the cache has none.
+        If the cache of the run is gone, it is created again. Masks that it lacks are read from the
+        files of the data set.
         """
         data = self.recipe.data
-        cache = prepare_inputs(self.files, self.recipe)
+        cache = prepare_data(self.files, self.recipe)
         manifest = read_manifest(cache)
         if masks and not (manifest and manifest["masks"]):
             return HAM10000(
@@ -118,9 +114,9 @@ class Run:
 
         Args:
             split: "train", "val" or "test".
-            tta: over how many views of an image the probabilities are averaged: 1, 2, 4 or 8; as
-                many as the recipe says unless given.
-            device: where.
+            tta: number of views of an image whose probabilities are averaged: 1, 2, 4 or 8; by
+                default the recipe's.
+            device: device of the model.
         """
         return predict(
             self.load_model(device),
@@ -144,7 +140,7 @@ class Run:
             root: the folder with the images; see `OfficialTest`.
             truth: as `read_groundtruth` returns it.
             tta: see `predict`.
-            device: where the model runs.
+            device: device of the model.
 
         Raises:
             MissingDataError: an image is missing.
@@ -162,15 +158,15 @@ class Run:
 
 
 def open_run(folder: Path | str, *, data: Path | None = None) -> Run:
-    """Open the folder that `ham10000 train --out` made.
+    """Open the run in a folder of `ham10000 train --out`.
 
     Args:
-        folder: the run's.
-        data: where the data set is now; where it was in training unless given.
+        folder: the folder of the run.
+        data: folder of the data set, if it has moved since training.
 
     Raises:
-        MissingDataError: there is no run.
-        RecipeError: its recipe can't be read.
+        MissingDataError: there is no run in the folder.
+        RecipeError: its recipe cannot be read.
     """
     return Run(find_run(Path(folder)), data)
 
@@ -178,20 +174,19 @@ def open_run(folder: Path | str, *, data: Path | None = None) -> Run:
 def find_predictions(
     source: Path, split: str = "test", tta: int | None = None, data: Path | None = None
 ) -> Predictions:
-    """Return predictions of one split: read where they are written, made where not.
+    """Return the predictions of a split: from a file, or else from the model of a run.
 
     Args:
-        source: a run's folder, or a file of predictions.
-        split: train, val or test.
-        tta: over how many views of an image a run's model averages; as many as its recipe says
-            unless given.
-        data: the data set; what the run was trained on unless given. Predictions that are read
-            must then be of its images.
+        source: the folder of a run, or a file of predictions.
+        split: "train", "val" or "test".
+        tta: number of views whose probabilities are averaged; needs the folder of a run.
+        data: folder of the data set, by default the one of training. If it is given, predictions
+            from a file must be of its images.
 
     Raises:
-        MissingDataError: there is neither.
-        PredictionError: they can't be used, or are not of the run's images.
-        ArgumentError: there are views to average, and no model.
+        MissingDataError: `source` does not exist.
+        PredictionError: the predictions are invalid, or not of the images of the run.
+        ArgumentError: `split` is unknown, or `tta` was given with a file.
     """
     if split not in SPLITS:
         raise ArgumentError(f"predicting: there is no split {split!r}. Pass one of {SPLITS}.")
@@ -207,14 +202,14 @@ def find_predictions(
     elif source.exists():
         if tta is not None and tta != 1:
             raise ArgumentError(
-                f"reading {source}: predictions that are made already can't be averaged over "
-                f"{tta} views. Pass a run's folder."
+                f"reading {source}: a file of predictions cannot be averaged over {tta} views. "
+                "Pass the folder of a run."
             )
         found = of_split(read_predictions(source), split)
     else:
         raise MissingDataError(
-            f"opening {source}: there is neither a run's folder nor a file of predictions. Train "
-            f"a run with: ham10000 train RECIPE --out {source}"
+            f"opening {source}: there is neither a folder of a run nor a file of predictions. "
+            f"Train a run with: ham10000 train RECIPE --out {source}"
         )
     if data is not None:
         table = load_table(data)

@@ -1,70 +1,162 @@
-"""How far a run is, and which of its epochs was best."""
+"""The mutable state of a run: weights, optimizer, counters and running metrics."""
 
 import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-__all__ = ["State"]
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from ham10000.data import CLASSES
+from ham10000.models import LesionClassifier
+from ham10000.training.optim import Schedule
+
+__all__ = ["Counters", "RunningMetrics", "TrainState"]
 
 Mode = Literal["min", "max"]
 
+_N = len(CLASSES)
+
 
 @dataclass
-class State:
-    """The counters of a run; they are the same on every rank.
+class Counters:
+    """Position in the run, and its best epoch; the same on every rank.
 
     Example:
-        >>> from ham10000.training.state import State
-        >>> state = State()
-        >>> [state.judge(value, "max") for value in (0.5, 0.55, 0.7, 0.6)]
+        >>> from ham10000.training.state import Counters
+        >>> counters = Counters()
+        >>> [counters.update_best(value, "max") for value in (0.5, 0.55, 0.7, 0.6)]
         [True, True, True, False]
         >>> for value in (0.5, 0.55, 0.7, 0.6):
-        ...     state.wait(value, "max", min_delta=0.1)
-        >>> state.best, state.without_progress
+        ...     counters.update_patience(value, "max", min_delta=0.1)
+        >>> counters.best, counters.without_progress
         (0.7, 1)
     """
 
     epoch: int = 0
-    """Epochs that are done."""
+    """Number of finished epochs."""
     step: int = 0
-    """Updates of the weights in all, those that were skipped too."""
+    """Number of steps over all epochs, skipped ones included."""
     step_in_epoch: int = 0
+    """Number of finished steps of the current epoch."""
     skipped: int = 0
-    """Steps without an update, since a loss was not finite."""
+    """Number of steps without an update, because a loss was not finite."""
     best: float | None = None
+    """Best value of the metric that selects the weights."""
     best_epoch: int | None = None
+    """Epoch of that value, from 1."""
     mark: float | None = None
-    """What the next epoch must improve on by min_delta to count as progress."""
+    """Value that the next epoch must improve on by min_delta to count as progress."""
     without_progress: int = 0
-    """Epochs since there was some."""
+    """Number of epochs since the last progress."""
     records: list[dict[str, Any]] = field(default_factory=list)
-    """The lines of metrics.jsonl."""
+    """Lines of metrics.jsonl."""
 
-    def judge(self, value: float, mode: Mode) -> bool:
-        """Note the metric that chooses weights, and return whether an epoch's are the best so far.
+    def update_best(self, value: float, mode: Mode) -> bool:
+        """Record the metric that selects weights, and return whether this epoch is the best so far.
 
-        A metric that isn't a number is never better.
+        NaN is never better.
         """
         better = _gain(value, self.best, mode) > 0
         if better:
             self.best, self.best_epoch = value, self.epoch
         return better
 
-    def wait(self, value: float, mode: Mode, min_delta: float) -> None:
-        """Note the metric that says when to stop: an epoch more without progress, or some."""
+    def update_patience(self, value: float, mode: Mode, min_delta: float) -> None:
+        """Record the metric of early stopping: progress, or one more epoch without it."""
         if _gain(value, self.mark, mode) > min_delta:
             self.mark, self.without_progress = value, 0
         else:
             self.without_progress += 1
 
     def finished(self, epochs: int, patience: int | None) -> bool:
-        """Return whether there is nothing left to train."""
+        """Return whether training is complete: after the last epoch, or without progress."""
         waited = patience is not None and self.without_progress >= max(1, patience)
         return self.epoch >= epochs or waited
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything, for a checkpoint."""
+        """Return all fields, for a checkpoint."""
         return asdict(self)
+
+
+@dataclass
+class RunningMetrics:
+    """Training loss and confusion matrix of an epoch on one rank, from its training steps.
+
+    Example:
+        >>> import torch
+        >>> from ham10000.training.state import RunningMetrics
+        >>> metrics = RunningMetrics()
+        >>> metrics.add(torch.tensor([0.5, 1.5]), torch.eye(7)[:2], torch.tensor([0, 2]))
+        >>> metrics.summarize()
+        {'loss': 1.0, 'accuracy': 0.5, 'balanced_accuracy': 0.5}
+    """
+
+    loss: float = 0.0
+    """Sum of the losses."""
+    confusion: Tensor = field(default_factory=lambda: torch.zeros(_N, _N, dtype=torch.long))
+    """(7, 7), number of images by true class and predicted class."""
+
+    def add(self, losses: Tensor, logits: Tensor, targets: Tensor) -> None:
+        """Add a batch: losses (B,), logits (B, 7), and targets (B,) or probabilities (B, 7)."""
+        targets = targets.argmax(1) if targets.ndim == 2 else targets
+        cells = (targets * _N + logits.argmax(1)).cpu()
+        self.loss += losses.sum(dtype=torch.float64).item()
+        self.confusion += torch.bincount(cells, minlength=_N * _N).reshape(_N, _N)
+
+    def summarize(self) -> dict[str, float]:
+        """Return the mean loss, the accuracy, and the mean recall of the classes present."""
+        seen, right = self.confusion.sum(1), self.confusion.diagonal()
+        total = max(1, int(seen.sum()))
+        present = seen > 0
+        recall = right[present].double() / seen[present]
+        return {
+            "loss": self.loss / total,
+            "accuracy": int(right.sum()) / total,
+            "balanced_accuracy": float(recall.mean()) if len(recall) else 0.0,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums, for a checkpoint."""
+        return {"loss": self.loss, "confusion": self.confusion.clone()}
+
+    @classmethod
+    def sum(cls, states: list[dict[str, Any]]) -> "RunningMetrics":
+        """Return the metrics of several ranks together, from their `state_dict`."""
+        whole = cls()
+        for state in states:
+            whole.loss += state["loss"]
+            whole.confusion += state["confusion"]
+        return whole
+
+
+@dataclass
+class TrainState:
+    """Everything that a training step or the end of an epoch changes, on this rank."""
+
+    model: LesionClassifier
+    """The model as it was built."""
+    ema: AveragedModel | None
+    """Moving average of the weights, if the recipe has one."""
+    optimizer: Optimizer
+    schedule: Schedule
+    counters: Counters = field(default_factory=Counters)
+    metrics: RunningMetrics = field(default_factory=RunningMetrics)
+    wrapped_model: Any = None
+    """The model inside DDP, as Fabric returns it."""
+    wrapped_optimizer: Any = None
+    """The optimizer, as Fabric returns it."""
+    head_only: bool | None = None
+    """Whether the backbone is frozen; `None` before the first step."""
+    unsaved_best: dict[str, Any] | None = None
+    """Content of best.pt while it is not on disk yet, on rank 0."""
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The model that is evaluated: the moving average if there is one."""
+        return self.model if self.ema is None else self.ema.module
 
 
 def _gain(value: float, over: float | None, mode: Mode) -> float:

@@ -1,193 +1,319 @@
-"""`train`: a recipe in, a run out. This is the whole of it, from top to bottom."""
+"""Train a recipe: the whole run, an epoch and its evaluation, from top to bottom."""
 
 import io
 import json
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from rich.console import Console
 
-from ham10000.errors import Ham10000Error, TrainingError
-from ham10000.evaluation import Predictions, write_predictions
+from ham10000.errors import Ham10000Error, PredictionError, TrainingError
+from ham10000.evaluation import Predictions, summarize, write_predictions
 from ham10000.models import parameter_table
 from ham10000.recipe import Recipe
-from ham10000.training.boards import Boards, open_boards
-from ham10000.training.checkpoints import latest
-from ham10000.training.cpu import keep_memory, share_cores
-from ham10000.training.environment import describe_environment
-from ham10000.training.folder import RunFolder, claim
-from ham10000.training.inputs import open_split, prepare_inputs, splits_of
+from ham10000.training.best_weights import final_weights, mark_best, recover_best
+from ham10000.training.checkpoint import restore, save
+from ham10000.training.checkpoint_file import read_latest
+from ham10000.training.data import open_split, prepare_data, splits_of
+from ham10000.training.distributed import (
+    any_of,
+    broadcast_all,
+    gather,
+    local_processes,
+    start_fabric,
+)
 from ham10000.training.journal import Journal, try_write_metrics, write_metrics
 from ham10000.training.launch import LAUNCHED
 from ham10000.training.lock import LAUNCHER_LOCK, TRAINER_LOCK, lock_run
-from ham10000.training.loop import fit
-from ham10000.training.messages import clear_failures, logging_to
+from ham10000.training.loggers import Loggers, open_loggers
+from ham10000.training.logs import explain_failures, log_to
 from ham10000.training.predict import predict
-from ham10000.training.processes import gather, local_processes, start_fabric
-from ham10000.training.randomness import repeat_exactly
-from ham10000.training.saving import finish_best, recover_best
-from ham10000.training.session import Session, build_session, restore
-from ham10000.training.signals import INTERRUPTED, StopWish, listening
+from ham10000.training.process import (
+    INTERRUPTED,
+    StopRequest,
+    catch_signals,
+    keep_memory,
+    share_cores,
+)
+from ham10000.training.profiling import StepTimer, trace_steps
+from ham10000.training.reproducibility import describe_environment, set_deterministic
+from ham10000.training.run_dir import RunDir, claim_run
+from ham10000.training.session import Setup, build_session, wrap_model
+from ham10000.training.state import RunningMetrics, TrainState
+from ham10000.training.step import last_checkpoint, remaining_batches, train_step
 from ham10000.utils import write_text
 
-__all__ = ["train"]
+__all__ = ["evaluate", "train", "train_one_epoch"]
 
 _LOG = logging.getLogger(__name__)
 
 
 def train(recipe: Recipe, out: Path) -> int:
-    """Train a recipe into a folder, or go on where an earlier process stopped.
+    """Train a recipe into a folder, or resume the run that is in it.
 
-    Called by each process of a run; torchrun says which one this is.
+    Every process of a run calls this; torchrun sets their ranks. An interrupted run that is called
+    again ends with the same result, bit for bit, as one that was not interrupted.
 
     Args:
-        recipe: what to train.
-        out: the run's folder.
+        recipe: the recipe to train.
+        out: the folder of the run.
 
     Returns:
-        0, or `INTERRUPTED` if a signal or the recipe's `max_minutes` ended it early; then all is
-        saved, and calling this again goes on.
+        0; or `INTERRUPTED` if a signal or the recipe's `max_minutes` ended the run early. Then a
+        checkpoint was saved, and calling this again resumes the run.
 
     Raises:
-        Ham10000Error: it can't be trained; what was saved stays.
+        Ham10000Error: the recipe cannot be trained; existing checkpoints are kept.
     """
-    wish = StopWish(recipe.training.max_minutes)
-    with listening(wish), ExitStack() as held:
+    request = StopRequest(recipe.training.max_minutes)
+    with catch_signals(request), ExitStack() as locks:
         tuned = [] if torch.cuda.is_available() else [keep_memory(), share_cores(local_processes())]
-        repeat_exactly(recipe.training.deterministic)
+        set_deterministic(recipe.training.deterministic)
         fabric = start_fabric(recipe.training.precision)
-        run, recipe = _enter(recipe, out, fabric.global_rank, held)
-        cache = prepare_inputs(run, recipe)
-        with logging_to(run.log, shown=fabric.global_rank == 0), clear_failures(recipe, run):
-            session = build_session(recipe, run, cache, fabric)
-            _introduce(session, tuned)
-            _resume(session)
-            with _journal(session) as journal:
-                ended = fit(session, journal, wish)
-            if ended:
-                _finish(session, cache)
+        run, recipe = _lock_and_claim(recipe, out, fabric.global_rank, locks)
+        cache = prepare_data(run, recipe)
+        with log_to(run.log, shown=fabric.global_rank == 0), explain_failures(recipe, run):
+            setup, state = build_session(recipe, run, cache, fabric)
+            _describe(setup, state, tuned)
+            _resume(setup, state)
+            with _journal(setup, state) as journal:
+                complete = _train_epochs(setup, state, journal, request)
+            if complete:
+                _predict_splits(setup, state, cache)
             else:
-                reason = next(filter(None, gather(wish.reason)), "somebody asked for it")
+                reason = next(filter(None, gather(request.reason)), "a stop was requested")
                 _LOG.info(
-                    "Stopped and saved, since %s. Go on with: ham10000 train --resume %s",
+                    "Stopped and saved, since %s. Continue with: ham10000 train --resume %s",
                     reason,
                     run.path,
                 )
     if dist.is_initialized():
         dist.destroy_process_group()
-    return 0 if ended else INTERRUPTED
+    return 0 if complete else INTERRUPTED
 
 
-def _enter(recipe: Recipe, out: Path, rank: int, held: ExitStack) -> tuple[RunFolder, Recipe]:
-    """Lock and claim the folder on rank 0; the other ranks touch it only if that succeeds."""
+def _train_epochs(setup: Setup, state: TrainState, journal: Journal, request: StopRequest) -> bool:
+    """Train the remaining epochs; return `False` if a stop was requested before the end."""
+    training, counters = setup.recipe.training, state.counters
+    while not counters.finished(training.epochs, training.patience):
+        timer = StepTimer()
+        with journal.epoch(counters, setup.plan.steps):
+            complete = train_one_epoch(setup, state, journal, request, timer)
+        if complete:
+            predictions = evaluate(setup, state)
+            _end_epoch(setup, state, journal, predictions, timer)
+        save(setup, state)
+        if not complete:
+            return False
+    return True
+
+
+def train_one_epoch(
+    setup: Setup, state: TrainState, journal: Journal, request: StopRequest, timer: StepTimer
+) -> bool:
+    """Train the remaining steps of an epoch; return `False` if a stop was requested before its end.
+
+    Args:
+        setup: the setup of the session.
+        state: its state.
+        journal: records the progress.
+        request: a request to stop, checked on all ranks before each step.
+        timer: receives the times of the steps.
+    """
+    training, plan, counters = setup.recipe.training, setup.plan, state.counters
+    wrap_model(setup, state, head_only=counters.epoch < training.head_first_epochs)
+    state.model.train()
+    saved_at, saved_step = time.monotonic(), counters.step
+    batches = remaining_batches(setup, counters)
+    with trace_steps(setup, counters) as step_done:
+        while counters.step_in_epoch < plan.steps:
+            due = counters.step > saved_step and (
+                (training.checkpoint_steps or 0)
+                and counters.step % (training.checkpoint_steps or 1) == 0
+            )
+            if training.checkpoint_minutes is not None:
+                due = due or time.monotonic() - saved_at >= 60 * training.checkpoint_minutes
+            stop, due = any_of([bool(request), bool(due)], setup.fabric.device)
+            if stop:
+                return False
+            if due:
+                save(setup, state)
+                saved_at, saved_step = time.monotonic(), counters.step
+            images = plan.images(counters.step_in_epoch)
+            loss = train_step(setup, state, batches, timer)
+            journal.step(loss, images)
+            step_done()
+    return True
+
+
+def evaluate(setup: Setup, state: TrainState) -> Predictions:
+    """Predict the validation images with the evaluated weights; a collective operation.
+
+    Raises:
+        TrainingError: the weights have diverged, so that probabilities are not finite.
+    """
+    broadcast_all(state.model.buffers())
+    if state.ema is not None:
+        broadcast_all(state.ema.module.buffers())
+    try:
+        return predict(
+            state.evaluated_model,
+            setup.validation,
+            setup.recipe,
+            split=setup.validation_split,
+            device=setup.fabric.device,
+            rank=setup.rank,
+            replicas=setup.plan.replicas,
+        )
+    except PredictionError as error:  # possible although the loss of every step was finite
+        raise TrainingError(
+            f"evaluating after step {state.counters.step}: the model's outputs are not finite, so "
+            f"its weights have diverged. {last_checkpoint(setup.run)}. Lower "
+            "optimizer.lr, set optimizer.clip_norm, or use training.precision 32."
+        ) from error
+
+
+def _end_epoch(
+    setup: Setup, state: TrainState, journal: Journal, predictions: Predictions, timer: StepTimer
+) -> None:
+    training, counters = setup.recipe.training, state.counters
+    trained = RunningMetrics.sum(gather(state.metrics.state_dict())).summarize()
+    measured = summarize(predictions.targets, predictions.probabilities)
+    measured = {"loss": measured["log_loss"], **measured}
+    counters.epoch += 1
+    counters.step_in_epoch = 0
+    state.metrics = RunningMetrics()
+    value = {"epoch": counters.epoch, **measured}[training.monitor]
+    rates: list[float] = [group["lr"] for group in state.optimizer.param_groups]
+    state.schedule.step(value)
+    if counters.update_best(value, training.mode):
+        mark_best(setup, state)
+    if training.stop_monitor is None:
+        counters.update_patience(value, training.mode, training.min_delta)
+    else:
+        counters.update_patience(
+            measured[training.stop_monitor], training.stop_mode, training.min_delta
+        )
+    common: dict[str, Any] = {"epoch": counters.epoch, "step": counters.step}
+    journal.end_epoch(
+        setup,
+        state,
+        {**common, "split": "train", **trained, "lr": max(rates), **journal.pace()},
+        {**common, "split": setup.validation_split, **measured},
+        predictions,
+        timer,
+    )
+
+
+def _lock_and_claim(
+    recipe: Recipe, out: Path, rank: int, locks: ExitStack
+) -> tuple[RunDir, Recipe]:
+    """Lock and claim the folder on rank 0; other ranks use it only if that succeeds."""
     refusal: Ham10000Error | None = None
     if rank == 0:
-        # A launcher holds its lock itself, for as long as it may start processes again.
+        # A launcher itself holds its lock, as long as it can start processes again.
         names = [TRAINER_LOCK] if LAUNCHED in os.environ else [LAUNCHER_LOCK, TRAINER_LOCK]
         try:
-            held.enter_context(lock_run(out, *names))
-            claim(out, recipe)
+            locks.enter_context(lock_run(out, *names))
+            claim_run(out, recipe)
         except Ham10000Error as error:
             refusal = error
     refusal = gather(refusal)[0]
     if refusal is not None:
         raise refusal
-    return claim(out, recipe)
+    return claim_run(out, recipe)
 
 
-def _introduce(session: Session, tuned: list[str]) -> None:
-    fabric = session.fabric
-    facts = describe_environment(fabric.device, fabric.world_size)
-    if fabric.global_rank == 0:
-        write_text(session.run.path / "environment.json", json.dumps(facts, indent=2) + "\n")
+def _describe(setup: Setup, state: TrainState, tuned: list[str]) -> None:
+    """Log what is trained on what, and write environment.json."""
+    fabric, recipe = setup.fabric, setup.recipe
+    environment = describe_environment(fabric.device, fabric.world_size)
+    if setup.rank == 0:
+        text = json.dumps(environment, indent=2) + "\n"
+        write_text(setup.run.path / "environment.json", text)
     _LOG.info(
         "%s: %d train, %d %s, on %d process%s of %s",
-        session.recipe.name,
-        len(session.data),
-        len(session.validation),
-        session.split,
+        recipe.name,
+        len(setup.train_data),
+        len(setup.validation),
+        setup.validation_split,
         fabric.world_size,
         "es" * (fabric.world_size > 1),
-        facts["device"],
+        environment["device"],
     )
-    for line in [*tuned, *_parameters(session)]:
-        _LOG.info("%s", line)
-    if session.split == "test" and session.recipe.training.monitor != "epoch":
+    screen = Console(file=io.StringIO(), width=80)
+    screen.print(parameter_table(state.model, recipe.model.authors_parameters))
+    table: str = screen.file.getvalue()  # type: ignore[attr-defined]
+    for line in [*tuned, *table.splitlines()]:
+        _LOG.info("%s", line.rstrip())
+    if setup.validation_split == "test" and recipe.training.monitor != "epoch":
         _LOG.warning(
-            "The split has no validation set: %s of the test set chooses the weights, as the "
-            "authors have it, and its numbers are better than they should be",
-            session.recipe.training.monitor,
+            "The split has no validation set: %s of the test set selects the weights, as in the "
+            "authors' code, so the test metrics are optimistic",
+            recipe.training.monitor,
         )
 
 
-def _parameters(session: Session) -> list[str]:
-    """Return the parameters of each part, beside the authors' where they are known, as lines."""
-    screen = Console(file=io.StringIO(), width=80)
-    screen.print(parameter_table(session.model, session.recipe.model.authors_parameters))
-    written: str = screen.file.getvalue()  # type: ignore[attr-defined]
-    return [line.rstrip() for line in written.splitlines()]
-
-
-def _resume(session: Session) -> None:
-    content = latest(session.run.checkpoints)
+def _resume(setup: Setup, state: TrainState) -> None:
+    """Restore the newest checkpoint if the run has one."""
+    content = read_latest(setup.run)
     steps = gather(0 if content is None else content["state"]["step"])
     if len(set(steps)) > 1:
         raise TrainingError(
-            f"resuming {session.run.path}: the processes found checkpoints of the steps {steps}. "
-            "All machines need the same folder: pass an --out on a disk that they share."
+            f"resuming {setup.run.path}: the processes found checkpoints of the steps {steps}. "
+            "All machines need the same folder: pass an --out on a shared disk."
         )
     if content is None:
         return
-    restore(session, content)
-    if not session.run.done:
-        recover_best(session)
-    state = session.state
-    _LOG.info("Going on from step %d, in epoch %d", state.step, state.epoch + 1)
-    if session.rank == 0:
-        try_write_metrics(session.run, state)
+    restore(setup, state, content)
+    if not setup.run.done:
+        recover_best(setup, state)
+    counters = state.counters
+    _LOG.info("Resuming from step %d, in epoch %d", counters.step, counters.epoch + 1)
+    if setup.rank == 0:
+        try_write_metrics(setup.run, counters)
 
 
 @contextmanager
-def _journal(session: Session) -> Iterator[Journal]:
-    shown = session.rank == 0
-    boards = Boards()
+def _journal(setup: Setup, state: TrainState) -> Iterator[Journal]:
+    shown = setup.rank == 0
+    loggers = Loggers()
     if shown:
-        boards = open_boards(session.recipe, session.run, session.state.epoch)
+        loggers = open_loggers(setup.recipe, setup.run, state.counters.epoch)
     try:
-        yield Journal(boards, session.recipe.training.epochs, shown=shown)
+        yield Journal(loggers, setup.recipe.training.epochs, shown=shown)
     finally:
-        boards.close()
+        loggers.close()
 
 
-def _finish(session: Session, cache: Path) -> None:
-    """Predict the splits that didn't train, with the best weights, all ranks together."""
-    run, recipe = session.run, session.recipe
-    if session.run.done:
-        _LOG.info("This run is finished already")
+def _predict_splits(setup: Setup, state: TrainState, cache: Path) -> None:
+    """Predict all splits but train with the best weights; a collective operation."""
+    run, recipe = setup.run, setup.recipe
+    if run.done:
+        _LOG.info("This run is already finished")
         return
-    session.model.load_state_dict(finish_best(session))
-    if session.rank == 0:
-        write_metrics(run, session.state)
-    found: list[Predictions] = []
-    # The test set comes last: its file says that the run is done.
+    state.model.load_state_dict(final_weights(setup, state))
+    if setup.rank == 0:
+        write_metrics(run, state.counters)
+    # The test set comes last, because its file marks the run as done.
     for split in splits_of(run)[1:]:
-        data = open_split(cache, run, split, metadata=recipe.data.metadata)
         predictions = predict(
-            session.model,
-            data,
+            state.model,
+            open_split(cache, run, split, metadata=recipe.data.metadata),
             recipe,
             split=split,
-            device=session.fabric.device,
-            rank=session.rank,
-            replicas=session.plan.replicas,
+            device=setup.fabric.device,
+            rank=setup.rank,
+            replicas=setup.plan.replicas,
             tta=recipe.training.tta,
         )
-        found.append(predictions)
-        if session.rank == 0:
+        if setup.rank == 0:
             write_predictions(predictions, run.predictions(split))
-    _LOG.info("The best weights are of epoch %s", session.state.best_epoch)
+    _LOG.info("The best weights are of epoch %s", state.counters.best_epoch)

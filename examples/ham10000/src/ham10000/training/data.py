@@ -1,0 +1,215 @@
+"""The images of a run: its cache, its split, and the steps of an epoch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from ham10000.data import (
+    CachedHAM10000,
+    check_cache,
+    check_split,
+    data_folder,
+    honest_split,
+    kfold_split,
+    open_cache,
+    open_folder,
+    paper_split,
+    prepare,
+    read_manifest,
+    read_pairs,
+    read_split,
+    scan_pairs,
+    write_split,
+)
+from ham10000.errors import ArgumentError, CacheError, MissingDataError, SplitError
+from ham10000.models import METADATA_COLUMNS
+from ham10000.recipe import DataRecipe, Recipe
+from ham10000.training.run_dir import RunDir
+
+__all__ = ["EpochPlan", "find_cache", "make_split", "open_split", "prepare_data", "splits_of"]
+
+_MIN_IMAGES = 2  # per rank and batch: batch norm has no variance of a single image
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """The steps of an epoch, counted over all ranks.
+
+    A step is an update of the weights, from `accumulate` batches. The last batch can be short. It
+    is left out if a rank would get fewer than two of its images; the next epoch draws anew.
+
+    Example:
+        >>> from ham10000.training.data import EpochPlan
+        >>> plan = EpochPlan(samples=100, batch_size=32, replicas=2)
+        >>> plan.steps, [plan.images(step) for step in range(plan.steps)]
+        (4, [32, 32, 32, 4])
+        >>> EpochPlan(samples=97, batch_size=32, replicas=2).steps
+        3
+
+    Args:
+        samples: number of images that the sampler draws.
+        batch_size: number of images in a batch, over all ranks.
+        replicas: number of ranks.
+        accumulate: number of batches in a step.
+
+    Raises:
+        ArgumentError: the ranks cannot share a batch evenly, or there is not a single batch.
+    """
+
+    samples: int
+    batch_size: int
+    replicas: int = 1
+    accumulate: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.replicas:
+            raise ArgumentError(
+                f"planning an epoch: training.batch_size {self.batch_size} is the number of images "
+                f"over all processes, and is not divisible by {self.replicas} processes. "
+                f"Use {self.batch_size // self.replicas * self.replicas or self.replicas}."
+            )
+        if not self.batches:
+            raise ArgumentError(
+                f"planning an epoch: {self.samples} images are too few for {self.replicas} "
+                f"processes, each of which needs {_MIN_IMAGES} in a batch."
+            )
+
+    @property
+    def batches(self) -> int:
+        """Number of batches."""
+        whole, rest = divmod(self.samples, self.batch_size)
+        return whole + (rest >= _MIN_IMAGES * self.replicas)
+
+    @property
+    def steps(self) -> int:
+        """Number of updates of the weights."""
+        return -(-self.batches // self.accumulate)
+
+    def batches_of(self, step: int) -> range:
+        """Return the numbers of the batches of a step."""
+        first = step * self.accumulate
+        return range(first, min(first + self.accumulate, self.batches))
+
+    def images_before(self, step: int) -> int:
+        """Return the number of images before a step, which is where the sampler resumes."""
+        return min(step * self.accumulate * self.batch_size, self.samples)
+
+    def images(self, step: int) -> int:
+        """Return the number of images of a step over all ranks; its loss is divided by it."""
+        last = self.batches_of(step)[-1]
+        end = min((last + 1) * self.batch_size, self.samples)
+        return end - self.images_before(step)
+
+
+def prepare_data(run: RunDir, recipe: Recipe) -> Path:
+    """Create the cache and the split of a run where they do not exist.
+
+    Several processes may call this at once.
+
+    Returns:
+        The folder of the cache.
+
+    Raises:
+        Ham10000Error: the data set is unusable, or cannot be split as the recipe says.
+    """
+    cache = _prepare_cache(run, recipe.data)
+    with run.lock():
+        if not run.split.exists():
+            data, table = recipe.data, open_cache(cache).table
+            seed = recipe.seed if data.split_seed is None else data.split_seed
+            write_split(_one_fold(make_split(data, seed, table), data.fold, table), run.split)
+    return cache
+
+
+def find_cache(run: RunDir, data: DataRecipe) -> Path:
+    """Return the folder of a run's cache: the recipe's, or one beside the run.
+
+    Runs in the same parent folder share it.
+    """
+    if data.cache is not None:
+        return data.cache
+    return (
+        run.path.absolute().parent / f"{data_folder(data.root).absolute().name}-cache-{data.size}"
+    )
+
+
+def open_split(
+    cache: Path, run: RunDir, split: str, *, metadata: bool, masks: bool = False
+) -> CachedHAM10000:
+    """Open the cached images of a split: train, val or test."""
+    return CachedHAM10000(
+        cache,
+        split,
+        split_file=run.split,
+        metadata=METADATA_COLUMNS if metadata else (),
+        masks=masks,
+    )
+
+
+def splits_of(run: RunDir) -> list[str]:
+    """Return which of train, val and test the run's split has, in this order."""
+    present = set(pd.read_csv(run.split, dtype=str)["split"])
+    return [split for split in ("train", "val", "test") if split in present]
+
+
+def _prepare_cache(run: RunDir, data: DataRecipe) -> Path:
+    cache = find_cache(run, data)
+    try:
+        root = data_folder(data.root)
+    except MissingDataError:
+        # A cache of the right size is enough to train.
+        manifest = read_manifest(cache)
+        if manifest is None or manifest["size"] != data.size:
+            raise
+        if data.check_cache:
+            check_cache(cache)
+        return cache
+    try:
+        manifest = read_manifest(cache)
+    except CacheError:
+        manifest = None  # `prepare` rebuilds it
+    # An existing cache with masks keeps them.
+    masks = bool(manifest and manifest["masks"])
+    prepare(root, cache, data.size, masks=masks, check=data.check_cache)
+    return cache
+
+
+def make_split(data: DataRecipe, seed: int, table: pd.DataFrame, folds: int = 5) -> pd.DataFrame:
+    """Return the split of a recipe: from its split file, or by its protocol.
+
+    Args:
+        data: the part `data` of the recipe.
+        seed: seed of the split.
+        table: the metadata table of the data set.
+        folds: number of folds, with kfold.
+
+    Raises:
+        Ham10000Error: the split file or the data set is missing or invalid.
+    """
+    if data.split is not None:
+        return read_split(data.split, table)
+    if data.protocol == "paper":
+        return paper_split(table, seed)
+    root = data_folder(data.root)
+    pairs = read_pairs(data.pairs) if data.pairs else scan_pairs(open_folder(root))
+    if data.protocol == "honest":
+        return honest_split(table, seed, pairs=pairs)
+    return kfold_split(table, seed, folds, pairs=pairs)
+
+
+def _one_fold(split: pd.DataFrame, fold: int | None, table: pd.DataFrame) -> pd.DataFrame:
+    doing = "choosing the fold of a run"
+    if "fold" not in split.columns:
+        if fold is not None:
+            raise SplitError(f"{doing}: data.fold is {fold}, and the split has no folds.")
+        return split
+    folds = sorted(int(number) for number in split["fold"].unique())
+    if fold not in folds:
+        raise SplitError(
+            f"{doing}: the split has the folds {', '.join(map(str, folds))}, and data.fold is "
+            f"{fold}. Set data.fold to the fold to test on."
+        )
+    rows = split[split["fold"] == fold].drop(columns="fold").reset_index(drop=True)
+    check_split(rows, table, doing)
+    return rows

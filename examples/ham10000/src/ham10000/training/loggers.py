@@ -1,0 +1,194 @@
+"""Loggers for TensorBoard and Weights & Biases: scalars, confusion matrix and attention maps."""
+
+import hashlib
+import importlib
+import logging
+import math
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from softattn.plot import overlay
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from ham10000.data import CLASSES, Augment, metadata_features
+from ham10000.errors import TrainingError
+from ham10000.evaluation import Predictions, confusion
+from ham10000.recipe import Recipe
+from ham10000.training.run_dir import RunDir
+from ham10000.training.session import Setup
+from ham10000.training.state import TrainState
+
+__all__ = ["Loggers", "attention_overlays", "open_loggers", "sample_images"]
+
+_LOG = logging.getLogger(__name__)
+_NOT_SCALARS = ("epoch", "step", "split")
+
+
+class Loggers:
+    """The loggers of a run. Their failures are logged and do not stop training.
+
+    Args:
+        tensorboard: a TensorBoard writer.
+        wandb: a W&B run.
+        images: number of validation images whose attention maps are shown.
+    """
+
+    def __init__(
+        self, tensorboard: SummaryWriter | None = None, wandb: Any = None, images: int = 0
+    ) -> None:
+        self.tensorboard, self.wandb, self.images = tensorboard, wandb, images
+
+    def add(
+        self,
+        setup: Setup,
+        state: TrainState,
+        train: dict[str, Any],
+        validation: dict[str, Any],
+        predictions: Predictions,
+    ) -> None:
+        """Log the metrics and predictions of an epoch."""
+        scalars = _scalars("train", train) | _scalars(str(validation["split"]), validation)
+        epoch = int(validation["epoch"])
+        if self.wandb is not None:
+            try:
+                self.wandb.log(scalars, step=epoch)
+            except Exception as error:
+                _LOG.error("Logging epoch %d to Weights & Biases failed: %s", epoch, error)
+        if self.tensorboard is not None:
+            try:
+                self._write(self.tensorboard, setup, state, scalars, predictions, epoch)
+            except Exception as error:
+                _LOG.error("TensorBoard is off from epoch %d on: %s", epoch, error)
+                self.tensorboard = None
+
+    def _write(
+        self,
+        writer: SummaryWriter,
+        setup: Setup,
+        state: TrainState,
+        scalars: dict[str, float],
+        predictions: Predictions,
+        epoch: int,
+    ) -> None:
+        for name, value in scalars.items():
+            writer.add_scalar(name, value, epoch)
+        counts = confusion(predictions.targets, predictions.probabilities)
+        writer.add_figure(f"{setup.validation_split}/confusion", _confusion_figure(counts), epoch)
+        if self.images and getattr(state.model, "has_attention", False):
+            overlays = attention_overlays(setup, state, self.images)
+            writer.add_images(f"{setup.validation_split}/attention", overlays, epoch)
+        writer.flush()
+
+    def close(self) -> None:
+        """Flush and close all loggers."""
+        try:
+            if self.tensorboard is not None:
+                self.tensorboard.close()
+            if self.wandb is not None:
+                self.wandb.finish()
+        except Exception as error:
+            _LOG.error("Closing the loggers failed: %s", error)
+
+
+def open_loggers(recipe: Recipe, run: RunDir, epoch: int) -> Loggers:
+    """Open the loggers of a recipe; TensorBoard discards events after the given epoch.
+
+    Raises:
+        TrainingError: W&B is asked for and is not installed.
+    """
+    logging_recipe = recipe.logging
+    wandb = None
+    if logging_recipe.wandb:
+        try:
+            module = importlib.import_module("wandb")
+        except ImportError as error:
+            raise TrainingError(
+                "opening Weights & Biases: logging.wandb is true, and wandb is not installed. "
+                "Install it with: pip install wandb"
+            ) from error
+        try:
+            wandb = module.init(
+                project="ham10000",
+                name=recipe.name,
+                dir=str(run.path),
+                config=asdict(recipe),
+                resume="allow",
+                id=hashlib.sha256(str(run.path.absolute()).encode()).hexdigest()[:16],
+            )
+        except Exception as error:  # no key, no network
+            _LOG.error("Weights & Biases is off in this run: %s", error)
+    tensorboard = None
+    if logging_recipe.tensorboard:
+        tensorboard = SummaryWriter(str(run.path / "tensorboard"), purge_step=epoch + 1)
+    return Loggers(tensorboard, wandb, logging_recipe.attention_images)
+
+
+def sample_images(targets: list[int], count: int) -> list[int]:
+    """Return indices of images to show, always the same: the first of each class in turn.
+
+    Example:
+        >>> from ham10000.training.loggers import sample_images
+        >>> sample_images([5, 5, 5, 4, 0, 0], count=4)
+        [4, 3, 0, 5]
+    """
+    ranked = [
+        (rank, label, index)
+        for label in range(len(CLASSES))
+        for rank, index in enumerate(i for i, target in enumerate(targets) if target == label)
+    ]
+    return [index for _, _, index in sorted(ranked)[:count]]
+
+
+@torch.no_grad()
+def attention_overlays(setup: Setup, state: TrainState, count: int) -> Tensor:
+    """Return some validation images, each next to its attention overlay: (N, 3, H, 2 W)."""
+    model, recipe, device = state.evaluated_model, setup.recipe, setup.fabric.device
+    data = setup.validation
+    chosen = sample_images(data.targets, count)
+    images, _ = data.read(chosen)
+    augment = Augment("none", mean=recipe.model.mean, std=recipe.model.std)
+    inputs = [augment(images, torch.arange(len(chosen)), epoch=0).to(device)]
+    if data.metadata:
+        inputs.append(metadata_features(data.metadata)[chosen].to(device))
+    training = model.training
+    model.eval()
+    try:
+        _, maps = model(*inputs, return_maps=True)
+    finally:
+        model.train(training)
+    overlays = []
+    for image, map_ in zip(images, maps.sum(1).cpu(), strict=True):
+        shown = image.float() / 255
+        overlays.append(torch.cat([shown, overlay(shown, map_).permute(2, 0, 1)], dim=2))
+    return torch.stack(overlays)
+
+
+def _scalars(split: str, record: dict[str, Any]) -> dict[str, float]:
+    return {
+        f"{split}/{name}": float(value)
+        for name, value in record.items()
+        if name not in _NOT_SCALARS and value is not None and math.isfinite(value)
+    }
+
+
+def _confusion_figure(counts: Any) -> Figure:
+    figure = Figure(figsize=(4.5, 4), layout="constrained")
+    axes = figure.subplots()
+    shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
+    axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+    axes.set_xticks(range(len(CLASSES)), CLASSES, rotation=45)
+    axes.set_yticks(range(len(CLASSES)), CLASSES)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    for (row, column), count in _cells(counts):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=7)
+    return figure
+
+
+def _cells(counts: Any) -> list[tuple[tuple[int, int], int]]:
+    rows, columns = counts.shape
+    return [((r, c), int(counts[r, c])) for r in range(rows) for c in range(columns)]

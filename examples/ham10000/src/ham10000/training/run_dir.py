@@ -1,0 +1,272 @@
+"""The folder of a run: where its files are, and which recipe and split it belongs to."""
+
+import io
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from filelock import FileLock
+
+from ham10000.errors import (
+    ArgumentError,
+    MissingDataError,
+    RecipeError,
+    SplitError,
+    cannot_write,
+)
+from ham10000.recipe import Recipe, field_values, load_recipe, make_recipe, save_recipe
+
+__all__ = [
+    "RunDir",
+    "check_same_recipe",
+    "check_same_split",
+    "claim_run",
+    "differing_fields",
+    "find_run",
+]
+
+FREE_FIELDS = (
+    "data.root",
+    "data.cache",
+    "data.check_cache",
+    "data.workers",
+    "training.keep",
+    "training.checkpoint_steps",
+    "training.checkpoint_minutes",
+    "training.max_minutes",
+    "training.tta",
+    "logging.",
+)
+"""Prefixes of the fields that do not affect the weights and may change when a run is resumed."""
+
+_STEP = re.compile(r"step-(\d{8,})\.pt")
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Paths of the files of a run.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from ham10000.training import RunDir
+        >>> RunDir(Path("runs/first")).predictions("val").as_posix()
+        'runs/first/predictions-val.csv'
+    """
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe, with every field."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def split(self) -> Path:
+        """The split: train, val or test for each image."""
+        return self.path / "split.csv"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the latest checkpoints and the best weights."""
+        return self.path / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        """The weights of the best epoch."""
+        return self.checkpoints / "best.pt"
+
+    @property
+    def metrics(self) -> Path:
+        """Metrics as JSON lines, one for each epoch and split."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """The text log."""
+        return self.path / "log.txt"
+
+    def predictions(self, split: str = "test") -> Path:
+        """Return the path of the predictions of a split; those of the test set have no suffix."""
+        return self.path / ("predictions.csv" if split == "test" else f"predictions-{split}.csv")
+
+    def step_checkpoint(self, step: int) -> Path:
+        """Return the path of the checkpoint of a step."""
+        return self.checkpoints / f"step-{step:08d}.pt"
+
+    def step_checkpoints(self) -> list[Path]:
+        """Return the existing checkpoints of steps, the newest first."""
+        if not self.checkpoints.is_dir():
+            return []
+        found = [
+            (int(match[1]), path)
+            for path in self.checkpoints.iterdir()
+            if (match := _STEP.fullmatch(path.name))
+        ]
+        return [path for _, path in sorted(found, reverse=True)]
+
+    def lock(self) -> FileLock:
+        """Return the lock under which the processes of a run create its files."""
+        return FileLock(self.path / ".lock")
+
+    @property
+    def done(self) -> bool:
+        """Whether training has ended: the predictions of the test set are written last."""
+        return self.predictions().exists()
+
+
+def find_run(path: Path) -> RunDir:
+    """Return the folder of an existing run.
+
+    Raises:
+        MissingDataError: there is no run in the folder.
+    """
+    run = RunDir(path)
+    if not run.recipe.is_file():
+        raise MissingDataError(
+            f"opening the run {path}: there is no {run.recipe.name} in it. "
+            f"Train one with: ham10000 train RECIPE --out {path}"
+        )
+    return run
+
+
+def claim_run(out: Path, recipe: Recipe) -> tuple[RunDir, Recipe]:
+    """Create the folder of a run, or check that it belongs to the recipe.
+
+    Several processes may call this at once.
+
+    Returns:
+        The folder, and the recipe with absolute paths.
+
+    Raises:
+        ArgumentError: the folder holds other files.
+        RecipeError: it belongs to another recipe; the message names the first difference.
+        WriteError: the folder or a file cannot be written.
+    """
+    run = RunDir(out)
+    recipe = _with_absolute_paths(recipe)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    with run.lock():
+        if run.recipe.exists():
+            _check_claimed(run, recipe)
+        else:
+            others = sorted(path.name for path in out.iterdir() if not path.name.endswith(".lock"))
+            if others:
+                raise ArgumentError(
+                    f"training into {out}: the folder holds {others[0]!r} and is not a run. "
+                    "Choose another folder."
+                )
+        if not run.recipe.exists() or load_recipe(run.recipe) != recipe:
+            save_recipe(recipe, run.recipe)
+    return run, recipe
+
+
+def differing_fields(before: Recipe, now: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Return the fields that affect the weights and differ, with both values.
+
+    Example:
+        >>> from ham10000.recipe import Recipe
+        >>> from ham10000.training.run_dir import differing_fields
+        >>> differing_fields(Recipe("mine", seed=1), Recipe("mine", seed=2))
+        {'seed': (1, 2)}
+    """
+    first, second = _flat(before), _flat(now)
+    return {
+        name: (first[name], second[name])
+        for name in second
+        if first[name] != second[name] and not name.startswith(FREE_FIELDS)
+    }
+
+
+def check_same_recipe(trained: str, now: Recipe, doing: str) -> None:
+    """Check that a recipe is the one that weights were trained with.
+
+    Args:
+        trained: the recipe in the checkpoint, as YAML.
+        now: the recipe of the run.
+        doing: the operation, as the start of the error message.
+
+    Raises:
+        RecipeError: a field that affects the weights differs; the message names it.
+    """
+    recipe = make_recipe(yaml.safe_load(trained), f"{doing}: reading the recipe in the checkpoint")
+    differing = differing_fields(recipe, now)
+    if not differing:
+        return
+    (name, (before, after)), *others = differing.items()
+    more = f" and {len(others)} more field{'s' * (len(others) > 1)}" if others else ""
+    raise RecipeError(
+        f"{doing}: the recipe was changed after training began: {name} was {before!r} and is now "
+        f"{after!r}{more}. Change it back in recipe.yaml, or train in another folder."
+    )
+
+
+def check_same_split(trained: str, now: str, doing: str) -> None:
+    """Check that a split is the one that weights were trained with, in any order of rows.
+
+    Args:
+        trained: the content of split.csv in the checkpoint.
+        now: the content of the run's split.csv.
+        doing: the operation, as the start of the error message.
+
+    Raises:
+        SplitError: an image has moved, was added or was removed; the message names it.
+    """
+    if trained == now:
+        return
+    before, after = _split_of_images(trained, doing), _split_of_images(now, doing)
+    moved = [name for name in before | after if before.get(name) != after.get(name)]
+    if not moved:
+        return
+    name = moved[0]
+    raise SplitError(
+        f"{doing}: split.csv was changed after training began: {name} was in "
+        f"{before.get(name, 'no split')} and is now in {after.get(name, 'no split')} "
+        f"({len(moved)} such image{'s' * (len(moved) > 1)}). "
+        "Change it back, or train in another folder."
+    )
+
+
+def _split_of_images(text: str, doing: str) -> dict[str, str]:
+    try:
+        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+        return dict(zip(table["image_id"], table["split"], strict=True))
+    except (ValueError, KeyError) as error:
+        raise SplitError(f"{doing}: split.csv is damaged ({error}). Restore it.") from error
+
+
+def _with_absolute_paths(recipe: Recipe) -> Recipe:
+    data = recipe.data
+    paths: dict[str, Any] = {
+        name: value.absolute()
+        for name in ("root", "cache", "split", "pairs")
+        if (value := getattr(data, name)) is not None
+    }
+    return replace(recipe, data=replace(data, **paths))
+
+
+def _check_claimed(run: RunDir, recipe: Recipe) -> None:
+    differing = differing_fields(load_recipe(run.recipe), recipe)
+    if not differing:
+        return
+    if not run.step_checkpoints():  # nothing has been trained, so nothing is lost
+        run.split.unlink(missing_ok=True)
+        return
+    (name, (before, now)), *others = differing.items()
+    more = f", and {len(others)} more" if others else ""
+    raise RecipeError(
+        f"training into {run.path}: the folder holds a run of another recipe, with {name} "
+        f"{before!r} instead of {now!r}{more}. Choose another folder."
+    )
+
+
+def _flat(recipe: Recipe) -> dict[str, Any]:
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in field_values(recipe).items()
+    }

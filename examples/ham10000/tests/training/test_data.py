@@ -1,0 +1,159 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ham10000.data import (
+    EpochSampler,
+    kfold_split,
+    open_cache,
+    prepare,
+    read_table,
+    write_split,
+)
+from ham10000.errors import ArgumentError, CacheError, SplitError
+from ham10000.recipe import Recipe
+from ham10000.training.data import (
+    EpochPlan,
+    find_cache,
+    make_split,
+    open_split,
+    prepare_data,
+    splits_of,
+)
+from ham10000.training.run_dir import RunDir, claim_run
+
+
+@given(
+    samples=st.integers(8, 300),
+    per_rank=st.integers(2, 9),
+    replicas=st.integers(1, 4),
+    accumulate=st.integers(1, 3),
+)
+def test_every_rank_has_every_batch_and_no_batch_is_of_one(
+    samples: int, per_rank: int, replicas: int, accumulate: int
+) -> None:
+    plan = EpochPlan(samples, per_rank * replicas, replicas, accumulate)
+    counted = [0] * plan.batches
+    for rank in range(replicas):
+        length = len(EpochSampler([0] * samples, rank=rank, num_replicas=replicas))
+        for batch in range(plan.batches):
+            own = min(per_rank, length - batch * per_rank)
+            assert own >= 2
+            counted[batch] += own
+    numbers = [plan.batches_of(step) for step in range(plan.steps)]
+    assert [number for part in numbers for number in part] == list(range(plan.batches))
+    for step, part in enumerate(numbers):
+        assert plan.images(step) == sum(counted[number] for number in part)
+    assert plan.images_before(plan.steps - 1) + plan.images(plan.steps - 1) <= samples
+
+
+def test_what_can_not_be_shared_out_is_refused() -> None:
+    with pytest.raises(ArgumentError, match=r"training.batch_size 32 .* 3 processes.* Use 30\."):
+        EpochPlan(100, 32, 3)
+    with pytest.raises(ArgumentError, match="3 images are too few for 2 processes"):
+        EpochPlan(3, 32, 2)
+
+
+MakeRecipe = Callable[..., Recipe]
+
+
+def test_the_split_of_a_run_is_made_once(recipe: MakeRecipe, tmp_path: Path) -> None:
+    run, mine = claim_run(tmp_path / "run", recipe(data={"protocol": "honest"}))
+    cache = prepare_data(run, mine)
+    assert cache == mine.data.cache
+    before = run.split.read_bytes()
+    assert splits_of(run) == ["train", "val", "test"]
+    images = [len(open_split(cache, run, split, metadata=False)) for split in splits_of(run)]
+    assert sum(images) == len(pd.read_csv(run.split))
+    run.split.write_bytes(before + b"\n")
+    prepare_data(run, mine)
+    assert run.split.read_bytes() == before + b"\n"
+
+
+def test_the_cache_is_beside_the_run_by_default(recipe: MakeRecipe, tmp_path: Path) -> None:
+    mine = recipe(data={"cache": None})
+    assert mine.data.root is not None
+    expected = tmp_path / f"{mine.data.root.name}-cache-{mine.data.size}"
+    assert find_cache(RunDir(tmp_path / "run"), mine.data) == expected
+
+
+def test_a_run_has_one_fold(recipe: MakeRecipe, synthetic: Path, tmp_path: Path) -> None:
+    table = read_table(synthetic / "HAM10000_metadata.csv")
+    folds = kfold_split(table, 0, 2)
+    write_split(folds, tmp_path / "folds.csv")
+    data = {"split": str(tmp_path / "folds.csv")}
+    run, mine = claim_run(tmp_path / "run", recipe(data={**data, "fold": 1}))
+    prepare_data(run, mine)
+    expected = folds[folds["fold"] == 1]["split"].value_counts().to_dict()
+    assert pd.read_csv(run.split)["split"].value_counts().to_dict() == expected
+    run, mine = claim_run(tmp_path / "none", recipe(data=data))
+    with pytest.raises(SplitError, match=r"Set data\.fold to the fold to test on"):
+        prepare_data(run, mine)
+    run, mine = claim_run(tmp_path / "paper", recipe(data={"fold": 1}))
+    with pytest.raises(SplitError, match=r"data\.fold is 1, and the split has no folds"):
+        prepare_data(run, mine)
+
+
+def test_a_split_file_is_read(recipe: MakeRecipe, synthetic: Path, tmp_path: Path) -> None:
+    table = read_table(synthetic / "HAM10000_metadata.csv")
+    split = make_split(recipe().data, 0, table)
+    write_split(split, tmp_path / "split.csv")
+    again = make_split(recipe(data={"split": str(tmp_path / "split.csv")}).data, 5, table)
+    assert again.to_csv() == split.to_csv()
+
+
+@pytest.fixture
+def start(
+    synthetic: Path, tmp_path: Path, recipe: Callable[..., Recipe]
+) -> Callable[..., np.ndarray]:
+    """Prepare the inputs of a run with a cache of its own, and return its images."""
+
+    def prepared(**fields: object) -> np.ndarray:
+        run = RunDir(tmp_path / "run")
+        run.path.mkdir(exist_ok=True)
+        data = {"cache": str(tmp_path / "cache"), "root": str(synthetic), **fields}
+        return open_cache(prepare_data(run, recipe(data=data))).images
+
+    return prepared
+
+
+def change_a_pixel(cache: Path) -> None:
+    path = next(cache.glob("images-*.npy"))
+    raw = bytearray(path.read_bytes())
+    raw[5000] ^= 1
+    path.write_bytes(raw)
+
+
+def test_a_changed_pixel_is_repaired_before_training(start, tmp_path: Path) -> None:
+    before = np.array(start())
+    change_a_pixel(tmp_path / "cache")
+    assert not np.array_equal(start(check_cache=False), before)
+    assert np.array_equal(start(), before)
+
+
+def test_a_damaged_manifest_is_repaired_before_training(start, tmp_path: Path) -> None:
+    before = np.array(start())
+    (tmp_path / "cache" / "cache.json").write_text("{")
+    assert np.array_equal(start(), before)
+
+
+def test_without_the_data_set_a_changed_cache_is_refused(start, tmp_path: Path) -> None:
+    start()
+    gone = str(tmp_path / "gone")
+    start(root=gone)
+    change_a_pixel(tmp_path / "cache")
+    start(root=gone, check_cache=False)
+    with pytest.raises(CacheError, match=r"images-1\.npy has changed"):
+        start(root=gone)
+
+
+def test_masks_stay_in_a_cache(start, synthetic: Path, tmp_path: Path) -> None:
+    size = start().shape[-1]
+    prepare(synthetic, tmp_path / "cache", size, masks=True)
+    start()
+    assert open_cache(tmp_path / "cache").masks is not None

@@ -1,0 +1,61 @@
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import ranks
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ham10000.errors import TrainingError
+from ham10000.recipe import Recipe
+from ham10000.training import claim_run, train
+from ham10000.training.loggers import open_loggers
+
+
+def test_tensorboard_has_scalars_confusion_and_attention(
+    recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    mine = recipe(logging={"tensorboard": True, "attention_images": 3}, training={"epochs": 2})
+    assert ranks.run(train, mine, tmp_path) == [0]
+    events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0})
+    events.Reload()
+    scalars = events.Scalars("test/balanced_accuracy")
+    assert [event.step for event in scalars] == [1, 2]
+    assert {"train/loss", "train/lr", "train/images_per_second"} <= set(events.Tags()["scalars"])
+    images = events.Tags()["images"]
+    assert "test/confusion" in images
+    assert any(name.startswith("test/attention") for name in images)
+
+
+def test_wandb_is_told_what_tensorboard_is(
+    recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "told").mkdir()
+
+    class Told(ModuleType):
+        def init(self, **options: object) -> "Told":
+            assert options["name"] == "tiny"
+            return self
+
+        def log(self, scalars: dict[str, float], step: int) -> None:
+            (tmp_path / "told" / str(step)).write_text(str(sorted(scalars)))
+            raise ConnectionError("no network")  # which is no reason to stop
+
+        def finish(self) -> None:
+            (tmp_path / "told" / "end").touch()
+
+    monkeypatch.setitem(sys.modules, "wandb", Told("wandb"))
+    mine = recipe(logging={"wandb": True}, training={"epochs": 2})
+    assert ranks.run(train, mine, tmp_path / "run") == [0]
+    assert sorted(path.name for path in (tmp_path / "told").iterdir()) == ["1", "2", "end"]
+    assert "'test/auc_weighted'" in (tmp_path / "told" / "2").read_text()
+
+
+def test_wandb_that_is_not_there_is_said(
+    recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    run, mine = claim_run(tmp_path / "run", recipe(logging={"wandb": True}))
+    with pytest.raises(TrainingError, match="pip install wandb"):
+        open_loggers(mine, run, epoch=0)

@@ -1,0 +1,100 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ham10000.errors import ArgumentError, MissingDataError, RecipeError, SplitError
+from ham10000.recipe import Recipe, dump_recipe, load_recipe
+from ham10000.training.checkpoint_file import save_step
+from ham10000.training.run_dir import (
+    RunDir,
+    check_same_recipe,
+    check_same_split,
+    claim_run,
+    find_run,
+)
+
+
+def test_another_recipe_is_refused_by_the_field_that_differs(
+    recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    run, _ = claim_run(tmp_path / "run", recipe())
+    save_step(run, 1, {"step": 1}, keep=1)
+    with pytest.raises(RecipeError, match=r"with optimizer.lr 0.001 instead of 0.5. Choose"):
+        claim_run(run.path, recipe(optimizer={"lr": 0.5}))
+    claim_run(run.path, recipe(data={"workers": 1}, training={"max_minutes": 3}))
+    assert load_recipe(run.recipe).data.workers == 1
+
+
+def test_before_anything_is_trained_a_recipe_may_change(
+    recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    run, _ = claim_run(tmp_path / "run", recipe())
+    run.split.touch()
+    claim_run(run.path, recipe(optimizer={"lr": 0.5}))
+    assert load_recipe(run.recipe).optimizer.lr == 0.5
+    assert not run.split.exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(
+    recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(ArgumentError, match=r"holds 'letter.txt' and is not a run"):
+        claim_run(tmp_path, recipe())
+    with pytest.raises(MissingDataError, match="ham10000 train RECIPE --out"):
+        find_run(tmp_path)
+
+
+def test_paths_are_spelled_out(
+    recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, resolved = claim_run(Path("run"), recipe(data={"root": "images"}))
+    assert resolved.data.root == tmp_path / "images"
+    assert load_recipe(Path("run") / "recipe.yaml") == resolved
+
+
+SPLIT = "image_id,lesion_id,dx,split\na,x,nv,train\nb,y,nv,test\nc,z,nv,test\n"
+
+
+def test_a_recipe_may_differ_where_the_weights_do_not(recipe: Callable[..., Recipe]) -> None:
+    trained = dump_recipe(recipe())
+    check_same_recipe(trained, recipe(), "resuming")
+    check_same_recipe(trained, recipe(data={"workers": 3}, training={"tta": 2}), "resuming")
+    other = recipe(optimizer={"lr": 0.5}, training={"epochs": 9})
+    with pytest.raises(
+        RecipeError, match=r"resuming: .* optimizer.lr was 0.001 and is now 0.5 and 1 more field"
+    ):
+        check_same_recipe(trained, other, "resuming")
+
+
+@pytest.mark.parametrize(
+    ("edited", "difference"),
+    [
+        (SPLIT.replace("a,x,nv,train", "a,x,nv,test"), r"a was in train and is now in test \(1 "),
+        (SPLIT.replace("c,z,nv,test\n", ""), "c was in test and is now in no split"),
+        (SPLIT + "d,w,nv,train\n", "d was in no split and is now in train"),
+        ("", "split.csv is damaged"),
+        ("image,part\na,train\n", "split.csv is damaged"),
+    ],
+)
+def test_a_split_that_differs_is_refused(edited: str, difference: str) -> None:
+    with pytest.raises(SplitError, match=rf"^resuming: .*{difference}"):
+        check_same_split(SPLIT, edited, "resuming")
+
+
+def test_the_order_of_rows_and_line_ends_are_free() -> None:
+    head, *rows = SPLIT.splitlines()
+    check_same_split(SPLIT, "\r\n".join([head, *reversed(rows)]), "resuming")
+
+
+def test_checkpoints_are_listed_from_the_newest(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    assert run.step_checkpoints() == []
+    run.checkpoints.mkdir()
+    for step in (9, 123_456_789, 10):
+        run.step_checkpoint(step).touch()
+    (run.checkpoints / "step-1.pt").touch()  # not a name of ours
+    run.best.touch()
+    assert run.step_checkpoints() == [run.step_checkpoint(step) for step in (123_456_789, 10, 9)]

@@ -1,0 +1,72 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import ranks
+import torch
+from torch import nn
+
+from ham10000.recipe import Recipe
+from ham10000.training import session as sessions
+from ham10000.training.data import prepare_data
+from ham10000.training.distributed import start_fabric
+from ham10000.training.journal import Journal
+from ham10000.training.loggers import Loggers
+from ham10000.training.process import StopRequest
+from ham10000.training.profiling import StepTimer
+from ham10000.training.run_dir import claim_run
+from ham10000.training.train import train_one_epoch
+
+MakeRecipe = Callable[..., Recipe]
+
+
+def without_norms(module: nn.Module) -> nn.Module:
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, nn.Identity())
+        else:
+            without_norms(child)
+    return module
+
+
+def write_gradients(recipe: Recipe, out: Path, result: Path) -> None:
+    build = sessions.build_model
+    sessions.build_model = lambda *args, **options: without_norms(build(*args, **options))
+    run, recipe = claim_run(out, recipe)
+    cache = prepare_data(run, recipe)
+    setup, state = sessions.build_session(recipe, run, cache, start_fabric("32"))
+    found: list[list[torch.Tensor]] = []
+
+    def note(*_: object) -> None:
+        found.append([parameter.grad.clone() for parameter in state.model.parameters()])
+
+    state.optimizer.register_step_pre_hook(note)
+    journal = Journal(Loggers(), 1, shown=False)
+    with journal.epoch(state.counters, setup.plan.steps):
+        train_one_epoch(setup, state, journal, StopRequest(), StepTimer())
+    if setup.rank == 0:
+        torch.save(found, result)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_gradients_do_not_depend_on_how_images_are_shared_out(
+    recipe: MakeRecipe, tmp_path: Path, accumulate: int
+) -> None:
+    # 37 images: two batches of 16, and a last one of 5, which is 3 for one rank and 2 for another.
+    mine = recipe(
+        data={"epoch_samples": 37},
+        model={"drop_rate": 0.0, "block_drop_rate": 0.0},
+        optimizer={"name": "sgd", "lr": 0.01, "momentum": 0.0, "accumulate": accumulate},
+        loss={"class_weights": {"mel": 5.0, "nv": 0.5}},
+    )
+    for count in (1, 2):
+        done = ranks.run(
+            write_gradients, mine, tmp_path / f"run{count}", tmp_path / f"{count}.pt", ranks=count
+        )
+        assert done == [0] * count
+    one, two = (torch.load(tmp_path / f"{count}.pt", weights_only=True) for count in (1, 2))
+    assert len(one) == len(two) == (3 if accumulate == 1 else 2)
+    for first, second in zip(one, two, strict=True):
+        assert max(part.abs().max() for part in first) > 1e-3
+        for a, b in zip(first, second, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
