@@ -105,7 +105,7 @@ def test_tokens_of_torchvisions_vit():
     nn.init.normal_(model.class_token)
     backbone = find_backbone(model)
     assert backbone.feature_map.input_size == (3, 32, 32)
-    assert backbone.feature_map.place.num_prefix_tokens == 1
+    assert backbone.feature_map.map_layout.num_prefix_tokens == 1
     x = torch.randn(2, 3, 32, 32)
     tokens = model.encoder(
         torch.cat([model.class_token.expand(2, -1, -1), model._process_input(x)], 1)
@@ -170,7 +170,7 @@ def test_a_named_module_of_each_layout(name, at, layout, channels, size):
         model(x)
     handle.remove()
     backbone = find_backbone(model, at)
-    assert backbone.feature_map.place.layout is layout
+    assert backbone.feature_map.map_layout.layout is layout
     assert backbone(x).shape == (2, channels, *size)
     values, wanted = backbone(x).flatten().sort()[0], found[0]
     wanted = wanted[:, 1:] if layout is Layout.NLC else wanted
@@ -224,7 +224,7 @@ def test_what_is_not_needed_is_dropped_and_said(caplog):
         backbone = find_backbone(Features(), input_size=(8, 8))
     assert backbone.dropped == ("heads.0", "heads.1", "head")
     assert caplog.messages == [
-        "Features: dropped heads.0, heads.1, head: the feature map doesn't need it."
+        "Features: dropped heads.0, heads.1, head, which the feature map doesn't depend on."
     ]
     assert len(backbone.model.heads) == 2
     # out_proj isn't called by MultiheadAttention, which reads its weight.
@@ -262,7 +262,7 @@ def test_auxiliary_heads_are_dropped_and_said(caplog):
     model = torchvision.models.googlenet(init_weights=False)
     backbone = find_backbone(model, input_size=(64, 64))
     assert caplog.messages == [
-        "GoogLeNet: dropped the auxiliary heads aux1, aux2, so training gives no auxiliary outputs."
+        "GoogLeNet: dropped the auxiliary heads aux1, aux2, so training has no auxiliary outputs."
     ]
     assert backbone.train()(torch.randn(2, 3, 64, 64)).shape == (2, 1024, 2, 2)
 
@@ -319,17 +319,17 @@ REFUSED = {
         lambda: Intermediates(()),
         {"input_size": (8, 8)},
         r"gives a list of 2: .*; forward_intermediates, with the last norm raises ValueError: no "
-        r"such maps; forward_intermediates raises ValueError: no such maps\. None is a map",
+        r"such maps; forward_intermediates raises ValueError: no such maps\. Expected a map",
     ),
     "a dict": (
         lambda: Features(lambda x: {"map": x, "more": None}),
         {"input_size": (8, 8)},
-        r"forward_features gives a dict with map, more\. None is",
+        r"forward_features gives a dict with map, more\. Expected a",
     ),
     "nothing": (
         lambda: Features(lambda x: None),
         {"input_size": (8, 8)},
-        r"forward_features gives a NoneType\. None is",
+        r"forward_features gives a NoneType\. Expected a",
     ),
     "another size, at a name": (
         lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.Linear(30, 30), nn.ReLU()),
@@ -339,12 +339,12 @@ REFUSED = {
     "a list": (
         lambda: Features(listed),
         {"input_size": (8, 8)},
-        r"forward_features gives a list of 2: a tensor \(1, 8, 4, 4\), a tensor \(1, 8\)\. None is",
+        r"forward_features gives a list of 2: a tensor \(1, 8, 4, 4\), a tensor \(1, 8\)\. Expected a",
     ),
     "a vector": (
         lambda: Features(lambda x: x.mean((2, 3))),
         {"input_size": (8, 8)},
-        r"forward_features gives a tensor \(1, 8\)\. None is a map.*at= with the name",
+        r"forward_features gives a tensor \(1, 8\)\. Expected a map.*at= with the name",
     ),
     "no module": (
         lambda: Features(),
@@ -354,7 +354,7 @@ REFUSED = {
     "no map there": (
         lambda: Features(),
         {"at": "head", "input_size": (8, 8)},
-        r"Features at 'head': it gives a tensor \(1, 5\) for an input of \(3, 8, 8\), which is no",
+        r"Features at 'head': it gives a tensor \(1, 5\) for an input of \(3, 8, 8\), and",
     ),
     "a tuple there": (
         lambda: Features(),
@@ -375,7 +375,7 @@ REFUSED = {
     "too small": (
         lambda: torchvision.models.resnet18(),
         {"input_size": (2, 2)},
-        r"last feature map of ResNet: on the way to its output, a tensor \(1, 1000\), nothing has",
+        r"last feature map of ResNet: nothing on the way to its output, a tensor \(1, 1000\), is a",
     ),
 }
 
@@ -445,8 +445,8 @@ def test_tokens_in_another_order_than_the_models_own_map():
     state = copy.deepcopy(model.state_dict())
     random = torch.get_rng_state()
     message = (
-        r"a feature map of Hiera at 'blocks\.2': what it gives is no spatial map: the tokens stand "
-        r"in another order than in the model's own map of this stage\. Pass the name of another"
+        r"a feature map of Hiera at 'blocks\.2': its output is no feature map: its tokens are not "
+        r"in the order of the model's own map of this stage\. Pass the name of another"
     )
     with pytest.raises(ModelError, match=message):
         find_backbone(model, at="blocks.2")
@@ -463,9 +463,9 @@ def test_tokens_in_another_order_than_the_models_own_map():
 
 def test_tokens_that_get_their_prefix_later():
     model = timm.create_model("cait_xxs24_224", depth=2, img_size=64)
-    place = find_backbone(model, at="blocks.0").feature_map.place
-    assert (place.num_prefix_tokens, place.grid) == (0, TokenGrid(16))
-    assert find_backbone(model).feature_map.place.num_prefix_tokens == 1
+    layout = find_backbone(model, at="blocks.0").feature_map.map_layout
+    assert (layout.num_prefix_tokens, layout.grid) == (0, TokenGrid(4, 4, 16))
+    assert find_backbone(model).feature_map.map_layout.num_prefix_tokens == 1
 
 
 def test_print_says_where_the_map_is():
@@ -479,7 +479,7 @@ def test_the_grid_of_a_patch_that_does_not_divide_the_image():
         "vit_so400m_patch14_siglip_gap_384", depth=1, embed_dim=32, num_heads=2, device="meta"
     )
     found = find_backbone(model).feature_map
-    assert (found.place.grid, found.size) == (TokenGrid(14), (27, 27))
+    assert (found.map_layout.grid, found.size) == (TokenGrid(27, 27, 14), (27, 27))
 
 
 def test_a_name_is_no_model() -> None:

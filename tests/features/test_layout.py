@@ -4,8 +4,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from softattn import ShapeError
-from softattn.features.layout import Layout, TokenGrid, find_grid, from_nchw, to_nchw
-from softattn.features.places import find_place
+from softattn.features.layout import (
+    Layout,
+    MapLayout,
+    TokenGrid,
+    fit_grid,
+    from_nchw,
+    same_aspect,
+    strided,
+    to_nchw,
+)
 
 sizes = st.integers(1, 4)
 
@@ -38,7 +46,7 @@ def test_no_layout_copies():
 
 @pytest.mark.parametrize("grid", [(4, 4), None])
 def test_tokens_that_fit_no_grid(grid):
-    with pytest.raises(ShapeError, match=r"putting tokens on a grid: expected \(B, 1 \+ .*found"):
+    with pytest.raises(ShapeError, match=r"arranging tokens on a grid: expected \(B, 1 \+ .*found"):
         to_nchw(torch.zeros(2, 16, 8), Layout.NLC, grid, 1)
 
 
@@ -48,70 +56,65 @@ def test_maps_of_other_dimensions(layout):
         to_nchw(torch.zeros(2, 16, 8), layout)
 
 
-@pytest.mark.parametrize(
-    ("num_tokens", "size", "hint", "expected"),
-    [
-        (196, (224, 224), None, TokenGrid(16)),
-        (64 * 48, (1024, 768), 16, TokenGrid(16)),
-        (27 * 27, (384, 384), 14, TokenGrid(14)),  # a patch of 14 doesn't divide 384
-        (16, (224, 224), 64, TokenGrid(64, round_up=True)),  # LeViT
-        (16, (224, 224), None, TokenGrid(56)),
-        (9, (32, 32), None, TokenGrid(9)),
-        (1, (224, 224), None, None),  # a class token is no map
-        (197, (224, 224), None, None),
-        (-1, (224, 224), None, None),
-    ],
-)
-def test_grids_that_models_have(num_tokens, size, hint, expected):
-    assert find_grid(num_tokens, *size, hint) == expected
-
-
-@given(st.integers(2, 16), st.integers(2, 16), st.sampled_from([4, 8, 14, 16, 32]))
-def test_a_found_grid_has_as_many_tokens(rows, columns, stride):
-    height, width = rows * stride, columns * stride
-    grid = find_grid(rows * columns, height, width, stride)
-    assert grid == TokenGrid(stride)
-    assert grid.size(height, width) == (rows, columns)
-    assert grid.size(height + stride - 1, width) == (rows, columns)
-    assert TokenGrid(stride, round_up=True).size(height + 1, width) == (rows + 1, columns)
+def test_tokens_of_another_number_than_the_layout_knows():
+    layout = MapLayout(Layout.NLC, TokenGrid(4, 4), 1)
+    with pytest.raises(ShapeError, match=r"found 15 tokens of an image of unknown size, expected"):
+        layout.to_nchw(torch.zeros(2, 16, 8))
+    with pytest.raises(ShapeError, match=r"expected \(B, 1 \+ 0 \* 0, C\), found \(2, 16, 8, 2\)"):
+        layout.to_nchw(torch.zeros(2, 16, 8, 2))
 
 
 @pytest.mark.parametrize(
-    ("shape", "size", "channels_last", "expected"),
+    ("count", "image", "stride", "expected"),
     [
-        ((1, 512, 7, 7), (224, 224), False, Layout.NCHW),
-        ((1, 7, 7, 512), (224, 224), False, Layout.NHWC),
-        ((1, 8, 8, 8), (256, 256), False, Layout.NCHW),
-        ((1, 8, 8, 8), (256, 256), True, Layout.NHWC),
-        ((1, 512, 7, 14), (224, 448), True, Layout.NCHW),
-        ((1, 7, 14, 512), (224, 448), False, Layout.NHWC),
-        ((1, 64, 16, 4), (224, 224), False, Layout.NCHW),  # of no ratio: channels are first
-        ((1, 512, 1, 1), (224, 224), False, None),
-        ((1, 1, 1, 512), (224, 224), True, None),
-        ((1, 512), (224, 224), False, None),
+        (24, None, None, (4, 6)),
+        (24, (64, 96), 16, (4, 6)),
+        (24, (96, 64), 16, (6, 4)),
+        (24, (224, 224), 16, (4, 6)),  # the model resizes its images
+        (144, (144, 256), 16, (9, 16)),
+        (144, (256, 144), None, (16, 9)),
     ],
 )
-def test_layouts_are_told_by_shape(shape, size, channels_last, expected):
-    place = find_place(torch.zeros(shape), *size, channels_last=channels_last)
-    assert (place.layout if place is not None else None) == expected
+def test_the_grid_of_tokens_follows_the_image(count, image, stride, expected):
+    grid = TokenGrid(4, 6, stride)
+    assert grid.size(count, image) == expected
 
 
-@pytest.mark.parametrize("declared", [None, 2])
-def test_prefix_tokens_are_counted_where_the_model_is_silent(declared):
-    place = find_place(torch.zeros(1, 2 + 196, 8), 224, 224, num_prefix_tokens=declared)
-    assert (place.layout, place.grid, place.num_prefix_tokens) == (Layout.NLC, TokenGrid(16), 2)
+def test_a_stride_that_rounds_up():
+    assert TokenGrid(4, 6, 16, round_up=True).size(30, (70, 90)) == (5, 6)
 
 
-def test_a_declared_number_of_prefix_tokens_is_tried_first():
-    def count(num_tokens, declared):
-        place = find_place(torch.zeros(1, num_tokens, 8), 64, 64, num_prefix_tokens=declared)
-        return place.num_prefix_tokens
+@pytest.mark.parametrize(
+    ("count", "image", "text"),
+    [(36, None, "image of unknown size"), (35, (64, 64), "image of 64 x 64")],
+)
+def test_numbers_of_tokens_without_a_known_grid(count, image, text):
+    with pytest.raises(ShapeError, match=f"found {count} tokens of an {text}, expected a grid of"):
+        TokenGrid(6, 4, 16).size(count, image)
 
-    # Nine tokens are 3 x 3, or 2 x 2 behind five.
-    assert (count(9, None), count(9, 5)) == (0, 5)
-    assert count(16, 1) == 0
+
+SQUARE = (224, 224)
+sides = st.integers(32, 600)
 
 
-@pytest.mark.parametrize("value", [[torch.zeros(1, 8, 4, 4)], None, {"x": 1}])
-def test_only_one_tensor_has_a_place(value):
-    assert find_place(value, 64, 64) is None
+@given(height=sides, width=sides, stride=st.integers(2, 16), ceil=st.booleans())
+def test_the_grid_of_any_image_is_found(height, width, stride, ceil):
+    rows, columns = strided((height, width), stride, ceil)
+    found = fit_grid(rows * columns, (height, width))
+    assert found is not None
+    off = abs(found[0] * width - found[1] * height)
+    assert found == (rows, columns) or off <= abs(rows * width - columns * height)
+    assert same_aspect((rows, columns), (height, width))
+    exact = TokenGrid(1, 1, stride, ceil)
+    assert exact.size(rows * columns, (height, width)) == (rows, columns)
+
+
+@given(side=st.integers(2, 60), image=sides)
+def test_the_grid_of_a_square_is_square(side, image):
+    assert fit_grid(side * side, (image, image)) == (side, side)
+    assert fit_grid(side * side + 1, (image, image)) is None
+
+
+@pytest.mark.parametrize("count", [-3, 0, 1])
+def test_no_grid_of_less_than_two(count):
+    assert fit_grid(count, SQUARE) is None

@@ -4,10 +4,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from softattn import ModelError, ShapeError
-from softattn.features.layout import Layout, from_nchw
+from softattn.features.layout import Layout, MapLayout, TokenGrid, from_nchw
+from softattn.insertion.hooks import InputSize
 from softattn.insertion.residual import ResidualAttention, residual_attention
 
 DTYPES = {
@@ -42,7 +43,7 @@ def test_it_is_x_plus_gamma_a_x(layout: Layout, prefix: int) -> None:
     x = lay(nchw, layout, prefix)
 
     y, maps = residual_attention(
-        x, weight, bias, torch.tensor(0.7), "relu", layout.value, (4, 6), prefix
+        x, weight, bias, torch.tensor(0.7), "relu", MapLayout(layout, TokenGrid(4, 6), prefix)
     )
 
     logits = F.relu(F.conv2d(nchw, weight, bias, padding=1)).numpy()
@@ -69,7 +70,7 @@ def test_gamma_zero_leaves_every_bit(
     nchw[1].view(-1)[:12] = torch.tensor(halves, dtype=torch.int16).view(torch.half).to(dtype)
     x = lay(nchw, how, prefix)
     attention = ResidualAttention(
-        3, num_maps=2, layout=how, grid=(4, 2), num_prefix_tokens=prefix, dtype=dtype
+        3, num_maps=2, map_layout=MapLayout(how, TokenGrid(4, 2), prefix), dtype=dtype
     )
     assert same_bits(attention(x), x)
 
@@ -131,48 +132,19 @@ def test_memory_format_is_kept() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("count", "input_size", "stride", "expected"),
-    [
-        (24, None, None, (4, 6)),
-        (24, (64, 96), (16, False), (4, 6)),
-        (24, (96, 64), (16, False), (6, 4)),
-        (24, (224, 224), (16, False), (4, 6)),  # the model resizes its images
-        (144, (144, 256), (16, False), (9, 16)),
-        (144, (144, 256), None, (9, 16)),
-        (30, (70, 90), (16, True), (5, 6)),
-    ],
-)
-def test_the_grid_of_tokens_is_that_of_the_image(
-    count: int,
-    input_size: tuple[int, int] | None,
-    stride: tuple[int, bool] | None,
-    expected: tuple[int, int],
-) -> None:
-    x, weight = torch.randn(1, 1 + count, 4), torch.randn(2, 4, 3, 3)
-    gamma = torch.tensor(1.0)
-    _, maps = residual_attention(x, weight, None, gamma, None, "NLC", (4, 6), 1, input_size, stride)
-    assert maps.shape[2:] == expected
-
-
-@pytest.mark.parametrize(
-    ("input_size", "text"),
-    [
-        (None, "the grid of 36 tokens of images of unknown size is not known"),
-        ((64, 64), "the grid of 35 tokens of images of 64 x 64 is not known"),
-    ],
-)
-def test_a_number_of_tokens_of_no_known_grid_is_refused(
-    input_size: tuple[int, int] | None, text: str
-) -> None:
-    x = torch.randn(1, 36 if input_size is None else 35, 4)
-    weight, gamma = torch.randn(2, 4, 3, 3), torch.tensor(1.0)
-    with pytest.raises(ShapeError, match=text):
-        residual_attention(x, weight, None, gamma, None, "NLC", (6, 4), 0, input_size, (16, False))
+def test_the_grid_of_tokens_is_that_of_the_image() -> None:
+    input_size = InputSize()
+    layout = MapLayout(Layout.NLC, TokenGrid(4, 6, 16), 1)
+    attention = ResidualAttention(4, map_layout=layout, input_size=input_size)
+    assert attention(torch.randn(1, 25, 4), return_maps=True)[1].shape[2:] == (4, 6)
+    with pytest.raises(ShapeError, match="found 144 tokens of an image of unknown size"):
+        attention(torch.randn(1, 145, 4))
+    input_size(nn.Identity(), (torch.zeros(1, 3, 144, 256),))
+    assert attention(torch.randn(1, 145, 4), return_maps=True)[1].shape[2:] == (9, 16)
 
 
 def test_a_tuple_is_refused() -> None:
-    with pytest.raises(ModelError, match="the module gave a tuple in this pass"):
+    with pytest.raises(ModelError, match="the module returned a tuple in this pass"):
         ResidualAttention(4)((torch.randn(1, 4, 3, 3),))
 
 

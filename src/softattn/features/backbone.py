@@ -1,20 +1,53 @@
-"""A model that gives its last spatial feature map, however it does that."""
+"""SpatialBackbone and find_backbone: the part of a model that computes its last feature map."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from torch import Tensor, nn
 
-from softattn.errors import ModelError
-from softattn.features.places import Place
+from softattn._validation import describe
+from softattn.errors import ArgumentTypeError, ModelError
+from softattn.features.dry_run import (
+    DryRun,
+    ImageSize,
+    candidate_sizes,
+    copy_sharing_parameters,
+    dry_run,
+    random_images,
+)
+from softattn.features.inference import (
+    ANOTHER_ORDER,
+    declared_layout,
+    infer_layout,
+    is_reordered,
+    own_maps,
+)
+from softattn.features.last_map import find_last_feature_map, run_failed
+from softattn.features.layout import Layout, MapLayout, Size
+from softattn.features.truncate import truncate
 
-__all__ = ["FeatureMap", "Source", "SpatialBackbone"]
+__all__ = [
+    "BackbonePlan",
+    "FeatureMap",
+    "Source",
+    "SpatialBackbone",
+    "find_backbone",
+    "plan_backbone",
+]
+
+_LISTS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+
+_DOING = "looking for the last feature map"
+
+_logger = logging.getLogger("softattn")
 
 
 class Source(StrEnum):
-    """Which of a model's methods gives its last feature map."""
+    """Method of a model that returns its last feature map."""
 
     FEATURES = "forward_features"
     NORMED_INTERMEDIATES = "forward_intermediates, with the last norm"
@@ -22,7 +55,7 @@ class Source(StrEnum):
     TRUNCATED = "forward, truncated"
 
     def read(self, model: Any, x: Tensor) -> Any:
-        """Ask the model for its last feature map, in the layout that it has."""
+        """Return the model's last feature map, in the model's layout."""
         if self is Source.FEATURES:
             return model.forward_features(x)
         if self is Source.TRUNCATED:
@@ -39,29 +72,29 @@ class Source(StrEnum):
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """Where the feature map of a model is, found once."""
+    """Feature map of a model: its shape and how it is computed and read."""
 
     channels: int
-    size: tuple[int, int]
-    """H and W for an input of `input_size`."""
-    input_size: tuple[int, int, int]
+    size: Size
+    """(H, W) for an input of `input_size`."""
+    input_size: ImageSize
     source: Source
-    place: Place
+    map_layout: MapLayout
     at: str | None = None
-    """The module or node where the model was truncated."""
+    """Module or node at which the model was truncated."""
 
     @property
     def reduction(self) -> int:
-        """How many pixels of the input one position stands for, in each direction."""
+        """Pixels of the input for one position, in each direction."""
         return round(self.input_size[1] / self.size[0])
 
 
 class SpatialBackbone(nn.Module):
-    """A model that gives its last spatial feature map as (B, C, H, W).
+    """A model that returns its last spatial feature map as (B, C, H, W).
 
     Example:
         >>> import torch, torchvision
-        >>> from softattn.features.finding import find_backbone
+        >>> from softattn import find_backbone
         >>> backbone = find_backbone(torchvision.models.resnet18())
         >>> backbone(torch.zeros(2, 3, 96, 64)).shape
         torch.Size([2, 512, 3, 2])
@@ -69,14 +102,14 @@ class SpatialBackbone(nn.Module):
         ('forward, truncated', 'layer4')
 
     Args:
-        model: the model, under whose parameters' names `model.` stands in front.
-        feature_map: where its map is.
-        pretrained_cfg: its preprocessing, in timm's words.
-        dropped: the names of the modules that it had and that come after the map.
+        model: the model. Its parameters keep their names, after the prefix `model.`.
+        feature_map: the map, and how the model computes it.
+        pretrained_cfg: preprocessing, with timm's keys.
+        dropped: names of the modules that were removed, since the map doesn't depend on them.
 
     Shape:
-        - x: (B, 3, H', W'), as the model takes it.
-        - output: (B, C, H, W), channels first whatever the model's own layout is.
+        - x: (B, 3, H', W'), as the model expects.
+        - output: (B, C, H, W) for every layout of the model.
     """
 
     def __init__(
@@ -93,18 +126,19 @@ class SpatialBackbone(nn.Module):
         self.dropped = dropped
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give the feature map of a batch of images."""
+        """Return the feature map of a batch of images."""
         features = self.feature_map.source.read(self.model, x)
-        return self.feature_map.place.to_nchw(features, *x.shape[-2:])
+        # Not unpacked, which torch.fx could not trace.
+        return self.feature_map.map_layout.to_nchw(features, (x.shape[-2], x.shape[-1]))
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Have the model compute parts again for gradients, instead of keeping them."""
+        """Recompute parts of the model in the backward pass instead of storing them."""
         doing = f"setting gradient checkpointing of {type(self.model).__name__}"
         switch: Any = getattr(self.model, "set_grad_checkpointing", None)
         if switch is None:
             raise ModelError(
-                f"{doing}: it has no set_grad_checkpointing. timm's models have it, and those "
-                "that are truncated by at=."
+                f"{doing}: it has no set_grad_checkpointing. timm's models have it, and models "
+                "truncated by at=."
             )
         try:
             switch(enable)
@@ -112,7 +146,215 @@ class SpatialBackbone(nn.Module):
             raise ModelError(f"{doing}: the model refuses: {error}.") from error
 
     def extra_repr(self) -> str:
-        """Say where the map is, for `print(module)`."""
+        """Describe the map, for `print(module)`."""
         found, (height, width) = self.feature_map, self.feature_map.size
         at = f", at={found.at!r}" if found.at is not None else ""
         return f"{found.channels} x {height} x {width}, {found.source.value}{at}"
+
+
+@dataclass(frozen=True)
+class BackbonePlan:
+    """A backbone that was found in a model, which isn't changed until `build`."""
+
+    name: str
+    """Class name of the original model."""
+    model: nn.Module
+    """The module that computes the map: the model, or a truncated one."""
+    feature_map: FeatureMap
+    pretrained_cfg: Mapping[str, Any]
+    dropped: tuple[str, ...]
+    """Names of modules that the map doesn't depend on."""
+    unused: tuple[nn.Parameter, ...]
+    """Parameters of the other modules that the map doesn't depend on."""
+
+    def build(self) -> SpatialBackbone:
+        """Drop what the map doesn't depend on, and return the backbone."""
+        if self.feature_map.source is not Source.TRUNCATED:
+            for name in self.dropped:
+                identity = nn.Identity().train(self.model.get_submodule(name).training)
+                self.model.set_submodule(name, identity)
+        for parameter in self.unused:
+            parameter.requires_grad_(False)
+        if self.dropped:
+            _logger.info(
+                "%s: dropped %s, which the feature map doesn't depend on.",
+                self.name,
+                ", ".join(self.dropped),
+            )
+        auxiliary = getattr(self.model, "training_only", ())
+        if auxiliary:
+            _logger.warning(
+                "%s: dropped the auxiliary heads %s, so training has no auxiliary outputs.",
+                self.name,
+                ", ".join(auxiliary),
+            )
+        return SpatialBackbone(self.model, self.feature_map, self.pretrained_cfg, self.dropped)
+
+
+def find_backbone(
+    model: nn.Module,
+    at: str | None = None,
+    input_size: tuple[int, ...] | None = None,
+    pretrained_cfg: Mapping[str, Any] | None = None,
+) -> SpatialBackbone:
+    """Return a model's backbone: the part that computes its last spatial feature map.
+
+    Example:
+        >>> import torch, torchvision
+        >>> from softattn import find_backbone
+        >>> model = torchvision.models.resnet18()
+        >>> find_backbone(model, at="layer3").feature_map.channels
+        256
+
+    Everything after the map is dropped: modules that the map doesn't depend on are replaced with
+    `nn.Identity`, and remaining parameters without a use are frozen, so that distributed training
+    finds no parameter without a gradient. If `at` is given or the model is traced, the model is not
+    changed, and the result shares its parameters.
+
+    Args:
+        model: any module that takes a batch of images and computes a feature map on the way.
+        at: the name of a module or of a node of the traced graph that returns the map. By default
+            the last map is found: by timm's `forward_features`, then `forward_intermediates`, if
+            the model has them; otherwise in the traced graph, before the pooling. A stage whose
+            tokens are in another order than in the model's own map of it is refused, except on
+            the meta device, where there are no values to compare.
+        input_size: (C, H, W) or (H, W) of the dry run, if the model doesn't declare it.
+        pretrained_cfg: preprocessing, with timm's keys, if the model doesn't declare it.
+
+    Raises:
+        ArgumentTypeError: `model` is not a module. For a model's name, use `wrap_backbone`.
+        ModelError: there is no such map, or the model can't be run. It is not changed then.
+    """
+    if not isinstance(model, nn.Module):
+        raise ArgumentTypeError(
+            f"{_DOING}: expected a torch.nn.Module, found {type(model).__name__}."
+        )
+    return plan_backbone(model, at, input_size, pretrained_cfg).build()
+
+
+def plan_backbone(
+    model: nn.Module,
+    at: str | None = None,
+    input_size: tuple[int, ...] | None = None,
+    pretrained_cfg: Mapping[str, Any] | None = None,
+) -> BackbonePlan:
+    """Find what `find_backbone` returns, without changing the model."""
+    cfg = pretrained_cfg if pretrained_cfg is not None else getattr(model, "pretrained_cfg", None)
+    cfg = dict(cfg) if isinstance(cfg, Mapping) else {}
+    first, *others = candidate_sizes(model, cfg, input_size)
+    try:
+        return _plan(model, at, first, cfg)
+    except ModelError:
+        for size in others:
+            with suppress(ModelError):
+                return _plan(model, at, size, cfg)
+        raise
+
+
+def _plan(
+    model: nn.Module, at: str | None, size: ImageSize, cfg: Mapping[str, Any]
+) -> BackbonePlan:
+    if at is None and hasattr(model, "forward_features"):
+        part = model
+        source, layout, run = _run_timm_methods(model, size)
+    else:
+        at = at if at is not None else find_last_feature_map(model, size)
+        part, source = truncate(model, at), Source.TRUNCATED
+        layout, run = _run_truncated(model, part, at, size)
+        _check_order(model, at, layout, run, size)
+    features = layout.to_nchw(run.output, size[1:])
+    reached = run.reached(features)
+    dropped: tuple[str, ...] = ()
+    unused: tuple[nn.Parameter, ...] = ()
+    if part is not model:
+        kept = set(part.parameters())
+        dropped = tuple(_outermost(model, lambda _, m: kept.isdisjoint(m.parameters())))
+    elif reached is not None:
+        dropped = tuple(
+            _outermost(
+                model,
+                lambda name, m: not run.was_called(name) and reached.isdisjoint(m.parameters()),
+            )
+        )
+    if reached is not None:
+        gone = {p for name in dropped for p in model.get_submodule(name).parameters()}
+        unused = tuple(
+            p
+            for p in part.parameters()
+            if p.is_floating_point() and p not in reached and p not in gone
+        )
+    height, width = features.shape[2:]
+    found = FeatureMap(features.shape[1], (height, width), size, source, layout, at)
+    return BackbonePlan(type(model).__name__, part, found, cfg, dropped, unused)
+
+
+def _run_timm_methods(model: nn.Module, size: ImageSize) -> tuple[Source, MapLayout, DryRun]:
+    """Return the first of timm's methods that returns a map, with the layout and the run."""
+    tried = []
+    inputs = (random_images(model, size),)
+    for source in (Source.FEATURES, Source.NORMED_INTERMEDIATES, Source.INTERMEDIATES):
+        if source is not Source.FEATURES and not hasattr(model, "forward_intermediates"):
+            break
+        try:
+            run = dry_run(model, inputs, read=source.read, doing=_DOING)
+        except Exception as error:
+            if source is Source.FEATURES:
+                raise run_failed(model, size, error) from error
+            tried.append(f"{source.value} raises {type(error).__name__}: {error}")
+            continue
+        layout = infer_layout(run.output, size[1:], **declared_layout(model, last=True))
+        if layout is not None:
+            return source, layout, run
+        tried.append(f"{source.value} gives {describe(run.output)}")
+    raise ModelError(
+        f"{_DOING} of {type(model).__name__} for an input of {size}: {'; '.join(tried)}. Expected "
+        "a map of at least 2 x 2 positions. Pass a larger input_size, or at= with the name of a "
+        "module that gives one tensor (B, C, H, W), (B, H, W, C) or (B, tokens, C)."
+    )
+
+
+def _run_truncated(
+    model: nn.Module, part: nn.Module, at: str, size: ImageSize
+) -> tuple[MapLayout, DryRun]:
+    try:
+        run = dry_run(part, (random_images(model, size),), doing=_DOING)
+    except Exception as error:
+        raise run_failed(model, size, error) from error
+    layout = infer_layout(run.output, size[1:], **declared_layout(model, last=False))
+    if layout is None:
+        raise ModelError(
+            f"looking for a feature map of {type(model).__name__} at {at!r}: it gives "
+            f"{describe(run.output)} for an input of {size}, and expected is a map of at least "
+            "2 x 2 positions. Pass the name of a module that gives one tensor (B, C, H, W), "
+            "(B, H, W, C) or (B, tokens, C)."
+        )
+    return layout, run
+
+
+def _check_order(
+    model: nn.Module, at: str, layout: MapLayout, run: DryRun, size: ImageSize
+) -> None:
+    """Refuse tokens that are not in row-major order, as far as the model's own map shows it."""
+    if layout.layout is not Layout.NLC:
+        return
+    own = own_maps(copy_sharing_parameters(model, _DOING), run.inputs, [at])
+    if at in own and is_reordered(layout.to_nchw(run.output, size[1:]), own[at]):
+        raise ModelError(
+            f"looking for a feature map of {type(model).__name__} at {at!r}: its output is no "
+            f"feature map: {ANOTHER_ORDER}. Pass the name of another stage, or no at= for the last "
+            "map."
+        )
+
+
+def _outermost(
+    module: nn.Module, useless: Callable[[str, nn.Module], bool], prefix: str = ""
+) -> Iterator[str]:
+    """Yield the names of useless modules with parameters that are in no other useless module."""
+    for name, child in module.named_children():
+        if next(child.parameters(), None) is None:
+            continue
+        # A model may ask for the length of its lists.
+        if useless(prefix + name, child) and not isinstance(child, _LISTS):
+            yield prefix + name
+        else:
+            yield from _outermost(child, useless, f"{prefix}{name}.")

@@ -1,120 +1,292 @@
-"""One dry run through a model: what comes out, and what took part; the model stays as it was."""
+"""One run of a model on a copy that shares its parameters, recorded for whoever needs to know.
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+Everything that is found out about a model is read from such a record. The model itself is never
+run, so its buffers, modes, hooks, flags and caches stay as they are.
+"""
+
+import copy
+import itertools
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.parameter import is_lazy
+from torch.utils.hooks import RemovableHandle
 
-__all__ = ["DryRun", "black_image", "dry_run", "untouched"]
+from softattn.errors import ModelError
+
+__all__ = [
+    "Call",
+    "DryRun",
+    "ImageSize",
+    "Inputs",
+    "candidate_sizes",
+    "copy_sharing_parameters",
+    "dry_run",
+    "image_size",
+    "keep_random_state",
+    "random_images",
+]
+
+Inputs = tuple[Any, ...]
+ImageSize = tuple[int, int, int]
+"""(C, H, W)."""
+
+
+@dataclass
+class Call:
+    """Calls of one module during a dry run."""
+
+    count: int = 0
+    input_shape: tuple[int, ...] = ()
+    """Shape of the first argument of the last call, if it is a tensor."""
+    ndim: int = 0
+    """Number of dimensions of the last output, if it is a tensor."""
+    output: object = None
+    """The last output, if it was to be kept."""
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a dry run has shown."""
+    """Record of one run."""
 
+    model: nn.Module
+    """The copy that ran, in eval mode."""
+    inputs: Inputs
     output: Any
-    """Its tensors carry the autograd graph."""
-    called: frozenset[nn.Module]
-    """The modules that were called."""
+    """Output of the run, with its autograd graph."""
+    calls: Mapping[str, Call]
+    """Calls by module name, as in `named_modules(remove_duplicate=False)`."""
+    parameters: Mapping[Tensor, nn.Parameter]
+    """The model's parameters, by those of the copy."""
 
-    def reached(self, output: Tensor) -> set[Tensor] | None:
-        """Return the parameters that get a gradient from an output, or None if they don't show."""
-        found: set[Tensor] = set()
+    def was_called(self, name: str) -> bool:
+        """Return whether a module or any module inside it was called."""
+        return any(
+            call.count and (called == name or called.startswith(f"{name}."))
+            for called, call in self.calls.items()
+        )
+
+    def reached(self, output: Tensor) -> set[nn.Parameter] | None:
+        """Return the parameters that get a gradient from an output; `None` if this is hidden.
+
+        A reentrant checkpoint hides the parameters that are used inside it.
+        """
+        found: set[nn.Parameter] = set()
         seen, waiting = set(), [output.grad_fn]
         while waiting:
             node = waiting.pop()
             if node is None or node in seen:
                 continue
             seen.add(node)
-            # A reentrant checkpoint hides its parameters.
             if "CheckpointFunction" in node.name():
                 return None
-            if hasattr(node, "variable"):
-                found.add(node.variable)
+            variable = getattr(node, "variable", None)
+            if variable is not None and variable in self.parameters:
+                found.add(self.parameters[variable])
             waiting.extend(following for following, _ in node.next_functions)
         return found
 
 
 def dry_run(
-    model: nn.Module, read: Callable[[Tensor], Any], input_size: tuple[int, int, int]
+    model: nn.Module,
+    inputs: Inputs,
+    *,
+    read: Callable[..., Any] | None = None,
+    keep: Collection[str] = (),
+    prepare: Callable[[nn.Module], None] | None = None,
+    doing: str = "running a model",
 ) -> DryRun:
-    """Run `read` once on one black image, where the model's parameters are.
+    """Run a copy of a model once, in eval mode and with gradients, and record what happened.
 
     Example:
         >>> import torch
         >>> from softattn.features.dry_run import dry_run
-        >>> model = torch.nn.Conv2d(3, 8, 3, device="meta")
-        >>> run = dry_run(model, model, (3, 16, 16))
-        >>> run.output.shape, len(run.reached(run.output))
-        (torch.Size([1, 8, 14, 14]), 2)
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
+        >>> run = dry_run(net, (torch.zeros(1, 3, 8, 8),), keep={"0"})
+        >>> tuple(run.calls["0"].output.shape), len(run.reached(run.output))
+        ((1, 8, 6, 6), 2)
+
+    Args:
+        model: it is not changed.
+        inputs: arguments of the model.
+        read: called with the copy and the inputs; by default the copy is called with them.
+        keep: names of modules whose outputs are kept.
+        prepare: called with the copy before it runs.
+        doing: the beginning of error messages.
+
+    Raises:
+        ModelError: the model can't be copied.
+        Exception: any that the model raises.
     """
-    called: set[nn.Module] = set()
-
-    def note(module: nn.Module, args: Any) -> None:
-        called.add(module)
-
-    # For all modules of the process, so that the model itself gets no hook.
-    handle = register_module_forward_pre_hook(note)
-    try:
-        with untouched(model), torch.enable_grad():
-            for parameter in model.parameters():
-                # Frozen parameters take part like others.
-                parameter.requires_grad_(parameter.is_floating_point())
-            output = read(black_image(model, input_size))
-    finally:
-        handle.remove()
-    return DryRun(output, frozenset(called))
-
-
-@contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation, and afterwards give back everything that it holds.
-
-    That is modes, hooks, gradients' flags, random state, and what modules store in passing: some
-    keep a table in evaluation (LeViT's attention biases), which with gradients could no longer
-    be copied.
-    """
-    held = [(vars(module), _contents(module)) for module in model.modules()]
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    device = _place(model).device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        try:
-            # Not eval(), which a model may have changed to do more.
-            for module in model.modules():
-                module.training = False
-            yield
-        finally:
-            for attributes, contents in held:
-                attributes.clear()
-                for name, (value, copied) in contents.items():
-                    attributes[name] = value
-                    if isinstance(value, dict):
-                        value.clear()
-                        value.update(copied)
-                    elif isinstance(value, list):
-                        value[:] = copied
-            for parameter, flag in flags:
-                parameter.requires_grad_(flag)
-
-
-def _contents(module: nn.Module) -> dict[str, tuple[Any, Any]]:
-    """Return a module's attributes, each with a copy of what it contains."""
-    return {
-        name: (value, value.copy() if isinstance(value, dict | list) else None)
-        for name, value in vars(module).items()
+    copied = copy_sharing_parameters(model, doing)
+    if prepare is not None:
+        prepare(copied)
+    named = dict(copied.named_modules(remove_duplicate=False))
+    calls = {name: Call() for name in named}
+    originals = dict(model.named_parameters(remove_duplicate=False))
+    parameters: dict[Tensor, nn.Parameter] = {
+        parameter: originals[name]
+        for name, parameter in copied.named_parameters(remove_duplicate=False)
+        if name in originals
     }
+    with ExitStack() as stack:
+        for name, module in named.items():
+            stack.callback(_watch(module, calls[name], name in keep).remove)
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(keep_random_state(model))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # such as of checkpointing without gradients
+        output = copied(*inputs) if read is None else read(copied, *inputs)
+    return DryRun(copied, inputs, output, calls, parameters)
 
 
-def black_image(model: nn.Module, input_size: tuple[int, int, int]) -> Tensor:
-    """Return a batch of one where and as the model's parameters are."""
-    place = _place(model)
-    return torch.zeros(1, *input_size, device=place.device, dtype=place.dtype)
+def keep_random_state(model: nn.Module) -> AbstractContextManager[None]:
+    """Restore the random state at the end of a block, also on the devices of a model."""
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    return torch.random.fork_rng(list(devices))
 
 
-def _place(model: nn.Module) -> Tensor:
-    tensors = (*model.parameters(), *model.buffers())
-    return next((t for t in tensors if t.is_floating_point()), torch.zeros(0))
+def _watch(module: nn.Module, call: Call, keep: bool) -> RemovableHandle:
+    def note(_module: nn.Module, args: tuple[Any, ...], output: object) -> None:
+        call.count += 1
+        if args and isinstance(args[0], Tensor):
+            call.input_shape = tuple(args[0].shape)
+        call.ndim = output.ndim if isinstance(output, Tensor) else 0
+        call.output = output if keep else None
+
+    # Before other hooks, as the hook that applies attention will be.
+    return module.register_forward_hook(note, prepend=True)
+
+
+def copy_sharing_parameters(model: nn.Module, doing: str = "running a model") -> nn.Module:
+    """Return a copy of a model in eval mode that shares the values of its parameters only.
+
+    Example:
+        >>> import torch
+        >>> from softattn.features.dry_run import copy_sharing_parameters
+        >>> norm = torch.nn.BatchNorm2d(8)
+        >>> copied = copy_sharing_parameters(norm)
+        >>> copied.weight.data_ptr() == norm.weight.data_ptr()
+        True
+        >>> copied.running_mean.data_ptr() == norm.running_mean.data_ptr()
+        False
+
+    All floating-point parameters of the copy require gradients.
+
+    Raises:
+        ModelError: the model can't be copied, or has parameters without a shape yet.
+    """
+    if any(is_lazy(parameter) for parameter in model.parameters()):
+        raise ModelError(
+            f"{doing}: {type(model).__name__} has lazy parameters, whose shapes its first pass "
+            "decides. Run it once before."
+        )
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        # Of other classes only they know how to be copied, such as those of quantized weights.
+        shared = (
+            nn.Parameter(parameter.detach(), parameter.is_floating_point())
+            if type(parameter) is nn.Parameter
+            else parameter
+        )
+        memo[id(parameter)] = shared
+    for module in model.modules():
+        # What torch.nn.utils.weight_norm leaves on a module can't be copied: it is a result.
+        results = (v for v in vars(module).values() if isinstance(v, Tensor) and not v.is_leaf)
+        memo.update({id(result): result.detach() for result in results})
+    try:
+        copied = copy.deepcopy(model, dict(memo))
+    except Exception:
+        # Some models hold what can't be copied, such as a lock or an open file. The copy shares it.
+        memo.update({id(value): value for value in _uncopyable(model, memo)})
+        try:
+            copied = copy.deepcopy(model, memo)
+        except Exception as error:
+            raise ModelError(
+                f"{doing}: {type(model).__name__} can't be copied for a dry run: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+    # Not eval(), which a model may have changed to do more.
+    for module in copied.modules():
+        module.training = False
+    return copied
+
+
+def _uncopyable(model: nn.Module, memo: Mapping[int, Any]) -> Iterator[object]:
+    for module in model.modules():
+        attributes = {name: value for name, value in vars(module).items() if name != "_modules"}
+        for value in attributes.values():
+            for part in value.values() if isinstance(value, dict) else [value]:
+                try:
+                    copy.deepcopy(part, dict(memo))
+                except Exception:
+                    yield part
+
+
+def candidate_sizes(
+    model: nn.Module,
+    pretrained_cfg: Mapping[str, Any] | None = None,
+    given: tuple[int, ...] | None = None,
+) -> list[ImageSize]:
+    """Return the sizes (C, H, W) of images that a model may take, the likeliest first.
+
+    Example:
+        >>> import torch
+        >>> from softattn.features.dry_run import candidate_sizes
+        >>> candidate_sizes(torch.nn.Conv2d(1, 8, 3))
+        [(1, 224, 224), (3, 224, 224)]
+
+    A model may be built for another size or number of channels than its configuration says, which
+    is that of its weights. Its first convolution may follow a rearrangement of the channels.
+
+    Args:
+        model: the model.
+        pretrained_cfg: its configuration, with timm's keys; by default that of the model or of
+            the first module that has one.
+        given: (H, W) or (C, H, W), instead of the sizes that the model declares.
+    """
+    config = pretrained_cfg or _first_attribute(model, "pretrained_cfg")
+    declared = tuple(config.get("input_size") or ()) if isinstance(config, Mapping) else ()
+    convolution = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
+    channels = [declared[0] if declared else convolution, convolution, 3]
+    if given is not None:
+        sizes = [given]
+    else:
+        own = (_first_attribute(model, name) for name in ("img_size", "image_size"))
+        found = [*(_pair(size) for size in own), declared[1:], (224, 224)]
+        sizes = [tuple(size) for size in found if size]
+    full = ((c, *size) if len(size) == 2 else size for c in channels for size in sizes)
+    return list(dict.fromkeys((int(c), int(h), int(w)) for c, h, w in full))
+
+
+def _first_attribute(model: nn.Module, name: str) -> Any:
+    values = (getattr(module, name, None) for module in model.modules())
+    return next((value for value in values if value), None)
+
+
+def _pair(size: object) -> tuple[int, int] | None:
+    if isinstance(size, int):
+        return (size, size)
+    if isinstance(size, tuple | list) and len(size) == 2:
+        return (int(size[0]), int(size[1]))
+    return None
+
+
+def random_images(model: nn.Module, size: ImageSize, batch: int = 1) -> Tensor:
+    """Return the same random images at each call, with the device and dtype of the parameters."""
+    # Random, since equal positions would not show the order of tokens.
+    images = torch.randn(batch, *size, generator=torch.Generator().manual_seed(0))
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    like = next((t for t in tensors if t.is_floating_point()), torch.empty(0))
+    return images.to(like.device, like.dtype)
+
+
+def image_size(inputs: Inputs) -> tuple[int, int] | None:
+    """Return the height and width of the first argument that is a batch of images."""
+    images = (x.shape for x in inputs if isinstance(x, Tensor) and x.ndim == 4)
+    return next(((shape[2], shape[3]) for shape in images), None)

@@ -1,4 +1,4 @@
-"""Which node of a traced model is its last feature map."""
+"""Search for the last feature map in a traced model."""
 
 from collections.abc import Iterable
 from itertools import takewhile
@@ -10,36 +10,42 @@ from torch import Tensor, fx, nn
 
 from softattn._validation import describe
 from softattn.errors import ModelError
-from softattn.features.dry_run import black_image, untouched
-from softattn.features.places import find_place
+from softattn.features.dry_run import (
+    ImageSize,
+    copy_sharing_parameters,
+    keep_random_state,
+    random_images,
+)
+from softattn.features.inference import infer_layout
 from softattn.features.truncate import trace
 
-__all__ = ["last_map"]
+__all__ = ["find_last_feature_map", "run_failed"]
 
 
-def last_map(model: nn.Module, input_size: tuple[int, int, int]) -> str:
-    """Find the last feature map on the way to a model's output, before it is pooled.
+def find_last_feature_map(model: nn.Module, input_size: ImageSize) -> str:
+    """Return the name of the last feature map on the way to a model's output, before pooling.
 
     Example:
         >>> import torchvision
-        >>> from softattn.features.last_map import last_map
-        >>> last_map(torchvision.models.resnet18(), (3, 64, 64))
+        >>> from softattn.features.last_map import find_last_feature_map
+        >>> find_last_feature_map(torchvision.models.resnet18(), (3, 64, 64))
         'layer4'
 
-    It is looked for among what the model's own forward calls, and inside a module only where no
-    map comes out of one, or where a module still makes a map of it (it holds a convolution of
-    more than 1 x 1) before it gives a vector.
+    Candidates are the outputs of the modules and functions that the model's own forward calls.
+    The search goes into a module if nothing outside of it returns a map, or if the module holds a
+    convolution of more than 1 x 1 and returns a vector.
 
     Args:
-        model: it isn't changed.
-        input_size: (C, H, W) of the image that is run through it.
+        model: it is not changed.
+        input_size: (C, H, W) of the image to run.
 
     Returns:
         The name of a module or of a node, for `truncate`.
 
     Raises:
-        ModelError: there is no map, or the model can't be traced or doesn't run.
+        ModelError: there is no map, or the model can't be traced, copied or run.
     """
+    model = copy_sharing_parameters(model, "looking for the last feature map")
     inside: set[str] = set()
     while True:
         nodes = trace(model, inside, training=False)
@@ -53,16 +59,16 @@ def last_map(model: nn.Module, input_size: tuple[int, int, int]) -> str:
     if found is None:
         given = values[_output(values)]
         raise ModelError(
-            f"looking for the last feature map of {type(model).__name__}: on the way to its "
-            f"output, {describe(given)}, nothing has positions on a map of at least 2 x 2 for an "
-            f"input of {input_size}. Pass a larger input_size, or at= with the name of a module "
+            f"looking for the last feature map of {type(model).__name__}: nothing on the way to "
+            f"its output, {describe(given)}, is a map of at least 2 x 2 positions for an input of "
+            f"{input_size}. Pass a larger input_size, or at= with the name of a module "
             "that gives a map."
         )
     return names[found]
 
 
 class _Recorder(fx.Interpreter):
-    """Run a graph, and remember the shape of each value."""
+    """Run a graph and record the shape of each value."""
 
     def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
         super().__init__(module, graph=graph)
@@ -75,24 +81,20 @@ class _Recorder(fx.Interpreter):
         return value
 
 
-def _values(
-    model: nn.Module, graph: fx.Graph, input_size: tuple[int, int, int]
-) -> dict[fx.Node, Any]:
+def _values(model: nn.Module, graph: fx.Graph, input_size: ImageSize) -> dict[fx.Node, Any]:
     recorder = _Recorder(model, graph)
     placeholders = sum(node.op == "placeholder" for node in graph.nodes)
     try:
-        with untouched(model), torch.no_grad():
-            image = black_image(model, input_size)
+        with torch.no_grad(), keep_random_state(model):
+            image = random_images(model, input_size)
             recorder.run(image, *[None] * (placeholders - 1))
     except Exception as error:
-        raise does_not_run(model, input_size, error) from error
+        raise run_failed(model, input_size, error) from error
     return recorder.values
 
 
-def does_not_run(
-    model: nn.Module, input_size: tuple[int, int, int], error: Exception
-) -> ModelError:
-    """Say that a model doesn't run on an input of this size."""
+def run_failed(model: nn.Module, input_size: ImageSize, error: Exception) -> ModelError:
+    """Return the error for a model that doesn't run on an input of this size."""
     first_line = str(error).partition("\n")[0].rstrip(".")  # torch.fx appends its graph
     return ModelError(
         f"running {type(model).__name__} on an input of {input_size}: "
@@ -106,7 +108,7 @@ def _output(values: Iterable[fx.Node]) -> fx.Node:
 
 
 def _last(
-    model: nn.Module, values: dict[fx.Node, Any], input_size: tuple[int, int, int]
+    model: nn.Module, values: dict[fx.Node, Any], input_size: ImageSize
 ) -> tuple[fx.Node | None, list[fx.Node]]:
     """Return the last node with a map, and the nodes between it and the output, last first."""
     output = _output(values)
@@ -120,7 +122,7 @@ def _last(
         for node in way
         if node.op not in ("output", "placeholder")
         and not _is_pool(model, node)
-        and find_place(values[node], *input_size[1:]) is not None
+        and infer_layout(values[node], input_size[1:]) is not None
     ]
     found = _before_class_map(model, values, maps, values[output])
     return found, way if found is None else way[: way.index(found)]
@@ -129,7 +131,7 @@ def _last(
 def _before_class_map(
     model: nn.Module, values: dict[fx.Node, Any], maps: list[fx.Node], scores: object
 ) -> fx.Node | None:
-    """Return the last map, unless a 1 x 1 convolution made it as a map for each class."""
+    """Return the last map before class maps, which a 1 x 1 convolution computes."""
     classes = scores.shape[-1] if isinstance(scores, Tensor) and scores.ndim == 2 else None
     of_head = list(takewhile(lambda node: values[node].shape[1] == classes, maps))
     if any(_kernel(model, node) == 1 for node in of_head):
@@ -138,7 +140,7 @@ def _before_class_map(
 
 
 def _kernel(model: nn.Module, node: fx.Node) -> int:
-    """Return the size of the largest convolution in what a node calls, 0 if there is none."""
+    """Return the largest kernel size of the convolutions that a node calls, or 0."""
     if node.op != "call_module":
         return 0
     modules = model.get_submodule(str(node.target)).modules()
@@ -146,7 +148,7 @@ def _kernel(model: nn.Module, node: fx.Node) -> int:
 
 
 def _is_pool(model: nn.Module, node: fx.Node) -> bool:
-    """Tell whether a node pools to a fixed size, which may be more than 1 x 1 (VGG)."""
+    """Return whether a node pools to a fixed size, such as VGG's 7 x 7."""
     if node.op == "call_function":
         return node.target in (F.adaptive_avg_pool2d, F.adaptive_max_pool2d)
     if node.op != "call_module":
@@ -156,7 +158,7 @@ def _is_pool(model: nn.Module, node: fx.Node) -> bool:
 
 
 def _hides_map(model: nn.Module, node: fx.Node, nothing_found: bool) -> bool:
-    """Tell whether to look for a map inside what a node calls."""
+    """Return whether to search inside the module that a node calls."""
     if node.op != "call_module":
         return False
     if next(model.get_submodule(str(node.target)).children(), None) is None:

@@ -1,5 +1,6 @@
-"""How a feature map lies in a tensor: the three layouts of image models, and the way between."""
+"""Layouts of a feature map in a tensor, and the conversion to and from (B, C, H, W)."""
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -8,77 +9,166 @@ from torch import Tensor
 
 from softattn.errors import ShapeError
 
-__all__ = ["Layout", "TokenGrid", "find_grid", "from_nchw", "to_nchw"]
+__all__ = [
+    "Layout",
+    "MapLayout",
+    "Size",
+    "TokenGrid",
+    "fit_grid",
+    "from_nchw",
+    "same_aspect",
+    "strided",
+    "to_nchw",
+]
+
+Size = tuple[int, int]
+"""Height and width."""
 
 
 class Layout(StrEnum):
-    """How a feature map lies in a tensor."""
+    """Order of the dimensions of a feature map."""
 
     NCHW = "NCHW"
     """(B, C, H, W), as in convolutional networks."""
     NHWC = "NHWC"
     """(B, H, W, C), as in Swin, MambaOut and Hiera."""
     NLC = "NLC"
-    """(B, P + H * W, C), tokens with P prefix tokens in front, as in ViT and its kin."""
+    """(B, P + H * W, C): tokens, after P prefix tokens, as in ViT."""
+
+
+def same_aspect(size: Size, image: Size) -> bool:
+    """Return whether a map can have an image's aspect ratio, up to rounding by a stride.
+
+    Example:
+        >>> from softattn.features.layout import same_aspect
+        >>> same_aspect((7, 7), (224, 224)), same_aspect((7, 14), (224, 224))
+        (True, False)
+    """
+    # A stride rounds height and width by less than one position each.
+    return _aspect_error(size, image) < max(image)
+
+
+def _aspect_error(size: Size, image: Size) -> int:
+    return abs(size[0] * image[1] - size[1] * image[0])
+
+
+def fit_grid(count: int, image: Size) -> Size | None:
+    """Return the grid of so many positions that has an image's aspect ratio.
+
+    Example:
+        >>> from softattn.features.layout import fit_grid
+        >>> fit_grid(196, (224, 224)), fit_grid(3072, (1024, 768)), fit_grid(197, (224, 224))
+        ((14, 14), (64, 48), None)
+
+    Returns:
+        (H, W), or `None` if there is none or it has fewer than two positions.
+    """
+    if count < 2:
+        return None
+    near = math.isqrt(count * image[0] // image[1])
+    # Rounding of height and width can change the height by this much.
+    far = image[0] // (2 * image[1]) + 2
+    heights = [h for h in range(max(near - far, 1), near + far + 1) if count % h == 0]
+    fitting = [(h, count // h) for h in heights if same_aspect((h, count // h), image)]
+    return min(fitting, key=lambda grid: _aspect_error(grid, image), default=None)
 
 
 @dataclass(frozen=True)
 class TokenGrid:
-    """Which grid the tokens of an input lie on: its size over a stride, rounded down or up.
+    """Grid of tokens: its size for one image, and the stride that gives it for others.
 
     Example:
         >>> from softattn.features.layout import TokenGrid
-        >>> TokenGrid(stride=14).size(384, 224)
+        >>> grid = TokenGrid(16, 16, stride=14)
+        >>> grid.size(count=27 * 16, image=(384, 224))
         (27, 16)
     """
 
-    stride: int
+    rows: int
+    columns: int
+    stride: int | None = None
+    """Pixels of the image for one position; `None` if no stride gives this grid."""
     round_up: bool = False
+    """Whether the size of the image over the stride is rounded up."""
 
-    def size(self, height: int, width: int) -> tuple[int, int]:
-        """Return H and W of the grid for an input of this height and width."""
-        if self.round_up:
-            return -(-height // self.stride), -(-width // self.stride)
-        return height // self.stride, width // self.stride
+    def size(self, count: int, image: Size | None) -> Size:
+        """Return (H, W) for a number of tokens.
+
+        Args:
+            count: H * W.
+            image: the size of the image that the tokens are computed from, if it is known.
+
+        Raises:
+            ShapeError: the grid of so many tokens is not known.
+        """
+        if image is not None and self.stride is not None:
+            rows, columns = strided(image, self.stride, self.round_up)
+            if rows * columns == count:
+                return rows, columns
+        if count == self.rows * self.columns:
+            return self.rows, self.columns
+        # Other numbers have several grids, and only the image tells which.
+        fitting = fit_grid(count, image) if image is not None else None
+        if fitting is not None:
+            return fitting
+        of = "unknown size" if image is None else f"{image[0]} x {image[1]}"
+        raise ShapeError(
+            f"arranging tokens on a grid: found {count} tokens of an image of {of}, expected a "
+            f"grid of {self.rows} x {self.columns} or of the image's aspect ratio. Call the whole "
+            "model on images, or insert attention with an example= of the size in use."
+        )
 
 
-def find_grid(
-    num_tokens: int, height: int, width: int, stride: int | None = None
-) -> TokenGrid | None:
-    """Find the grid that an input of this size has, given how many tokens there are.
+def strided(image: Size, stride: int, round_up: bool) -> Size:
+    """Return an image's size over a stride.
+
+    >>> from softattn.features.layout import strided
+    >>> strided((100, 64), 16, round_up=True)
+    (7, 4)
+    """
+    if round_up:
+        return -(-image[0] // stride), -(-image[1] // stride)
+    return image[0] // stride, image[1] // stride
+
+
+@dataclass(frozen=True)
+class MapLayout:
+    """How to read a tensor of one model as a feature map (B, C, H, W).
 
     Example:
-        >>> from softattn.features.layout import find_grid
-        >>> find_grid(64 * 48, height=1024, width=768)
-        TokenGrid(stride=16, round_up=False)
-        >>> find_grid(197, 224, 224) is None
-        True
-
-    Args:
-        num_tokens: H * W of the grid, without prefix tokens.
-        height: of the input.
-        width: of the input.
-        stride: the one to prefer, where the model says one.
-
-    Returns:
-        The grid, of at least 2 x 2; or `None` if no stride gives as many tokens. Strides that
-        divide the input come first, since nothing is cut off or padded with them.
+        >>> import torch
+        >>> from softattn.features.layout import Layout, MapLayout, TokenGrid
+        >>> layout = MapLayout(Layout.NLC, TokenGrid(14, 14, stride=16), num_prefix_tokens=1)
+        >>> layout.to_nchw(torch.zeros(2, 1 + 14 * 14, 192), (224, 224)).shape
+        torch.Size([2, 192, 14, 14])
     """
-    strides = range(1, min(height, width) + 1)
-    exact = [s for s in strides if height % s == 0 and width % s == 0]
-    for candidate in [*([stride] if stride else []), *exact, *strides]:
-        for round_up in (False, True):
-            grid = TokenGrid(candidate, round_up)
-            rows, columns = grid.size(height, width)
-            if rows * columns == num_tokens and min(rows, columns) > 1:
-                return grid
-    return None
+
+    layout: Layout
+    grid: TokenGrid | None = None
+    """Grid of the tokens, for `Layout.NLC`."""
+    num_prefix_tokens: int = 0
+    """Leading tokens that are no position, such as the class token."""
+
+    def to_nchw(self, x: Tensor, image: Size | None = None) -> Tensor:
+        """Return a tensor as (B, C, H, W).
+
+        Args:
+            x: in this layout.
+            image: the size of the image that it is computed from, for tokens.
+
+        Raises:
+            ShapeError: x has another number of dimensions, or a number of tokens of no known grid.
+        """
+        size = None
+        if self.grid is not None and x.ndim == 3:
+            size = self.grid.size(x.shape[1] - self.num_prefix_tokens, image)
+        return to_nchw(x, self.layout, size, self.num_prefix_tokens)
 
 
 def to_nchw(
-    x: Tensor, layout: Layout, grid: tuple[int, int] | None = None, num_prefix_tokens: int = 0
+    x: Tensor, layout: Layout, grid: Size | None = None, num_prefix_tokens: int = 0
 ) -> Tensor:
-    """Bring a feature map from a layout to (B, C, H, W), without a copy.
+    """Convert a feature map from a layout to (B, C, H, W), without a copy.
 
     Example:
         >>> import torch
@@ -89,18 +179,18 @@ def to_nchw(
     Args:
         x: (B, C, H, W), (B, H, W, C) or (B, P + H * W, C).
         layout: which of these.
-        grid: H and W, which tokens don't show.
-        num_prefix_tokens: P, the tokens in front that are no position; they are left out.
+        grid: (H, W) of tokens.
+        num_prefix_tokens: P. These tokens are left out.
 
     Raises:
-        ShapeError: x isn't of this layout, or has other than P + H * W tokens.
+        ShapeError: x isn't in this layout, or has other than P + H * W tokens.
     """
     if layout is Layout.NLC:
         height, width = grid if grid is not None else (0, 0)
         if x.ndim != 3 or x.shape[1] != num_prefix_tokens + height * width:
             raise ShapeError(
-                f"putting tokens on a grid: expected (B, {num_prefix_tokens} + {height} * {width},"
-                f" C), found {tuple(x.shape)}."
+                f"arranging tokens on a grid: expected (B, {num_prefix_tokens} + {height} * "
+                f"{width}, C), found {tuple(x.shape)}."
             )
         tokens = x.narrow(1, num_prefix_tokens, height * width)
         return tokens.transpose(1, 2).reshape(x.shape[0], x.shape[2], height, width)
@@ -113,7 +203,7 @@ def to_nchw(
 
 
 def from_nchw(x: Tensor, layout: Layout, prefix: Tensor | None = None) -> Tensor:
-    """Bring a feature map (B, C, H, W) back into a layout.
+    """Convert a feature map (B, C, H, W) to a layout.
 
     Example:
         >>> import torch
@@ -123,8 +213,8 @@ def from_nchw(x: Tensor, layout: Layout, prefix: Tensor | None = None) -> Tensor
 
     Args:
         x: (B, C, H, W).
-        layout: which is wanted.
-        prefix: (B, P, C), the tokens to put in front again.
+        layout: the layout of the result.
+        prefix: (B, P, C), tokens to prepend.
     """
     if layout is Layout.NCHW:
         return x

@@ -1,7 +1,7 @@
-"""Hooks that apply inserted attention, and what they do when a tool replaces their module.
+"""Hooks that apply inserted attention, and that detect when a tool replaces their module.
 
-Tools such as `SyncBatchNorm.convert_sync_batchnorm` put a new module in place of another. Some
-copy its children and not its hooks, some its hooks and not its children, some neither.
+Tools such as `SyncBatchNorm.convert_sync_batchnorm` replace modules. Some copy the children and not
+the hooks, some the hooks and not the children, some neither.
 """
 
 import threading
@@ -12,16 +12,26 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from softattn.errors import ModelError
-from softattn.ops import forward_hooks, forward_pre_hooks
+from softattn.ops import children, forward_hooks, forward_pre_hooks
 
-__all__ = ["CHILD", "InputSize", "attach", "detach", "is_reached", "restore"]
+__all__ = ["CHILD", "InputSize", "attach", "detach", "is_reached", "join", "restore"]
 
 CHILD = "soft_attention"
 """Name of the attention in the module that holds it."""
 
 
+def join(*names: str) -> str:
+    """Join names of modules, of which some may be the module itself.
+
+    >>> from softattn.insertion.hooks import join
+    >>> join("layer4", "", "1")
+    'layer4.1'
+    """
+    return ".".join(name for name in names if name)
+
+
 class _AttendOutput:
-    """A forward hook that passes the output of its module through attention inside this module.
+    """Forward hook that passes the output of its module through attention inside this module.
 
     The attention is looked up from the module that the hook is called with, so that a copy of a
     module, or its replica on another device, uses its own.
@@ -42,10 +52,10 @@ class _AttendOutput:
 
 
 class InputSize:
-    """A forward pre-hook that remembers the size of the images of the current pass.
+    """Forward pre-hook that records the size of the images of the current pass.
 
-    A module that takes the images has it, and the attention on tokens reads it, which the grid of
-    tokens can't be told without.
+    It is registered on a module that takes the images, and read by attention on tokens, whose grid
+    depends on it.
 
     Example:
         >>> import torch
@@ -62,13 +72,13 @@ class InputSize:
         self._of_thread: dict[int, tuple[int, int]] = {}
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """Remember the size of the first argument."""
+        """Record the size of the first argument."""
         if args and isinstance(args[0], Tensor) and args[0].ndim == 4:
             self._last = self._of_thread[_thread()] = (args[0].shape[2], args[0].shape[3])
 
     def get(self) -> tuple[int, int] | None:
         """Return (height, width), or `None` before the first pass."""
-        # Gradient checkpointing computes again in another thread, where no pass began.
+        # Gradient checkpointing recomputes in another thread, which has recorded no image.
         return self._of_thread.get(_thread(), self._last)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -76,12 +86,12 @@ class InputSize:
 
 
 def _thread() -> int:
-    # In a compiled graph nothing is remembered from one call to the next.
+    # torch.compile can't trace get_ident, and a compiled graph is one pass of one thread.
     return 0 if torch.compiler.is_compiling() else threading.get_ident()
 
 
 class _KeepAttached:
-    """A forward pre-hook that checks a module inside its own before each pass.
+    """Forward pre-hook that checks a module inside its own before each pass.
 
     Where a tool replaced that module and copied the children only, the hook is registered again.
     """
@@ -131,20 +141,20 @@ def _lost(found: str) -> ModelError:
     )
 
 
-def attach(model: nn.Module, attention: nn.Module, host: str, holder: str, caller: str) -> None:
+def attach(model: nn.Module, attention: nn.Module, host: str, parent: str, caller: str) -> None:
     """Add attention to a model, and pass the output of a module through it.
 
     Args:
         model: it is changed.
-        attention: becomes a child of the holder.
+        attention: becomes a child of the parent.
         host: name of the module whose output is attended.
-        holder: name of the module that holds the attention, relative to the host; "" for the host.
+        parent: name of the attention's parent, relative to the host; "" for the host itself.
         caller: name of a module around the host that is called, "" for the model. It checks the
             host in each pass.
     """
     module = model.get_submodule(host)
-    module.get_submodule(holder).add_module(CHILD, attention.train(module.training))
-    hook = _AttendOutput(f"{holder}.{CHILD}" if holder else CHILD)
+    module.get_submodule(parent).add_module(CHILD, attention.train(module.training))
+    hook = _AttendOutput(join(parent, CHILD))
     # Before the hooks that are there, which should see what the network sees.
     key = module.register_forward_hook(hook, prepend=True).id
     path = host.removeprefix(f"{caller}.") if caller else host
@@ -175,14 +185,14 @@ def detach(model: nn.Module, kind: type[nn.Module]) -> bool:
                 if isinstance(hook, _AttendOutput | _KeepAttached | InputSize):
                     del hooks[key]
                     found = True
-        if isinstance(getattr(module, CHILD, None), kind):
+        if isinstance(children(module).get(CHILD), kind):
             delattr(module, CHILD)
             found = True
     return found
 
 
 def is_reached(model: nn.Module, attention: nn.Module, name: str) -> bool:
-    """Return whether a hook of a module around it calls an attention, which has this name."""
+    """Return whether a module around an attention of this name has the hook that calls it."""
     modules = [model]
     for part in name.split("."):
         modules.append(getattr(modules[-1], part))

@@ -1,8 +1,8 @@
-"""`insert_attention`, `remove_attention`: attention inside a network, at named modules.
+"""insert_attention and remove_attention.
 
-Attention stands as a child in the module whose output it attends, and a forward hook of that
-module sends the output through it. No module is replaced and no key renamed, so whatever indexes,
-iterates, checkpoints, saves or compares the network finds what it found before.
+Attention becomes a child of the module whose output it attends, and a forward hook of that module
+applies it. No module is replaced and no key renamed, so code that indexes, iterates, checkpoints,
+saves or compares the network works as before.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from softattn.features import Hints, Layout
 from softattn.functional import Activation
 from softattn.insertion.hooks import InputSize, attach, detach, restore
 from softattn.insertion.residual import ResidualAttention
-from softattn.insertion.targets import find_targets
+from softattn.insertion.sites import find_sites
 from softattn.ops import is_compiled
 
 __all__ = ["insert_attention", "remove_attention"]
@@ -40,11 +40,11 @@ def insert_attention(
     num_prefix_tokens: int | None = None,
     example: Tensor | tuple[Any, ...] | None = None,
 ) -> ModelT:
-    """Put attention behind modules of a network, which computes what it did until trained.
+    """Insert attention after the named modules. Outputs do not change until training starts.
 
     The output x of each module becomes x + gamma * a * x, where a is the sum of its attention maps
-    and gamma a learned factor. With gamma 0 that is x to the last bit, and gamma has a gradient:
-    training learns how much attention to let in.
+    and gamma a learned factor. With gamma 0 the result is x to the last bit, and gamma has a
+    gradient: training learns how much attention to admit.
 
     Example:
         >>> import torch
@@ -63,79 +63,80 @@ def insert_attention(
         True
 
     The model is changed in place. No module is replaced and no key renamed: a checkpoint from
-    before loads, strictly, and leaves the attention as it is. Of a plain `Sequential` the last
-    module holds the attention, so that it is there too when checkpointing walks the sequence.
-    Insert before `torch.compile` and before wrapping in `DistributedDataParallel`.
+    before the insertion loads with `strict=True` and leaves the attention as it is. In a plain
+    `Sequential`, the last module holds the attention, so that gradient checkpointing, which walks
+    the sequence, applies it too. Insert before `torch.compile` and `DistributedDataParallel`.
 
-    In a network that classifies from a class token, attention on the other tokens is felt by what
-    mixes tokens afterwards: behind the last block that is nothing.
+    Tools that replace modules, such as `SyncBatchNorm.convert_sync_batchnorm`, may drop the hook
+    that applies the attention. The next pass registers it again. If a tool drops the attention
+    itself, the next pass raises a `ModelError`: insert after calling such a tool.
 
-    What the modules give is seen in a dry run, in evaluation, on a copy that shares the
-    parameters. Whatever can't be is refused before the model is changed.
+    In a model that classifies from a class token, only later layers that mix tokens propagate
+    attention on patch tokens, so inserting after the last block has no effect.
+
+    Modules are inspected in a dry run in eval mode, on a copy that shares the parameters. All
+    errors are raised before the model is changed.
 
     Args:
         model: any network.
         at: the name of a module, as in `named_modules()`, or several names.
-        gamma: where the learned factor starts.
+        gamma: initial value of the learned factor.
         num_maps: K, the number of attention maps.
         kernel_size: as in `SoftAttention`.
         activation: as in `SoftAttention`.
         bias: as in `SoftAttention`.
-        layout: of the outputs, where their shapes leave it open: `"NCHW"`, `"NHWC"` or `"NLC"`.
-        grid: (height, width) of tokens, where their number leaves it open. Passing this,
-            `num_prefix_tokens` or `layout` disables the check that tokens are in row-major
-            order, as in the model's own map, if it has one.
-        num_prefix_tokens: the tokens in front that are no position.
-        example: an input for the dry run, or a tuple of all inputs. By default random numbers, of
-            the size that the model declares, or else 224 x 224.
+        layout: layout of the outputs, if their shapes are ambiguous: `"NCHW"`, `"NHWC"` or
+            `"NLC"`.
+        grid: (height, width) of the tokens, if their number is ambiguous. Passing this,
+            `num_prefix_tokens` or `layout` disables the check that tokens are in row-major order.
+        num_prefix_tokens: number of leading tokens that are no position, such as the class token.
+        example: an input for the dry run, or a tuple of all inputs. By default random images of
+            the size that the model declares, or of 224 x 224.
 
     Returns:
         The model.
 
     Raises:
-        ArgumentError: a name is not there, or two mean one place, or another argument is out of
-            range.
+        ArgumentError: there is no module of this name, two names have one output, or another
+            argument is out of range.
         ArgumentTypeError: an argument has the wrong type.
-        ModelError: a module gives no map, or several outputs, or runs several times or never, or
-            has attention already; or the model can't be run, is compiled, or is distributed.
+        ModelError: a module returns no feature map, or several outputs, or runs several times or
+            never, or has attention already; or the model can't be run, is compiled, or is
+            distributed.
     """
     names = _names(at)
     hints = Hints(_layout(layout), _grid(grid), _prefix(num_prefix_tokens))
     _check_open(model)
     restore(model)
     inputs = example if isinstance(example, tuple) or example is None else (example,)
-    targets = find_targets(model, names, inputs, hints, DOING)
+    sites = find_sites(model, names, inputs, hints, DOING)
     input_size = InputSize()
     attentions = [
         ResidualAttention(
-            target.channels,
+            site.channels,
             num_maps,
             kernel_size,
             gamma=gamma,
             activation=activation,
             bias=bias,
-            layout=target.reading.layout,
-            grid=target.reading.grid,
-            num_prefix_tokens=target.reading.num_prefix_tokens,
-            input_size=input_size if target.reading.layout is Layout.NLC else None,
-            stride=target.stride,
-            device=target.device,
-            dtype=target.dtype,
+            map_layout=site.map_layout,
+            input_size=input_size if site.map_layout.layout is Layout.NLC else None,
+            device=site.device,
+            dtype=site.dtype,
         )
-        for target in targets
+        for site in sites
     ]
     # From here on nothing can fail.
-    for target, attention in zip(targets, attentions, strict=True):
-        attach(model, attention, target.host, target.holder, target.caller)
-    stems = {target.stem for target in targets if target.reading.layout is Layout.NLC}
-    for stem in stems:
-        if stem is not None:
-            model.get_submodule(stem).register_forward_pre_hook(input_size)
+    for site, attention in zip(sites, attentions, strict=True):
+        attach(model, attention, site.host, site.parent, site.caller)
+    for name in {s.image_module for s in sites if s.map_layout.layout is Layout.NLC}:
+        if name is not None:
+            model.get_submodule(name).register_forward_pre_hook(input_size)
     return model
 
 
 def remove_attention(model: ModelT) -> ModelT:
-    """Take back every `insert_attention`: the same keys, outputs, types and hooks as before.
+    """Remove all inserted attention: keys, outputs, types and hooks are as before.
 
     Example:
         >>> import torch
@@ -147,7 +148,8 @@ def remove_attention(model: ModelT) -> ModelT:
         >>> list(remove_attention(net).state_dict())
         ['0.weight', '0.bias']
 
-    The model is changed in place.
+    The model is changed in place. Attention is also removed if no pass reaches it any more, since
+    a tool replaced the module that it follows.
 
     Args:
         model: a network, or a copy of one.
@@ -161,9 +163,7 @@ def remove_attention(model: ModelT) -> ModelT:
     doing = "removing attention"
     _check_open(model, doing)
     if not detach(model, ResidualAttention):
-        raise ModelError(
-            f"{doing}: {type(model).__name__} has none that insert_attention put there."
-        )
+        raise ModelError(f"{doing}: {type(model).__name__} has no attention from insert_attention.")
     return model
 
 
@@ -176,7 +176,7 @@ def _names(at: str | Sequence[str]) -> list[str]:
             f"({type(wrong[0]).__name__})."
         )
     if not names:
-        raise ArgumentError(f"{DOING}: at names no module. Pass one name or more.")
+        raise ArgumentError(f"{DOING}: at names no module. Pass one or more names.")
     return names
 
 
@@ -202,21 +202,23 @@ def _prefix(count: int | None) -> int | None:
 
 
 def _check_open(model: nn.Module, doing: str = DOING) -> None:
-    """Refuse models in which a change would go unnoticed by what was built on them."""
+    """Refuse models that are wrapped by something that would not notice a change."""
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(
             f"{doing}: expected a torch.nn.Module, found {type(model).__name__}."
         )
     for module in model.modules():
         if isinstance(module, torch.jit.ScriptModule):
-            raise ModelError(f"{doing}: {type(module).__name__} is scripted. Do it before.")
+            raise ModelError(
+                f"{doing}: {type(module).__name__} is scripted. Do it before scripting."
+            )
         if is_compiled(module):
             raise ModelError(
-                f"{doing}: {type(module).__name__} is compiled, and what was compiled would not "
+                f"{doing}: {type(module).__name__} is compiled, and the compiled code would not "
                 "notice. Do it before torch.compile."
             )
         if isinstance(module, nn.parallel.DistributedDataParallel):
             raise ModelError(
-                f"{doing}: the model is in DistributedDataParallel, which would not reduce the "
-                "gradients of other parameters than it began with. Do it before wrapping."
+                f"{doing}: the model is in DistributedDataParallel, which does not reduce the "
+                "gradients of parameters that are added later. Do it before wrapping."
             )

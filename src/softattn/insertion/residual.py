@@ -1,4 +1,4 @@
-"""Attention that lets a network be: x + gamma * a * x, in whatever layout x has."""
+"""ResidualAttention: x + gamma * a * x, in every layout of x."""
 
 from typing import Any
 
@@ -9,12 +9,14 @@ from torch import Tensor, nn
 
 from softattn._validation import finite_number
 from softattn.attention import SoftAttention
-from softattn.errors import ModelError, ShapeError
-from softattn.features import Layout, Reading, TokenGrid, fit_grid, from_nchw, to_nchw
+from softattn.errors import ModelError
+from softattn.features import Layout, MapLayout, from_nchw
 from softattn.functional import Activation, attention_maps
 from softattn.insertion.hooks import InputSize, is_reached
 
 __all__ = ["ResidualAttention", "residual_attention"]
+
+_NCHW = MapLayout(Layout.NCHW)
 
 
 def residual_attention(
@@ -23,16 +25,13 @@ def residual_attention(
     bias: Tensor | None,
     gamma: Tensor,
     activation: Activation = None,
-    layout: str = "NCHW",
-    grid: tuple[int, int] | None = None,
-    num_prefix_tokens: int = 0,
-    input_size: tuple[int, int] | None = None,
-    stride: tuple[int, bool] | None = None,
+    map_layout: MapLayout = _NCHW,
+    image: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Add to a feature map what attention makes of it: x + gamma * a * x, a the summed map.
+    """Return x + gamma * a * x, where a is the sum of the attention maps, and the maps.
 
-    Computed as x * (1 + gamma * a) in float32 at least, which at gamma 0 is x to the last bit,
-    infinities, NaNs and the signs of zeros too.
+    Computed as x * (1 + gamma * a) in float32 at least. With gamma 0 the result is x to the last
+    bit, including infinities, NaNs and signs of zeros.
 
     Example:
         >>> import torch
@@ -43,81 +42,50 @@ def residual_attention(
         (True, torch.Size([2, 16, 7, 7]))
 
     Args:
-        x: the feature map, in any layout.
+        x: the feature map, in any layout. Prefix tokens are returned unchanged.
         weight: (K, C, kh, kw), as for `softattn.functional.attention_maps`.
         bias: (K,).
-        gamma: one element, () or (1,).
-        activation: between convolution and softmax; a function, or the name of one.
-        layout: how x lies, the value of a `Layout`.
-        grid: (H, W) of the tokens, where `input_size` doesn't tell it.
-        num_prefix_tokens: P, the tokens in front; they stay as they are.
-        input_size: (height, width) of the images that the tokens are of.
-        stride: of the grid, and whether it rounds up, as in `TokenGrid`; tried first.
+        gamma: one element.
+        activation: between convolution and softmax; a function or its name.
+        map_layout: the layout of x.
+        image: (height, width) of the images that x is computed from, if they are known; for
+            tokens.
 
     Returns:
-        The shape, dtype and layout of x; and the maps (B, K, H, W), in float32 at least.
+        The attended features, with the shape, dtype and layout of x; and the maps (B, K, H, W), in
+        float32 at least.
 
     Raises:
-        ShapeError: x has another shape, or a number of tokens whose grid isn't known.
+        ShapeError: x has another shape, or a number of tokens whose grid is not known.
     """
-    how = Layout(layout)
-    if how is Layout.NLC and grid is not None:
-        count = int(x.shape[1]) - num_prefix_tokens
-        grid = _find_grid(count, grid, input_size, stride)
-    # Some networks compute some of their maps in another dtype than their parameters have.
+    nchw = map_layout.to_nchw(x, image)
+    # Some networks compute maps in another dtype than that of their parameters.
     weight = weight.to(x.dtype)
     bias = None if bias is None else bias.to(x.dtype)
-    nchw = to_nchw(x, how, grid, num_prefix_tokens)
     maps = attention_maps(nchw, weight, bias, activation=activation)
-    # Half precision may overflow before the softmax. Such a map says nothing: it is left out.
+    # In half precision the convolution can overflow. Such a map is left out.
     summed = torch.nan_to_num(maps.sum(dim=1, keepdim=True))
-    scales = from_nchw(1 + gamma * summed, how)
-    if num_prefix_tokens:
-        scales = F.pad(scales, (0, 0, num_prefix_tokens, 0), value=1.0)
+    scales = from_nchw(1 + gamma * summed, map_layout.layout)
+    if map_layout.num_prefix_tokens:
+        scales = F.pad(scales, (0, 0, map_layout.num_prefix_tokens, 0), value=1.0)
     return (x * scales).to(x.dtype), maps
 
 
-# A symbolic trace keeps it as one node: the grid is counted, which proxies can't be.
+# One node in a symbolic trace, since it computes with sizes, which a trace doesn't know.
 torch.fx.wrap("residual_attention")
 
 
-def _find_grid(
-    count: int,
-    grid: tuple[int, int],
-    input_size: tuple[int, int] | None,
-    stride: tuple[int, bool] | None,
-) -> tuple[int, int]:
-    if input_size is not None:
-        if stride is not None:
-            rows, columns = TokenGrid(*stride).size(*input_size)
-            if rows * columns == count:
-                return rows, columns
-        if count != grid[0] * grid[1]:
-            found = fit_grid(count, input_size)
-            if found is not None:
-                return found
-    if count == grid[0] * grid[1]:
-        return grid
-    images = "images of unknown size"
-    if input_size is not None:
-        images = f"images of {input_size[0]} x {input_size[1]}"
-    raise ShapeError(
-        f"attending tokens: the grid of {count} tokens of {images} is not known. Attention was "
-        f"inserted for a grid of {grid[0]} x {grid[1]}. Insert with an example= of the size that "
-        "you use, or call the whole model on images."
-    )
-
-
 class ResidualAttention(SoftAttention):
-    """Soft-Attention that lets a network be: x + gamma * a * x, in the layout that x has.
+    """Soft-Attention that is added to its input: x + gamma * a * x, in the layout of x.
 
-    `insert_attention` builds and places it.
+    `insert_attention` builds and inserts it.
 
     Example:
         >>> import torch
+        >>> from softattn.features import Layout, MapLayout, TokenGrid
         >>> from softattn.insertion.residual import ResidualAttention
-        >>> from softattn.features import Layout
-        >>> attention = ResidualAttention(192, layout=Layout.NLC, grid=(14, 14))
+        >>> layout = MapLayout(Layout.NLC, TokenGrid(14, 14, stride=16))
+        >>> attention = ResidualAttention(192, map_layout=layout)
         >>> attention(torch.randn(2, 196, 192)).shape
         torch.Size([2, 196, 192])
 
@@ -125,24 +93,22 @@ class ResidualAttention(SoftAttention):
         in_channels: C, the channels of the feature map.
         num_maps: K, the number of attention maps.
         kernel_size: as in `SoftAttention`.
-        gamma: as in `SoftAttention`; here it starts at 0.
+        gamma: as in `SoftAttention`, but initially 0 by default.
         activation: as in `SoftAttention`.
         bias: as in `SoftAttention`.
-        layout: how x lies.
-        grid: as in `residual_attention`.
-        num_prefix_tokens: as in `residual_attention`.
-        input_size: what remembers the size of the images of a pass.
-        stride: as in `residual_attention`.
-        device: where the parameters are.
-        dtype: of the parameters.
+        map_layout: the layout of x.
+        input_size: record of the size of the images of a pass, for tokens.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Shape:
-        - x: (B, C, H, W), (B, H, W, C) or (B, P + H * W, C), and so is what comes out.
+        - x: (B, C, H, W), (B, H, W, C) or (B, P + H * W, C).
+        - output: the shape of x.
         - maps: (B, K, H, W).
 
     Raises:
         ShapeError: in `forward`, as `residual_attention`.
-        ModelError: in `forward`, x isn't one tensor.
+        ModelError: in `forward`, x is not one tensor.
     """
 
     gamma: nn.Parameter
@@ -156,11 +122,8 @@ class ResidualAttention(SoftAttention):
         gamma: float = 0.0,
         activation: Activation = None,
         bias: bool = True,
-        layout: Layout = Layout.NCHW,
-        grid: tuple[int, int] | None = None,
-        num_prefix_tokens: int = 0,
+        map_layout: MapLayout = _NCHW,
         input_size: InputSize | None = None,
-        stride: tuple[int, bool] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -175,34 +138,31 @@ class ResidualAttention(SoftAttention):
             device=device,
             dtype=dtype,
         )
-        self.reading = Reading(layout, grid, num_prefix_tokens)
+        self.map_layout = map_layout
         self.input_size = input_size
-        self.stride = stride
 
     def forward(self, x: Tensor, return_maps: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Add its attention to x; with `return_maps` give (features, maps)."""
+        """Return the attended features; with `return_maps` (features, maps)."""
         if isinstance(x, (tuple, list, dict)):
             raise ModelError(
-                f"attending inside a network: the module gave a {type(x).__name__} in this pass, "
-                "and one tensor in the pass in evaluation that attention was inserted after."
+                f"applying inserted attention: the module returned a {type(x).__name__} in this "
+                "pass, and one tensor in the dry run in eval mode before the insertion."
             )
+        image = None
+        # A symbolic trace must not keep the size of an earlier pass.
+        if self.input_size is not None and not isinstance(x, torch.fx.Proxy):
+            image = self.input_size.get()
         result = residual_attention(
             x,
             self.weight,
             self.bias,
             self.gamma,
             self.activation,
-            self.reading.layout.value,
-            self.reading.grid,
-            self.reading.num_prefix_tokens,
-            # A symbolic trace must not keep the size of an earlier pass.
-            None
-            if self.input_size is None or isinstance(x, torch.fx.Proxy)
-            else self.input_size.get(),
-            self.stride,
+            self.map_layout,
+            image,
         )
-        # The features last: to torchvision's feature extraction, the output of a module is the
-        # last node in it.
+        # The features last: torchvision's feature extraction takes the last node inside a module
+        # as its output.
         maps, features = result[1], result[0]
         return self.emit(features, maps, return_maps)
 
@@ -212,10 +172,10 @@ class ResidualAttention(SoftAttention):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        # A checkpoint from before the insertion has none of these keys, and nothing is missing.
+        # A checkpoint from before the insertion has none of these keys, and is complete.
         if any(key.startswith(prefix) for key in state_dict):
             super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def extra_repr(self) -> str:
-        """Give the arguments, for `print(module)`."""
-        return f"{super().extra_repr()}, layout={self.reading.layout.value}"
+        """Return the arguments, for `print(module)`."""
+        return f"{super().extra_repr()}, layout={self.map_layout.layout.value}"

@@ -17,7 +17,7 @@ from softattn._validation import (
 )
 from softattn.attention import SoftAttention
 from softattn.errors import ArgumentError, ArgumentTypeError, ModelError
-from softattn.features import FeatureMap, dry_run, plan_backbone
+from softattn.features import FeatureMap, dry_run, plan_backbone, random_images
 from softattn.models.classifier import ClassifierHead, HeadFactory, SoftAttentionClassifier
 from softattn.models.zoo import load_model
 
@@ -264,7 +264,8 @@ def _attended(attention: nn.Module, found: FeatureMap) -> Tensor:
         f"{width}"
     )
     try:
-        features = dry_run(attention, attention, (found.channels, *found.size)).output
+        x = random_images(attention, (found.channels, *found.size))
+        features = dry_run(attention, (x,)).output
     except Exception as error:
         raise ModelError(f"{doing}: it raises {type(error).__name__}: {error}") from error
     if not isinstance(features, Tensor) or features.ndim != 4:

@@ -1,0 +1,322 @@
+"""Inference of a map's layout from its shape: lenient for wrapping, strict for inserting.
+
+The map of an image has the image's aspect ratio. This tells height and width from the channels,
+and the grid of tokens from the prefix tokens. The order of tokens shows in the values alone, where
+a model also makes a map of them itself.
+"""
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from softattn.errors import ModelError
+from softattn.features.layout import (
+    Layout,
+    MapLayout,
+    Size,
+    TokenGrid,
+    fit_grid,
+    same_aspect,
+    strided,
+)
+
+__all__ = [
+    "ANOTHER_ORDER",
+    "Hints",
+    "ObservedOutput",
+    "declared_layout",
+    "find_stride",
+    "infer_layout",
+    "infer_layout_strictly",
+    "is_reordered",
+    "own_maps",
+]
+
+# timm's models have up to 10 prefix tokens. Some declare a number that is not that of inner
+# blocks: CaiT appends its class token in the last ones.
+_MAX_PREFIX_TOKENS = 10
+
+Shape = tuple[int, ...]
+
+
+def find_stride(num_tokens: int, image: Size, preferred: int | None = None) -> TokenGrid | None:
+    """Return the grid of so many tokens that a stride gives for an image.
+
+    Example:
+        >>> from softattn.features.inference import find_stride
+        >>> find_stride(64 * 48, (1024, 768))
+        TokenGrid(rows=64, columns=48, stride=16, round_up=False)
+        >>> find_stride(197, (224, 224)) is None
+        True
+
+    Args:
+        num_tokens: H * W, without prefix tokens.
+        image: the size of the image.
+        preferred: the stride to try first.
+
+    Returns:
+        A grid of at least 2 x 2, or `None`. Strides that divide the size of the image are tried
+        before others, since they need no padding or cropping.
+    """
+    strides = range(1, min(image) + 1)
+    exact = [s for s in strides if image[0] % s == 0 and image[1] % s == 0]
+    for stride in [*([preferred] if preferred else []), *exact, *strides]:
+        for round_up in (False, True):
+            rows, columns = strided(image, stride, round_up)
+            if rows * columns == num_tokens and min(rows, columns) > 1:
+                return TokenGrid(rows, columns, stride, round_up)
+    return None
+
+
+def infer_layout(
+    value: object,
+    image: Size,
+    *,
+    channels_last: bool = False,
+    num_prefix_tokens: int | None = None,
+    stride: int | None = None,
+) -> MapLayout | None:
+    """Return the most likely layout of a map, or `None` if a value can't be one.
+
+    Example:
+        >>> import torch
+        >>> from softattn.features.inference import infer_layout
+        >>> infer_layout(torch.zeros(1, 7, 7, 768), (224, 224)).layout
+        <Layout.NHWC: 'NHWC'>
+        >>> infer_layout(torch.zeros(1, 197, 192), (224, 224)).num_prefix_tokens
+        1
+        >>> infer_layout(torch.zeros(1, 1000), (224, 224)) is None
+        True
+
+    Args:
+        value: what a module returned. A map has at least 2 x 2 positions.
+        image: the size of the model's input.
+        channels_last: read shapes that fit both ways as NHWC.
+        num_prefix_tokens: the number that the model declares, tried first.
+        stride: of the grid of tokens, as the model declares it, tried first.
+    """
+    if not isinstance(value, Tensor):
+        return None
+    if value.ndim == 4:
+        first, last = (min(s) > 1 and same_aspect(s, image) for s in _sizes(tuple(value.shape)))
+        if first and not (last and channels_last):
+            return MapLayout(Layout.NCHW)
+        if last:
+            return MapLayout(Layout.NHWC)
+        return MapLayout(Layout.NCHW) if min(value.shape[2:]) > 1 else None
+    if value.ndim == 3:
+        declared = [] if num_prefix_tokens is None else [num_prefix_tokens]
+        for count in [*declared, *range(_MAX_PREFIX_TOKENS + 1)]:
+            grid = find_stride(value.shape[1] - count, image, stride)
+            if grid is not None:
+                return MapLayout(Layout.NLC, grid, count)
+    return None
+
+
+def declared_layout(model: nn.Module, last: bool) -> dict[str, Any]:
+    """Return what a model declares in timm's attributes, as arguments of `infer_layout`.
+
+    Args:
+        model: the model.
+        last: include what holds for the last map only.
+    """
+    info: Any = getattr(model, "feature_info", None)
+    declared: dict[str, Any] = {
+        "channels_last": str(getattr(model, "output_fmt", "")).endswith("NHWC"),
+        "num_prefix_tokens": getattr(model, "num_prefix_tokens", None),
+    }
+    if last and info:
+        declared["stride"] = info[-1]["reduction"]
+    return declared
+
+
+@dataclass(frozen=True)
+class Hints:
+    """Layout that the caller states instead of having it inferred."""
+
+    layout: Layout | None = None
+    grid: Size | None = None
+    num_prefix_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class ObservedOutput:
+    """Output of a module in a dry run, and what the model declares about it."""
+
+    shape: Shape
+    image: Size | None
+    """Height and width of the model's input."""
+    channels: frozenset[int] = frozenset()
+    """Numbers of channels that the module's own parameters suggest."""
+    num_prefix_tokens: int | None = None
+    """Number that the model declares, which holds for its last tokens and not for all others."""
+    shape_of_half: Callable[[], Shape | None] = lambda: None
+    """Returns the shape for an image of half the height, if the model runs on one."""
+
+
+def infer_layout_strictly(output: ObservedOutput, hints: Hints) -> MapLayout:
+    """Return the layout of an output; raise an error if it is ambiguous.
+
+    Example:
+        >>> from softattn.features.inference import Hints, ObservedOutput, infer_layout_strictly
+        >>> output = ObservedOutput((2, 7, 7, 768), (224, 224))
+        >>> infer_layout_strictly(output, Hints()).layout.value
+        'NHWC'
+        >>> tokens = ObservedOutput((2, 197, 192), (224, 224))
+        >>> infer_layout_strictly(tokens, Hints()).num_prefix_tokens
+        1
+
+    Raises:
+        ModelError: the output is no map, or several layouts fit.
+    """
+    layouts = {3: (Layout.NLC,), 4: (Layout.NCHW, Layout.NHWC)}.get(len(output.shape), ())
+    if hints.layout is not None:
+        layouts = tuple(layout for layout in layouts if layout is hints.layout)
+    if not layouts:
+        expected = (
+            "(B, C, H, W), (B, H, W, C), or tokens (B, P + H * W, C)"
+            if hints.layout is None
+            else f"layout={hints.layout.value!r}, as given"
+        )
+        raise ModelError(f"its output {output.shape} is no feature map: expected {expected}.")
+    if layouts == (Layout.NLC,):
+        return _infer_tokens(output, hints)
+    layout = layouts[0] if len(layouts) == 1 else _infer_channels(output)
+    height, width = _sizes(output.shape)[layout is Layout.NHWC]
+    if height * width < 2:
+        raise ModelError(
+            f"its output {output.shape} is no feature map: it has {height} x {width} positions, "
+            "and attention needs two or more. Name a module before the pooling."
+        )
+    return MapLayout(layout)
+
+
+def _sizes(shape: Shape) -> tuple[Size, Size]:
+    """Return (H, W) as NCHW and as NHWC."""
+    return (shape[2], shape[3]), (shape[1], shape[2])
+
+
+def _infer_channels(output: ObservedOutput) -> Layout:
+    """Tell NCHW from NHWC by aspect ratio, then by a lower image, then by parameters."""
+    sizes = dict(zip((Layout.NCHW, Layout.NHWC), _sizes(output.shape), strict=True))
+    fitting = [
+        layout
+        for layout, size in sizes.items()
+        if output.image is not None and same_aspect(size, output.image)
+    ]
+    if len(fitting) != 1:
+        lower = output.shape_of_half() or output.shape
+        channels: Mapping[Layout, int] = {Layout.NCHW: 1, Layout.NHWC: 3}
+        height = {Layout.NCHW: 2, Layout.NHWC: 1}
+        fitting = [
+            layout
+            for layout in channels
+            if lower[height[layout]] < output.shape[height[layout]]
+            and lower[channels[layout]] == output.shape[channels[layout]]
+        ] or [layout for layout in channels if output.shape[channels[layout]] in output.channels]
+    if len(fitting) != 1:
+        raise ModelError(
+            f"its output {output.shape} may be (B, C, H, W), (B, H, W, C), or no feature "
+            f"map{_of(output)}. Pass layout='NCHW' or layout='NHWC' if it is one."
+        )
+    return fitting[0]
+
+
+def _infer_tokens(output: ObservedOutput, hints: Hints) -> MapLayout:
+    """Tell prefix tokens from those of the grid."""
+    _, count, channels = output.shape
+    found = f"its output {output.shape}"
+    if hints.grid is not None:
+        prefix = hints.num_prefix_tokens
+        positions = math.prod(hints.grid)
+        prefix = count - positions if prefix is None else prefix
+        if prefix < 0 or prefix + positions != count:
+            raise ModelError(
+                f"{found} has {count} tokens, expected {max(prefix, 0)} prefix tokens and a grid "
+                f"of {hints.grid[0]} x {hints.grid[1]}."
+            )
+        return MapLayout(Layout.NLC, _with_stride(hints.grid, output.image), prefix)
+    if count in output.channels and channels not in output.channels:
+        raise ModelError(f"{found} has its channels before its tokens, which is not supported.")
+    if output.image is None:
+        raise ModelError(f"{found} may be tokens of any grid. Pass grid=(height, width).")
+    declared = output.num_prefix_tokens
+    choices = {0, 1 if declared is None else declared}
+    if hints.num_prefix_tokens is not None:
+        choices = {hints.num_prefix_tokens}
+    grids = {prefix: fit_grid(count - prefix, output.image) for prefix in sorted(choices)}
+    fitting = {prefix: grid for prefix, grid in grids.items() if grid is not None}
+    if len(fitting) != 1:
+        tried = " or ".join(f"{count} - {prefix}" for prefix in grids)
+        problem = "is no feature map: no grid" if not fitting else "is ambiguous: several grids"
+        raise ModelError(
+            f"{found} {problem}{_of(output)} can have {tried} tokens. Pass grid=(height, width), "
+            "and num_prefix_tokens= if there are any."
+        )
+    [(prefix, grid)] = fitting.items()
+    return MapLayout(Layout.NLC, _with_stride(grid, output.image), prefix)
+
+
+def _with_stride(grid: Size, image: Size | None) -> TokenGrid:
+    found = find_stride(math.prod(grid), image) if image is not None else None
+    if found is not None and (found.rows, found.columns) == grid:
+        return found
+    return TokenGrid(*grid)
+
+
+def _of(output: ObservedOutput) -> str:
+    return f" of an image of {output.image[0]} x {output.image[1]}" if output.image else ""
+
+
+ANOTHER_ORDER = "its tokens are not in the order of the model's own map of this stage"
+"""Error text for tokens that `is_reordered`."""
+
+
+def own_maps(
+    model: nn.Module, inputs: tuple[Any, ...], names: Collection[str]
+) -> dict[str, Tensor]:
+    """Return the maps that a model itself makes of its stages, as timm's models can.
+
+    Example:
+        >>> import timm, torch
+        >>> from softattn.features.inference import own_maps
+        >>> model = timm.create_model("test_vit", img_size=64).eval()
+        >>> maps = own_maps(model, (torch.zeros(1, 3, 64, 64),), ["blocks.1", "norm"])
+        >>> {name: tuple(values.shape) for name, values in maps.items()}
+        {'blocks.1': (1, 64, 4, 4)}
+
+    Args:
+        model: it runs as it is, so pass a copy.
+        inputs: arguments of the model.
+        names: names of modules.
+
+    Returns:
+        Maps (B, C, H, W) by name, for the names that are stages of the model.
+    """
+    stages = getattr(model, "feature_info", None)
+    infos = stages if isinstance(stages, list) else []
+    modules = [info.get("module") for info in infos if isinstance(info, Mapping)]
+    known = {name: modules.index(name) for name in names if name in modules}
+    read_stages: Any = getattr(model, "forward_intermediates", None)
+    if not known or read_stages is None:
+        return {}
+    # A model that fails here says nothing about the order.
+    with torch.no_grad(), suppress(Exception):
+        # The model returns them in its own order.
+        ordered = sorted(known, key=lambda name: known[name])
+        indices = [known[name] for name in ordered]
+        maps = read_stages(*inputs, indices=indices, intermediates_only=True)
+        return dict(zip(ordered, maps, strict=True))
+    return {}
+
+
+def is_reordered(maps: Tensor, own: Tensor) -> bool:
+    """Return whether two maps hold the same values at other positions, as in Hiera's windows."""
+    if maps.is_meta or own.shape != maps.shape or torch.equal(own, maps):
+        return False
+    return torch.equal(own.flatten().sort().values, maps.flatten().sort().values)

@@ -1,0 +1,168 @@
+"""Modules for inserted attention: whose output it attends, and whose child it becomes.
+
+As a child, attention must not become a step of a sequence that is walked, nor of a module that
+runs its children one after another.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+from softattn._validation import closest, describe
+from softattn.errors import ArgumentError, ModelError
+from softattn.features import DryRun, Inputs, candidate_sizes, dry_run, random_images
+from softattn.insertion.hooks import CHILD, join
+from softattn.ops import children
+
+__all__ = ["find_hosts", "run_with_parents"]
+
+
+def find_hosts(model: nn.Module, names: Iterable[str], doing: str) -> dict[str, str]:
+    """Return the modules whose outputs are those of the named modules, by their own names.
+
+    This is the named module, or the last module of a plain `Sequential`. Gradient checkpointing
+    walks a sequence instead of calling it, and its last module runs in both cases.
+
+    Example:
+        >>> from torchvision.models import resnet18
+        >>> from softattn.insertion.placement import find_hosts
+        >>> find_hosts(resnet18(), ["maxpool", "layer4"], "inserting")
+        {'maxpool': 'maxpool', 'layer4.1': 'layer4'}
+
+    Returns:
+        The name that was given, by the name of the host.
+
+    Raises:
+        ArgumentError: there is no module of this name, or two names have one host.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    hosts: dict[str, str] = {}
+    for name in names:
+        if name == "":
+            raise ArgumentError(f"{doing}: '' is the whole model. Name modules inside of it.")
+        if name not in modules:
+            known = closest(name, (known for known in modules if known))
+            raise ArgumentError(f"{doing}: {type(model).__name__} has no module {name!r}. {known}")
+        host = join(name, _last(modules[name], _is_sequence))
+        if host in hosts:
+            raise ArgumentError(
+                f"{doing}: two insertions at one place: {hosts[host]!r} and {name!r} have the "
+                "same output. Leave one out."
+            )
+        hosts[host] = name
+    return hosts
+
+
+def _last(module: nn.Module, is_kind: Callable[[nn.Module], bool]) -> str:
+    """Return the name of the last module inside nested modules of a kind, "" for the module."""
+    path: list[str] = []
+    while is_kind(module) and (names := list(children(module))):
+        path.append(names[-1])
+        module = module.get_submodule(path[-1])
+    return ".".join(path)
+
+
+def _is_sequence(module: nn.Module) -> bool:
+    return type(module).forward is nn.Sequential.forward
+
+
+def _is_container(module: nn.Module) -> bool:
+    return isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
+
+
+class _StandIn(nn.Module):
+    """Child in the place of attention that records whether its parent runs it."""
+
+    ran = False
+
+    def forward(self, *args: Any) -> Any:
+        self.ran = True
+        return args[0]
+
+
+def run_with_parents(
+    model: nn.Module, hosts: Mapping[str, str], inputs: Inputs | None, doing: str
+) -> tuple[DryRun, dict[str, str]]:
+    """Run a copy of a model, and find the module that can hold the attention of each host.
+
+    Args:
+        model: it is not changed.
+        hosts: from `find_hosts`.
+        inputs: arguments of the model; `None` for random images of the size that it declares.
+        doing: the beginning of error messages.
+
+    Returns:
+        The run, and the names of the parents relative to their hosts, "" for the host itself.
+
+    Raises:
+        ModelError: the model doesn't run, or a parent has attention already, or there is none.
+    """
+    failure: Exception | None = None
+    tried: list[str] = []
+    for given in [inputs] if inputs is not None else _default_inputs(model):
+        tried.append(describe(given[0] if len(given) == 1 else given))
+        parents = {host: _last(model.get_submodule(host), _is_container) for host in hosts}
+        while True:
+            run, failure, interfering = _run_with_stand_ins(model, hosts, parents, given, doing)
+            if not interfering:
+                break
+            for host in interfering:
+                parents[host] = _deeper(model, host, parents[host], f"{doing} at {hosts[host]!r}")
+        if run is not None:
+            return run, parents
+    raise ModelError(
+        f"{doing}: {type(model).__name__} doesn't run on {' or '.join(tried)} "
+        f"({type(failure).__name__}: {failure}). Pass example=, an input that it runs on."
+    ) from failure
+
+
+def _default_inputs(model: nn.Module) -> Iterator[Inputs]:
+    for size in candidate_sizes(model):
+        # Two images, so that a batch can be told from windows.
+        yield (random_images(model, size, batch=2),)
+
+
+def _run_with_stand_ins(
+    model: nn.Module,
+    hosts: Mapping[str, str],
+    parents: Mapping[str, str],
+    inputs: Inputs,
+    doing: str,
+) -> tuple[DryRun | None, Exception | None, list[str]]:
+    """Return the run, or what the model raised; and the hosts whose stand-ins were run."""
+    stand_ins = {host: _StandIn() for host in hosts}
+    for host in hosts:
+        parent = join(host, parents[host])
+        if hasattr(model.get_submodule(parent), CHILD):
+            raise ModelError(
+                f"{doing} at {hosts[host]!r}: two insertions at one place: {parent!r} would hold "
+                f"the attention, and has a child {CHILD!r} already. Name another module, or call "
+                "remove_attention(model) first."
+            )
+
+    def prepare(copied: nn.Module) -> None:
+        for host, stand_in in stand_ins.items():
+            copied.get_submodule(join(host, parents[host])).add_module(CHILD, stand_in)
+
+    run: DryRun | None = None
+    failure: Exception | None = None
+    try:
+        run = dry_run(model, inputs, keep=set(hosts), prepare=prepare, doing=doing)
+    except ModelError:
+        raise
+    except Exception as error:  # any that a model may raise
+        failure = error
+    return run, failure, [host for host, stand_in in stand_ins.items() if stand_in.ran]
+
+
+def _deeper(model: nn.Module, host: str, parent: str, doing: str) -> str:
+    """Return the next parent to try: the last module inside the one that runs its children."""
+    names = list(children(model.get_submodule(join(host, parent))))
+    if not names:
+        raise ModelError(
+            f"{doing}: {join(host, parent)!r} would run the attention as one of its own modules, "
+            "and has no other module to hold it. Name another module."
+        )
+    below = join(parent, names[-1])
+    return join(below, _last(model.get_submodule(join(host, below)), _is_container))

@@ -1,0 +1,198 @@
+"""Sites for inserted attention after named modules, or the reason why there is none.
+
+Everything is read from a dry run, so that errors are raised before a model is changed.
+"""
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from softattn._validation import closest, describe
+from softattn.errors import ModelError
+from softattn.features import (
+    ANOTHER_ORDER,
+    DryRun,
+    Hints,
+    Inputs,
+    MapLayout,
+    ObservedOutput,
+    image_size,
+    infer_layout_strictly,
+    is_reordered,
+    own_maps,
+)
+from softattn.insertion.placement import find_hosts, run_with_parents
+
+__all__ = ["Site", "find_sites"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where attention is inserted, and what it is applied to there."""
+
+    host: str
+    """Module whose output is attended: the named one, or the last of its sequence."""
+    parent: str
+    """Module that the attention becomes a child of, relative to the host; "" for the host."""
+    caller: str
+    """Nearest module around the host that is called; "" for the model."""
+    image_module: str | None
+    """Module that takes the images and runs in each pass, if there is one."""
+    map_layout: MapLayout
+    channels: int
+    device: torch.device
+    dtype: torch.dtype
+
+
+def find_sites(
+    model: nn.Module, names: Iterable[str], inputs: Inputs | None, hints: Hints, doing: str
+) -> list[Site]:
+    """Return the site for each name.
+
+    Example:
+        >>> import torch
+        >>> from softattn.features import Hints
+        >>> from softattn.insertion.sites import find_sites
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
+        >>> [site] = find_sites(net, ["0"], None, Hints(), "inserting")
+        >>> site.map_layout.layout.value, site.channels
+        ('NCHW', 8)
+
+    Args:
+        model: it is not changed.
+        names: names of modules, as in `named_modules()`.
+        inputs: inputs of the dry run; `None` for random images of the size that it declares.
+        hints: layout that the caller states.
+        doing: the beginning of error messages.
+
+    Raises:
+        ArgumentError: there is no module of this name, or two names have one output.
+        ModelError: attention can't be inserted there.
+    """
+    hosts = find_hosts(model, names, doing)
+    run, parents = run_with_parents(model, hosts, inputs, doing)
+    # Hints also state that tokens are in row-major order.
+    own = own_maps(run.model, run.inputs, _tokens(run, hosts)) if hints == Hints() else {}
+    return [
+        _site(run, host, parents[host], name, hints, own, doing) for host, name in hosts.items()
+    ]
+
+
+def _site(
+    run: DryRun,
+    host: str,
+    parent: str,
+    name: str,
+    hints: Hints,
+    own: Mapping[str, Tensor],
+    doing: str,
+) -> Site:
+    try:
+        x = _single_output(run, host, name)
+        layout = _infer(run, host, x, hints)
+        maps = layout.to_nchw(x, image_size(run.inputs))
+        if name in own and is_reordered(maps, own[name]):
+            raise ModelError(f"its output {tuple(x.shape)} is no feature map: {ANOTHER_ORDER}.")
+    except ModelError as error:
+        may = [n for n, call in run.calls.items() if n and call.count == 1 and call.ndim in (3, 4)]
+        others = f"Others give a tensor of 3 or 4 dimensions. {closest(name, may)}"
+        raise ModelError(f"{doing} at {name!r}: {error} {others}") from None
+    return Site(
+        host,
+        parent,
+        _caller(run, host),
+        _image_module(run),
+        layout,
+        maps.shape[1],
+        x.device,
+        x.dtype,
+    )
+
+
+def _tokens(run: DryRun, hosts: Mapping[str, str]) -> list[str]:
+    outputs = {name: run.calls[host].output for host, name in hosts.items()}
+    return [name for name, x in outputs.items() if isinstance(x, Tensor) and x.ndim == 3]
+
+
+def _caller(run: DryRun, host: str) -> str:
+    while host:
+        host = host.rpartition(".")[0]
+        if run.calls[host].count:
+            break
+    return host
+
+
+def _image_module(run: DryRun) -> str | None:
+    # The deepest one, which runs in each method of the model that takes images, such as timm's
+    # forward_features. Not a single layer, which tools replace.
+    shapes = [tuple(x.shape) for x in run.inputs if isinstance(x, Tensor) and x.ndim == 4]
+    takes = [n for n, call in run.calls.items() if call.count and call.input_shape in shapes[:1]]
+    parts = [n for n in takes if next(run.model.get_submodule(n).children(), None) is not None]
+    return max(parts, key=lambda name: len(name.split(".")) if name else 0, default=None)
+
+
+def _single_output(run: DryRun, host: str, name: str) -> Tensor:
+    call = run.calls[host]
+    named = "it" if host == name else f"its last module {host!r}"
+    if call.count == 0:
+        raise ModelError(f"{named} doesn't run in eval mode, so attention has no effect there.")
+    if call.count > 1:
+        raise ModelError(
+            f"{named} runs {call.count} times in a pass, and attention needs a module that runs "
+            "once."
+        )
+    x = call.output
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        found = f"of {x.dtype}" if isinstance(x, Tensor) else describe(x)
+        raise ModelError(
+            f"its output is {found}, and attention needs one tensor of floating-point numbers."
+        )
+    return x
+
+
+def _infer(run: DryRun, host: str, x: Tensor, hints: Hints) -> MapLayout:
+    batches = [part.shape[0] for part in run.inputs if isinstance(part, Tensor) and part.ndim == 4]
+    if batches and (x.ndim == 0 or x.shape[0] != batches[0]):
+        raise ModelError(
+            f"its output {tuple(x.shape)} doesn't begin with the input's batch of {batches[0]}: "
+            "it holds windows, or sums over the batch."
+        )
+    vectors = [p for p in run.model.get_submodule(host).parameters() if p.ndim == 1]
+    output = ObservedOutput(
+        tuple(x.shape),
+        image_size(run.inputs),
+        frozenset(vector.shape[0] for vector in vectors),
+        _declared(run.model, host, "num_prefix_tokens"),
+        partial(_shape_of_half, run, host),
+    )
+    return infer_layout_strictly(output, hints)
+
+
+def _shape_of_half(run: DryRun, host: str) -> tuple[int, ...] | None:
+    """Return the shape of a host's output for an image of half the height, if there is one."""
+    halves = [
+        part[:, :, : part.shape[2] // 2] if isinstance(part, Tensor) and part.ndim == 4 else part
+        for part in run.inputs
+    ]
+    shapes: list[tuple[int, ...]] = []
+
+    def note(_module: nn.Module, _args: object, output: object) -> None:
+        shapes.append(tuple(output.shape) if isinstance(output, Tensor) else ())
+
+    handle = run.model.get_submodule(host).register_forward_hook(note, prepend=True)
+    # A model for one size raises an error, before the host has run or after.
+    with handle, torch.no_grad(), suppress(Exception):
+        run.model(*halves)
+    return shapes[0] if shapes and len(shapes[0]) == 4 else None
+
+
+def _declared(model: nn.Module, name: str, attribute: str) -> Any:
+    """Return an attribute of the nearest module around a name that has it, or `None`."""
+    parts = name.split(".")
+    around = [model.get_submodule(".".join(parts[:depth])) for depth in range(len(parts))]
+    return next((getattr(m, attribute) for m in reversed(around) if hasattr(m, attribute)), None)
