@@ -114,7 +114,9 @@ def test_best_weights_that_were_refused_outlive_an_interruption(
 
     assert ranks.run(interrupted) == [INTERRUPTED]
     run = RunDir(tmp_path)
-    assert "No checkpoint of step 6" in run.log.read_text()
+    log = run.log.read_text()
+    assert "No checkpoint of step 6" in log
+    assert "step 8 could not be saved. Continue from step-00000004.pt with: ham10000" in log
     assert [path.name for path in run.step_checkpoints()] == ["step-00000004.pt"]
     assert ranks.run(train, recipe(training=FIRST), tmp_path) == [0]
     assert run.predictions().read_bytes() == RunDir(first).predictions().read_bytes()

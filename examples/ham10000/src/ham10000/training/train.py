@@ -66,8 +66,8 @@ def train(recipe: Recipe, out: Path) -> int:
         out: the folder of the run.
 
     Returns:
-        0; or `INTERRUPTED` if a signal or the recipe's `max_minutes` ended the run early. Then a
-        checkpoint was saved, and calling this again resumes the run.
+        0; or `INTERRUPTED` if a signal or the recipe's `max_minutes` ended the run early. Then
+        calling this again resumes the run from its newest checkpoint.
 
     Raises:
         Ham10000Error: the recipe cannot be trained; existing checkpoints are kept.
@@ -88,12 +88,7 @@ def train(recipe: Recipe, out: Path) -> int:
             if complete:
                 _predict_splits(setup, state, cache)
             else:
-                reason = next(filter(None, gather(request.reason)), "a stop was requested")
-                _LOG.info(
-                    "Stopped and saved, since %s. Continue with: ham10000 train --resume %s",
-                    reason,
-                    run.path,
-                )
+                _log_stop(setup, state, request)
     if dist.is_initialized():
         dist.destroy_process_group()
     return 0 if complete else INTERRUPTED
@@ -291,6 +286,26 @@ def _journal(setup: Setup, state: TrainState) -> Iterator[Journal]:
         yield Journal(loggers, setup.recipe.training.epochs, shown=shown)
     finally:
         loggers.close()
+
+
+def _log_stop(setup: Setup, state: TrainState, request: StopRequest) -> None:
+    """Log why the run stopped early, and whether its last step was saved."""
+    run, step = setup.run, state.counters.step
+    reason = next(filter(None, gather(request.reason)), "a stop was requested")
+    resume = f"ham10000 train --resume {run.path}"
+    if run.step_checkpoint(step).exists():
+        _LOG.info("Stopped and saved, since %s. Continue with: %s", reason, resume)
+        return
+    newest = next(iter(run.step_checkpoints()), None)
+    start = "from the beginning" if newest is None else f"from {newest.name}"
+    if setup.rank == 0:
+        _LOG.error(
+            "Stopped, since %s, but step %d could not be saved. Continue %s with: %s",
+            reason,
+            step,
+            start,
+            resume,
+        )
 
 
 def _predict_splits(setup: Setup, state: TrainState, cache: Path) -> None:
