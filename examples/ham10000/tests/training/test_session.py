@@ -1,9 +1,79 @@
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+from typing import Any
+
+import pytest
 import torch
 from torch import nn
 
+from ham10000.errors import TrainingError
 from ham10000.models import build_model
-from ham10000.recipe import ModelRecipe
-from ham10000.training.session import convert_sync_norms
+from ham10000.recipe import ModelRecipe, Recipe
+from ham10000.training.data import prepare_data
+from ham10000.training.distributed import start_fabric
+from ham10000.training.reproducibility import random_state, set_random_state
+from ham10000.training.run_dir import claim_run
+from ham10000.training.session import Setup, build_session, convert_sync_norms, wrap_model
+from ham10000.training.state import TrainState
+
+
+@pytest.fixture
+def build(recipe: Callable[..., Recipe], tmp_path: Path) -> Any:
+    before = random_state()
+
+    def make(**parts: dict[str, object]) -> tuple[Setup, TrainState]:
+        run, mine = claim_run(tmp_path / "run", recipe(**parts))
+        return build_session(mine, run, prepare_data(run, mine), start_fabric("32"))
+
+    yield make
+    set_random_state(before)
+
+
+def test_the_seed_determines_the_initial_weights(build: Any) -> None:
+    torch.manual_seed(99)
+    _, first = build()
+    _, second = build()
+    for one, two in zip(first.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_setup_cannot_be_changed(build: Any) -> None:
+    setup, state = build()
+    with pytest.raises(FrozenInstanceError):
+        setup.plan = None
+    assert setup.split_text == setup.run.split.read_text()
+    assert (setup.rank, setup.validation_split) == (0, "test")
+    assert state.ema is not None
+    assert state.evaluated_model is state.ema.module
+
+
+def test_the_average_is_evaluated_only_if_there_is_one(build: Any) -> None:
+    _, state = build(training={"ema": None})
+    assert state.evaluated_model is state.model
+
+
+def test_the_backbone_is_frozen_and_unfrozen(build: Any) -> None:
+    setup, state = build()
+
+    def trained() -> int:
+        return sum(p.requires_grad for p in state.model.parameters())
+
+    everything = trained()
+    wrap_model(setup, state, head_only=True)
+    assert 0 < trained() < everything
+    wrapped = state.wrapped_model
+    wrap_model(setup, state, head_only=True)
+    assert state.wrapped_model is wrapped
+    wrap_model(setup, state, head_only=False)
+    assert trained() == everything
+    assert state.wrapped_model is not wrapped
+
+
+@pytest.mark.parametrize("field", ["monitor", "stop_monitor"])
+def test_a_metric_that_does_not_exist_is_named(build: Any, field: str) -> None:
+    with pytest.raises(TrainingError, match=rf"training\.{field} 'log_los' is not a metric.*log_l"):
+        build(training={field: "log_los"})
 
 
 @torch.no_grad()
