@@ -80,7 +80,7 @@ def _softattn(arguments):
 
 def _ham10000(arguments):
     cli = pytest.importorskip("ham10000.cli", reason="pip install -e examples/ham10000")
-    cli.build_parser().parse_args(arguments)
+    cli.parse_command(arguments)
 
 
 def _torchrun(arguments):

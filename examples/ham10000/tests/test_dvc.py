@@ -4,8 +4,7 @@ from string import Template
 import pytest
 import yaml
 
-from ham10000.cli import build_parser
-from ham10000.recipe import spell_out
+from ham10000.cli import parse_command
 
 FOLDER = Path(__file__).parents[1]
 STAGES = yaml.safe_load((FOLDER / "dvc.yaml").read_text())["stages"]
@@ -16,6 +15,6 @@ PARAMS = yaml.safe_load((FOLDER / "params.yaml").read_text())
 def test_the_command_of_a_stage_is_one(stage: str) -> None:
     program, *arguments = Template(STAGES[stage]["cmd"]).substitute(PARAMS).split()
     assert program == "ham10000"
-    assert build_parser().parse_args(spell_out(arguments)).command == arguments[0]
+    assert parse_command(arguments).func.__name__ == arguments[0]
     assert set(STAGES[stage].get("params", [])) <= set(PARAMS)
     assert (FOLDER / PARAMS["recipe"]).is_file()

@@ -1,4 +1,4 @@
-"""`python -m ham10000`, the same as `ham10000`."""
+"""Run the command `ham10000` as `python -m ham10000`."""
 
 from ham10000.cli import main
 

@@ -1,5 +1,6 @@
 """Recipe fields on the command line: `--data.root DIR`, `--data.root=DIR` or `data.root=DIR`."""
 
+import argparse
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +16,14 @@ __all__ = ["add_recipe_fields", "recipe_overrides", "spell_out"]
 _CHANGE = re.compile(r"(--)?([A-Za-z_][\w-]*(\.[\w-]+)*)(=.*)?", re.DOTALL)
 
 
-def add_recipe_fields(parser: ArgumentParser) -> None:
+def add_recipe_fields(parser: ArgumentParser, *, show: bool = True) -> None:
     """Add an option `--section.field VALUE` for each field of a recipe to a parser.
 
     The values are not parsed here: `recipe_overrides` collects them, and `load_recipe` checks them.
+
+    Args:
+        parser: Parser of a command.
+        show: Whether the help contains the fields.
     """
     groups: dict[str, Any] = {}
     for name, info in recipe_fields().items():
@@ -26,7 +31,11 @@ def add_recipe_fields(parser: ArgumentParser) -> None:
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
         text = f"{info.text} {describe_type(info.kind).capitalize()}."
-        groups[title].add_argument(f"--{name}", metavar="VALUE", help=text.replace("%", "%%"))
+        groups[title].add_argument(
+            f"--{name}",
+            metavar="VALUE",
+            help=text.replace("%", "%%") if show else argparse.SUPPRESS,
+        )
 
 
 def recipe_overrides(options: dict[str, Any]) -> list[str]:

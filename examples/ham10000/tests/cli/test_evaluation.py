@@ -88,7 +88,7 @@ def test_submission_without_a_truth_is_of_the_test_split(
 ) -> None:
     out = path.parent / "s.csv"
     assert main(["submission", "--predictions", str(path), "--out", str(out)]) == 0
-    assert "1,512 images of the split test" in capsys.readouterr().out.replace("\n", " ")
+    assert "1,512 images of the test split" in capsys.readouterr().out.replace("\n", " ")
     assert len(pd.read_csv(out)) == 1512
 
 
@@ -130,7 +130,7 @@ def test_bad_predictions_are_one_line(path: Path, capsys: pytest.CaptureFixture[
     assert error.count("\n") == 1
     assert not (path.parent / "o").exists()
     assert main(["evaluate", "--predictions", str(path)]) == 1
-    assert "no --out" in capsys.readouterr().err
+    assert "--predictions needs --out" in capsys.readouterr().err
 
 
 def test_a_run_is_evaluated_into_its_own_folder(

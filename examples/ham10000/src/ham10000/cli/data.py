@@ -1,0 +1,206 @@
+"""Commands for the data set: download, check, split, prepare."""
+
+import json as json_format
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from ham10000.cli.signature import Data, Seed, Workers
+from ham10000.data import (
+    IMAGE_WIDTH,
+    LICENCE,
+    Part,
+    data_folder,
+    download_dataset,
+    honest_split,
+    kfold_split,
+    load_table,
+    offline_plan,
+    open_folder,
+    paper_split,
+    read_pairs,
+    read_split,
+    scan_pairs,
+    split_counts,
+    verify_dataset,
+    write_pairs,
+    write_split,
+)
+from ham10000.data import (
+    augment_offline as write_augmented,
+)
+from ham10000.data import prepare as prepare_cache
+from ham10000.data import synthesize as synthesize_folder
+from ham10000.errors import ArgumentError
+from ham10000.reporting import explore_dataset, print_counts, print_report
+from ham10000.utils import console
+
+
+def download(
+    *,
+    out: Path,
+    source: Literal["dataverse", "kaggle", "isic"] = "dataverse",
+    parts: Sequence[Part] = ("images", "metadata"),
+    mirror: str | None = None,
+) -> int:
+    """Download HAM10000.
+
+    Args:
+        out: Folder of the data set.
+        source: Harvard Dataverse, Kaggle, or the archives of the ISIC challenge.
+        parts: Parts to download; test is the official test set.
+        mirror: URL that serves the files of the source under the same names.
+    """
+    screen = console()
+    screen.print(LICENCE, style="italic")
+    download_dataset(
+        out, source, parts, mirror=mirror, say=lambda text: screen.print(text, markup=False)
+    )
+    screen.print(f"Done. Check it with: ham10000 verify --data {out}", markup=False)
+    return 0
+
+
+def verify(
+    *,
+    data: Data = None,
+    json: bool = False,
+    pairs_out: Path | None = None,
+    workers: Workers = None,
+) -> int:
+    """Check a data set: folder, table, images, masks, counts and duplicates.
+
+    The exit status is 0 if the data set is usable and 1 otherwise. Warnings do not affect it.
+
+    Args:
+        json: Print JSON instead of a table.
+        pairs_out: File to write near-duplicates of different lesions to, for `split --pairs`.
+    """
+    report = verify_dataset(data_folder(data), workers)
+    if pairs_out is not None:
+        write_pairs(report.pairs, pairs_out)
+    if json:
+        print(json_format.dumps(report.as_dict(), indent=2))
+    else:
+        print_report(report)
+    return 0 if report.usable else 1
+
+
+def synthesize(
+    *,
+    out: Path,
+    images: int = 1000,
+    seed: Seed = 0,
+    width: int = IMAGE_WIDTH,
+    workers: Workers = None,
+) -> int:
+    """Generate a synthetic data set in the layout of HAM10000.
+
+    Args:
+        out: Folder of the data set.
+        images: Number of images.
+        width: Width of the images in pixels. The height is three quarters of it.
+    """
+    synthesize_folder(out, images, seed, width=width, workers=workers)
+    console().print(f"{images:,} images, masks and a table in {out}", markup=False)
+    return 0
+
+
+def explore(*, out: Path, data: Data = None, seed: Seed = 0, workers: Workers = None) -> int:
+    """Write an HTML page about the contents of a data set.
+
+    Args:
+        out: Folder for explore.html.
+    """
+    page = explore_dataset(data_folder(data), out, seed=seed, workers=workers)
+    console().print(f"Written to {page}", markup=False)
+    return 0
+
+
+def split(
+    *,
+    out: Path,
+    data: Data = None,
+    protocol: Literal["honest", "paper", "kfold"] = "honest",
+    seed: Seed = 0,
+    folds: int = 5,
+    pairs: Path | None = None,
+) -> int:
+    """Split a data set by lesion into training, validation and test set.
+
+    Args:
+        out: Split file to write, a CSV file.
+        protocol: honest: with a validation set, near-duplicates kept together; paper: the authors'
+            split, without a validation set; kfold: like honest, in folds.
+        folds: Number of folds, with kfold.
+        pairs: File of near-duplicates from `verify --pairs-out`. Defaults to a new search.
+    """
+    root = data_folder(data)
+    if protocol == "paper":
+        if pairs is not None:
+            raise ArgumentError(
+                "splitting: the protocol paper ignores near-duplicates. Omit --pairs, or use "
+                "--protocol honest."
+            )
+        made = paper_split(load_table(root), seed)
+    else:
+        folder = open_folder(root)
+        found = read_pairs(pairs) if pairs is not None else scan_pairs(folder)
+        if protocol == "honest":
+            made = honest_split(folder.table, seed, found)
+        else:
+            made = kfold_split(folder.table, seed, folds, found)
+    write_split(made, out)
+    counts = split_counts(made)
+    title = f"{protocol}, seed {seed}" + (", fold 0" if protocol == "kfold" else "")
+    print_counts(counts.assign(all=counts.sum(axis=1)), title)
+    console().print(f"Written to {out}", markup=False)
+    return 0
+
+
+def prepare(
+    *, out: Path, size: int, data: Data = None, masks: bool = False, workers: Workers = None
+) -> int:
+    """Decode and resize all images into a cache for training.
+
+    Args:
+        out: Folder of the cache.
+        size: Width and height of the resized images in pixels.
+        masks: Include the lesion masks.
+    """
+    done = prepare_cache(data_folder(data), out, size, masks=masks, workers=workers)
+    what = "Prepared" if done.built else "Nothing to do:"
+    shape = " x ".join(map(str, done.cache.images.shape))
+    console().print(f"{what} {out}, {shape} uint8", markup=False)
+    return 0
+
+
+def augment_offline(
+    *,
+    split: Path,
+    out: Path | None = None,
+    data: Data = None,
+    size: int = 299,
+    seed: Seed = 0,
+    dry_run: bool = False,
+    workers: Workers = None,
+) -> int:
+    """Write the authors' augmented training set, about 8,000 files per class.
+
+    Args:
+        split: Split file.
+        out: Folder of the augmented set.
+        size: Width and height of the images in pixels.
+        dry_run: Only print the number of files.
+    """
+    root = data_folder(data)
+    table = load_table(root)
+    chosen = read_split(split, table)
+    if dry_run:
+        print_counts(offline_plan(chosen), "Files to write")
+        return 0
+    if out is None:
+        raise ArgumentError("augmenting offline: --out is missing. Pass a folder, or --dry-run.")
+    folder = open_folder(root)
+    plan = write_augmented(folder, chosen, out, size=size, seed=seed, workers=workers)
+    print_counts(plan, f"Written to {out}")
+    return 0

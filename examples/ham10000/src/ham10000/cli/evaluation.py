@@ -1,0 +1,147 @@
+"""Commands for predictions: evaluate, compare, submit."""
+
+from pathlib import Path
+from typing import Annotated
+
+from ham10000.cli.signature import Option, Seed, Split, Tta
+from ham10000.data import data_folder
+from ham10000.errors import ArgumentError
+from ham10000.evaluation import (
+    check_images,
+    read_groundtruth,
+    read_predictions,
+    scored,
+    to_json,
+    write_evaluation,
+    write_submission,
+)
+from ham10000.evaluation import compare as compare_predictions
+from ham10000.evaluation import evaluate as evaluate_predictions
+from ham10000.reporting import print_comparison, print_evaluation, write_figures
+from ham10000.training import find_predictions, open_run
+from ham10000.utils import console, write_text
+
+_RunOrNone = Annotated[Path | None, Option("Folder of a run.")]
+_RunData = Annotated[
+    Path | None, Option("Folder of the data set. Defaults to the data set of the training.")
+]
+_Predictions = Annotated[Path | None, Option("File of predictions, instead of RUN.")]
+_RunOrFile = Annotated[Path, Option("Folder of a run, or file of predictions.")]
+
+
+def evaluate(
+    run: _RunOrNone = None,
+    /,
+    *,
+    predictions: _Predictions = None,
+    data: _RunData = None,
+    split: Split = "test",
+    tta: Tta = None,
+    out: Path | None = None,
+    seed: Seed = 0,
+) -> int:
+    """Compute all metrics of a model with confidence intervals.
+
+    Stored predictions of the run are used if they fit --split and --tta. With --data, their images
+    are compared with those of the data set.
+
+    Args:
+        out: Folder for predictions.csv, metrics.json and figures. Defaults to RUN/evaluation.
+    """
+    source = _one_source("evaluating", run, predictions)
+    if out is None and run is None:
+        raise ArgumentError("evaluating: --predictions needs --out with a folder.")
+    folder = out if out is not None else source / "evaluation"
+    found = find_predictions(source, split, tta, data and data_folder(data))
+    evaluation = evaluate_predictions(found, seed=seed)
+    write_evaluation(evaluation, found, folder)
+    write_figures(evaluation, found, folder)
+    print_evaluation(evaluation)
+    console().print(f"Written to {folder}", markup=False, soft_wrap=True)
+    return 0
+
+
+def compare(
+    run_a: _RunOrFile,
+    run_b: _RunOrFile,
+    /,
+    *,
+    out: Path | None = None,
+    seed: Seed = 0,
+    json: bool = False,
+) -> int:
+    """Compare two models on the same test images.
+
+    Args:
+        out: JSON file with all differences.
+        json: Print the JSON instead of tables.
+    """
+    comparison = compare_predictions(
+        find_predictions(run_a), find_predictions(run_b), (str(run_a), str(run_b)), seed=seed
+    )
+    text = to_json(comparison.as_dict())
+    if out is not None:
+        write_text(out, text)
+    if json:
+        print(text, end="")
+        return 0
+    print_comparison(comparison)
+    if out is not None:
+        console().print(f"Written to {out}", markup=False, soft_wrap=True)
+    return 0
+
+
+def submission(
+    run: _RunOrNone = None,
+    /,
+    *,
+    out: Path,
+    predictions: _Predictions = None,
+    groundtruth: Path | None = None,
+    data: Annotated[
+        Path | None, Option("Folder with the official test images. Defaults to HAM10000_DIR.")
+    ] = None,
+    tta: Tta = None,
+) -> int:
+    """Write predictions in the format of the ISIC 2018 challenge, Task 3.
+
+    With --groundtruth, the predictions are of the official test set and are scored as in the
+    challenge. Otherwise they are of the run's own test split.
+
+    Args:
+        out: CSV file to write.
+        groundtruth: Ground truth of the official test set, from Dataverse (1,511 images) or from
+            the challenge (1,512 images).
+    """
+    source = _one_source("writing a submission", run, predictions)
+    screen = console()
+    if groundtruth is None:
+        found = find_predictions(source, tta=tta)
+    else:
+        truth = read_groundtruth(groundtruth)
+        if run is not None:
+            found = open_run(run).predict_official(data_folder(data), truth, tta)
+        else:
+            found = read_predictions(source)
+            check_images(found, truth[["image_id", "dx"]], str(groundtruth))
+        score = evaluate_predictions(scored(found)).per_image.metrics["balanced_accuracy"]
+        screen.print(
+            f"Balanced accuracy on the official test set: {score.value:.3f}, 95 % interval "
+            f"{score.low:.3f} to {score.high:.3f}"
+        )
+    write_submission(found, out)
+    images = "the test split" if groundtruth is None else "the official test set"
+    screen.print(
+        f"Written to {out}: {len(found):,} images of {images}", markup=False, soft_wrap=True
+    )
+    return 0
+
+
+def _one_source(doing: str, run: Path | None, predictions: Path | None) -> Path:
+    source = run if predictions is None else predictions
+    if source is None or (run is not None and predictions is not None):
+        found = "neither" if source is None else "both"
+        raise ArgumentError(
+            f"{doing}: expected the folder of a run or --predictions with a file, found {found}."
+        )
+    return source

@@ -1,0 +1,161 @@
+"""Options of a command from the signature and the docstring of its function.
+
+Positional-only parameters become positional arguments, keyword-only parameters become options, and
+`**overrides` becomes an option for each recipe field. Descriptions are those of the docstring;
+parameters that several commands share are described here.
+"""
+
+import argparse
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from docstring_parser import parse_from_object
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+from ham10000.data import SPLITS
+from ham10000.recipe import add_recipe_fields, spell_out
+
+__all__ = ["Data", "Option", "Seed", "Split", "Tta", "Workers", "parse"]
+
+
+@dataclass(frozen=True)
+class Option:
+    """Properties of an option that its parameter cannot express.
+
+    Attributes:
+        help: Description; the one in the docstring if empty.
+        name: Name without dashes, if it differs from that of the parameter.
+        choices: Allowed values.
+    """
+
+    help: str = ""
+    name: str = ""
+    choices: Iterable[str] | None = None
+
+
+Data = Annotated[Path | None, Option("Folder of the data set. Defaults to HAM10000_DIR.")]
+Seed = Annotated[int, Option("Seed of the random numbers.")]
+Workers = Annotated[int | None, Option("Number of threads. Defaults to the number of cores.")]
+Split = Annotated[str, Option("Part of the split.", choices=SPLITS)]
+Tta = Annotated[
+    Literal[1, 2, 4, 8] | None,
+    Option(
+        "Number of views of an image whose probabilities are averaged. Defaults to training.tta of "
+        "the recipe."
+    ),
+]
+
+
+def parse(name: str, function: Callable[..., int], arguments: Sequence[str]) -> "partial[int]":
+    """Parse the arguments of a command.
+
+    Args:
+        name: Name of the command.
+        function: Function of the command.
+        arguments: Command line after the name.
+
+    Returns:
+        The function with its arguments.
+
+    Raises:
+        RecipeError: A recipe field does not exist.
+        SystemExit: The arguments are invalid, or ask for help.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    takes_fields = any(each.kind is each.VAR_KEYWORD for each in parameters)
+    parser = _parser(name, function)
+    if takes_fields:
+        arguments = spell_out(arguments)
+        parser.add_argument(
+            "--help-fields", action="store_true", help="Show this message with all recipe fields."
+        )
+        add_recipe_fields(parser, show="--help-fields" in arguments)
+    if "--help-fields" in arguments:
+        arguments = ["--help"]
+    # An option can be spelled with underscores too, as in --print_config.
+    known = {flag for action in parser._actions for flag in action.option_strings}
+    dashed = [each.replace("_", "-") for each in arguments]
+    spelled = [new if new in known else old for old, new in zip(arguments, dashed, strict=True)]
+    options = parser.parse_args(spelled).as_dict()
+    options.pop("help_fields", None)
+    positional = [options.pop(p.name) for p in parameters if p.kind is p.POSITIONAL_ONLY]
+    return partial(function, *positional, **options)
+
+
+def _parser(name: str, function: Callable[..., int]) -> ArgumentParser:
+    docstring = parse_from_object(function)
+    texts = {each.arg_name: each.description or "" for each in docstring.params}
+    about = [docstring.short_description, docstring.long_description]
+    parser = ArgumentParser(
+        prog=f"ham10000 {name}",
+        description="\n\n".join(text for text in about if text),
+        formatter_class=_Formatter,
+    )
+    hints = get_type_hints(function, include_extras=True)
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is not parameter.VAR_KEYWORD:
+            _add(parser, parameter, hints[parameter.name], texts.get(parameter.name, ""))
+    return parser
+
+
+def _add(parser: ArgumentParser, parameter: inspect.Parameter, hint: Any, text: str) -> None:
+    option = Option()
+    if get_origin(hint) is Annotated:
+        hint, *extras = get_args(hint)
+        option = next(each for each in extras if isinstance(each, Option))
+    if NoneType in get_args(hint):
+        hint = next(each for each in get_args(hint) if each is not NoneType)
+    required = parameter.default is parameter.empty
+    arguments: dict[str, Any] = {"help": " ".join((option.help or text).split())}
+    if not required:
+        default = parameter.default
+        # jsonargparse changes the items of a default in place.
+        arguments["default"] = list(default) if isinstance(default, tuple) else default
+    if hint is bool:
+        arguments["action"] = "store_true"
+    else:
+        if get_origin(hint) is Sequence:
+            (hint,) = get_args(hint)
+            arguments["nargs"] = "+"
+        choices = get_args(hint) if get_origin(hint) is Literal else option.choices
+        if choices is not None:
+            arguments["choices"] = list(choices)
+        arguments["type"] = type(arguments["choices"][0]) if choices is not None else hint
+    if parameter.kind is parameter.POSITIONAL_ONLY:
+        if not required:
+            arguments["nargs"] = "?"
+        parser.add_argument(parameter.name, **arguments)
+        return
+    flag = (option.name or parameter.name).replace("_", "-")
+    if hint is not bool:
+        arguments["required"] = required
+        if "choices" not in arguments:
+            arguments["metavar"] = _METAVARS.get(hint, "TEXT")
+        elif "nargs" in arguments:  # argparse would print the choices twice
+            arguments["metavar"] = parameter.name.removesuffix("s").upper()
+            arguments["help"] += f" Choices: {', '.join(arguments['choices'])}."
+    parser.add_argument(f"--{flag}", dest=parameter.name, **arguments)
+
+
+_METAVARS = {int: "N", float: "X", Path: "PATH"}
+
+
+class _Formatter(DefaultHelpFormatter):
+    """Help with the defaults that are worth showing, and with paragraphs in descriptions."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        default = action.default
+        if default is None or default is False or default == argparse.SUPPRESS or action.required:
+            return text
+        shown = " ".join(default) if isinstance(default, list) else default
+        return f"{text} (default: {shown})"
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = text.split("\n\n")
+        return "\n\n".join(super(_Formatter, self)._fill_text(p, width, indent) for p in paragraphs)

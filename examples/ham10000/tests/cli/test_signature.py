@@ -1,0 +1,112 @@
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+
+from ham10000.cli.signature import Option, Seed, parse
+from ham10000.errors import RecipeError
+
+
+def command(
+    run: Path,
+    other: Path | None = None,
+    /,
+    *,
+    out: Path,
+    seed: Seed = 0,
+    tta: Literal[1, 2] | None = None,
+    parts: Sequence[Literal["a", "b"]] = ("a",),
+    dx: Annotated[str | None, Option(name="class", choices=("mel", "nv"))] = None,
+    dry_run: bool = False,
+) -> int:
+    """Do something.
+
+    More about it.
+
+    Args:
+        run: Folder of a run.
+        other: Another one.
+        out: Folder, 100 % of it.
+        tta: Number of views.
+        parts: Parts of it.
+        dx: Class.
+        dry_run: Do nothing.
+    """
+    raise NotImplementedError
+
+
+def with_fields(recipes: Sequence[str], /, *, out: Path, **overrides: Any) -> int:
+    """Train."""
+    raise NotImplementedError
+
+
+def test_positional_parameters_are_arguments_and_keywords_are_options() -> None:
+    made = parse("it", command, ["a", "--out", "o", "--class", "nv", "--tta", "2", "--dry-run"])
+    assert made.args == (Path("a"), None)
+    assert made.keywords == {
+        "out": Path("o"),
+        "seed": 0,
+        "tta": 2,
+        "parts": ["a"],
+        "dx": "nv",
+        "dry_run": True,
+    }
+    made = parse("it", command, ["a", "b", "--dry_run", "--out=o", "--parts", "a", "b"])
+    assert made.args == (Path("a"), Path("b"))
+    assert list(made.keywords["parts"]) == ["a", "b"]
+    assert made.keywords["dry_run"] is True, "underscores are accepted too"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a"], "--out"),
+        (["--out", "o"], "run"),
+        (["a", "--out", "o", "--tta", "3"], "--tta"),
+        (["a", "--out", "o", "--seed", "x"], "--seed"),
+        (["a", "--out", "o", "--class", "mole"], "mole"),
+    ],
+)
+def test_invalid_arguments_exit_with_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse("it", command, arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_has_the_docstring_and_the_shared_descriptions(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        parse("it", command, ["--help"])
+    text = capsys.readouterr().out
+    for part in (
+        "Do something.\n\nMore about it.",
+        "--out PATH",
+        "Folder, 100 % of it.",
+        "Seed of the random numbers. (default: 0)",
+        "Parts of it. Choices: a, b. (default: a)",
+        "--class {mel,nv}",
+        "--dry-run",
+    ):
+        assert part in text
+
+
+def test_recipe_fields_are_options_that_only_help_fields_shows(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made = parse("it", with_fields, ["x", "y", "--out", "o", "data.size=64", "--seed", "3"])
+    assert made.args == (["x", "y"],)
+    assert made.keywords["data"]["size"] == "64"
+    assert made.keywords["seed"] == "3"
+    with pytest.raises(RecipeError, match=r"Closest: data\.size"):
+        parse("it", with_fields, ["x", "--out", "o", "data.sise=64"])
+    for option, shown in (("--help", False), ("--help-fields", True)):
+        with pytest.raises(SystemExit) as stopped:
+            parse("it", with_fields, [option])
+        assert stopped.value.code == 0
+        assert ("--optimizer.lr VALUE" in capsys.readouterr().out) is shown

@@ -1,0 +1,79 @@
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ham10000.cli import main
+from ham10000.recipe import load_recipe, shipped_recipes
+
+
+def test_recipes_are_listed_with_their_descriptions(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["recipes"]) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    for name, path in shipped_recipes().items():
+        about = path.read_text().splitlines()[0]
+        assert about.startswith("# ")
+        (line,) = (line for line in text.splitlines() if line.split()[:1] == [name])
+        assert about[2:] in line
+
+
+@pytest.mark.parametrize("option", ["--print_config", "--print-config"])
+def test_a_recipe_is_printed_with_overrides(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["lite0_sa", "data.size=64", "--seed", "3", "--max-minutes", "2", "--profile", "4"]
+    assert main(["train", *arguments, option]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert (printed["name"], printed["seed"], printed["data"]["size"]) == ("lite0_sa", 3, 64)
+    assert printed["training"]["max_minutes"] == 2
+    assert printed["logging"]["profile"] == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected a recipe and --out, or --resume alone"),
+        (["smoke"], "expected a recipe and --out, or --resume alone"),
+        (["smoke", "--resume", "run"], "expected a recipe and --out, or --resume alone"),
+        (["--resume", "run", "--out", "run"], "expected a recipe and --out, or --resume alone"),
+        (["smoke", "--out", "run", "--processes", "0"], "--processes must be at least 1, found 0"),
+        (["--print-config"], "its name or file is missing"),
+        (["smok", "--out", "run"], "no recipe has this name, and no file. Closest: smoke"),
+        (["--resume", "nowhere"], "nowhere"),
+    ],
+)
+def test_contradicting_arguments_are_refused(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *arguments]) == 1
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_train_passes_its_arguments_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules["ham10000.cli.training"]
+    calls: list[tuple[str, object]] = []
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setattr(module, "train_run", lambda recipe, out: calls.append((recipe, out)) or 75)
+    monkeypatch.setattr(module, "find_run", lambda path: path)
+    monkeypatch.setattr(module, "print_run", lambda run: calls.append(("printed", run)))
+    assert main(["train", "smoke", "--out", str(tmp_path), "training.epochs=3"]) == 75
+    assert calls == [(load_recipe("smoke", ["training.epochs=3"]), tmp_path), ("printed", tmp_path)]
+    monkeypatch.setattr(module, "launch", lambda *arguments: calls.append(arguments) or 0)
+    monkeypatch.setenv("HAM10000_DIR", str(tmp_path))
+    out = tmp_path / "two"
+    assert main(["train", "smoke", "--out", str(out), "--processes", "2", "--elastic"]) == 0
+    (run, processes, restarts), printed = calls[2:]
+    assert (run.path, processes, restarts) == (out, 2, 3)
+    assert printed == ("printed", out)
+    assert (out / "recipe.yaml").exists()
