@@ -1,22 +1,21 @@
-"""How fast batches come out of a cache, beside decoding JPEGs with PIL image by image.
+"""Throughput of batches from a cache, compared with decoding each JPEG with PIL.
 
     python benchmarks/input_pipeline.py --data DIR
 
-Both sides make an epoch of augmented float32 batches of the same images, with the same number of
-worker processes that stay from epoch to epoch, in turn, so that what else the machine does meets
-both; in a first epoch, which isn't counted, the workers start, and their memory is looked at.
-Beside the ratio of images a second stands that of processor time, "busy", which other work disturbs
-less.
+Both pipelines make epochs of augmented float32 batches of the same images, with the same number of
+persistent worker processes. They run in turn, so that other load affects both. A first epoch, which
+is not timed, starts the workers and measures their memory. The ratio of processor time, "busy", is
+printed next to that of images per second, since other load affects it less.
 
-The left side is what most projects do: `PIL.Image.open`, resize, one affine transform, flips, to a
-tensor, normalize, image by image, in a `DataLoader`. The right side maps a cache that `ham10000
-prepare` made, and augments a batch at a time, in a `BatchLoader`. Once on the images as they are,
-once on the same images enlarged to 600 x 450, the size that HAM10000 is published in. The preset
-`strong` has, on the left, ColorJitter and four odd jobs of RandAugment's kind; hairs and rulers,
-which torchvision doesn't have, are drawn on the right side only.
+The baseline is what most projects do: `PIL.Image.open`, resize, one affine transform, flips,
+conversion to a tensor and normalization, image by image, in a `DataLoader`. The other pipeline maps
+a cache made by `ham10000 prepare`, and augments batch by batch in a `BatchLoader`. Both run on the
+images as they are, and on the same images enlarged to 600 x 450, the published size. For the preset
+`strong`, the baseline has ColorJitter and four operations of RandAugment's kind; hairs and rulers,
+which torchvision doesn't have, are drawn by the other pipeline only.
 
-Memory is what a worker process has for itself beyond the pages of files and what it hands over, at
-most over an epoch, less what it has after its first batches.
+Memory is the largest private memory of a worker process in an epoch, without mapped files and
+shared memory, minus that after its first batches.
 """
 
 import argparse
@@ -98,7 +97,7 @@ def per_image(size: int, name: str) -> Callable[[Image.Image], Tensor]:
     return v2.Compose(steps)
 
 
-def left(data: JPEGs, batch: int, workers: int) -> DataLoader[tuple[Tensor, ...]]:
+def baseline(data: JPEGs, batch: int, workers: int) -> DataLoader[tuple[Tensor, ...]]:
     generator = torch.Generator().manual_seed(0)
     return DataLoader(
         data,
@@ -110,23 +109,23 @@ def left(data: JPEGs, batch: int, workers: int) -> DataLoader[tuple[Tensor, ...]
     )
 
 
-def right(data: CachedHAM10000, augment: Augment, batch: int, workers: int) -> BatchLoader:
+def from_cache(data: CachedHAM10000, augment: Augment, batch: int, workers: int) -> BatchLoader:
     sampler = EpochSampler(data.targets, seed=0)
     return BatchLoader(data, sampler, batch, augment, workers=workers, reuse_memory=True)
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What an epoch took."""
+    """Cost of an epoch."""
 
     rate: float
-    """Images a second."""
+    """Images per second."""
     busy: float
     """Seconds of processor time, of this process and its workers."""
 
 
 def own_memory() -> dict[int, int]:
-    """Return how much memory each worker has for itself, in bytes; that of this process if none."""
+    """Return the private memory of each worker, or of this process without workers, in bytes."""
     process = psutil.Process()
     own = {}
     for worker in process.children() or [process]:
@@ -143,7 +142,7 @@ def busy() -> float:
 
 
 def run(loader: Iterable[Sequence[Tensor | None]]) -> Epoch:
-    """Go through an epoch."""
+    """Time an epoch."""
     images = 0
     began, busy_before = time.perf_counter(), busy()
     for batch in loader:
@@ -154,14 +153,14 @@ def run(loader: Iterable[Sequence[Tensor | None]]) -> Epoch:
 
 
 def growth(loader: Iterable[Sequence[Tensor | None]], workers: int) -> int:
-    """Go through an epoch, and say by how many bytes the worker grew that grew most.
+    """Return the largest growth of a worker's private memory in an epoch, in bytes.
 
-    Apart from `run`, since looking at processes takes as long as making a batch.
+    Separate from `run`, since reading the memory of processes takes as long as making a batch.
     """
     most = 0
     first: dict[int, int] = {}
     for number, _ in enumerate(loader):
-        if number == 2 * workers:  # each worker has made a batch, and has what it needs for one
+        if number == 2 * workers:  # each worker has allocated what a batch needs
             first = own_memory()
         elif number > 2 * workers:
             own = own_memory()
@@ -170,7 +169,7 @@ def growth(loader: Iterable[Sequence[Tensor | None]], workers: int) -> int:
 
 
 def enlarge(paths: list[Path], out: Path) -> list[Path]:
-    """Write the images at 600 x 450, as JPEGs of the published files' quality."""
+    """Write the images at 600 x 450, as JPEGs with the quality of the published files."""
 
     def job(path: Path) -> Path:
         with Image.open(path) as image:
@@ -182,7 +181,7 @@ def enlarge(paths: list[Path], out: Path) -> list[Path]:
 
 
 def subset(root: Path, number: int, out: Path, large: bool) -> tuple[Path, list[Path]]:
-    """Make a data set of some of the images, so that the cache holds these and no others."""
+    """Make a data set of some of the images, so that the cache has only these."""
     folder = open_folder(root)
     rows = sorted(random.Random(0).sample(range(len(folder.table)), number))
     paths = [folder.paths()[row] for row in rows]
@@ -201,19 +200,19 @@ def subset(root: Path, number: int, out: Path, large: bool) -> tuple[Path, list[
 def compare(
     paths: list[Path], cached: CachedHAM10000, size: int, preset: str, options: argparse.Namespace
 ) -> tuple[list[tuple[Epoch, Epoch]], list[int]]:
-    """Give the epochs of both sides, round by round, and by how much a worker of each grew."""
-    sides = (
-        left(JPEGs(paths, cached.targets, size, preset), options.batch, options.workers),
-        right(cached, Augment(preset), options.batch, options.workers),
+    """Return the epochs of both pipelines, round by round, and the growth of a worker of each."""
+    pipelines = (
+        baseline(JPEGs(paths, cached.targets, size, preset), options.batch, options.workers),
+        from_cache(cached, Augment(preset), options.batch, options.workers),
     )
-    grown = [growth(side, options.workers) for side in sides]
-    return [(run(sides[0]), run(sides[1])) for _ in range(options.rounds)], grown
+    grown = [growth(pipeline, options.workers) for pipeline in pipelines]
+    return [(run(pipelines[0]), run(pipelines[1])) for _ in range(options.rounds)], grown
 
 
 def report(
     table: Table, name: str, rounds: list[tuple[Epoch, Epoch]], grown: Iterable[float]
 ) -> None:
-    """Add a row: each side's best round, the ratios of the pairs of rounds, and the growth."""
+    """Add a row: the best round of each pipeline, the ratios of the rounds, and the growth."""
     ratios = sorted(new.rate / old.rate for old, new in rounds)
     of_busy = sorted(old.busy / new.busy for old, new in rounds)
     table.add_row(
@@ -227,31 +226,31 @@ def report(
 
 
 def taken(case: str, rounds: list[tuple[Epoch, Epoch]], images: int) -> dict[str, object]:
-    """Give the seconds of an image, by the clock and of processor time, of each round."""
-    sides = zip(("PIL", "cache"), zip(*rounds, strict=True), strict=True)
+    """Return the seconds per image of each round, of wall time and of processor time."""
+    pipelines = zip(("PIL", "cache"), zip(*rounds, strict=True), strict=True)
     return {"case": case} | {
-        side: [{"seconds": 1 / epoch.rate, "busy": epoch.busy / images} for epoch in epochs]
-        for side, epochs in sides
+        name: [{"seconds": 1 / epoch.rate, "busy": epoch.busy / images} for epoch in epochs]
+        for name, epochs in pipelines
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, help="HAM10000; what HAM10000_DIR names unless given")
+    parser.add_argument("--data", type=Path, help="folder of HAM10000; HAM10000_DIR by default")
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--sizes", type=int, nargs="+", default=[128, 224])
     parser.add_argument("--presets", nargs="+", default=["authors", "strong"])
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="write what each round took, too")
+    parser.add_argument("--json", type=Path, help="also write the cost of each round")
     options = parser.parse_args()
     torch.set_num_threads(1)
     console = Console(width=110, highlight=False)
     found: list[dict[str, object]] = []
     table = Table(
         title=f"{options.images:,} images, {options.workers} workers, batches of {options.batch}: "
-        "images a second (best of the rounds)"
+        "images per second (best round)"
     )
     table.add_column("images, size, augmentation", no_wrap=True)
     for name in ("PIL", "cache", "ratio (range)", "busy", "grows, PIL", "cache"):

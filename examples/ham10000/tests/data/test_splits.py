@@ -99,9 +99,9 @@ def test_a_set_that_is_too_small_is_refused(table: pd.DataFrame) -> None:
     few = synthetic_table(images=20, seed=0)
     with pytest.raises(SplitError, match="too few lesions"):
         paper_split(few, seed=0)
-    with pytest.raises(SplitError, match="fewer than the 5 parts"):
+    with pytest.raises(SplitError, match="fewer than the 5 folds"):
         kfold_split(few, seed=0)
-    with pytest.raises(ArgumentError, match="3 is the least"):
+    with pytest.raises(ArgumentError, match="Pass at least 3 folds"):
         kfold_split(table, seed=0, folds=2)
     with pytest.raises(ArgumentError, match="val_share"):
         honest_split(table, seed=0, val_share=0)

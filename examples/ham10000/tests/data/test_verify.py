@@ -89,7 +89,7 @@ def test_identical_files_are_named(editable: Path) -> None:
     folder.images[ids[20]].write_bytes(folder.images[ids[0]].read_bytes())
     finding = found(verify_dataset(editable), "exact duplicates")
     assert finding.level == "warning"
-    assert "carry different lesion ids" in finding.message
+    assert "have different lesion ids" in finding.message
     assert len(finding.items) == 1
 
 

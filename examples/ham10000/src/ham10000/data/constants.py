@@ -1,10 +1,10 @@
-"""What is known of HAM10000: its classes, its columns and its counts.
+"""Constants of HAM10000: classes, columns and counts.
 
 Source: Tschandl, Rosendahl and Kittler, Sci. Data 5, 180161 (2018), doi:10.7910/DVN/DBW86T.
 """
 
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
-"""The seven diagnoses, in alphabetical order; a target is a place in this order."""
+"""The seven diagnoses in alphabetical order. A target is an index of this tuple."""
 
 CLASS_NAMES = {
     "akiec": "actinic keratosis, Bowen's disease",
@@ -49,10 +49,10 @@ CLASS_COUNTS = {
     "vasc": 142,
 }
 NUM_TEST_IMAGES = 1_511
-"""The official test set of ISIC 2018 Task 3 as the Dataverse holds it; the challenge has 1,512."""
+"""Size of the official test set of ISIC 2018 Task 3 in the Dataverse; the challenge has 1,512."""
 
 IMAGE_WIDTH, IMAGE_HEIGHT = 600, 450
-"""The size of the published images."""
+"""Size of the published images in pixels."""
 
 LICENCE = (
     "HAM10000 is published under CC BY-NC 4.0 (https://creativecommons.org/licenses/by-nc/4.0/): "

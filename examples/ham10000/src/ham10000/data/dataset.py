@@ -1,4 +1,4 @@
-"""HAM10000 as a data set for PyTorch: over the JPEGs, and with the same items over a cache."""
+"""HAM10000 as a PyTorch data set: from image files, or with the same items from a cache."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,10 +25,10 @@ Transform: TypeAlias = Callable[..., Any]
 
 
 class HAM10000(Dataset[Item]):
-    """HAM10000 over its JPEGs, in torchvision's conventions.
+    """HAM10000 from its image files, with the conventions of torchvision.
 
-    An item is (image, target): the image as uint8 (3, H, W), the target as a place in `classes`.
-    With `metadata` or `masks` it is (image, target, extras), a dict of tensors.
+    An item is (image, target): the image as uint8 (3, H, W), the target as an index of `classes`.
+    With `metadata` or `masks` it is (image, target, extras), where extras is a dict of tensors.
 
     Example:
         >>> import tempfile
@@ -43,20 +43,21 @@ class HAM10000(Dataset[Item]):
         (torch.Size([3, 32, 32]), 'akiec', ['age', 'age_known'])
 
     Args:
-        root: the data set's folder; `None` for the one that HAM10000_DIR names.
+        root: folder of the data set; `None` for the one that HAM10000_DIR names.
         split: "train", "val" or "test"; `None` for all images.
-        transform: of the image. With masks it gets image and mask, as tv_tensors, and returns both.
-        target_transform: of the target.
-        split_file: who is where; split.csv in `root` unless given.
-        fold: which fold of the split file, if it has any.
-        metadata: columns that an item brings: age, sex, localization, dx_type.
-        masks: whether an item brings its mask, uint8 (1, H, W), 0 or 1.
-        size: resize to size x size, as a cache of that size has it; `None` for the file's size.
+        transform: applied to the image; with `masks`, called with image and mask as tv_tensors, and
+            returns both.
+        target_transform: applied to the target.
+        split_file: the split file; split.csv in `root` by default.
+        fold: fold of the split file, if it has folds.
+        metadata: columns to include in the items: age, sex, localization, dx_type.
+        masks: whether to include the mask in the items, uint8 (1, H, W), 0 or 1.
+        size: resize images to size x size, as in a cache of that size; `None` keeps their size.
 
     Raises:
         MissingDataError: the data set, the split file or an image is not there.
-        DataError: the table can't be used.
-        SplitError: the split is none, or lacks what was asked for.
+        DataError: the table can't be used, or no value of a metadata column is understood.
+        SplitError: the split file can't be used, or has no such split or fold.
     """
 
     classes = CLASSES
@@ -93,13 +94,13 @@ class HAM10000(Dataset[Item]):
             path = Path(split_file) if split_file is not None else self.root / "split.csv"
             if not path.exists():
                 raise MissingDataError(
-                    f"taking {self.split!r} of {self.root}: there is no split file {path}. "
+                    f"reading {self.split!r} of {self.root}: there is no split file {path}. "
                     f"Make it with: ham10000 split --out {path}"
                 )
             self.rows = split_rows(read_split(path, self.table), self.table, self.split, self.fold)
         elif split_file is not None or self.fold is not None:
             raise ArgumentError(
-                f"opening {self.root}: a split file or fold was given, but not which part of it. "
+                f"opening {self.root}: a split file or fold was given, but no split. "
                 "Pass split='train', 'val' or 'test'."
             )
         check_metadata(self.table, metadata, f"opening {self.root}")
@@ -114,7 +115,7 @@ class HAM10000(Dataset[Item]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Item]:
-        """Return several items; a `DataLoader` asks for a batch this way."""
+        """Return several items. `DataLoader` calls this once per batch."""
         # A negative index counts from the end, as in a list.
         chosen = [range(len(self))[index] for index in indices]
         images = self._images(chosen)
@@ -122,11 +123,11 @@ class HAM10000(Dataset[Item]):
         return [self._item(*parts) for parts in zip(chosen, images, masks, strict=True)]
 
     def read(self, indices: Sequence[int], out: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the images and targets of a batch, untransformed.
+        """Return the images and targets of a batch, without transforms.
 
         Args:
-            indices: of the items.
-            out: memory that a cache may use for the images, (B, 3, H, W), uint8; new unless given.
+            indices: indices of the items.
+            out: optional memory for the images of a cache, (B, 3, H, W), uint8.
 
         Returns:
             (B, 3, H, W), uint8, and (B,), int64.
@@ -168,10 +169,10 @@ class HAM10000(Dataset[Item]):
 
 
 class CachedHAM10000(HAM10000):
-    """HAM10000 over a cache that `prepare` made: the same items, and a batch is one read.
+    """HAM10000 from a cache that `prepare` made. The items are the same, and a batch is one read.
 
-    Arguments, attributes and errors are those of `HAM10000`, except that `root` is the cache's
-    folder, and `size` is the cache's.
+    Arguments, attributes and errors are those of `HAM10000`, except that `root` is the folder of
+    the cache, and `size` is its size.
 
     Example:
         >>> import tempfile
@@ -216,7 +217,7 @@ class CachedHAM10000(HAM10000):
         if self.masks and self._cache.masks is None:
             raise MissingDataError(
                 f"opening the cache {self.root}: it has no masks. "
-                f"Make it again with: ham10000 prepare --masks --out {self.root}"
+                f"Rebuild it with: ham10000 prepare --masks --out {self.root}"
             )
 
     def _map(self) -> None:
@@ -226,16 +227,16 @@ class CachedHAM10000(HAM10000):
         rows = [self.rows[index] for index in indices]
         if out is None:
             return torch.from_numpy(self._cache.images[rows])
-        # The rows are there; told to clip, NumPy writes to `out` without a copy between.
+        # No row is out of range. With "clip" NumPy writes to `out` without an intermediate copy.
         np.take(self._cache.images, rows, axis=0, out=out.numpy(), mode="clip")
         return out
 
     def _masks(self, indices: Sequence[int]) -> Tensor:
-        assert self._cache.masks is not None  # `_open` saw to it
+        assert self._cache.masks is not None  # checked in `_open`
         return torch.from_numpy(self._cache.masks[[self.rows[index] for index in indices]])
 
     def __getstate__(self) -> dict[str, Any]:
-        # A mapped array would be pickled with all that it maps; a worker maps the file itself.
+        # Pickling a mapped array would copy the whole file; a worker maps it again instead.
         return {name: value for name, value in vars(self).items() if name != "_cache"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -45,19 +45,19 @@ __all__ = [
 ]
 
 HEIGHT, WIDTH = 72, 96
-"""The size in which fine structure is compared; of HAM10000's shape, 4 to 3."""
+"""Size at which fine structure is compared, with HAM10000's aspect ratio of 4:3."""
 
-# Of the frequencies, phase correlation takes those that survive JPEG; in cycles a pixel.
+# Phase correlation uses the frequencies that survive JPEG, in cycles per pixel.
 _HIGHEST = 0.24
-# Fine structure is what is left without a blur, relative to how much of it is nearby; in pixels.
+# Fine structure is the image minus a blur of it, relative to its local strength; in pixels.
 _BLUR, _NEARBY = 1.1, 4.5
-# Greys; below it there is only noise, which must not be blown up.
+# In grey levels. Fine structure below it is noise, which must not be amplified.
 _NOISE = 1.5
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """The looks of one image."""
+    """Perceptual hash and small grey copy of an image."""
 
     hash: int
     """64 bits."""
@@ -66,7 +66,7 @@ class Fingerprint:
 
 
 def fingerprint(image: Tensor) -> Fingerprint:
-    """Take the fingerprint of an RGB image.
+    """Compute the fingerprint of an RGB image.
 
     Example:
         >>> import torch
@@ -83,18 +83,18 @@ def fingerprint(image: Tensor) -> Fingerprint:
     small = F.resize(grey, [32, 32], antialias=True)[0].numpy().astype(np.float32)
     low = dctn(small, norm="ortho")[:8, :8].ravel()
     bits = low > np.median(low[1:])
-    bits[0] = False  # the mean brightness says nothing
+    bits[0] = False  # the mean brightness carries no information
     number = int.from_bytes(np.packbits(bits).tobytes(), "big")
     return Fingerprint(number, F.resize(grey, [HEIGHT, WIDTH], antialias=True)[0].numpy())
 
 
 def hash_distance(first: int, second: int) -> int:
-    """Return how many of the 64 bits of two hashes differ."""
+    """Return the number of the 64 bits in which two hashes differ."""
     return (first ^ second).bit_count()
 
 
 def spectrum(greys: NDArray[np.uint8]) -> Tensor:
-    """Turn greys into what `similarity` compares: the phases of their fine structure.
+    """Compute the phases of the fine structure of images, the input of `similarity`.
 
     Args:
         greys: (N, HEIGHT, WIDTH).
@@ -105,7 +105,7 @@ def spectrum(greys: NDArray[np.uint8]) -> Tensor:
     values = greys.astype(np.float32)
     fine = values - gaussian_filter(values, (0, _BLUR, _BLUR))
     fine /= np.sqrt(gaussian_filter(fine * fine, (0, _NEARBY, _NEARBY))) + _NOISE
-    # The border, where shifted images differ and vignettes are, fades out.
+    # Fade out the border, where shifted images differ and vignettes are.
     window = np.outer(np.hanning(HEIGHT + 2)[1:-1], np.hanning(WIDTH + 2)[1:-1]) ** 0.5
     phases = torch.fft.rfft2(torch.from_numpy((fine * window).astype(np.float32)))
     down, across = torch.fft.fftfreq(HEIGHT)[:, None], torch.fft.rfftfreq(WIDTH)
@@ -117,14 +117,14 @@ def spectrum(greys: NDArray[np.uint8]) -> Tensor:
 
 
 def similarity(first: Tensor, second: Tensor) -> NDArray[np.float32]:
-    """Compare images pair by pair, whatever the shift between them.
+    """Compare pairs of images, independently of a shift between them.
 
     Args:
         first: (N, ...), from `spectrum`.
         second: (N, ...), from `spectrum`.
 
     Returns:
-        (N,). 1 for the same image, about 0.1 for two that have nothing to do with one another.
+        (N,), 1 for identical images, about 0.1 for unrelated ones.
     """
     peaks = torch.fft.irfft2(first * second.conj(), s=(HEIGHT, WIDTH))
     result: NDArray[np.float32] = peaks.flatten(1).amax(1).numpy()
@@ -132,38 +132,37 @@ def similarity(first: Tensor, second: Tensor) -> NDArray[np.float32]:
 
 
 MAX_DISTANCE = 16
-"""How many bits of the hash may differ for a pair to be looked at; of unrelated pairs 3 in 1,000
-differ in no more."""
+"""Largest hash distance of a candidate. Of unrelated pairs 3 in 1,000 are as close."""
 
 MIN_SIMILARITY = 0.4
-"""Chosen on contact sheets of HAM10000's pairs across lesion ids: of those above it every one shows
-one lesion twice; between 0.3 and 0.4 about one in five does."""
+"""Smallest similarity of a near-duplicate. Chosen on contact sheets of HAM10000's pairs across
+lesion ids: every pair above it shows one lesion twice, of those from 0.3 to 0.4 one in five."""
 
-# So few that they stay in the processor's cache, which is three times as fast as 256.
+# Batches of 16 stay in the processor's cache and are three times as fast as batches of 256.
 _AT_ONCE = 16
 
 COLUMNS = ("image_id", "other_image_id", "lesion_id", "other_lesion_id", "similarity")
 
 
 def scan_pairs(folder: Folder) -> pd.DataFrame:
-    """Read all images of a data set and find the near-duplicates among them: `find_pairs`."""
+    """Read all images of a data set and find near-duplicates among them: see `find_pairs`."""
 
     def job(path: Path) -> Fingerprint:
         return fingerprint(read_image(path))
 
-    prints = list(in_order(job, folder.paths(), "Looking for near-duplicates"))
+    prints = list(in_order(job, folder.paths(), "Searching for near-duplicates"))
     return find_pairs(folder.table, prints)
 
 
 def find_pairs(table: pd.DataFrame, prints: Sequence[Fingerprint]) -> pd.DataFrame:
-    """Find the pairs of images that look the same and carry different lesion ids.
+    """Find pairs of images that look the same and have different lesion ids.
 
     Args:
-        table: as `read_table` gives it.
-        prints: the fingerprint of each row's image.
+        table: as `read_table` returns it.
+        prints: fingerprint of the image of each row.
 
     Returns:
-        A row a pair, with `COLUMNS`, in the order of the table.
+        One row per pair, with the columns `COLUMNS`, in the order of the table.
     """
     hashes = np.array([each.hash for each in prints], dtype=np.uint64)
     lesions = pd.factorize(table["lesion_id"])[0].astype(np.int64)
@@ -184,7 +183,7 @@ def find_pairs(table: pd.DataFrame, prints: Sequence[Fingerprint]) -> pd.DataFra
 
 
 def lesion_groups(table: pd.DataFrame, pairs: pd.DataFrame | None = None) -> NDArray[np.int64]:
-    """Number the groups of images that must stay in one split.
+    """Return the group of each image. Images of a group must stay in one split.
 
     Example:
         >>> import pandas as pd
@@ -195,14 +194,14 @@ def lesion_groups(table: pd.DataFrame, pairs: pd.DataFrame | None = None) -> NDA
         [0, 0, 1, 0]
 
     Args:
-        table: as `read_table` gives it.
-        pairs: from `find_pairs`; without them a group is a lesion.
+        table: as `read_table` returns it.
+        pairs: from `find_pairs`. Without pairs, a group is a lesion.
 
     Returns:
-        A number for each row of the table.
+        The number of the group of each row, counted from 0.
 
     Raises:
-        DataError: a pair names a lesion that the table doesn't have.
+        DataError: a pair names a lesion that is not in the table.
     """
     codes, names = pd.factorize(table["lesion_id"])
     if pairs is None or pairs.empty:
@@ -226,12 +225,12 @@ def lesion_groups(table: pd.DataFrame, pairs: pd.DataFrame | None = None) -> NDA
 
 
 def write_pairs(pairs: pd.DataFrame, path: Path) -> None:
-    """Write pairs as a table that a person can open and edit."""
+    """Write pairs as CSV, which can be edited by hand."""
     write_text(path, pairs.to_csv(index=False, lineterminator="\n"))
 
 
 def read_pairs(path: Path) -> pd.DataFrame:
-    """Read pairs that `write_pairs` wrote, or that a person listed by hand.
+    """Read pairs from CSV, from `write_pairs` or edited by hand.
 
     Raises:
         MissingDataError: there is no such file.
@@ -240,7 +239,7 @@ def read_pairs(path: Path) -> pd.DataFrame:
     try:
         return read_csv(path, COLUMNS[2:4])
     except DataError as error:
-        if "a header and no rows" in str(error):  # no pairs is a result too
+        if "a header and no rows" in str(error):  # there may be no pairs
             return pd.DataFrame(columns=list(COLUMNS))
         raise
 
@@ -276,10 +275,5 @@ def _compare(candidates: NDArray[np.int64], prints: Sequence[Fingerprint]) -> ND
     return np.concatenate(list(in_order(compare, starts, "Comparing the candidates")))
 
 
-_BITS = np.array([number.bit_count() for number in range(256)], dtype=np.uint8)
-
-
 def _bit_count(values: NDArray[np.uint64]) -> NDArray[np.int64]:
-    # NumPy counts bits itself only from version 2 on.
-    counts: NDArray[np.int64] = _BITS[values.view(np.uint8).reshape(-1, 8)].sum(axis=1)
-    return counts
+    return np.bitwise_count(values).astype(np.int64)

@@ -32,7 +32,7 @@ __all__ = ["Augmentation", "Batch", "BatchLoader", "Batches"]
 
 
 class Augmentation(Protocol):
-    """What augments a batch; `Augment` does."""
+    """Interface of an augmentation of batches, such as `Augment`."""
 
     def __call__(
         self, images: Tensor, positions: Tensor, epoch: int, out: Tensor | None = None
@@ -41,26 +41,26 @@ class Augmentation(Protocol):
 
 
 class Batch(NamedTuple):
-    """What a step of training needs."""
+    """The inputs of a training step."""
 
     images: Tensor
-    """(B, 3, H, W): uint8, or float32 once augmented."""
+    """(B, 3, H, W), uint8, or float32 after augmentation."""
     targets: Tensor
     """(B,), int64."""
     positions: Tensor
-    """(B,), where in the epoch each sample stands over all ranks; augmentation draws by it."""
+    """(B,), index of each sample in the epoch over all ranks, which seeds its augmentation."""
     metadata: Tensor | None = None
-    """(B, M), float32, from `metadata_features`, if the data set was opened with metadata."""
+    """(B, M), float32, from `metadata_features`; `None` for a data set without metadata."""
 
 
 class Batches(Dataset[Batch]):
-    """The batches of one epoch on one rank, by number.
+    """The batches of one epoch on one rank, as a data set.
 
-    Where training runs on a GPU, leave `augment` out and call it on the batch there:
-    `augment(images.to(device), positions, epoch)`. Where it runs on the CPU, pass it here, and the
-    workers do it.
+    Create a new one for each epoch, after `sampler.set_epoch`. `BatchLoader` is faster over many
+    epochs.
 
-    Build it anew for each epoch, after `sampler.set_epoch`.
+    To augment on a GPU, leave `augment` out and call it on the batch there:
+    `augment(images.to(device), positions, epoch)`. On a CPU pass it here, so that workers do it.
 
     Example:
         >>> import tempfile
@@ -77,14 +77,14 @@ class Batches(Dataset[Batch]):
         [8, 8, 4]
 
     Args:
-        data: where images come from.
-        sampler: which of them, in which order.
-        batch_size: of this rank.
-        augment: what is done to each batch.
-        drop_last: leave the last batch out if it is short.
+        data: the data set.
+        sampler: selects and orders its images.
+        batch_size: batch size of this rank.
+        augment: applied to each batch.
+        drop_last: whether to leave out the last batch if it is short.
 
     Raises:
-        ArgumentError: the batch size is no size.
+        ArgumentError: the batch size is below 1.
     """
 
     def __init__(
@@ -117,33 +117,36 @@ class Batches(Dataset[Batch]):
         return self.around(images, indices, positions)
 
     def members(self, number: int) -> tuple[Tensor, Tensor]:
-        """Return which images a batch holds, and their positions in the epoch: (B,), int64, each.
+        """Return the indices of a batch's images and their positions in the epoch.
+
+        Returns:
+            Two tensors (B,), int64.
 
         Raises:
             IndexError: there is no such batch.
         """
         if not 0 <= number < len(self):
-            raise IndexError(f"taking batch {number} of an epoch of {len(self)}")
+            raise IndexError(f"reading batch {number} of an epoch of {len(self)} batches")
         part = slice(number * self.batch_size, (number + 1) * self.batch_size)
         return self.indices[part], self.positions[part]
 
     def around(self, images: Tensor, indices: Tensor, positions: Tensor) -> Batch:
-        """Put what else is known of these images beside them."""
+        """Return a batch of these images with their targets and metadata."""
         metadata = self._metadata[indices] if self._metadata is not None else None
         return Batch(images, self._targets[indices], positions, metadata)
 
 
 AHEAD = 2
-"""How many batches a worker makes ahead of their use; as many as a `DataLoader`'s."""
+"""Number of batches that each worker prepares ahead of use, as in a `DataLoader`."""
 
 Job: TypeAlias = tuple[int, NDArray[np.int64], NDArray[np.int64], int]
-"""Where a batch's images go, which they are, their positions in the epoch, and the epoch."""
+"""Slot for the images of a batch, their indices, their positions in the epoch, and the epoch."""
 
 
 class BatchLoader:
-    """The batches of the epoch that the sampler is at, each time that it is gone through.
+    """Iterable over the batches of the sampler's current epoch, with persistent workers.
 
-    Batches are those of `Batches`, to the last bit, with any number of workers.
+    Batches are identical to those of `Batches`, for any number of workers.
 
     Example:
         >>> import tempfile
@@ -161,19 +164,18 @@ class BatchLoader:
         [(8, 3, 32, 32), (8, 3, 32, 32), (4, 3, 32, 32)]
 
     Args:
-        data: where images come from.
-        sampler: which of them, in which order; `set_epoch` before going through the loader.
-        batch_size: of this rank.
-        augment: what is done to each batch; leave it out where that is done on a GPU.
-        drop_last: leave the last batch out if it is short.
-        workers: how many processes make batches; 0 makes each when it is asked for, in this one.
-        reuse_memory: give out the memory that workers write to. It saves a copy, and the time that
-            the system takes to find memory for it, but a batch's images last only until the next
-            but one is asked for: use them at once, and keep none.
-        pin_memory: copy images to page-locked memory, from which a GPU takes them by itself.
+        data: the data set.
+        sampler: selects and orders its images. Call its `set_epoch` before each iteration.
+        batch_size: batch size of this rank.
+        augment: applied to each batch by the workers; leave it out to augment on a GPU.
+        drop_last: whether to leave out the last batch if it is short.
+        workers: number of worker processes; 0 makes each batch in this process when it is used.
+        reuse_memory: yield the memory that workers write to instead of a copy. The images of a
+            batch are overwritten after the next batch, so use them at once and keep none.
+        pin_memory: copy images to page-locked memory, from which a GPU can read asynchronously.
 
     Raises:
-        ArgumentError: an argument can't be.
+        ArgumentError: an argument is out of range, or images have no common size.
     """
 
     def __init__(
@@ -192,14 +194,14 @@ class BatchLoader:
             raise ArgumentError(f"loading batches: workers must be at least 0, not {workers}.")
         if data.size is None:
             raise ArgumentError(
-                "loading batches: the images are of their files' sizes, and a batch needs one. "
+                "loading batches: images have their files' sizes, and a batch needs one size. "
                 "Open the data set with size=."
             )
         self.data, self.sampler = data, sampler
         self.batch_size, self.drop_last = batch_size, drop_last
         self.reuse_memory, self.pin_memory = reuse_memory, pin_memory
-        Batches(data, sampler, batch_size)  # which refuses what can't be
-        # Those under way, one that is used, and the one before it.
+        Batches(data, sampler, batch_size)  # checks the batch size
+        # Batches in progress, the one in use, and the one before it.
         number = workers * AHEAD + 2
         dtype = torch.uint8 if augment is None else torch.float32
         self._slots = torch.empty(number, batch_size, 3, data.size, data.size, dtype=dtype)
@@ -213,12 +215,12 @@ class BatchLoader:
             prefetch_factor=AHEAD if workers else None,
             persistent_workers=workers > 0,
             worker_init_fn=obey_parent_only,
-            # Its own, so that the one of dropout isn't drawn from.
+            # A generator of its own, so that it doesn't draw from the one that dropout uses.
             generator=torch.Generator(),
         )
         if workers:
-            # They start here, for an epoch without jobs. A process that is forked beside threads
-            # may inherit a lock that nobody opens, and a run has more threads the longer it runs.
+            # Start the workers now, with an empty epoch: a process forked while other threads run
+            # can inherit a locked lock, and a run has more threads later.
             with blocked_signals():
                 iter(self._filled)
 
@@ -240,7 +242,7 @@ class BatchLoader:
 
 
 class _Jobs(Sampler[Job]):
-    """What is to be done for an epoch, batch by batch."""
+    """Sampler of the jobs of an epoch, one per batch."""
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
@@ -255,7 +257,7 @@ class _Jobs(Sampler[Job]):
 
 
 class _Slots(Dataset[int]):
-    """Memory for batches, which does the jobs that it is asked for."""
+    """Data set whose items are side effects: it writes a batch to its slot and returns the slot."""
 
     def __init__(self, data: HAM10000, augment: Augmentation | None, slots: Tensor) -> None:
         self.data, self.augment, self.slots = data, augment, slots

@@ -1,7 +1,7 @@
-"""Which images an epoch draws, in which order, and which of them are this rank's.
+"""Samplers: the images of an epoch, their order, and the part of this rank.
 
-Every rank computes the draw of the whole epoch and takes every n-th of it, so that step for step
-the ranks together have what one process would have.
+Every rank computes the draw of the whole epoch and takes every n-th image of it, so in each step
+all ranks together have the batch that one process would have.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,14 +18,14 @@ __all__ = ["BALANCES", "EpochSampler", "SequentialShard"]
 Balance = Literal["none", "sqrt", "class"]
 
 BALANCES: dict[str, float] = {"none": 1.0, "sqrt": 0.5, "class": 0.0}
-"""The power of a class's count that its share of an epoch is proportional to."""
+"""Exponent of the count of a class, to which its share of an epoch is proportional."""
 
 
 class EpochSampler(Sampler[int]):
-    """A shuffled draw of an epoch, with the classes balanced as asked, exact across ranks.
+    """Shuffled sampler with balanced classes, whose draw doesn't depend on the number of ranks.
 
-    Each class has its share of the epoch to the image, and all images of a class are drawn equally
-    often, to one. With `balance="none"` and the default length that is every image once.
+    Each class has its exact share of the epoch, rounded to an image, and the images of a class are
+    drawn equally often, up to one. With `balance="none"` and the default length each is drawn once.
 
     Example:
         >>> from ham10000.data import EpochSampler
@@ -38,18 +38,18 @@ class EpochSampler(Sampler[int]):
         True
 
     Args:
-        targets: the class of each image.
+        targets: class of each image.
         balance: "class" draws every class equally often, "sqrt" in proportion to the square root
-            of its count, "none" as often as it is there.
-        seed: of the run.
-        num_samples: the length of an epoch over all ranks; that of `targets` unless given.
-        rank: which process this is.
-        num_replicas: how many there are.
-        drop_last: give each rank equally many, leaving out the few last of the draw; what DDP
-            needs in training. Otherwise the first ranks may have one more.
+            of its count, "none" in proportion to its count.
+        seed: seed of the run.
+        num_samples: length of an epoch over all ranks; by default the number of targets.
+        rank: index of this process.
+        num_replicas: number of processes.
+        drop_last: whether to give each rank equally many images, as DDP needs in training, by
+            leaving out the end of the draw. Otherwise the first ranks may have one more.
 
     Raises:
-        ArgumentError: an argument can't be.
+        ArgumentError: an argument is out of range.
     """
 
     def __init__(
@@ -81,14 +81,14 @@ class EpochSampler(Sampler[int]):
         self.epoch, self.done = 0, 0
 
     def set_epoch(self, epoch: int, done: int = 0) -> None:
-        """Go to an epoch, and in it past the samples that are done, counted over all ranks."""
+        """Set the epoch, and the number of its samples over all ranks that are done."""
         self.epoch, self.done = epoch, done
 
     def state_dict(self) -> dict[str, int | str]:
-        """Return where the sampler is, which is the same on every rank.
+        """Return the state of the sampler, which is the same on every rank.
 
-        `done` is what `set_epoch` was told: a loader asks for batches ahead of their use, so only
-        the training loop knows what is done.
+        `done` is the value passed to `set_epoch`: a loader reads batches ahead of their use, so
+        only the training loop knows which are done.
         """
         return {
             "epoch": self.epoch,
@@ -100,22 +100,22 @@ class EpochSampler(Sampler[int]):
         }
 
     def load_state_dict(self, state: dict[str, int | str]) -> None:
-        """Go where another sampler was, maybe one of another number of ranks.
+        """Restore the state of a sampler, also of one with another number of ranks.
 
         Raises:
-            ArgumentError: that one draws otherwise.
+            ArgumentError: that sampler has another seed, balance, length or number of images.
         """
         own = self.state_dict()
         for name in ("seed", "balance", "num_samples", "num_images"):
             if state.get(name) != own[name]:
                 raise ArgumentError(
-                    f"resuming a sampler: its {name} is {own[name]!r}, and the state has "
-                    f"{state.get(name)!r}. Build it as it was built."
+                    f"resuming a sampler: its {name} is {own[name]!r}, and that of the state is "
+                    f"{state.get(name)!r}. Build it with the same arguments."
                 )
         self.set_epoch(int(state["epoch"]), int(state["done"]))
 
     def draw(self) -> Tensor:
-        """Return the whole epoch of all ranks, (num_samples,)."""
+        """Return the indices of the whole epoch over all ranks, (num_samples,)."""
         generator = torch.Generator().manual_seed(_seed(self.seed, self.epoch))
         counts = torch.bincount(self.targets)
         weights = torch.where(counts > 0, counts.double() ** BALANCES[self.balance], 0.0)
@@ -128,11 +128,11 @@ class EpochSampler(Sampler[int]):
         return whole[torch.randperm(len(whole), generator=generator)]
 
     def positions(self) -> Tensor:
-        """Return where in the epoch this rank's samples stand, counted over all ranks."""
+        """Return the positions of this rank's samples in the epoch, counted over all ranks."""
         stop = self.num_samples
         if self.drop_last:
             stop -= (stop - self.done) % self.num_replicas
-        # A range, unlike torch.arange, may begin beyond its end: then this rank has none left.
+        # Unlike torch.arange, a range may start after its end: then this rank has none left.
         return torch.tensor(range(self.done + self.rank, stop, self.num_replicas), dtype=torch.long)
 
     def __iter__(self) -> Iterator[int]:
@@ -143,9 +143,9 @@ class EpochSampler(Sampler[int]):
 
 
 class SequentialShard(Sampler[int]):
-    """A rank's part of a data set in order: nothing twice, nothing left out, nothing padded.
+    """Sequential sampler of a rank's part of a data set, without padding.
 
-    A padded sampler counts some images twice, and metrics over it are wrong.
+    A padded sampler repeats some images, so metrics over its samples are wrong.
 
     Example:
         >>> from ham10000.data import SequentialShard
@@ -153,12 +153,12 @@ class SequentialShard(Sampler[int]):
         [[0, 1], [2, 3, 4]]
 
     Args:
-        length: of the data set.
-        rank: which process this is.
-        num_replicas: how many there are.
+        length: length of the data set.
+        rank: index of this process.
+        num_replicas: number of processes.
 
     Raises:
-        ArgumentError: an argument can't be.
+        ArgumentError: an argument is out of range.
     """
 
     def __init__(self, length: int, rank: int = 0, num_replicas: int = 1) -> None:
@@ -167,7 +167,7 @@ class SequentialShard(Sampler[int]):
         self.epoch = 0
 
     def positions(self) -> Tensor:
-        """Return where in the data set this rank's samples stand, counted over all ranks."""
+        """Return the positions of this rank's samples in the data set."""
         return torch.tensor(self.range, dtype=torch.long)
 
     def __iter__(self) -> Iterator[int]:
@@ -178,7 +178,11 @@ class SequentialShard(Sampler[int]):
 
 
 def check_rank(rank: int, num_replicas: int) -> None:
-    """Refuse a rank that isn't one of `num_replicas`."""
+    """Check that a rank is below `num_replicas`.
+
+    Raises:
+        ArgumentError: it is not.
+    """
     if not 0 <= rank < num_replicas:
         raise ArgumentError(
             f"building a sampler: rank must be one of 0 to num_replicas - 1, "
@@ -187,12 +191,12 @@ def check_rank(rank: int, num_replicas: int) -> None:
 
 
 def _seed(seed: int, epoch: int) -> int:
-    # Neighbouring epochs of neighbouring seeds must not meet, as they do in seed + epoch.
+    # With seed + epoch, epoch 1 of seed 0 would equal epoch 0 of seed 1.
     return (seed * 1_000_003 + epoch) % 2**63
 
 
 def _apportion(weights: Tensor, total: int) -> list[int]:
-    """Share out a total in whole numbers by the largest remainder."""
+    # The largest remainder method: integers that add up to the total.
     exact = weights / weights.sum() * total
     quotas = exact.floor().long()
     order = torch.argsort(quotas - exact, stable=True)

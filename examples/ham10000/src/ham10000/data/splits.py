@@ -25,14 +25,14 @@ __all__ = [
     "write_split",
 ]
 
-# The authors hold back 15 % of the lesions that have one image.
+# The authors test on 15 % of the lesions that have one image.
 TEST_SHARE = 0.15
 
 
 def paper_split(table: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Split as the authors do: lesions with one image are the pool, 15 % of it tests.
+    """Split as the authors do: test on 15 % of the lesions that have one image.
 
-    The authors draw without a seed and validate on the test set; here the draw has a seed, and
+    The authors draw without a seed and validate on the test set. Here the draw has a seed, and
     there is no validation set, since the authors have none.
 
     Example:
@@ -43,11 +43,11 @@ def paper_split(table: pd.DataFrame, seed: int) -> pd.DataFrame:
         ['test', 'train']
 
     Args:
-        table: as `read_table` gives it, in the file's order, which the draw depends on.
-        seed: of the draw.
+        table: as `read_table` returns it. The draw depends on the order of its rows.
+        seed: seed of the draw.
 
     Returns:
-        A row an image with image_id, lesion_id, dx and split, in the order of the table.
+        One row per image with image_id, lesion_id, dx and split, in the order of the table.
 
     Raises:
         SplitError: a class has too few lesions with one image.
@@ -63,9 +63,9 @@ def honest_split(
 ) -> pd.DataFrame:
     """Split into training, validation and test sets that share no lesion and no near-duplicate.
 
-    The test set is the one that `paper_split` draws from this seed, so that numbers compare, less
-    the images that have a near-duplicate outside it: these go back, with all of their group. The
-    validation set comes out of the rest, stratified by diagnosis.
+    The test set is that of `paper_split` for the same seed, so that results are comparable, without
+    the images that have a near-duplicate outside it: their whole groups are used for training. The
+    validation set is drawn from the rest, stratified by diagnosis.
 
     Example:
         >>> from ham10000.data import honest_split
@@ -75,16 +75,16 @@ def honest_split(
         ['test', 'train', 'val']
 
     Args:
-        table: as `read_table` gives it.
-        seed: of all draws.
-        pairs: the near-duplicates, from `find_pairs`.
-        val_share: how much of what doesn't test validates, between 0 and 0.5.
+        table: as `read_table` returns it.
+        seed: seed of all draws.
+        pairs: near-duplicates, from `find_pairs`.
+        val_share: share of the images outside the test set that validate, between 0 and 0.5.
 
     Returns:
-        As `paper_split`.
+        A table like that of `paper_split`.
 
     Raises:
-        ArgumentError: the share is out of bounds.
+        ArgumentError: the share is out of range.
         SplitError: a class has too few lesions.
     """
     doing = "splitting honestly"
@@ -107,7 +107,7 @@ def honest_split(
 def kfold_split(
     table: pd.DataFrame, seed: int, folds: int = 5, pairs: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """Split into folds, each of which tests once; the next one validates meanwhile.
+    """Split into folds. Each is the test set once, with the next fold as validation set.
 
     Example:
         >>> from ham10000.data import kfold_split
@@ -117,13 +117,13 @@ def kfold_split(
         (True, 2700)
 
     Args:
-        table: as `read_table` gives it.
-        seed: of the draw.
-        folds: how many, at least 3.
-        pairs: the near-duplicates, from `find_pairs`.
+        table: as `read_table` returns it.
+        seed: seed of the draw.
+        folds: number of folds, at least 3.
+        pairs: near-duplicates, from `find_pairs`.
 
     Returns:
-        As `paper_split`, with a column fold: the rows of each fold are a split of their own.
+        A table like that of `paper_split` with a column fold. The rows of each fold are a split.
 
     Raises:
         ArgumentError: fewer than three folds.
@@ -132,7 +132,7 @@ def kfold_split(
     doing = f"splitting into {folds} folds"
     if folds < 3:
         raise ArgumentError(
-            f"{doing}: one fold tests, one validates and the others train, so 3 is the least."
+            f"{doing}: one fold tests, one validates and the others train. Pass at least 3 folds."
         )
     groups = lesion_groups(table, pairs)
     tests = [rows for _, rows in _folds(table, groups, np.arange(len(table)), folds, seed, doing)]
@@ -148,7 +148,11 @@ def kfold_split(
 
 
 def split_counts(split: pd.DataFrame) -> pd.DataFrame:
-    """Count the images of each class in each split (of fold 0 where there are folds)."""
+    """Count the images of each class in each split, or in those of the first fold.
+
+    Returns:
+        One row per split, in the order train, val, test, and one column per class.
+    """
     if "fold" in split.columns:
         split = split[split["fold"] == split["fold"].min()]
     counts = pd.crosstab(split["split"], split["dx"])
@@ -157,8 +161,8 @@ def split_counts(split: pd.DataFrame) -> pd.DataFrame:
 
 
 def _draw_test(table: pd.DataFrame, seed: int) -> NDArray[np.bool_]:
-    # In exactly this form the authors' draw can be repeated: the images of lesions with one image
-    # in the table's order, stratified by dx.
+    # This form repeats the authors' draw exactly: the images of lesions with one image, in the
+    # order of the table, stratified by dx.
     sizes = table.groupby("lesion_id")["image_id"].transform("size")
     single = table[sizes == 1]
     counts = single["dx"].value_counts()
@@ -166,8 +170,8 @@ def _draw_test(table: pd.DataFrame, seed: int) -> NDArray[np.bool_]:
     if few or len(single) * TEST_SHARE < table["dx"].nunique():
         raise SplitError(
             f"drawing the test set: {', '.join(few) or 'some class'} has too few lesions with one "
-            f"image for 15 % of them to hold every class ({len(single)} in all). "
-            "Take more images, or the protocol kfold."
+            f"image for 15 % of them to contain every class ({len(single)} in all). "
+            "Use more images, or the protocol kfold."
         )
     _, test = train_test_split(
         single, test_size=TEST_SHARE, stratify=single["dx"], random_state=seed
@@ -183,14 +187,14 @@ def _draw_val(
     seed: int,
     share: float,
 ) -> NDArray[np.int64]:
-    # Groups are drawn, not images; a group counts as the class of its first image.
+    # Groups are drawn, not images. A group has the class of its first image.
     chosen = pd.DataFrame({"group": groups[rows], "dx": table["dx"].to_numpy()[rows]})
     firsts = chosen.drop_duplicates("group")
     counts = firsts["dx"].value_counts()
     if counts.min() < 2 or len(firsts) * share < len(counts):
         raise SplitError(
             f"drawing the validation set: {counts.index[-1]} has {counts.min()} lesions left, and "
-            f"{share:.0%} of {len(firsts)} must hold every class. Take more images."
+            f"{share:.0%} of {len(firsts)} must contain every class. Use more images."
         )
     _, val = train_test_split(
         firsts["group"], test_size=share, stratify=firsts["dx"], random_state=seed
@@ -211,8 +215,8 @@ def _folds(
     few = lesions.index[lesions < folds]
     if len(few):
         raise SplitError(
-            f"{doing}: {few[0]} has {lesions[few[0]]} lesions, fewer than the {folds} parts that "
-            "each need one. Take more images, or fewer parts."
+            f"{doing}: {few[0]} has {lesions[few[0]]} lesions, fewer than the {folds} folds that "
+            "each need one. Use more images or fewer folds."
         )
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
     parts = splitter.split(rows, labels, of_rows)
@@ -228,26 +232,26 @@ COLUMNS = ("image_id", "lesion_id", "dx", "split")
 
 
 def write_split(split: pd.DataFrame, path: Path) -> None:
-    """Write a split whole or not at all; the same split gives the same bytes."""
+    """Write a split file atomically. The same split gives the same bytes."""
     write_text(path, split.to_csv(index=False, lineterminator="\n"))
 
 
 def read_split(path: Path, table: pd.DataFrame) -> pd.DataFrame:
-    """Read a split that `write_split` or anybody else wrote, and check it against the data set.
+    """Read a split file and check it against the data set.
 
     Args:
         path: a table with the columns image_id, lesion_id, dx and split (train, val or test), and
-            optionally fold: then the rows of each fold are a split of their own.
-        table: as `read_table` gives it.
+            optionally fold. The rows of each fold are then a split.
+        table: as `read_table` returns it.
 
     Returns:
-        These columns; fold as a whole number.
+        These columns, fold as an integer.
 
     Raises:
         MissingDataError: there is no such file.
-        DataError: it is no such table.
-        SplitError: a lesion is in two splits, an image is unknown or there twice, or a class is
-            missing from a split; the message names the row.
+        DataError: it is not such a table.
+        SplitError: a lesion is in two splits, an image is unknown or repeated, or a class is
+            missing from a split. The message names the row.
     """
     split = read_csv(path, COLUMNS)
     if "fold" in split.columns:
@@ -257,7 +261,7 @@ def read_split(path: Path, table: pd.DataFrame) -> pd.DataFrame:
             row = int(wrong.to_numpy().argmax())
             raise SplitError(
                 f"reading {path}: row {row + 2} has fold {split['fold'].iloc[row]!r}, "
-                "which is no whole number."
+                "which is not an integer."
             )
         split["fold"] = folds.astype("int64")
     check_split(split, table, f"reading {path}")
@@ -265,7 +269,7 @@ def read_split(path: Path, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def check_split(split: pd.DataFrame, table: pd.DataFrame, doing: str = "checking a split") -> None:
-    """Refuse a split that is none.
+    """Check that a split keeps lesions together and has every class in each part.
 
     Example:
         >>> import pandas as pd
@@ -301,7 +305,7 @@ def _check_against(split: pd.DataFrame, table: pd.DataFrame, doing: str) -> None
         names = split["image_id"][unknown]
         raise SplitError(
             f"{doing}: row {_first(unknown)} names the image {names.iloc[0]}, which the data set "
-            f"doesn't have ({len(names)} such: {some(names)}). Make the split from this data set."
+            f"doesn't have ({len(names)} in all: {some(names)}). Make the split from this data set."
         )
     for column in ("lesion_id", "dx"):
         expected = known[column].reindex(split["image_id"]).to_numpy()
@@ -321,7 +325,7 @@ def _check_splits(rows: pd.DataFrame, doing: str) -> None:
         name = rows["image_id"][repeated].iloc[0]
         raise SplitError(
             f"{doing}: the image {name} is there twice, again in row "
-            f"{rows.index[repeated][0] + 2}. Keep one row for each."
+            f"{rows.index[repeated][0] + 2}. Keep one row per image."
         )
     spread = rows.groupby("lesion_id")["split"].nunique()
     torn = spread.index[spread > 1]
@@ -345,26 +349,32 @@ def _check_splits(rows: pd.DataFrame, doing: str) -> None:
         empty = [dx for dx in CLASSES if dx in counts and counts.loc[name, dx] == 0]
         if empty:
             raise SplitError(
-                f"{doing}: {name} has no image of {', '.join(empty)}, so that nothing can be "
-                "learned or measured there. Take more images, fewer folds, or another seed."
+                f"{doing}: {name} has no image of {', '.join(empty)}, so nothing can be learned or "
+                "measured about it. Use more images, fewer folds, or another seed."
             )
 
 
 def split_rows(
     splits: pd.DataFrame, table: pd.DataFrame, split: str, fold: int | None = None
 ) -> list[int]:
-    """Return which rows of the table are in a split, in the order of the table.
+    """Return the rows of the table that are in a split, in the order of the table.
+
+    Args:
+        splits: from `read_split`.
+        table: as `read_table` returns it.
+        split: train, val or test.
+        fold: the fold, if the split file has folds.
 
     Raises:
-        SplitError: there is no such split or fold, or there are folds and none is chosen.
+        SplitError: there is no such split or fold, or there are folds and none is given.
     """
-    doing = f"taking {split!r} of a split file"
+    doing = f"reading {split!r} from a split file"
     if "fold" in splits.columns:
         folds = sorted(set(splits["fold"]))
         if fold not in folds:
             raise SplitError(
                 f"{doing}: it has the folds {', '.join(map(str, folds))}, and fold={fold} "
-                "is none of them."
+                "was asked for."
             )
         splits = splits[splits["fold"] == fold]
     elif fold is not None:

@@ -24,18 +24,18 @@ Level = Literal["ok", "warning", "error"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found."""
+    """Result of one check."""
 
     check: str
     level: Level
     message: str
     items: list[str] = field(default_factory=list)
-    """The files or ids concerned, all of them."""
+    """All files or ids concerned."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What all checks found."""
+    """Results of all checks of a data set."""
 
     root: Path
     num_images: int
@@ -43,15 +43,15 @@ class Report:
     class_counts: dict[str, int]
     findings: list[Finding]
     pairs: pd.DataFrame
-    """The near-duplicates across lesion ids, as `find_pairs` gives them."""
+    """Near-duplicates across lesion ids, from `find_pairs`."""
 
     @property
     def usable(self) -> bool:
-        """Whether no check found an error; warnings don't count."""
+        """Whether no check found an error. Warnings don't count."""
         return all(finding.level != "error" for finding in self.findings)
 
     def as_dict(self) -> dict[str, object]:
-        """Return the report as JSON can hold it."""
+        """Return the report as a dict that can be written as JSON."""
         return {
             "root": str(self.root),
             "usable": self.usable,
@@ -72,7 +72,7 @@ class _Scan:
 
 
 def verify_dataset(root: Path, workers: int | None = None) -> Report:
-    """Check layout, table, images, masks and counts, and look for duplicates.
+    """Check files, table, images, masks and counts, and search for duplicates.
 
     Example:
         >>> import tempfile
@@ -86,11 +86,11 @@ def verify_dataset(root: Path, workers: int | None = None) -> Report:
         (True, 40)
 
     Args:
-        root: the data set's folder.
-        workers: how many threads; as many as there are cores unless given.
+        root: folder of the data set.
+        workers: number of threads; the number of cores by default.
 
     Raises:
-        Ham10000Error: there is no table, or it can't be read; nothing more can be said then.
+        Ham10000Error: there is no table, or it can't be read, so nothing else can be checked.
     """
     folder = open_folder(root)
     table = folder.table
@@ -139,14 +139,15 @@ def _check_layout(folder: Folder) -> Finding:
         return Finding(
             check,
             "error",
-            f"{len(differing)} images are there twice and differ, so that nobody knows which is "
-            f"meant: {some(differing)}. Remove one folder.",
+            f"{len(differing)} images are there twice and differ: {some(differing)}. Remove the "
+            "wrong ones.",
             differing,
         )
     return Finding(
         check,
         "warning",
-        f"{len(folder.repeats)} images are there twice, the same bytes; the second copies can go.",
+        f"{len(folder.repeats)} images are there twice with the same bytes. Second copies can be "
+        "removed.",
         sorted(folder.repeats),
     )
 
@@ -165,9 +166,9 @@ def _check_present(folder: Folder) -> Finding:
     known = set(ids)
     unlisted = sorted(name for name in folder.images if name not in known)
     if unlisted:
-        message = f"{len(unlisted)} images are in no row of the table: {some(unlisted)}."
+        message = f"{len(unlisted)} images are not in the table: {some(unlisted)}."
         return Finding(check, "warning", message, unlisted)
-    return Finding(check, "ok", "an image for each row, a row for each image")
+    return Finding(check, "ok", "every row has an image, and every image a row")
 
 
 def _check_decode(scans: Sequence[_Scan]) -> Finding:
@@ -177,7 +178,7 @@ def _check_decode(scans: Sequence[_Scan]) -> Finding:
         return Finding("decoding", "error", message, problems)
     sizes = Counter(scan.size for scan in scans)
     most = ", ".join(f"{w} x {h}: {n:,}" for (w, h), n in sizes.most_common(3))
-    return Finding("decoding", "ok", f"every image decodes whole ({most})")
+    return Finding("decoding", "ok", f"every image can be decoded ({most})")
 
 
 def _check_counts(table: pd.DataFrame, counts: dict[str, int]) -> list[Finding]:
@@ -186,17 +187,17 @@ def _check_counts(table: pd.DataFrame, counts: dict[str, int]) -> list[Finding]:
     published = (NUM_IMAGES, NUM_LESIONS)
     findings = [Finding("counts", "ok", f"{total}, as published")]
     if (len(table), lesions) != published:
-        message = f"{total}; HAM10000 has {NUM_IMAGES:,} of {NUM_LESIONS:,}. Is this a part?"
+        message = f"{total}; HAM10000 has {NUM_IMAGES:,} of {NUM_LESIONS:,}. Is this a subset?"
         findings = [Finding("counts", "warning", message)]
     empty = [name for name, count in counts.items() if count == 0]
     shown = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     if empty:
-        message = f"no image of {', '.join(empty)}: no split can hold every class."
+        message = f"no image of {', '.join(empty)}, so no split can contain every class."
         findings.append(Finding("classes", "error", message, empty))
     elif counts == CLASS_COUNTS:
         findings.append(Finding("classes", "ok", f"{shown}, as published"))
     else:
-        findings.append(Finding("classes", "warning", f"{shown}; HAM10000 has others"))
+        findings.append(Finding("classes", "warning", f"{shown}; not as published"))
     return findings
 
 
@@ -246,12 +247,12 @@ def _check_exact(table: pd.DataFrame, scans: Sequence[_Scan]) -> Finding:
     across = [group for group in same if len({lesions[row] for row in group}) > 1]
     items = [" = ".join(ids[row] for row in group) for group in same]
     if across:
-        message = f"{len(across)} groups of identical files carry different lesion ids."
+        message = f"{len(across)} groups of identical files have different lesion ids."
         return Finding("exact duplicates", "warning", message, items)
     if same:
-        message = f"{len(same)} groups of identical files, each of one lesion."
+        message = f"{len(same)} groups of identical files, each with one lesion id."
         return Finding("exact duplicates", "warning", message, items)
-    return Finding("exact duplicates", "ok", "no two files are the same")
+    return Finding("exact duplicates", "ok", "no two files are identical")
 
 
 def _check_near(table: pd.DataFrame, pairs: pd.DataFrame) -> Finding:
@@ -268,7 +269,7 @@ def _check_near(table: pd.DataFrame, pairs: pd.DataFrame) -> Finding:
     ]
     message = (
         f"{number} groups of near-duplicates cross lesion ids ({len(pairs)} pairs). The splits "
-        "honest and kfold keep each in one split; paper does as the authors did."
+        "honest and kfold keep each group in one split; paper doesn't, as the authors' code."
     )
     return Finding(check, "warning", message, items)
 
@@ -277,7 +278,7 @@ def _check_masks(
     folder: Folder, ids: Sequence[str], scans: Sequence[_Scan], workers: int | None
 ) -> Finding:
     if not folder.masks:
-        return Finding("masks", "ok", "none, which is fine; they are an optional part")
+        return Finding("masks", "ok", "there are none; they are optional")
     missing = [name for name in folder.table["image_id"] if name not in folder.masks]
     sized = [
         (name, scan.size)
@@ -292,15 +293,15 @@ def _check_masks(
             across, down = probe(read_bytes(path), path, ("PNG",))
         except Ham10000Error as error:
             return str(error)
-        # A reduced copy of the images keeps the masks' shape: 4 to 3, to the pixel.
+        # Images may be a reduced copy, with the same aspect ratio up to a pixel.
         if abs(across * height - down * width) > max(across, down):
             return f"{path} is {across} x {down}, its image {width} x {height}."
         return ""
 
     wrong = [text for text in in_order(job, sized, "Checking the masks", workers) if text]
     if wrong:
-        return Finding("masks", "error", f"{len(wrong)} masks don't fit: {wrong[0]}", wrong)
+        return Finding("masks", "error", f"{len(wrong)} masks can't be used: {wrong[0]}", wrong)
     if missing:
-        message = f"{len(missing)} images have none: {some(missing)}."
+        message = f"{len(missing)} images have no mask: {some(missing)}."
         return Finding("masks", "warning", message, missing)
-    return Finding("masks", "ok", f"{len(sized):,}, each of its image's shape")
+    return Finding("masks", "ok", f"{len(sized):,}, with the shapes of their images")

@@ -1,4 +1,4 @@
-"""`explore`: the contents of a data set as one self-contained HTML page."""
+"""The contents of a data set as one self-contained HTML page."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -32,16 +32,16 @@ _SHOWN = 12
 
 
 def explore_dataset(root: Path, out: Path, *, seed: int = 0, workers: int | None = None) -> Path:
-    """Write a page with the distributions of a data set and a contact sheet for each class.
+    """Write a page with the distributions of a data set and a contact sheet of each class.
 
     Args:
-        root: the data set's folder.
-        out: where explore.html goes.
-        seed: of the choice of images for the contact sheets.
-        workers: how many threads; as many as there are cores unless given.
+        root: folder of the data set.
+        out: folder for explore.html.
+        seed: seed of the choice of images on the contact sheets.
+        workers: number of threads; the number of cores by default.
 
     Returns:
-        The page. It holds its figures, and pixels of the images: their licence is the data's.
+        The path of the page. It contains pixels of the images, so the licence of the data applies.
 
     Raises:
         Ham10000Error: the data set can't be used.
@@ -82,7 +82,7 @@ def explore_dataset(root: Path, out: Path, *, seed: int = 0, workers: int | None
 
 
 def _sample(table: pd.DataFrame, name: str, rng: np.random.Generator) -> list[str]:
-    # One image a lesion, so that a sheet shows as much as it can.
+    # One image per lesion, so that a sheet shows as many lesions as possible.
     ids = table[table["dx"] == name].drop_duplicates("lesion_id")["image_id"].to_numpy()
     return sorted(str(each) for each in rng.permutation(ids)[:_SHOWN])
 
@@ -107,13 +107,13 @@ def _figure(figure: Figure) -> str:
 
 
 Chart = tuple[str, str, Callable[[pd.DataFrame], Figure]]
-"""A title, what to see in it, and how to draw it."""
+"""Title, caption, and a function that draws the figure."""
 
 _BLUE, _GREY, _ORANGE = "#2f6690", "#9aa5b1", "#d1603d"
 
 
 def _axes(height: float = 2.6) -> tuple[Figure, Axes]:
-    # A Figure of its own, not pyplot's: nothing global is touched, and no display is needed.
+    # A Figure without pyplot: no global state is changed, and no display is needed.
     figure = Figure(figsize=(6.4, height), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
@@ -231,27 +231,27 @@ matplotlib.use("Agg", force=False)
 
 
 THUMB = 96
-"""The size of the small images that contact sheets show, in pixels."""
+"""Size of the images on contact sheets in pixels."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of a data set."""
+    """Measurements of a data set."""
 
     table: pd.DataFrame
-    """A row an image: its row of the table, and red, green, blue (0 to 255), area (the lesion's
-    part of the image, NaN without a mask)."""
+    """The metadata table with the columns red, green, blue (means, 0 to 255) and area (the lesion's
+    share of the image, NaN without a mask)."""
     thumbs: dict[str, "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]"]
-    """Small images, (THUMB, THUMB, 3), of those that were asked for."""
+    """Small copies, (THUMB, THUMB, 3), of the images that were requested."""
 
 
 def measure(folder: Folder, shown: Sequence[str], workers: int | None = None) -> Measured:
-    """Read every image and mask of a data set, and measure it.
+    """Read and measure every image and mask of a data set.
 
     Args:
         folder: the data set.
-        shown: the image ids to keep small images of.
-        workers: how many threads; as many as there are cores unless given.
+        shown: ids of the images to keep small copies of.
+        workers: number of threads; the number of cores by default.
 
     Raises:
         Ham10000Error: an image is missing or damaged.
@@ -284,7 +284,7 @@ def measure(folder: Folder, shown: Sequence[str], workers: int | None = None) ->
 def contact_sheet(
     thumbs: "Sequence[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]", columns: int
 ) -> Image.Image:
-    """Put small images side by side, row by row, with a gap of 4 pixels."""
+    """Arrange small images in rows, with gaps of 4 pixels."""
     step = THUMB + 4
     rows = -(-len(thumbs) // columns)
     sheet = Image.new("RGB", (columns * step - 4, max(1, rows * step - 4)), "white")

@@ -1,4 +1,4 @@
-"""What every part of the example needs: atomic writes, threads and the console."""
+"""Utilities of all packages: atomic writes, threads and the console."""
 
 from ham10000.utils.console import console
 from ham10000.utils.files import PARTIAL, new_folder, replacing, sync_folder, write_text

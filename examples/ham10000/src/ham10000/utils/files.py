@@ -1,4 +1,4 @@
-"""Writing files whole or not at all: a temporary name beside the place, fsync, rename."""
+"""Atomic writes: a temporary name in the same folder, fsync, rename."""
 
 import os
 import shutil
@@ -13,12 +13,12 @@ from ham10000.errors import ArgumentError, Ham10000Error, cannot_write
 __all__ = ["new_folder", "replacing", "sync_folder", "write_text"]
 
 PARTIAL = ".ham10000-part-"
-"""How the names of unfinished files begin."""
+"""Prefix of the names of unfinished files."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file under a temporary name, and give it its own once everything is on disk.
+    """Write a file atomically: under a temporary name, and renamed when it is on disk.
 
     Example:
         >>> import tempfile
@@ -31,7 +31,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         ['a.txt']
 
     Raises:
-        WriteError: the system refuses; then what was there before is still there.
+        WriteError: it can't be written. A previous file is unchanged.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,8 +44,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files that only their owner reads; a result is for everyone whom the umask
-        # lets see it.
+        # mkstemp makes files that only their owner can read; results get the usual permissions.
         partial.chmod(0o666 & ~_umask())
         partial.replace(path)
         sync_folder(path.parent)
@@ -58,23 +57,23 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all, with the line ends of Unix on every system."""
+    """Write a text file atomically, in UTF-8 and with Unix line ends."""
     with replacing(path) as file:
         file.write(text.encode())
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Fill a folder under a temporary name beside its place, and give it its own at the end.
+    """Fill a folder atomically: under a temporary name, and renamed at the end.
 
     Raises:
-        ArgumentError: there is something at its place already.
-        WriteError: the system refuses; then nothing is left.
+        ArgumentError: there is something at `path` already.
+        WriteError: it can't be written; nothing is left.
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ArgumentError(
             f"writing {path}: it exists already and isn't an empty folder. "
-            "Choose another place, or remove it first."
+            "Choose another path, or remove it first."
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +94,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def sync_folder(path: Path) -> None:
-    """Bring a folder's list of names to disk, where the system can (Windows can't)."""
+    """Flush a folder's entries to disk. No effect on Windows."""
     if os.name != "posix":
         return
     handle = os.open(path, os.O_RDONLY)

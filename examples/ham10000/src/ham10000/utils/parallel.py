@@ -1,4 +1,4 @@
-"""The same small job for thousands of files: on threads, in order, with a bar."""
+"""Small jobs for thousands of files on threads, with results in order and a progress bar."""
 
 import os
 import sys
@@ -19,7 +19,7 @@ R = TypeVar("R")
 
 
 def available_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -28,9 +28,9 @@ def available_cores() -> int:
 def in_order(
     job: Callable[[T], R], items: Sequence[T], label: str, workers: int | None = None
 ) -> Iterator[R]:
-    """Do a job for each item on threads with a bar, and yield the results in the items' order.
+    """Run a job for each item on threads, with a progress bar, and yield the results in order.
 
-    Threads are enough, since decoding and arithmetic let go of Python's lock.
+    Threads are enough, since decoding and arithmetic release the GIL.
 
     Example:
         >>> from ham10000.utils import in_order
@@ -38,10 +38,10 @@ def in_order(
         [1, 2, 3]
 
     Args:
-        job: what to do.
-        items: to what.
-        label: what the bar says; there is one only where a person looks on.
-        workers: how many threads; as many as there are cores unless given.
+        job: function of an item.
+        items: the items.
+        label: text of the bar, which is shown only on a terminal.
+        workers: number of threads; the number of cores by default.
     """
     workers = workers or available_cores()
     return with_bar(on_threads(job, items, workers, ahead=4 * workers), label, len(items))
@@ -50,7 +50,7 @@ def in_order(
 def on_threads(
     job: Callable[[T], R], items: Iterable[T], workers: int, *, ahead: int
 ) -> Iterator[R]:
-    """Do a job for each item on threads, and yield the results in the order of the items.
+    """Run a job for each item on threads, and yield the results in the order of the items.
 
     Example:
         >>> from ham10000.utils import on_threads
@@ -58,11 +58,10 @@ def on_threads(
         [1, 2, 3]
 
     Args:
-        job: what to do.
-        items: to what.
-        workers: how many threads.
-        ahead: how many results may be under way or wait to be taken, so that memory doesn't grow
-            with the number of items.
+        job: function of an item.
+        items: the items.
+        workers: number of threads.
+        ahead: largest number of results in progress or waiting, which bounds the memory.
     """
     waiting: deque[Future[R]] = deque()
     pool = _pool(workers)
@@ -78,29 +77,26 @@ def on_threads(
 
 
 def _pool(workers: int) -> ThreadPoolExecutor:
-    """Start threads that compute on one core each.
-
-    Otherwise each of them would share out every small sum among as many threads again as there are
-    cores, and they would spend their time waiting for one another.
-    """
+    # Threads that compute on one core each. Otherwise each of them would split every operation
+    # among as many threads as there are cores, and they would wait for each other.
     ready = threading.Barrier(workers + 1)
 
     def begin() -> None:
-        torch.get_num_threads()  # a thread's first look at it is when torch sets it
+        torch.get_num_threads()  # torch sets it at a thread's first call
         torch.set_num_threads(1)
         ready.wait()
 
     pool = ThreadPoolExecutor(workers)
     before = torch.get_num_threads()
     for _ in range(workers):
-        pool.submit(begin)  # each waits for the others, so that every thread gets one
+        pool.submit(begin)  # each waits for the others, so every thread runs one
     ready.wait()
-    torch.set_num_threads(before)  # what a thread sets goes for itself, and for any to come
+    torch.set_num_threads(before)  # a thread sets its own number and that of later threads
     return pool
 
 
 def with_bar(items: Iterable[T], label: str, total: int) -> Iterator[T]:
-    """Yield the items, with a bar on standard error where that is a terminal."""
+    """Yield the items, with a progress bar if standard error is a terminal."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),

@@ -1,4 +1,4 @@
-"""Hairs and ruler marks on a batch: what a network must learn to look past."""
+"""Artifacts of dermoscopy drawn on a batch: hairs and ruler marks."""
 
 import math
 
@@ -17,11 +17,11 @@ def draw_hairs(images: Tensor, seed: int, epoch: int, positions: Tensor, share: 
     """Draw a few dark curved hairs over a share of the images.
 
     Args:
-        images: (B, 3, H, W), in [0, 1], which are changed in place.
-        seed: of the run.
+        images: (B, 3, H, W), in [0, 1], changed in place.
+        seed: seed of the run.
         epoch: counted from 0.
-        positions: (B,), where in the epoch each sample stands.
-        share: the part of the images that get hairs.
+        positions: (B,), position of each sample in the epoch.
+        share: share of the images that get hairs.
     """
     height, width = images.shape[2:]
     draws = uniform(seed, epoch, positions, 2 + MAX_HAIRS * _HAIR_COLUMNS, stream=11)
@@ -32,7 +32,7 @@ def draw_hairs(images: Tensor, seed: int, epoch: int, positions: Tensor, share: 
     count = 1 + (draws[:, 1] * MAX_HAIRS).long()
     hairs = draws[:, 2:].reshape(-1, MAX_HAIRS, _HAIR_COLUMNS).to(images.device)
     shown = (torch.arange(MAX_HAIRS) < count[:, None]).to(images.device)
-    # A hair is a parabola through three points; enough points on it leave no gap between pixels.
+    # A hair is a parabola through three points, sampled densely enough to leave no gap.
     along = torch.linspace(0, 1, 2 * max(height, width), device=images.device)
     start, middle, end = hairs[..., 0:2], hairs[..., 2:4] * 0.6 + 0.2, hairs[..., 4:6]
     points = (

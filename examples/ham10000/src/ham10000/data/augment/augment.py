@@ -1,4 +1,4 @@
-"""`Augment`: the authors' augmentation or a stronger one, on a whole batch."""
+"""Augmentation of a whole batch: the authors' or a stronger one."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,38 +16,38 @@ __all__ = ["PRESETS", "Augment", "Preset"]
 
 @dataclass(frozen=True)
 class Preset:
-    """What is done to a sample, and how much of it at most."""
+    """The strength of each augmentation."""
 
     degrees: float = 0.0
     shift: float = 0.0
-    """As a part of the size."""
+    """As a share of the image's size."""
     zoom: float = 0.0
     flips: bool = False
     quarters: bool = False
-    """Turns by a multiple of a right angle."""
+    """Rotations by multiples of 90 degrees."""
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
-    """As a part of a full turn."""
+    """As a share of a full turn."""
     odd_jobs: bool = False
     hairs: float = 0.0
-    """The part of the samples that get some."""
+    """Share of the samples that get hairs."""
     rulers: float = 0.0
 
     @property
     def moves(self) -> bool:
-        """Whether pixels change their places."""
+        """Whether pixels are moved."""
         return bool(self.degrees or self.shift or self.zoom or self.flips or self.quarters)
 
     @property
     def colours(self) -> bool:
-        """Whether colours change."""
+        """Whether colours are changed by a matrix."""
         return bool(self.brightness or self.contrast or self.saturation or self.hue)
 
     @property
     def paints(self) -> bool:
-        """Whether there is more than one pass over the pixels."""
+        """Whether pixels are changed after the colour matrix."""
         return bool(self.odd_jobs or self.hairs or self.rulers)
 
 
@@ -73,10 +73,10 @@ PRESETS = {
 
 
 class Augment:
-    """Augment a batch of uint8 images, and normalize them.
+    """Augment and normalize batches of uint8 images.
 
-    The parameters of a sample depend on the seed, the epoch and its position in the epoch, and on
-    nothing else: not on the batch it is in, the rank, or the worker.
+    The parameters of a sample depend only on the seed, the epoch and its position in the epoch, not
+    on its batch, rank or worker.
 
     Example:
         >>> import torch
@@ -89,10 +89,10 @@ class Augment:
         (torch.float32, True)
 
     Args:
-        preset: "none", "flips", "authors", "strong", or your own.
-        seed: of the run.
-        mean: taken from each channel, in [0, 1].
-        std: what it is then divided by; the default gives [-1, 1], as the authors have it.
+        preset: "none", "flips", "authors", "strong", or a `Preset`.
+        seed: seed of the run.
+        mean: subtracted from each channel, in [0, 1].
+        std: divisor of each channel. The default gives [-1, 1], as in the authors' code.
 
     Raises:
         ArgumentError: there is no such preset.
@@ -108,7 +108,7 @@ class Augment:
         if isinstance(preset, str):
             if preset not in PRESETS:
                 raise ArgumentError(
-                    f"choosing an augmentation: there is none named {preset!r}. "
+                    f"choosing an augmentation: there is no preset {preset!r}. "
                     f"{closest(preset, PRESETS)}"
                 )
             preset = PRESETS[preset]
@@ -118,19 +118,19 @@ class Augment:
     def __call__(
         self, images: Tensor, positions: Tensor, epoch: int, out: Tensor | None = None
     ) -> Tensor:
-        """Augment a batch where it is.
+        """Augment a batch on its device.
 
         Args:
             images: (B, 3, H, W), uint8.
-            positions: (B,), where in the epoch each sample stands over all ranks.
+            positions: (B,), position of each sample in the epoch over all ranks.
             epoch: counted from 0.
-            out: where the result goes, (B, 3, H, W), float32, contiguous; new memory unless given.
+            out: optional memory for the result, (B, 3, H, W), float32, contiguous.
 
         Returns:
             (B, 3, H, W), float32, normalized.
 
         Raises:
-            ArgumentError: these are no such images.
+            ArgumentError: images or positions have another shape or type.
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ArgumentError(
@@ -168,7 +168,7 @@ class Augment:
     def _parameters(
         self, images: Tensor, positions: Tensor, epoch: int
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Draw each sample's matrices: of places, and from colours in 0..255 to what is wanted."""
+        # The matrices of each sample: of coordinates, and from colours in 0..255 to the result.
         preset, device = self.preset, images.device
         places = None
         if preset.moves:
@@ -185,7 +185,7 @@ class Augment:
         if not preset.colours:
             return places, None
         draws = uniform(self.seed, epoch, positions, colour.COLUMNS, stream=2)
-        # Every 16th pixel gives the mean colour well enough.
+        # Every 16th pixel is enough for the mean colour.
         means = images[:, :, ::4, ::4].flatten(2).float().mean(2) / 255
         matrix = colour.jitter(
             draws.to(device),
@@ -195,7 +195,7 @@ class Augment:
             saturation=preset.saturation,
             hue=preset.hue,
         )
-        if not preset.paints:  # then the normalization goes into the same product
+        if not preset.paints:  # the normalization is part of the same product
             matrix[:, :, 3] -= self.mean.to(device)
             matrix = matrix / self.std.to(device)[:, None]
         return places, matrix * torch.tensor([1 / 255] * 3 + [1.0], device=device)
@@ -212,7 +212,7 @@ class Augment:
 
 
 def _parts(images: Tensor) -> Iterator[slice]:
-    # On a CPU a few images at a time stay in its cache from one operation to the next.
+    # On a CPU, a few images at a time stay in the cache from one operation to the next.
     step = 8 if images.device.type == "cpu" else max(1, len(images))
     for start in range(0, len(images), step):
         yield slice(start, start + step)

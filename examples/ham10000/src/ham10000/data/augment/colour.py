@@ -1,4 +1,4 @@
-"""Brightness, contrast, saturation and hue as one 3 x 4 matrix a sample, and four odd jobs."""
+"""Brightness, contrast, saturation and hue as one 3 x 4 matrix per sample, and four odd jobs."""
 
 import math
 
@@ -9,10 +9,10 @@ from torch import Tensor
 __all__ = ["COLUMNS", "ODD_COLUMNS", "apply", "jitter", "odd_jobs"]
 
 COLUMNS = 4
-"""How many random numbers `jitter` needs: brightness, contrast, saturation, hue."""
+"""Number of random numbers for `jitter`: brightness, contrast, saturation, hue."""
 
 ODD_COLUMNS = 3
-"""How many `odd_jobs` needs: which job, how strong, and whether at all."""
+"""Number of random numbers for `odd_jobs`: kind, strength, and whether it is applied."""
 
 _LUMA = (0.299, 0.587, 0.114)
 
@@ -26,10 +26,10 @@ def jitter(
     saturation: float,
     hue: float,
 ) -> Tensor:
-    """Turn random numbers into colour matrices.
+    """Convert random numbers to colour matrices.
 
-    All four are linear in the colour, so that they and a normalization are one product a pixel.
-    Hue turns the colours about the grey axis, which keeps the sum of red, green and blue.
+    All four changes are linear in the colour, so together with a normalization they are one product
+    per pixel. Hue rotates colours about the grey axis, which keeps the sum of red, green and blue.
 
     Example:
         >>> import torch
@@ -43,11 +43,11 @@ def jitter(
 
     Args:
         draws: (B, COLUMNS), uniform in [0, 1).
-        means: (B, 3), the mean colour of each image in [0, 1], which contrast is about.
-        brightness: a factor between 1 - brightness and 1 + brightness.
+        means: (B, 3), mean colour of each image in [0, 1], which contrast keeps.
+        brightness: the factor is between 1 - brightness and 1 + brightness.
         contrast: likewise.
         saturation: likewise.
-        hue: at most this part of a full turn, either way.
+        hue: the rotation is at most this share of a full turn in either direction.
 
     Returns:
         (B, 3, 4), on colours in [0, 1].
@@ -71,7 +71,7 @@ def apply(images: Tensor, matrices: Tensor, out: Tensor) -> None:
     Args:
         images: (B, 3, H, W).
         matrices: (B, 3, 4).
-        out: where the result goes, (B, 3, H, W), contiguous.
+        out: memory for the result, (B, 3, H, W), contiguous.
     """
     flat = out.view(len(out), 3, -1)
     torch.bmm(matrices[:, :, :3], images.flatten(2), out=flat)
@@ -79,13 +79,13 @@ def apply(images: Tensor, matrices: Tensor, out: Tensor) -> None:
 
 
 def odd_jobs(images: Tensor, draws: Tensor) -> None:
-    """Do one job of RandAugment's kind to half of the samples: gamma, blur, sharpen or posterize.
+    """Apply gamma, blur, sharpen or posterize to half of the samples.
 
-    Source: Cubuk et al., RandAugment, arXiv:1909.13719, less what geometry and colour do already
-    and what would make a lesion another (inversion, solarization).
+    Source: Cubuk et al., RandAugment, arXiv:1909.13719, without the operations that geometry and
+    colour include, and those that would change the lesion (inversion, solarization).
 
     Args:
-        images: (B, 3, H, W), in [0, 1], which are changed in place.
+        images: (B, 3, H, W), in [0, 1], changed in place.
         draws: (B, ODD_COLUMNS), uniform in [0, 1).
     """
     job = torch.where(draws[:, 2] < 0.5, (draws[:, 0] * 4).long(), -1)
@@ -105,7 +105,7 @@ def _blur(images: Tensor, strength: Tensor) -> Tensor:
     for axis, edges in ((3, (2, 2, 0, 0)), (2, (0, 0, 2, 2))):
         padded = F.pad(smooth, edges, mode="replicate")
         taps = [padded.narrow(axis, place, images.shape[axis]) for place in range(5)]
-        # The binomial 1, 4, 6, 4, 1; a convolution by channel takes ten times as long on a CPU.
+        # The binomial kernel 1, 4, 6, 4, 1; depthwise convolution takes ten times as long on a CPU
         smooth = (taps[0] + taps[4] + 4 * (taps[1] + taps[3]) + 6 * taps[2]) / 16
     return torch.lerp(images, smooth, strength.expand_as(images))
 

@@ -1,4 +1,4 @@
-"""Rotation, shift, zoom and flips of a batch in one resampling, with the edge pixels repeated."""
+"""Rotation, shift, zoom and flips of a batch in one resampling, with edge pixels repeated."""
 
 import math
 
@@ -11,11 +11,11 @@ from torch import Tensor
 
 __all__ = ["COLUMNS", "matrices", "warp", "warp_bytes"]
 
-# What calls this has threads or processes of its own, a batch each.
+# Callers have threads or processes of their own, one per batch.
 cv2.setNumThreads(0)
 
 COLUMNS = 7
-"""How many random numbers a sample needs: angle, 2 shifts, 2 zooms, 2 flips."""
+"""Number of random numbers per sample: angle, 2 shifts, 2 zooms, 2 flips."""
 
 
 def matrices(
@@ -28,7 +28,7 @@ def matrices(
     quarters: bool = False,
     aspect: float = 1.0,
 ) -> Tensor:
-    """Turn random numbers into matrices that say where each output pixel comes from.
+    """Convert random numbers to matrices from output to input coordinates.
 
     Example:
         >>> import torch
@@ -40,20 +40,20 @@ def matrices(
 
     Args:
         draws: (B, COLUMNS), uniform in [0, 1).
-        degrees: rotation is by at most so much, either way.
-        shift: by at most this part of the size, along each axis.
-        zoom: by a factor between 1 - zoom and 1 + zoom, along each axis.
-        flips: mirror left to right, and top to bottom, each half of the time.
-        quarters: rotate by 0, 90, 180 or 270 degrees besides.
-        aspect: width by height of the images.
+        degrees: largest rotation in either direction.
+        shift: largest shift along each axis, as a share of the size.
+        zoom: the factor along each axis is between 1 - zoom and 1 + zoom.
+        flips: whether to mirror left to right and top to bottom, each with probability 0.5.
+        quarters: whether to add a rotation by 0, 90, 180 or 270 degrees.
+        aspect: width divided by height of the images.
 
     Returns:
-        (B, 2, 3), on coordinates from -1 to 1, x first.
+        (B, 2, 3), for coordinates from -1 to 1, x first.
     """
     signed = 2 * draws - 1
     angle = signed[:, 0] * math.radians(degrees)
     if quarters:
-        # Of the same number, but of what is left of it once the first rotation is drawn.
+        # From further bits of the same number, which don't depend on those of the first rotation.
         angle = angle + (64 * draws[:, 0]).floor().remainder(4) * (math.pi / 2)
     zooms = 1 + zoom * signed[:, 3:5]
     if flips:
@@ -68,12 +68,12 @@ def matrices(
         ],
         dim=1,
     ).reshape(-1, 2, 2)
-    # The coordinates span 2, so a shift by a part of the size is twice that part.
+    # Coordinates span 2, so a shift is twice its share of the size.
     return torch.cat([turn, 2 * shift * signed[:, 1:3, None]], dim=2)
 
 
 def warp(images: Tensor, matrices: Tensor, *, nearest: bool = False) -> Tensor:
-    """Resample images, with the edge pixels repeated outside (Keras's fill mode `nearest`).
+    """Resample images, repeating edge pixels outside (Keras's fill mode `nearest`).
 
     Example:
         >>> import torch
@@ -86,7 +86,7 @@ def warp(images: Tensor, matrices: Tensor, *, nearest: bool = False) -> Tensor:
     Args:
         images: (B, C, H, W), floating point.
         matrices: (B, 2, 3), from `matrices`.
-        nearest: take the nearest pixel and none between, for masks.
+        nearest: take the nearest pixel instead of interpolating, for masks.
 
     Returns:
         (B, C, H, W).
@@ -94,13 +94,13 @@ def warp(images: Tensor, matrices: Tensor, *, nearest: bool = False) -> Tensor:
     height, width = images.shape[2:]
     across, down = (_middles(count, images.device) for count in (width, height))
     grid = images.new_empty((len(images), 2, height, width), dtype=torch.float32)
-    # Each coordinate is a sum of one that varies along a row and one along a column, and all x lie
-    # before all y: that is ten times as fast as the matrix product of affine_grid.
+    # Each coordinate is the sum of a part that varies along rows and one that varies along columns,
+    # and all x are stored before all y: ten times as fast as the matrix product of affine_grid.
     for axis in range(2):
         row = matrices[:, axis, 0, None] * across
         column = matrices[:, axis, 1, None] * down + matrices[:, axis, 2, None]
         torch.add(row[:, None, :], column[:, :, None], out=grid[:, axis])
-    # Held inside by hand, coordinates need no padding, and grid_sample is faster without.
+    # Clamped coordinates need no padding, without which grid_sample is faster.
     grid.clamp_(-1, 1)
     mode = "nearest" if nearest else "bilinear"
     grid = grid.permute(0, 2, 3, 1).to(images.dtype)
@@ -108,12 +108,12 @@ def warp(images: Tensor, matrices: Tensor, *, nearest: bool = False) -> Tensor:
 
 
 def _middles(count: int, device: torch.device) -> Tensor:
-    """Return the pixels' coordinates along an axis, from -1 to 1; a single one is in the middle."""
+    # The coordinates of pixels along an axis, from -1 to 1; a single pixel is in the middle.
     return torch.linspace(-1, 1, count, device=device) if count > 1 else torch.zeros(1).to(device)
 
 
 def warp_bytes(images: Tensor, matrices: Tensor) -> Tensor:
-    """Resample uint8 RGB images on a CPU: `warp`, rounded to whole grey levels, in half the time.
+    """Resample uint8 RGB images on a CPU: like `warp`, rounded to grey levels, in half the time.
 
     Example:
         >>> import torch
@@ -136,8 +136,8 @@ def warp_bytes(images: Tensor, matrices: Tensor) -> Tensor:
     moves = _in_pixels(matrices, height, width)
     pads = _beyond(moves, height, width)
     for image, move, pad, out in zip(images.numpy(), moves, pads, result.numpy(), strict=True):
-        # Four bytes a pixel and a border that is there are OpenCV's fast way, twice that of three
-        # bytes and a border that it must work out; what it takes to get there is little.
+        # With four bytes per pixel and an explicit border, OpenCV is twice as fast as with three
+        # bytes and a computed border. The copies cost little.
         pixels = cv2.merge([*image, image[0]])
         pixels = cv2.copyMakeBorder(pixels, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
         pixels = cv2.warpAffine(
@@ -152,7 +152,7 @@ def warp_bytes(images: Tensor, matrices: Tensor) -> Tensor:
 
 
 def _in_pixels(matrices: Tensor, height: int, width: int) -> NDArray[np.float64]:
-    """Turn matrices on coordinates from -1 to 1 into such on pixels, counted from 0."""
+    # Convert matrices for coordinates from -1 to 1 to matrices for pixel indices.
     half = np.array([width - 1, height - 1]) / 2
     moves: NDArray[np.float64] = matrices.double().numpy().copy()
     moves[:, :, :2] *= half[:, None] / np.maximum(half, 0.5)
@@ -161,7 +161,7 @@ def _in_pixels(matrices: Tensor, height: int, width: int) -> NDArray[np.float64]
 
 
 def _beyond(moves: NDArray[np.float64], height: int, width: int) -> list[int]:
-    """Return by how many pixels each image is left at most, but no more than its own size."""
+    # How far each image is sampled outside, in pixels, but at most its size.
     corners = [[x, y, 1] for x in (0, width - 1) for y in (0, height - 1)]
     places = moves @ np.array(corners).T
     ends = np.array([width - 1, height - 1])[:, None]

@@ -1,4 +1,4 @@
-"""Mixup and CutMix: two samples of a batch in one, with a target between theirs."""
+"""Mixup and CutMix: combine two samples of a batch and their targets."""
 
 import torch
 import torch.nn.functional as F
@@ -13,10 +13,10 @@ __all__ = ["cutmix", "mixup"]
 def mixup(
     images: Tensor, targets: Tensor, positions: Tensor, *, num_classes: int, seed: int, epoch: int
 ) -> tuple[Tensor, Tensor]:
-    """Blend each sample with the next one of its batch, by a share of its own.
+    """Blend each sample with the next one of its batch.
 
-    The partner is of the same rank's batch, so this depends on how many ranks there are. The share
-    is uniform (a Beta distribution of alpha 1), between a half and 1.
+    The partner is in the same rank's batch, so the result depends on the number of ranks. The share
+    of the sample is uniform between 0.5 and 1 (a Beta distribution with alpha 1).
 
     Example:
         >>> import torch
@@ -29,13 +29,13 @@ def mixup(
     Args:
         images: (B, 3, H, W), floating point.
         targets: (B,), int64.
-        positions: (B,), where in the epoch each sample stands.
-        num_classes: how many classes there are.
-        seed: of the run.
+        positions: (B,), position of each sample in the epoch.
+        num_classes: number of classes.
+        seed: seed of the run.
         epoch: counted from 0.
 
     Returns:
-        The images, and targets as shares of the classes, (B, num_classes).
+        The images, and the targets as the share of each class, (B, num_classes).
 
     Raises:
         ArgumentError: the images are not floating point.
@@ -51,9 +51,9 @@ def mixup(
 def cutmix(
     images: Tensor, targets: Tensor, positions: Tensor, *, num_classes: int, seed: int, epoch: int
 ) -> tuple[Tensor, Tensor]:
-    """Put a rectangle of the next sample of the batch into each, of a size and place of its own.
+    """Replace a random rectangle of each sample by that of the next sample of its batch.
 
-    Arguments, result and errors are those of `mixup`; the rectangle covers at most half.
+    Arguments, result and errors are those of `mixup`. The rectangle covers at most half the image.
 
     Example:
         >>> import torch
@@ -77,7 +77,7 @@ def cutmix(
         within = (place >= start[:, None]) & (place < (start + length)[:, None])
         inside &= within[:, :, None] if axis == 1 else within[:, None, :]
     mixed = torch.where(inside[:, None], images.roll(-1, 0), images)
-    # What share is left is counted, since the rectangle is of whole pixels.
+    # The share is counted, since the rectangle is rounded to pixels.
     share = 1 - inside.float().mean(dim=(1, 2))
     return mixed, _soften(targets, share, num_classes)
 

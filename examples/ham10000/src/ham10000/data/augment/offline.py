@@ -1,7 +1,7 @@
-"""The authors' augmentation on disk, before training: 51,699 files out of 9,187.
+"""The authors' augmentation on disk, before training: 51,699 files from 9,187.
 
-Their generator makes ceil((8000 - n) / 50) batches for a class of n images, cycling through the
-class in batches of 50 whose last one of each pass is short, so that no class ends at 8,000.
+Their generator makes ceil((8000 - n) / 50) batches for a class of n images. It cycles through the
+class in batches of 50, and the last batch of each pass is short, so no class has exactly 8,000.
 """
 
 import io
@@ -39,7 +39,7 @@ class _Copy:
 
 
 def offline_counts(count: int) -> tuple[int, int]:
-    """Return how many originals and how many augmented copies a class of `count` images gives.
+    """Return the numbers of originals and of augmented copies for a class of `count` images.
 
     Example:
         >>> from ham10000.data.augment.offline import offline_counts
@@ -55,20 +55,20 @@ def offline_counts(count: int) -> tuple[int, int]:
 
 
 def offline_plan(split: pd.DataFrame) -> pd.DataFrame:
-    """Count what `augment_offline` writes, for each class.
+    """Count the files that `augment_offline` writes for each class.
 
     Args:
-        split: a split without folds; only its training set is augmented.
+        split: a split without folds. Only its training set is augmented.
 
     Returns:
-        Columns originals, augmented and total; a row a class, and one for all.
+        Columns originals, augmented and total, with one row per class and one for all.
 
     Raises:
         SplitError: the split has folds.
     """
     if "fold" in split.columns:
         raise SplitError(
-            "augmenting offline: this split has folds, and each would need files of its own. "
+            "augmenting offline: this split has folds, and each would need its own files. "
             "Use a split of the protocol paper or honest."
         )
     train = split[split["split"] == "train"]["dx"].value_counts()
@@ -87,19 +87,19 @@ def augment_offline(
     seed: int,
     workers: int | None = None,
 ) -> pd.DataFrame:
-    """Write the authors' augmented training set: a folder a class, and an index.
+    """Write the authors' augmented training set: one folder per class, and an index.
 
     Args:
         folder: the data set.
-        split: who trains; without folds.
-        out: a folder that holds nothing yet; it appears when all files are in it.
-        size: in pixels; images become size x size before they are augmented.
-        seed: of the augmentation.
-        workers: how many threads; as many as there are cores unless given.
+        split: a split without folds.
+        out: a new folder, which appears when it is complete.
+        size: images are resized to size x size pixels before augmentation.
+        seed: seed of the augmentation.
+        workers: number of threads; the number of cores by default.
 
     Returns:
-        What `offline_plan` says, all of it written. `index.csv` in `out` has a row a file, with
-        the image that it was made of, its lesion and dx.
+        The counts of `offline_plan`. `index.csv` in `out` has one row per file, with the image that
+        it was made from, its lesion and dx.
 
     Raises:
         SplitError: the split has folds.
@@ -147,7 +147,7 @@ def _copies(rows: list[int]) -> Iterator[_Copy]:
     for row in rows:
         yield _Copy(row, 0)
     for number in range(augmented):
-        # Whole passes and then some: the first images of a class have one copy more.
+        # After the last whole pass, the first images of a class get one more copy.
         yield _Copy(rows[number % originals], 1 + number // originals)
 
 

@@ -17,7 +17,7 @@ __all__ = ["KAGGLE_HANDLE", "PARTS", "SOURCES", "Part", "RemoteFile", "by_hand",
 Part = Literal["images", "metadata", "masks", "test"]
 
 PARTS: tuple[Part, ...] = ("images", "metadata", "masks", "test")
-"""`images` and `metadata` are needed; masks and the official test set are for who wants them."""
+"""`images` and `metadata` are required, `masks` and the official `test` set are optional."""
 
 KAGGLE_HANDLE = "kmader/skin-cancer-mnist-ham10000"
 
@@ -26,22 +26,22 @@ _GIB = 2**30
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file to download."""
+    """A file to download."""
 
     part: Part
     name: str
-    """What it is called on disk."""
+    """File name on disk."""
     url: str
     sums: str | None = None
-    """As pooch takes it, "md5:..."; `None` where nobody publishes one."""
+    """Checksum in pooch's form, "md5:..."; `None` if none is published."""
     folder: str | None = None
-    """Where an archive's files belong; `None` for a file that is no archive."""
+    """Folder for the files of an archive; `None` for a file that is not an archive."""
     most: int = 8 * _GIB
-    """More bytes than the file can have."""
+    """Upper bound of its size in bytes."""
 
 
 def _dataverse(number: int, *, table: bool = False) -> str:
-    # The Dataverse turns tables into tab-separated ones of its own, unless asked not to.
+    # The Dataverse serves tables in a tab-separated form of its own by default.
     form = "?format=original" if table else ""
     return f"https://dataverse.harvard.edu/api/access/datafile/{number}{form}"
 
@@ -129,24 +129,24 @@ def download_dataset(
     patience: Patience = Patience(),  # noqa: B008 - it is frozen
     say: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Download the parts of HAM10000 that aren't there yet.
+    """Download the parts of HAM10000 that are not there yet.
 
-    Archives are kept in `out`/archives until you remove them; a broken download goes on where it
-    stopped when this is called again.
+    Archives are kept in `out`/archives until you remove them. An interrupted download is resumed
+    when this is called again.
 
     Args:
-        out: the data set's folder.
+        out: folder of the data set.
         source: "dataverse", "kaggle" or "isic" (the challenge's archives).
-        parts: of images, metadata, masks and test.
-        mirror: an address that serves the source's files under their names, instead of its own.
-        patience: how long to wait for a server.
-        say: is told what is being done.
+        parts: any of images, metadata, masks and test.
+        mirror: base URL that serves the files of the source under their names.
+        patience: timeouts and retries.
+        say: called with a line of text for each step.
 
     Raises:
         ArgumentError: there is no such source or part.
-        DownloadError: it can't be downloaded; the message says what to put where by hand.
-        ArchiveError: an archive holds what must not be extracted.
-        WriteError: the disk is full, or may not be written to.
+        DownloadError: a file can't be downloaded; the message says how to get it by hand.
+        ArchiveError: an archive is damaged or has an entry that must not be extracted.
+        WriteError: the disk is full or read-only.
     """
     names = [*SOURCES, "kaggle"]
     if source not in names:
@@ -179,7 +179,7 @@ def download_dataset(
 
 
 def by_hand(file: RemoteFile, out: Path) -> str:
-    """Say what to put where when nothing can be downloaded."""
+    """Return instructions for downloading a file by hand."""
     if file.folder is None:
         return f"By hand: save {file.url} as {out / file.name}"
     return (
@@ -203,7 +203,7 @@ def _get(
     path = out / "archives" / file.name if file.folder is not None else place
     say(f"{file.name} from {url}")
     try:
-        # A file that was put there by hand counts, if its sum is right or none is known.
+        # A file that was put there by hand is used, if its checksum is right or none is published.
         fetch(url, path, sums=file.sums, most=file.most, patience=patience)
     except DownloadError as error:
         raise DownloadError(f"{error} {by_hand(file, out)}") from error
@@ -222,7 +222,7 @@ def _from_kaggle(out: Path, parts: Sequence[Part], say: Callable[[str], None]) -
     say(f"{KAGGLE_HANDLE} with kagglehub")
     try:
         kagglehub.dataset_download(KAGGLE_HANDLE, output_dir=str(out))
-    except Exception as error:  # kagglehub lets through whatever its own libraries raise
+    except Exception as error:  # kagglehub raises the errors of the libraries that it uses
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DownloadError(
             f"downloading {KAGGLE_HANDLE}: {reason[:200]} By hand: download it in a browser from "

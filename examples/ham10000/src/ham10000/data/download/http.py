@@ -1,7 +1,7 @@
-"""One file over HTTP: resumed where it was cut, checked, and never half a file under its name.
+"""Download of one file over HTTP, with resume and checksum; the file appears when it is complete.
 
-pooch keeps the books: it checks the sum, moves the file into place, and leaves alone what is there
-already. What it has no downloader for is resuming.
+pooch compares the checksum, moves the file into place and keeps a file that is already there. The
+downloader in this module adds resuming, which pooch doesn't have.
 """
 
 import shutil
@@ -24,17 +24,17 @@ _CHUNK = 1 << 18
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait, in seconds, and how often to try again."""
+    """Timeouts in seconds, and retries."""
 
     connect: float = 20.0
     read: float = 60.0
-    """Without a single byte."""
+    """Longest time without a byte."""
     slow: float = 120.0
-    """Below `least` bytes a second."""
+    """Longest time below `least` bytes per second."""
     least: float = 1024.0
     attempts: int = 5
     pause: float = 2.0
-    """After the first failure; twice as long after each further one."""
+    """Pause after the first failure. It doubles with each further one."""
 
 
 def fetch(
@@ -45,31 +45,32 @@ def fetch(
     most: int = 8 * 2**30,
     patience: Patience = Patience(),
 ) -> Path:
-    """Download a file, unless it is there already with the right sum.
+    """Download a file, unless it is already there with the right checksum.
 
-    What has arrived when a connection breaks is kept beside the file as `.part`, and the next
-    attempt asks for the rest only, if the server can tell that the file is still the same.
+    If the connection breaks, the bytes received so far are kept next to the file as `.part`, and
+    the next attempt requests only the rest if the server confirms that the file is unchanged.
 
     Args:
-        url: where from.
-        path: where to.
-        sums: as pooch takes it, such as "md5:..."; `None` takes whatever arrives.
-        most: refuse a file of more bytes.
-        patience: how long to wait.
+        url: source.
+        path: destination.
+        sums: checksum in pooch's form, such as "md5:..."; `None` accepts any content.
+        most: refuse a file with more bytes.
+        patience: timeouts and retries.
 
     Raises:
-        DownloadError: no connection, a refusal, too slow, too large, or other bytes than published.
-        WriteError: the disk is full, or may not be written to.
+        DownloadError: there is no connection, or the file is refused, too slow, too large, or not
+            the published one.
+        WriteError: the disk is full or read-only.
     """
     downloader = _Resuming(path, most, patience)
-    pooch.get_logger().setLevel("ERROR")  # the progress bar says what pooch would
+    pooch.get_logger().setLevel("ERROR")  # the progress bar is enough
     try:
         pooch.retrieve(
             url, known_hash=sums, fname=path.name, path=path.parent, downloader=downloader
         )
-    except ValueError as error:  # pooch's word for a wrong sum
+    except ValueError as error:  # pooch's error for a wrong checksum
         raise DownloadError(
-            f"downloading {path.name} from {url}: other bytes arrived than were published "
+            f"downloading {path.name} from {url}: the file is not the published one "
             f"(expected {sums}). Nothing was kept. Try again later, or another --source."
         ) from error
     except OSError as error:
@@ -80,7 +81,7 @@ def fetch(
 
 
 class _Resuming:
-    """A downloader as pooch calls one."""
+    """Downloader with the interface that pooch expects."""
 
     def __init__(self, path: Path, most: int, patience: Patience) -> None:
         self.part = path.with_name(path.name + ".part")
@@ -102,7 +103,7 @@ class _Resuming:
             self.tag.unlink(missing_ok=True)
             return
         kept = self.part.stat().st_size if self.part.exists() else 0
-        rest = f" {kept:,} bytes are kept, and the next try goes on from there." if kept else ""
+        rest = f" {kept:,} bytes are kept, and the next attempt resumes there." if kept else ""
         raise DownloadError(
             f"{self.doing} from {url}: {problem}, after {self.patience.attempts} attempts.{rest}"
         )
@@ -115,14 +116,14 @@ class _Resuming:
             headers |= {"Range": f"bytes={have}-", "If-Range": tag}
         timeout = (self.patience.connect, self.patience.read)
         with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
-            if response.status_code == 416:  # more is there than the server has: start afresh
+            if response.status_code == 416:  # the kept part is longer than the file: start again
                 self.part.unlink(missing_ok=True)
-                raise requests.ConnectionError("the kept part did not fit")
+                raise requests.ConnectionError("the kept part is longer than the file")
             if response.status_code >= 500 or response.status_code in (408, 429):
-                raise requests.HTTPError(f"the server answers {response.status_code}")
+                raise requests.HTTPError(f"the server answered {response.status_code}")
             if response.status_code not in (200, 206):
                 raise DownloadError(
-                    f"{self.doing} from {url}: the server answers {response.status_code} "
+                    f"{self.doing} from {url}: the server answered {response.status_code} "
                     f"({response.reason}). The file may have moved; try another --source."
                 )
             resumed = response.status_code == 206
@@ -138,7 +139,7 @@ class _Resuming:
 
     def _remember(self, response: requests.Response) -> None:
         tag = response.headers.get("ETag", "")
-        if tag and not tag.startswith("W/"):  # a weak tag doesn't vouch for the bytes
+        if tag and not tag.startswith("W/"):  # a weak tag doesn't guarantee equal bytes
             self.tag.write_text(tag, encoding="ascii", errors="replace")
         else:
             self.tag.unlink(missing_ok=True)
@@ -161,7 +162,7 @@ class _Resuming:
         ):
             task = bar.add_task(self.part.stem, total=total, completed=have)
             size, began, then = have, time.monotonic(), have
-            # read1 returns what there is; read would wait for a whole chunk of a slow server.
+            # read1 returns the bytes that have arrived; read would wait for a whole chunk.
             while chunk := response.raw.read1(_CHUNK):
                 file.write(chunk)
                 size += len(chunk)
@@ -178,14 +179,14 @@ class _Resuming:
         if size > self.most:
             self.part.unlink(missing_ok=True)
             raise DownloadError(
-                f"{self.doing}: it has more than {self.most:,} bytes, which it can't have. "
-                "This is not the published file; try another --source."
+                f"{self.doing}: it has more than {self.most:,} bytes, so it is not the published "
+                "file. Try another --source."
             )
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, requests.Timeout) or "timed out" in str(error).lower():
-        return "the server doesn't answer in time"
+        return "the server didn't answer in time"
     if isinstance(error, requests.ConnectionError) and not error.args:
         return "no connection"
     text = str(error)

@@ -17,20 +17,20 @@ __all__ = ["KINDS", "Kind", "Lesion", "View", "between", "draw", "make_lesion"]
 
 @dataclass(frozen=True)
 class Kind:
-    """The looks of a kind of lesion; all amounts are between 0 and 1."""
+    """Appearance of a class of lesion. All amounts are between 0 and 1."""
 
     tint: tuple[float, float, float]
-    """What the lesion does to the colour of the skin: a factor for red, green and blue."""
+    """Factors by which the lesion changes red, green and blue of the skin."""
     core: tuple[float, float, float]
-    """The same, for darker parts within."""
+    """The same for its darker parts."""
     blotches: float
-    """How much of the core colour there is."""
+    """Amount of the core colour."""
     ragged: float
-    """How far the outline is from an ellipse."""
+    """Deviation of the outline from an ellipse."""
     soft: float
-    """How wide the border is."""
+    """Width of the border."""
     network: float = 0.0
-    """Pigment network: dark meshes."""
+    """Pigment network of dark meshes."""
     dark_dots: float = 0.0
     pale_dots: float = 0.0
     vessels: float = 0.0
@@ -61,7 +61,7 @@ KINDS = {
 
 
 def between(first: Kind, second: Kind, share: float) -> Kind:
-    """Return a lesion between two kinds, as real ones often are.
+    """Interpolate between two kinds, since real lesions are often ambiguous.
 
     Example:
         >>> from ham10000.data.synthetic.lesion import KINDS, between
@@ -78,7 +78,7 @@ def between(first: Kind, second: Kind, share: float) -> Kind:
 
 
 _TEXTURE = 192
-# A lesion in seven is between two kinds: what makes the set no easier than a set should be.
+# About one lesion in seven is halfway between two kinds, so that the classes overlap.
 _AMBIGUOUS = 0.15
 _CONFUSED_WITH = {
     "akiec": ("bkl", "bcc"),
@@ -93,38 +93,38 @@ _CONFUSED_WITH = {
 
 @dataclass(frozen=True)
 class Lesion:
-    """What stays the same in all images of a lesion."""
+    """Properties that are the same in all images of a lesion."""
 
     kind: Kind
     radius: float
-    """As a part of the image's width."""
+    """As a share of the image's width."""
     flatness: float
-    """The short axis by the long one."""
+    """Ratio of the short axis to the long one."""
     harmonics: NDArray[np.float64]
-    """(K, 2): amplitude and phase of the outline's waves."""
+    """(K, 2), amplitude and phase of the waves of the outline."""
     textures: Floats
-    """(4, n, n), smooth noise: blotches, veil, scaling and fine grain."""
+    """(4, n, n), smooth noise for blotches, veil, scaling and fine grain."""
     spots: NDArray[np.float64]
-    """(N, 3): places and radii, for dots and lakes."""
+    """(N, 3), positions and radii of dots and lakes."""
     vessels: NDArray[np.float64]
-    """(V, 6): start, bend and end."""
+    """(V, 6), start, bend and end of each."""
     pitch: float
-    """How wide the meshes of the network are."""
+    """Width of the meshes of the network."""
 
 
 @dataclass(frozen=True)
 class View:
-    """How one image sees a lesion."""
+    """Position of a lesion in one image."""
 
     angle: float
     """In radians."""
     scale: float
     centre: tuple[float, float]
-    """Across and down, as parts of the size."""
+    """Horizontal and vertical, as shares of the size."""
 
 
 def make_lesion(dx: str, rng: np.random.Generator) -> Lesion:
-    """Make up a lesion of a class."""
+    """Draw the properties of a lesion of a class."""
     kind = KINDS[dx]
     if rng.random() < _AMBIGUOUS:
         other = KINDS[str(rng.choice(_CONFUSED_WITH[dx]))]
@@ -134,7 +134,7 @@ def make_lesion(dx: str, rng: np.random.Generator) -> Lesion:
     waves = np.arange(2, 9)
     amplitude = 0.35 * kind.ragged * rng.normal(0, 1, len(waves)) / waves**0.8
     grains = (40, 55, 14, 5)
-    # Tiled on edge, the textures go on beyond the lesion.
+    # Textures are mirrored at their edges, so they continue outside the lesion.
     textures = np.stack([noise((_TEXTURE, _TEXTURE), grain, rng) for grain in grains])
     place = rng.normal(0, 0.42, (40, 2))
     ends = rng.normal(0, 0.6, (10, 6))
@@ -156,11 +156,11 @@ def draw(image: Floats, lesion: Lesion, view: View) -> NDArray[np.bool_]:
 
     Args:
         image: (H, W, 3), in [0, 1].
-        lesion: what.
-        view: how.
+        lesion: the lesion.
+        view: its position.
 
     Returns:
-        Its mask, (H, W).
+        The mask of the lesion, (H, W).
     """
     height, width = image.shape[:2]
     reach = lesion.radius * view.scale * width
@@ -212,7 +212,7 @@ def _paint(
 def _blend(
     image: Floats, alpha: Floats, colour: tuple[float, float, float], strength: float
 ) -> None:
-    # Dark skin is dark under white light too, so the colour goes with what is there.
+    # Colours are relative to the brightness of the skin.
     light = min(1.0, float(image.mean()) / 0.5)
     image += (strength * alpha)[..., None] * (np.array(colour) * light - image)
 

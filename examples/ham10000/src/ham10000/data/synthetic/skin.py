@@ -1,4 +1,4 @@
-"""Synthetic skin, and what lies between it and the lens: hairs, rulers, vignettes."""
+"""Synthetic skin, with hairs, rulers and vignettes."""
 
 from typing import TypeAlias
 
@@ -10,7 +10,7 @@ __all__ = ["Floats", "hairs", "noise", "ruler", "skin", "vignette"]
 
 Floats: TypeAlias = NDArray[np.float32]
 
-# From very light to dark brown, as red, green and blue.
+# Very light to dark brown, as red, green and blue.
 _TONES = np.array(
     [
         [0.93, 0.77, 0.72],
@@ -20,17 +20,17 @@ _TONES = np.array(
         [0.5, 0.34, 0.27],
     ]
 )
-# HAM10000 comes from Austria and Australia: mostly light skin. The dark end is there all the same.
+# Mostly light, since HAM10000 is from Austria and Australia.
 _TONE_SHARES = [0.36, 0.3, 0.18, 0.1, 0.06]
 
 
 def noise(shape: tuple[int, int], grain: float, rng: np.random.Generator) -> Floats:
-    """Make smooth noise of mean 0 and standard deviation 1.
+    """Return smooth noise with mean 0 and standard deviation 1.
 
     Args:
         shape: height and width.
-        grain: the size of a feature, in pixels.
-        rng: where it comes from.
+        grain: size of a feature in pixels.
+        rng: random generator.
     """
     coarse = [max(4, round(extent / max(1.0, grain)) + 3) for extent in shape]
     small = rng.standard_normal(coarse).astype(np.float32)
@@ -41,7 +41,7 @@ def noise(shape: tuple[int, int], grain: float, rng: np.random.Generator) -> Flo
 
 
 def skin(shape: tuple[int, int], rng: np.random.Generator) -> Floats:
-    """Make skin of some tone under some light.
+    """Return skin of a random tone under random light.
 
     Returns:
         (height, width, 3), in [0, 1].
@@ -49,7 +49,7 @@ def skin(shape: tuple[int, int], rng: np.random.Generator) -> Floats:
     tone = _TONES[rng.choice(len(_TONES), p=_TONE_SHARES)] * rng.normal(1, 0.035, 3)
     unit = shape[1] / 100
     shade = 0.022 * noise(shape, 30 * unit, rng) + 0.014 * noise(shape, 5 * unit, rng)
-    # Skin has creases in two directions.
+    # Creases run in two directions.
     creases = np.zeros(shape, dtype=np.float32)
     for _ in range(2):
         lines = gaussian_filter(rng.standard_normal(shape).astype(np.float32), (0.4, 1.6 * unit))
@@ -98,7 +98,7 @@ def ruler(image: Floats, rng: np.random.Generator) -> None:
 
 
 def vignette(image: Floats, rng: np.random.Generator) -> None:
-    """Darken what lies outside the round field of a dermatoscope, in place."""
+    """Darken the image outside the round field of a dermatoscope, in place."""
     height, width = image.shape[:2]
     down, across = np.mgrid[:height, :width]
     centre = np.array([height, width]) / 2 + rng.normal(0, 0.02, 2) * width

@@ -26,18 +26,18 @@ from ham10000.utils import in_order, new_folder
 
 __all__ = ["render", "synthesize", "synthetic_table"]
 
-# How many lesions of HAM10000 have 1, 2, 3 and 4 images or more, of 7,470.
+# Numbers of HAM10000's 7,470 lesions with 1, 2, 3, and 4 or more images.
 _IMAGES_OF_LESION = (5514, 1423, 490, 43)
 
 _AGES = {"akiec": 67, "bcc": 67, "bkl": 64, "df": 52, "mel": 61, "nv": 47, "vasc": 51}
-"""The mean age of each class in HAM10000, in years."""
+"""Mean age of each class in HAM10000, in years."""
 
 # A smaller class could not be in both the training and the test set.
 _LEAST = 20
 
 
 def synthetic_table(images: int, seed: int) -> pd.DataFrame:
-    """Make up a table with HAM10000's columns and proportions.
+    """Return a metadata table with HAM10000's columns and proportions.
 
     Example:
         >>> from ham10000.data import synthetic_table
@@ -46,19 +46,19 @@ def synthetic_table(images: int, seed: int) -> pd.DataFrame:
         (1000, 'nv', True)
 
     Args:
-        images: how many rows, at least 14, for two of each class.
-        seed: of everything.
+        images: number of rows, at least 14 for two of each class.
+        seed: seed of all draws.
 
     Returns:
-        As `read_table` gives it.
+        A table like that of `read_table`.
 
     Raises:
-        ArgumentError: too few images.
+        ArgumentError: there are too few images.
     """
     if images < 2 * len(CLASSES):
         raise ArgumentError(
-            f"making up a data set: {images} images are too few for seven classes. "
-            f"Take at least {2 * len(CLASSES)}."
+            f"synthesizing a data set: {images} images are too few for seven classes. "
+            f"Use at least {2 * len(CLASSES)}."
         )
     rng = np.random.default_rng([seed, 1])
     labels: list[str] = []
@@ -72,7 +72,7 @@ def synthetic_table(images: int, seed: int) -> pd.DataFrame:
             labels += [name] * size
             lesions += [number] * size
             number, left = number + 1, left - size
-    # Images of a lesion are neighbours in HAM10000's table, while ids are all mixed up.
+    # As in HAM10000's table, images of a lesion are in adjacent rows, and ids are shuffled.
     names = rng.permutation(number)
     ids = rng.permutation(images)
     dx = np.array(labels)
@@ -105,7 +105,7 @@ def _patients(
 ) -> tuple["np.ndarray[tuple[int], np.dtype[np.float64]]", ...]:
     first = dx[np.unique(of_lesion, return_index=True)[1]]
     mean = np.array([_AGES[str(name)] for name in first], dtype=np.float64)
-    # Ages are in steps of five years in HAM10000 too, and some are missing.
+    # As in HAM10000, ages are multiples of five years, and some are missing.
     ages = (np.clip(rng.normal(mean, 14), 5, 85) / 5).round() * 5
     ages[rng.random(number) < 0.01] = np.nan
     sexes = rng.choice([*SEXES, "unknown"], size=number, p=[0.455, 0.54, 0.005])
@@ -121,9 +121,9 @@ _HAIRY, _RULED, _ROUND = 0.35, 0.15, 0.2
 def synthesize(
     out: Path, images: int, seed: int, *, width: int = IMAGE_WIDTH, workers: int | None = None
 ) -> None:
-    """Write a synthetic data set: table, images in two folders, masks.
+    """Write a synthetic data set: table, images in two folders, and masks.
 
-    The same arguments give the same files, byte for byte, on the same versions of the libraries.
+    With the same versions of the libraries, the same arguments give the same bytes.
 
     Example:
         >>> import tempfile
@@ -135,18 +135,18 @@ def synthesize(
         ['HAM10000_images_part_1', 'HAM10000_images_part_2']
 
     Args:
-        out: the folder, which must not hold anything.
-        images: how many, at least 14.
-        seed: of everything.
-        width: of an image, in pixels; its height is three quarters of that.
-        workers: how many threads; as many as there are cores unless given.
+        out: folder to write, new or empty.
+        images: number of images, at least 14.
+        seed: seed of all draws.
+        width: width of an image in pixels. Its height is three quarters of that.
+        workers: number of threads; the number of cores by default.
 
     Raises:
-        ArgumentError: a number can't be, or there is something at `out`.
-        WriteError: the system refuses; then nothing is left.
+        ArgumentError: a number is out of range, or there is something at `out`.
+        WriteError: the files can't be written; nothing is left.
     """
     if not 32 <= width <= 2400:
-        raise ArgumentError(f"making up images: width must be 32 to 2400 pixels, found {width}.")
+        raise ArgumentError(f"synthesizing images: width must be 32 to 2400 pixels, found {width}.")
     table = synthetic_table(images, seed)
     height = round(width * IMAGE_HEIGHT / IMAGE_WIDTH)
     seen = table.groupby("lesion_id").cumcount().tolist()
@@ -192,15 +192,15 @@ def render(
     Args:
         dx: the class.
         shape: height and width.
-        seed: of the lesion.
-        view: which image of the lesion this is, counted from 0.
+        seed: seed of the lesion.
+        view: index of this image among those of the lesion.
 
     Returns:
         The image (H, W, 3) and the mask (H, W), 0 or 255.
     """
     lesion = make_lesion(dx, np.random.default_rng([*seed, 2]))
     rng = np.random.default_rng([*seed, 3, view])
-    # The skin around a lesion is the same person's in each image; only the light differs.
+    # All images of a lesion have the same skin under different light.
     image = skin(shape, np.random.default_rng([*seed, 4]))
     image *= rng.normal(1, 0.03, 3).astype(np.float32)
     how = View(
