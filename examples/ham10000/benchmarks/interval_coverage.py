@@ -2,11 +2,10 @@
 
     python examples/ham10000/benchmarks/interval_coverage.py
 
-In a simulation the truth is known. Two models score lesions of a made-up population: scores of the
-true class are higher, both models share what makes a lesion hard, the images of a lesion differ
-little, and probabilities are surer than they should be, as those of networks are. A study draws
-lesions of each class, as many as a real test set has, and computes every interval. The share of
-studies whose interval holds the value of the whole population should be 95 %.
+Two models score lesions of a simulated population: scores of the true class are higher, both models
+share the difficulty of a lesion, images of a lesion differ little, and probabilities are
+overconfident, like those of networks. A study draws as many lesions of each class as a real test
+set has, and computes every interval. 95 % of the intervals should contain the population value.
 """
 
 from collections.abc import Sequence
@@ -29,10 +28,10 @@ from ham10000.evaluation import (
 __all__ = ["OFFICIAL", "PAPER", "simulate"]
 
 OFFICIAL = (35, 70, 160, 35, 130, 700, 27)
-"""Lesions of each class, about as many as the official test set has."""
+"""Approximate number of lesions of each class in the official test set."""
 
 PAPER = (23, 26, 66, 6, 34, 663, 10)
-"""As many as the paper's test set has, of one image each."""
+"""Number of lesions of each class in the test set of the paper, with one image each."""
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -51,20 +50,20 @@ def simulate(
     seed: int = 0,
     tails: float = np.inf,
 ) -> pd.DataFrame:
-    """Say how often the intervals of values and of differences hold the truth.
+    """Return the coverage of the intervals of values and of differences.
 
     Args:
-        lesions: how many of each class, in the order of `CLASSES`.
-        images: a lesion has one of these numbers of images, each as likely.
-        studies: how many test sets are drawn.
-        resamples: how many draws of lesions each study's intervals come from.
-        seed: of everything.
-        tails: scores are of Student's distribution with so many degrees of freedom, more than 2;
-            normal unless given.
+        lesions: number of lesions of each class, in the order of `CLASSES`.
+        images: possible numbers of images of a lesion, equally likely.
+        studies: number of simulated studies.
+        resamples: number of bootstrap resamples in each study.
+        seed: random seed.
+        tails: degrees of freedom (more than 2) of Student's t distribution of the scores; default:
+            normal distribution.
 
     Returns:
-        For each of `METRICS` that is defined: the value of the population, the difference of the
-        second model, and the shares of studies that hold them.
+        For each of `METRICS` that is defined: the population value, the difference of the second
+        model, and the coverage of both intervals.
     """
     rng = np.random.default_rng(seed)
     prior = np.maximum(lesions, 1e-9) / np.sum(lesions)
@@ -73,16 +72,18 @@ def simulate(
     first, second = (summarize_weighted(targets, scores, once) for scores in models)
     value = {name: float(first[name][0]) for name in METRICS}
     difference = {name: float(second[name][0]) - value[name] for name in METRICS}
-    held = np.zeros((2, len(METRICS)))
+    covered = np.zeros((2, len(METRICS)))
     for study in track(range(studies), description="studies", transient=True):
         targets, of, models = _draw(rng, np.array(lesions), images, prior, tails)
         counts = draw_lesions(targets, of, resamples, seed=study)
         alone = intervals(targets, models[0], of, counts)
         paired = paired_differences(targets, models[0], models[1], of, counts)
-        held[0] += [alone[name].low <= value[name] <= alone[name].high for name in METRICS]
-        held[1] += [paired[name].low <= difference[name] <= paired[name].high for name in METRICS]
+        covered[0] += [alone[name].low <= value[name] <= alone[name].high for name in METRICS]
+        covered[1] += [
+            paired[name].low <= difference[name] <= paired[name].high for name in METRICS
+        ]
     table = pd.DataFrame({"value": value, "difference": difference})
-    table["value held"], table["difference held"] = held / studies
+    table["value coverage"], table["difference coverage"] = covered / studies
     return table[table["value"].notna()]
 
 
@@ -98,14 +99,14 @@ def _draw(
     for skill in (_SKILL, _SKILL - 0.3):
         center = shared + _OWN * _noise(rng, by_lesion, tails) + skill * np.eye(len(CLASSES))[label]
         scores = center[of] + _IMAGE * _noise(rng, by_image, tails)
-        # The logarithm of what Bayes' rule gives of normal scores, but for a constant.
+        # Log posterior of normal scores by Bayes' rule, up to a constant.
         sure = (skill * scores - skill**2 / 2) / variance + np.log(prior)
         models.append(np.asarray(softmax(_SURENESS * sure, axis=1)))
     return label[of], of, models
 
 
 def _noise(rng: np.random.Generator, size: tuple[int, int], tails: float) -> Floats:
-    """Return noise with a variance of 1."""
+    # Noise with variance 1.
     if np.isinf(tails):
         return rng.normal(size=size)
     return np.asarray(rng.standard_t(tails, size) / np.sqrt(tails / (tails - 2)))

@@ -24,7 +24,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     least = binom.ppf(0.01 / (2 * len(found)), STUDIES, 0.95) / STUDIES
     # And the main ones are not held too often either, as shares of 15 lesions are.
     few, many = binom.ppf([0.001, 0.999], STUDIES, 0.95) / STUDIES
-    for held in ("value held", "difference held"):
+    for held in ("value coverage", "difference coverage"):
         assert (found[held] >= least).all(), found[held].to_string()
         assert found[held][MAIN].between(few, many).all(), found[held].to_string()
         # Their mean is known better, though the metrics of a study go together.
