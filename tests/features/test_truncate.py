@@ -169,19 +169,22 @@ def test_checkpointing_saves_less():
 
 def test_a_module_that_is_not_there():
     with pytest.raises(
-        ModelError, match=r"ResNet at 'layr3'.*nothing has this name\. Closest: lay"
+        ModelError,
+        match=r"ResNet at 'layr3'.*there is no module or node of this name\. Closest: lay",
     ):
         truncate(torchvision.models.resnet18(), "layr3")
 
 
 def test_a_module_that_is_not_called(network):
-    message = r"'unused': the module is there, but forward doesn't call it.* Called last are .*fc"
+    message = r"'unused': forward doesn't call this module, or not in both modes. The last modules.*fc"
     with pytest.raises(ModelError, match=message):
         truncate(network, "unused")
 
 
 def test_a_module_that_only_training_calls(network):
-    with pytest.raises(ModelError, match=r"'aux': the module is there, but forward doesn't call"):
+    with pytest.raises(
+        ModelError, match=r"'aux': forward doesn't call this module, or not in both modes. The last"
+    ):
         truncate(network, "aux")
 
 
@@ -227,3 +230,35 @@ def test_names_that_end_in_numbers(at, channels):
 def test_control_flow_beside_the_way_does_not_matter():
     model = nn.Sequential(Branching(), nn.ReLU(), nn.Flatten())
     assert truncate(model, "1")(torch.ones(1, 3, 8, 8)).ndim == 4
+
+
+def test_a_constant_of_the_forward_is_not_left_on_the_model():
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return self.conv(x - torch.tensor([0.5]))
+
+    model = Shifted().eval()
+    attributes = set(vars(model))
+    part = truncate(model, "conv")
+    assert set(vars(model)) == attributes
+    x = torch.randn(1, 3, 8, 8)
+    assert torch.equal(part(x), model(x))
+    assert torch.equal(copy.deepcopy(part)(x), model(x))
+
+
+def test_the_model_is_in_its_mode_all_the_time():
+    modes = []
+
+    class Watched(nn.Sequential):
+        def forward(self, x):
+            modes.append(model[0].training)
+            return super().forward(x)
+
+    model = nn.Sequential(Watched(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.ReLU()).train()
+    truncate(model, "0.0")
+    assert len(modes) == 2
+    assert all(modes)

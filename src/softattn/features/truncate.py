@@ -1,7 +1,9 @@
-"""A model up to one of its inner points, without anything that comes after.
+"""A model truncated at an inner module or node.
 
-The model is traced only as deep as the point lies: modules beside the way to it are called as
-they are, with their own control flow, training mode and gradient checkpointing.
+`torchvision.models.feature_extraction.create_feature_extractor` traces into every module that is
+not a layer of `torch.nn`, so it fails on control flow anywhere in the model, and removes gradient
+checkpointing and everything else that depends on the pass. Here, only the modules around the
+truncation point are traced. All others are called as they are.
 """
 
 import inspect
@@ -15,16 +17,17 @@ from torchvision.models.feature_extraction import NodePathTracer
 
 from softattn._validation import closest
 from softattn.errors import ModelError
+from softattn.features.dry_run import copy_sharing_parameters
 from softattn.ops import children, is_persistent
 
 __all__ = ["TruncatedModel", "trace", "truncate"]
 
 
 class _ShallowTracer(NodePathTracer):  # type: ignore[misc]
-    """Trace into the named modules, and into no others."""
+    """Trace into the named modules only."""
 
-    # What a module does to its buffers (a norm counts its batches) must be a node of the graph.
-    # Otherwise it happens while tracing.
+    # Changes of buffers, such as a norm's count of batches, must be nodes of the graph. Otherwise
+    # they happen during tracing.
     proxy_buffer_attributes = True
 
     def __init__(self, inside: Collection[str]) -> None:
@@ -39,14 +42,17 @@ class _ShallowTracer(NodePathTracer):  # type: ignore[misc]
 
 
 class TruncatedModel(nn.Module):
-    """What `truncate` gives: the modules that are needed, under their names, and two graphs.
+    """Part of a model: its modules with their names, and a graph for each mode.
 
-    Two, since a model may do something else in training. It can be copied and pickled, and
-    `torch.compile` and `torch.export` see plain code.
+    It can be copied, pickled, compiled and exported.
 
-    Attributes:
-        training_only: modules that the whole model calls in training and not in evaluation:
+    Args:
+        root: the model, whose modules, parameters and buffers are shared.
+        train_graph: the graph in training mode.
+        eval_graph: the graph in eval mode.
+        training_only: names of modules that the whole model calls in training only, such as
             auxiliary heads.
+        constants: tensors that tracing created, by name.
     """
 
     def __init__(
@@ -55,25 +61,30 @@ class TruncatedModel(nn.Module):
         train_graph: fx.Graph,
         eval_graph: fx.Graph,
         training_only: tuple[str, ...] = (),
+        constants: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
+        constants = constants or {}
         self.training_only = training_only
         self._graphs = (eval_graph, train_graph)
         self._checkpointing = False
         for graph in self._graphs:
             for node in graph.nodes:
-                if node.op in ("call_module", "get_attr"):
-                    _share(root, self, str(node.target))
+                target = str(node.target)
+                if node.op == "get_attr" and target in constants:
+                    self.register_buffer(target, constants[target])
+                elif node.op in ("call_module", "get_attr"):
+                    _share(root, self, target)
         self.training = root.training
         self._compile()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give what stands at the point."""
+        """Return the value at the truncation point."""
         features: Tensor = self._steps[self.training](self, x)
         return features
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only what stands between the modules; compute the inside once more for gradients."""
+        """Recompute the inside of modules in the backward pass instead of storing it."""
         self._checkpointing = enable
         self._compile()
 
@@ -97,7 +108,7 @@ class TruncatedModel(nn.Module):
 
 
 def _checkpointed(model: nn.Module, graph: fx.Graph) -> fx.Graph:
-    """Copy a graph, with a checkpoint around each module that is made of others."""
+    """Return a copy of a graph with a checkpoint around each module that has children."""
     result = fx.Graph()
     result.output(result.graph_copy(graph, {}))
     for node in result.nodes:
@@ -109,7 +120,7 @@ def _checkpointed(model: nn.Module, graph: fx.Graph) -> fx.Graph:
 
 
 def _is_block(module: nn.Module) -> bool:
-    # Not a single ReLU, which may change in place the input that a checkpoint keeps.
+    # Not a single ReLU, which may change in place the input that a checkpoint stores.
     return any(True for _ in module.children()) and any(True for _ in module.parameters())
 
 
@@ -118,7 +129,7 @@ def _recomputed(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
 
 def _share(root: nn.Module, copy: nn.Module, target: str) -> None:
-    """Put what root has under a dotted name into the copy, under the same name."""
+    """Register a module, parameter or buffer of the root in the copy, with the same name."""
     *path, name = target.split(".")
     for part in path:
         root = getattr(root, part)
@@ -133,42 +144,44 @@ def _share(root: nn.Module, copy: nn.Module, target: str) -> None:
 
 
 def trace(model: nn.Module, inside: Collection[str], training: bool) -> dict[str, fx.Node]:
-    """Trace a model in one mode, and name the nodes of its graph by their place in it.
+    """Trace a copy of a model in one mode, and return the nodes of the graph by name.
 
-    Arguments of the model's forward but the first have their default values.
+    Args:
+        model: a copy, whose mode changes and which gets attributes for constants. All arguments
+            of its forward but the first have their default values.
+        inside: names of the modules to trace into.
+        training: the mode.
+
+    Raises:
+        ModelError: the model can't be traced.
     """
     tracer = _ShallowTracer(inside)
     defaults = list(inspect.signature(model.forward).parameters.values())[1:]
     concrete = {
         p.name: p.default for p in defaults if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
     }
-    modes = [(module, module.training) for module in model.modules()]
+    # Not train() or eval(), which a model may have changed to do more.
+    for module in model.modules():
+        module.training = training
     try:
-        # Not train() or eval(), which a model may have changed to do more.
-        for module, _ in modes:
-            module.training = training
         tracer.trace(model, concrete_args=concrete)
     except Exception as error:
         raise ModelError(
             f"tracing {type(model).__name__}: its forward can't be traced "
-            f"({type(error).__name__}: {error}). A model with a method forward_features(x) isn't "
-            "traced for its last map, without at=; and insert_attention, which keeps what comes "
-            "after, never traces."
+            f"({type(error).__name__}: {error}). Only at= and models without forward_features(x) "
+            "need tracing. insert_attention never does."
         ) from error
-    finally:
-        for module, mode in modes:
-            module.training = mode
     return _names(tracer.node_to_qualname)
 
 
 def _names(paths: Mapping[fx.Node, str]) -> dict[str, fx.Node]:
-    """Name nodes: the first call of a module by the module, others by their place."""
+    """Name the first call of a module by the module, and other nodes by their position."""
     modules: dict[str, fx.Node] = {}
     for node in paths:
         if node.op == "call_module":
             modules.setdefault(str(node.target), node)
     names = {node: name for name, node in modules.items()}
-    # torchvision takes the end of a module's name for a count (`conv1_1`), so a place may be taken.
+    # torchvision takes the end of a module's name for a count (`conv1_1`), so a name may be taken.
     taken = set(modules)
     for node, path in paths.items():
         if node not in names:
@@ -179,7 +192,7 @@ def _names(paths: Mapping[fx.Node, str]) -> dict[str, fx.Node]:
 
 
 def truncate(model: nn.Module, at: str, inside: Iterable[str] = ()) -> TruncatedModel:
-    """Give the part of a model that computes what stands at an inner point.
+    """Return the part of a model that computes the output of an inner module or node.
 
     Example:
         >>> import torch, torchvision
@@ -192,17 +205,23 @@ def truncate(model: nn.Module, at: str, inside: Iterable[str] = ()) -> Truncated
         (122, 90)
 
     Args:
-        model: it isn't changed. Its parameters are shared.
-        at: the name of a module, as in `named_modules()`; or of a node of the traced graph, as in
+        model: it is not changed. Its parameters are shared.
+        at: the name of a module, as in `named_modules()`, or of a node of the traced graph, as in
             `torchvision.models.feature_extraction.get_graph_node_names`.
-        inside: modules to trace into beside those on the way.
+        inside: names of further modules to trace into.
 
     Raises:
-        ModelError: nothing has this name, or the model can't be traced.
+        ModelError: there is no such name, or the model can't be traced.
     """
     parts = at.split(".")
     around = {*inside, *(".".join(parts[:end]) for end in range(1, len(parts)))}
-    in_training, in_evaluation = (trace(model, around, training) for training in (True, False))
+    copied = copy_sharing_parameters(model, f"truncating {type(model).__name__} at {at!r}")
+    in_training, in_evaluation = (trace(copied, around, training) for training in (True, False))
+    constants = {
+        name: value
+        for name, value in vars(copied).items()
+        if isinstance(value, Tensor) and name not in vars(model)
+    }
     for nodes in (in_training, in_evaluation):
         if at not in nodes:
             raise _not_there(model, at, nodes)
@@ -212,6 +231,7 @@ def truncate(model: nn.Module, at: str, inside: Iterable[str] = ()) -> Truncated
         _cut(in_training[at]),
         _cut(in_evaluation[at]),
         tuple(name for name in called if name not in always_called),
+        constants,
     )
 
 
@@ -225,22 +245,22 @@ def _not_there(model: nn.Module, at: str, nodes: Mapping[str, fx.Node]) -> Model
     if at in names:
         called = [name for name, node in nodes.items() if node.op == "call_module"]
         return ModelError(
-            f"{doing}: the module is there, but forward doesn't call it, at least not always. "
-            f"Called last are {', '.join(called[-5:])}."
+            f"{doing}: forward doesn't call this module, or not in both modes. The last modules "
+            f"that it calls are {', '.join(called[-5:])}."
         )
     options = dict.fromkeys([*names, *nodes])
-    return ModelError(f"{doing}: nothing has this name. {closest(at, options)}")
+    return ModelError(f"{doing}: there is no module or node of this name. {closest(at, options)}")
 
 
 def _cut(point: fx.Node) -> fx.Graph:
-    """Return the graph that ends at a node, with nothing in it that isn't needed there."""
+    """Return the graph that ends at a node, without nodes that it doesn't depend on."""
     graph = point.graph
     needed: set[fx.Node] = set()
     waiting = [point]
     for node in graph.nodes:
         if node is point:
             break
-        # A change in place matters to what comes after even if its result isn't used by name.
+        # A change in place affects later nodes even if they don't use its result.
         if node.op == "call_method" and str(node.target).endswith("_"):
             waiting.append(node)
     while waiting:
