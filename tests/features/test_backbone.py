@@ -349,7 +349,7 @@ REFUSED = {
     "no module": (
         lambda: Features(),
         {"at": "atn", "input_size": (8, 8)},
-        r"truncating Features at 'atn': nothing has this name\. Closest: attn",
+        r"truncating Features at 'atn': there is no module or node of this name\. Closest: attn",
     ),
     "no map there": (
         lambda: Features(),

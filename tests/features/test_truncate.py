@@ -176,7 +176,9 @@ def test_a_module_that_is_not_there():
 
 
 def test_a_module_that_is_not_called(network):
-    message = r"'unused': forward doesn't call this module, or not in both modes. The last modules.*fc"
+    message = (
+        r"'unused': forward doesn't call this module, or not in both modes. The last modules.*fc"
+    )
     with pytest.raises(ModelError, match=message):
         truncate(network, "unused")
 

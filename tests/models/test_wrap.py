@@ -340,7 +340,7 @@ BAD = {
     "no such module": (
         ModelError,
         {"at": "layer9"},
-        r"'layer9': nothing has this name\. Closest: la",
+        r"'layer9': there is no module or node of this name\. Closest: la",
     ),
     "no such head": (ArgumentError, {"head": "pol"}, r"no head named 'pol'. Closest: pool"),
     "a built head": (
