@@ -121,7 +121,6 @@ def _features_and_maps(
     weight: Tensor,
     bias: Tensor | None,
     gamma: Tensor | float | None,
-    *,
     aggregate: bool,
     concat: bool,
     activation: Activation,

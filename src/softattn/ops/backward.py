@@ -33,7 +33,6 @@ def with_low_memory_gradient(
     weight: Tensor,
     bias: Tensor | None,
     gamma: Tensor | float | None,
-    *,
     aggregate: bool,
     concat: bool,
     activation: Any,
