@@ -78,17 +78,17 @@ def try_stages(model: nn.Module, stages: list[str], x: Tensor, before: list[byte
     except SoftAttnError as error:
         changed = state(model) != as_it_was
         return "broken: refused and changed" if changed else f"refused: {error}"
-    except Exception as error:  # whatever it is, it goes into the table
+    except Exception as error:  # any, for the table
         return f"broken: {type(error).__name__}: {error}"
     try:
         same = bits(model(x)) == before
     except Exception as error:
         same, reason = False, f"{type(error).__name__}: {error}"
     else:
-        reason = "another output"
+        reason = "different output"
     remove_attention(model)
     if state(model) != as_it_was:
-        same, reason = False, "another model after the removal"
+        same, reason = False, "different model after the removal"
     return "identical" if same else f"broken: {reason}"
 
 
@@ -100,7 +100,7 @@ def try_model(name: str) -> dict[str, str]:
     stages = list(dict.fromkeys(info["module"] for info in infos))
     x = torch.randn(1, *model.pretrained_cfg["input_size"])
     before = bits(model(x))
-    # All at once, which takes two passes. Only if that isn't well, one after another.
+    # All stages at once, which takes two passes; one by one only if that fails.
     if stages and try_stages(model, stages, x, before) == "identical":
         return dict.fromkeys(stages, "identical")
     return {stage: try_stages(model, [stage], x, before) for stage in stages}
@@ -121,7 +121,7 @@ def page(rows: list[dict[str, Any]]) -> str:
             stages: dict[str, list[str]] = {}
             for stage, result in row["stages"].items():
                 if result.startswith(kind):
-                    # One line for stages that differ in their names and shapes only.
+                    # One line for stages with the same reason.
                     stages.setdefault(short(result, stage), []).append(stage)
             for reason, names in stages.items():
                 lines.append(

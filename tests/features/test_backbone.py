@@ -113,44 +113,6 @@ def test_tokens_of_torchvisions_vit():
     assert torch.equal(backbone(x), tokens_to_map(tokens, (4, 4), 1))
 
 
-def conv(channels_in, channels_out):
-    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 3, 2, 1), nn.ReLU())
-
-
-def pooled(classes=5):
-    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes))
-
-
-OWN = {
-    "straight": (nn.Sequential(conv(3, 8), pooled()), "0", 8),
-    "inside a wrapper": (nn.Sequential(nn.Sequential(conv(3, 8), pooled())), "0.0", 8),
-    "body that pools": (
-        nn.Sequential(conv(3, 4), nn.Sequential(conv(4, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten())),
-        "1.0",
-        8,
-    ),
-    "pool of fixed size": (
-        nn.Sequential(conv(3, 8), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(72, 5)),
-        "0",
-        8,
-    ),
-    "map of classes": (
-        nn.Sequential(conv(3, 8), nn.Conv2d(8, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-        "0",
-        8,
-    ),
-    "without a head": (nn.Sequential(conv(3, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten()), "0", 8),
-    "no pool": (nn.Sequential(conv(3, 8), conv(8, 6)), "1", 6),
-}
-
-
-@pytest.mark.parametrize("name", OWN)
-def test_the_last_map_of_a_model_of_ones_own(name):
-    model, at, channels = OWN[name]
-    found = find_backbone(model, input_size=(32, 32)).feature_map
-    assert (found.at, found.channels, found.source) == (at, channels, Source.TRUNCATED)
-
-
 @pytest.mark.parametrize(
     ("name", "at", "layout", "channels", "size"),
     [
@@ -300,18 +262,6 @@ def test_intermediates_are_asked_after_features(can, source):
     assert model.seen == []  # what the model noted in the dry run is forgotten
     x = torch.randn(1, 3, 8, 8)
     assert torch.equal(backbone(x), model.conv(x) + can[0])
-
-
-def test_a_pool_of_fixed_size_that_is_a_function():
-    class Pools(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(3, 8, 3)
-
-        def forward(self, x):
-            return F.adaptive_avg_pool2d(self.conv(x), 2).flatten(1)
-
-    assert find_backbone(Pools(), input_size=(8, 8)).feature_map.at == "conv"
 
 
 REFUSED = {

@@ -1,0 +1,75 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from softattn import ModelError, find_backbone
+from softattn.features.backbone import Source
+from softattn.features.last_map import find_last_feature_map
+
+
+def conv(channels_in, channels_out):
+    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 3, 2, 1), nn.ReLU())
+
+
+def pooled(classes=5):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes))
+
+
+OWN = {
+    "straight": (nn.Sequential(conv(3, 8), pooled()), "0", 8),
+    "inside a wrapper": (nn.Sequential(nn.Sequential(conv(3, 8), pooled())), "0.0", 8),
+    "body that pools": (
+        nn.Sequential(conv(3, 4), nn.Sequential(conv(4, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten())),
+        "1.0",
+        8,
+    ),
+    "pool of fixed size": (
+        nn.Sequential(conv(3, 8), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(72, 5)),
+        "0",
+        8,
+    ),
+    "map of classes": (
+        nn.Sequential(conv(3, 8), nn.Conv2d(8, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        "0",
+        8,
+    ),
+    "without a head": (nn.Sequential(conv(3, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten()), "0", 8),
+    "no pool": (nn.Sequential(conv(3, 8), conv(8, 6)), "1", 6),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_the_last_map_of_a_model_of_ones_own(name):
+    model, at, channels = OWN[name]
+    assert find_last_feature_map(model, (3, 32, 32)) == at
+    found = find_backbone(model, input_size=(32, 32)).feature_map
+    assert (found.at, found.channels, found.source) == (at, channels, Source.TRUNCATED)
+
+
+def test_a_pool_of_fixed_size_that_is_a_function():
+    class Pools(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3)
+
+        def forward(self, x):
+            return F.adaptive_avg_pool2d(self.conv(x), 2).flatten(1)
+
+    assert find_backbone(Pools(), input_size=(8, 8)).feature_map.at == "conv"
+
+
+def test_the_model_is_not_changed():
+    model = nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), pooled()).train()
+    before = [buffer.clone() for buffer in model.buffers()]
+    state = torch.get_rng_state()
+    assert find_last_feature_map(model, (3, 32, 32)) == "1"
+    assert all(module.training for module in model.modules())
+    assert all(map(torch.equal, model.buffers(), before))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_model_without_a_map():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 5))
+    with pytest.raises(ModelError, match=r"nothing on the way to its output, a tensor \(1, 5\)"):
+        find_last_feature_map(model, (3, 32, 32))
