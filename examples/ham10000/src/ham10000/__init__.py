@@ -1,3 +1,3 @@
-"""HAM10000 from the download to a report, with no lesion in two splits."""
+"""Train and evaluate classifiers of skin lesions on HAM10000, from the download to a report."""
 
 __version__ = "0.1.0"

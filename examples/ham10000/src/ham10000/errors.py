@@ -1,8 +1,8 @@
-"""The errors that ham10000 raises, and nothing else.
+"""Errors of ham10000, and helpers for their messages.
 
-Each is a `Ham10000Error` and also the built-in error that a caller would expect. Each message says
-what was being done, which file and row were found wanting, and what would work. The command prints
-the message alone and exits with 1.
+Each is a `Ham10000Error` and a subclass of the matching built-in exception. A message says what was
+being done, what was found (with file and row), and what would work. Commands print it without a
+traceback and exit with status 1.
 """
 
 import difflib
@@ -12,63 +12,63 @@ from pathlib import Path
 
 
 class Ham10000Error(Exception):
-    """Anything that ham10000 refuses to do."""
+    """Base class of all errors of ham10000."""
 
 
 class ArgumentError(Ham10000Error, ValueError):
-    """An argument has a value that can't work."""
+    """An argument has an invalid value."""
 
 
 class DataError(Ham10000Error, ValueError):
-    """A table, an image or a folder of the data set can't be used as it is."""
+    """A table, an image or a folder of a data set is invalid."""
 
 
 class MissingDataError(Ham10000Error, FileNotFoundError):
-    """A file or folder of the data set is not there."""
+    """A file or folder does not exist."""
 
 
 class SplitError(Ham10000Error, ValueError):
-    """A split is not one, or can't be made."""
+    """A split is invalid or cannot be made."""
 
 
 class RecipeError(Ham10000Error, ValueError):
-    """A recipe has a field that there is not, or a value that can't be."""
+    """A recipe has an unknown field or an invalid value."""
 
 
 class PredictionError(Ham10000Error, ValueError):
-    """Predictions can't be measured as they are, or two sets of them can't be compared."""
+    """Predictions are invalid, or two sets of predictions cannot be compared."""
 
 
 class MissingPackageError(Ham10000Error, ImportError):
-    """Something is wanted for which a package must be installed first."""
+    """An optional package is not installed."""
 
 
 class CacheError(Ham10000Error, ValueError):
-    """A cache can't be read."""
+    """A cache cannot be read."""
 
 
 class CheckpointError(Ham10000Error, ValueError):
-    """A checkpoint is damaged, or of something else."""
+    """A checkpoint is damaged, or belongs to another run."""
 
 
 class TrainingError(Ham10000Error, RuntimeError):
-    """Training can't go on."""
+    """Training cannot start or continue."""
 
 
 class DownloadError(Ham10000Error, ConnectionError):
-    """Something can't be downloaded, or what arrived is not what was published."""
+    """A download failed, or a checksum does not match."""
 
 
 class ArchiveError(Ham10000Error, ValueError):
-    """An archive holds something that must not be extracted."""
+    """An archive is damaged, or contains a path that must not be extracted."""
 
 
 class WriteError(Ham10000Error, OSError):
-    """Something can't be written."""
+    """A file or folder cannot be written."""
 
 
 def cannot_write(path: Path, error: OSError) -> WriteError:
-    """Turn the system's error at writing a file into one that says what to do about it.
+    """Return a `WriteError` for an error of the system, with advice.
 
     Example:
         >>> from pathlib import Path
@@ -87,7 +87,7 @@ def cannot_write(path: Path, error: OSError) -> WriteError:
 
 
 def closest(name: str, options: Iterable[str], count: int = 3) -> str:
-    """Say which options are nearest to a name that is none of them, as the end of a message.
+    """Return the closest options to an unknown name, as the last sentence of a message.
 
     Example:
         >>> from ham10000.errors import closest
@@ -105,7 +105,7 @@ def closest(name: str, options: Iterable[str], count: int = 3) -> str:
 
 
 def some(names: Iterable[object], count: int = 3) -> str:
-    """List the first few of many, and how many there are besides.
+    """Return the first names of a list, and the number of the others.
 
     Example:
         >>> from ham10000.errors import some
