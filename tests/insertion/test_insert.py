@@ -383,7 +383,7 @@ SIZES = [(96, 96), (144, 256), (256, 144), (96, 160), (160, 160), (160, 96), (64
 @torch.no_grad()
 def test_other_input_sizes_of_tokens(example: tuple[int, int]) -> None:
     model = vit(dynamic_img_size=True)
-    insert_attention(model, ["blocks.1", "blocks.5"], example=torch.randn(1, 3, *example))
+    insert_attention(model, ["blocks.1", "blocks.4"], example=torch.randn(1, 3, *example))
     for part in (model, model.forward_features, copy.deepcopy(model), unpickled(model)):
         for height, width in SIZES:
             with capture_maps(getattr(part, "__self__", part)) as maps:
@@ -397,15 +397,15 @@ def unpickled(model: nn.Module) -> nn.Module:
 
 
 def test_input_sizes_that_the_stride_does_not_divide() -> None:
-    model = insert_attention(vit(dynamic_img_size=True, dynamic_img_pad=True), "blocks.5")
+    model = insert_attention(vit(dynamic_img_size=True, dynamic_img_pad=True), "blocks.4")
     with capture_maps(model) as maps:
         model(torch.randn(1, 3, 150, 250))
-    assert maps["blocks.5.soft_attention"].shape == (1, 16, 10, 16)
+    assert maps["blocks.4.soft_attention"].shape == (1, 16, 10, 16)
 
 
 @pytest.mark.usefixtures("fresh_compiler")
 def test_other_input_sizes_of_tokens_compiled() -> None:
-    model = open_up(insert_attention(vit(dynamic_img_size=True), "blocks.5"), 5.0)
+    model = open_up(insert_attention(vit(dynamic_img_size=True), "blocks.4"), 5.0)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     for size in SIZES[:4]:
         x = torch.randn(1, 3, *size)
@@ -413,7 +413,7 @@ def test_other_input_sizes_of_tokens_compiled() -> None:
 
 
 def test_other_input_sizes_of_tokens_in_threads() -> None:
-    model = insert_attention(vit(dynamic_img_size=True), "blocks.5")
+    model = insert_attention(vit(dynamic_img_size=True), "blocks.4")
     inside = threading.Barrier(2)
 
     def wait(module: nn.Module, args: object, output: object) -> None:
@@ -424,14 +424,14 @@ def test_other_input_sizes_of_tokens_in_threads() -> None:
     def grid(size: tuple[int, int]) -> tuple[int, ...]:
         with capture_maps(model) as maps, torch.no_grad():
             model(torch.randn(1, 3, *size))
-        return tuple(maps["blocks.5.soft_attention"].shape[2:])
+        return tuple(maps["blocks.4.soft_attention"].shape[2:])
 
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(grid, [(144, 256), (256, 144)])) == [(9, 16), (16, 9)]
 
 
 def test_other_input_sizes_of_tokens_with_checkpointing() -> None:
-    model = open_up(insert_attention(vit(dynamic_img_size=True), "blocks.5"))
+    model = open_up(insert_attention(vit(dynamic_img_size=True), "blocks.4"))
     plain = copy.deepcopy(model)
     model.set_grad_checkpointing(True)
     x = torch.randn(1, 3, 144, 256)
@@ -442,7 +442,7 @@ def test_other_input_sizes_of_tokens_with_checkpointing() -> None:
 
 
 def test_tokens_of_an_unknown_size_are_refused() -> None:
-    model = insert_attention(vit(dynamic_img_size=True), "blocks.5")
+    model = insert_attention(vit(dynamic_img_size=True), "blocks.4")
     for tokens in (torch.randn(1, 145, 64), torch.randn(1, 25, 64)):
         with pytest.raises(ShapeError, match="tokens of an image of unknown size"):
             model.blocks(tokens)
@@ -640,6 +640,30 @@ class RunsChildren(nn.Module):
         for child in self.children():
             x = child(x)
         return x
+
+
+@pytest.mark.parametrize(
+    ("pool", "at", "warns"),
+    [
+        ("token", "blocks.5", True),
+        ("token", "norm", True),
+        ("token", "blocks.4", False),
+        ("avg", "blocks.5", False),
+    ],
+)
+def test_positions_that_the_output_does_not_depend_on(pool: str, at: str, warns: bool) -> None:
+    model = vit(global_pool=pool, img_size=32)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        insert_attention(model, at)
+    texts = [str(warning.message) for warning in caught]
+    assert len(texts) == warns
+    if warns:
+        assert f"at {at!r}: the model's output depends on no position" in texts[0]
+        assert caught[0].filename == __file__
+    model(torch.randn(2, 3, 32, 32)).sum().backward()
+    [attention] = attentions(model).values()
+    assert (attention.gamma.grad is None or not attention.gamma.grad.any()) == warns
 
 
 def test_tokens_in_another_order_than_the_models_own_map() -> None:

@@ -5,6 +5,7 @@ applies it. No module is replaced and no key renamed, so code that indexes, iter
 saves or compares the network works as before.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -72,7 +73,7 @@ def insert_attention(
     itself, the next pass raises a `ModelError`: insert after calling such a tool.
 
     In a model that classifies from a class token, only later layers that mix tokens propagate
-    attention on patch tokens, so inserting after the last block has no effect.
+    attention on patch tokens. Inserting after the last block has no effect and gives a warning.
 
     Modules are inspected in a dry run in eval mode, on a copy that shares the parameters. All
     errors are raised before the model is changed.
@@ -110,6 +111,14 @@ def insert_attention(
     restore(model)
     inputs = example if isinstance(example, tuple) or example is None else (example,)
     sites = find_sites(model, names, inputs, hints, DOING)
+    for name, site in zip(names, sites, strict=True):
+        if not site.has_effect:
+            warnings.warn(
+                f"{DOING} at {name!r}: the model's output depends on no position of this map, as "
+                "after the last block of a model that classifies from its class token. The "
+                "attention has no effect and gets no gradient. Insert after an earlier block.",
+                stacklevel=2,
+            )
     input_size = InputSize()
     attentions = [
         ResidualAttention(
@@ -129,9 +138,9 @@ def insert_attention(
     # From here on nothing can fail.
     for site, attention in zip(sites, attentions, strict=True):
         attach(model, attention, site.host, site.parent, site.caller)
-    for name in {s.image_module for s in sites if s.map_layout.layout is Layout.NLC}:
-        if name is not None:
-            model.get_submodule(name).register_forward_pre_hook(input_size)
+    for taker in {s.image_module for s in sites if s.map_layout.layout is Layout.NLC}:
+        if taker is not None:
+            model.get_submodule(taker).register_forward_pre_hook(input_size)
     return model
 
 

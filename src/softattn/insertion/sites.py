@@ -3,7 +3,7 @@
 Everything is read from a dry run, so that errors are raised before a model is changed.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -45,6 +45,8 @@ class Site:
     """Module that takes the images and runs in each pass, if there is one."""
     map_layout: MapLayout
     channels: int
+    has_effect: bool
+    """Whether the model's output depends on the attended positions."""
     device: torch.device
     dtype: torch.dtype
 
@@ -109,6 +111,7 @@ def _site(
         _image_module(run),
         layout,
         maps.shape[1],
+        _has_effect(run, x, layout),
         x.device,
         x.dtype,
     )
@@ -171,6 +174,29 @@ def _infer(run: DryRun, host: str, x: Tensor, hints: Hints) -> MapLayout:
         partial(_shape_of_half, run, host),
     )
     return infer_layout_strictly(output, hints)
+
+
+def _has_effect(run: DryRun, x: Tensor, layout: MapLayout) -> bool:
+    # A class token is read alone after the last block, and then no position has an effect.
+    if not layout.num_prefix_tokens or not x.requires_grad or x.is_meta:
+        return True
+    outputs = [y for y in _tensors(run.output) if y.requires_grad]
+    # Random weights, since a plain sum may be constant, as that of probabilities is.
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(y.shape, generator=generator).to(y) for y in outputs]
+    # A reentrant checkpoint hides its gradients.
+    with suppress(RuntimeError):
+        [grad] = torch.autograd.grad(outputs, x, weights, retain_graph=True, allow_unused=True)
+        return grad is not None and bool(grad[:, layout.num_prefix_tokens :].any())
+    return True
+
+
+def _tensors(output: object) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, list | tuple | Mapping):
+        for part in output.values() if isinstance(output, Mapping) else output:
+            yield from _tensors(part)
 
 
 def _shape_of_half(run: DryRun, host: str) -> tuple[int, ...] | None:
