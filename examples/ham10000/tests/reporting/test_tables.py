@@ -11,6 +11,7 @@ from ham10000.reporting.tables import (
     class_table,
     comparison_tables,
     headline,
+    look_table,
     method_name,
     metric_table,
     published_table,
@@ -87,6 +88,22 @@ def test_a_comparison_has_both_recipes_and_begins_with_the_primary_metric(
     assert len(shown) == len(set(shown)) == len(METRICS) - 1
     assert "recall of df" not in shown
     assert comparison_tables(source) == []
+
+
+def test_looks_are_listed_with_their_level(source: ReportSource) -> None:
+    look = {"number": 1, "time": "T1", "seeds": [3, 4], "level": 0.025, "exploratory": False}
+    looks = [
+        {**look, "verdict": "undecided"},
+        {**look, "number": 2, "exploratory": True, "verdict": "Exploratory: better"},
+    ]
+    assert look_table(source) is None
+    assert look_table(study_of(source)) is None
+    table = look_table(replace(source, study={"looks_taken": looks}))
+    assert table is not None
+    assert table.rows == [
+        ["1", "T1", "3, 4", "0.025", "undecided"],
+        ["2", "T1", "3, 4", "exploratory", "Exploratory: better"],
+    ]
 
 
 def test_all_metrics_of_a_run_are_in_its_tables(source: ReportSource) -> None:

@@ -1,6 +1,6 @@
 import json
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,18 +28,35 @@ def test_each_fold_is_a_run() -> None:
     assert plan.runs[-1].folder == "runs/attended-seed1-fold2"
 
 
-def test_the_plan_is_a_file_with_its_rule(tmp_path: Path) -> None:
-    make_plan([ONE, OTHER], [0, 1], None, "auc_weighted").write(tmp_path)
-    written = json.loads((tmp_path / "plan.json").read_text())
-    assert written["recipes"] == ["bare", "attended"]
-    assert written["primary"] == "auc_weighted"
-    assert "excludes 0" in written["rule"]
-    assert written["runs"][0] == {
+def test_the_plan_is_a_json_object_with_its_rule() -> None:
+    plan = make_plan([ONE, OTHER], [0, 1], None, "auc_weighted")
+    content = json.loads(json.dumps(plan.as_dict()))
+    assert content["recipes"] == ["bare", "attended"]
+    assert content["primary"] == "auc_weighted"
+    assert content["smallest_difference"] == 0.005
+    assert "excludes 0" in content["rule"]
+    assert content["seeds"] == [0, 1]
+    assert "seeds" not in plan.terms()
+    assert content["runs"][0] == {
         "recipe": "bare",
         "seed": 0,
         "fold": None,
         "folder": "runs/bare-seed0",
     }
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        ({"smallest_difference": -0.1}, "at least 0 and below 1, in units of accuracy, found -0.1"),
+        ({"smallest_difference": 1.0}, "at least 0 and below 1"),
+        ({"smallest_difference": float("nan")}, "at least 0 and below 1"),
+        ({"looks": 0}, "at least one look at the result, found 0"),
+    ],
+)
+def test_impossible_terms_are_refused(terms: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        make_plan([ONE, OTHER], [0, 1], None, "accuracy", **terms)
 
 
 @pytest.mark.parametrize(

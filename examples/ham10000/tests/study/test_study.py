@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from ham10000.data import CLASSES, load_table, read_split
-from ham10000.errors import ArgumentError, RecipeError
+from ham10000.errors import ArgumentError, DataError, PredictionError, RecipeError, SplitError
 from ham10000.evaluation import Predictions, write_predictions
 from ham10000.study import study
 from ham10000.study.plan import PlannedRun
@@ -60,7 +60,12 @@ def test_a_study_is_a_folder(
     result = run(recipes, synthetic, out, log=said.append)
     assert sorted(trained) == sorted(one["folder"] for one in result["runs"])
     assert json.loads((out / "study.json").read_text()) == result
-    assert json.loads((out / "plan.json").read_text())["rule"] == result["rule"]
+    plan, look = json.loads((out / "plan.json").read_text())["entries"]
+    assert plan["rule"] == result["rule"]
+    assert plan["recipe_fields"]["sa"]["data.size"] == 16
+    assert look["verdict"] == result["verdict"]
+    assert look["predictions"].keys() == set(trained)
+    assert [one["number"] for one in result["looks_taken"]] == [1]
     read_split(out / "split.csv", load_table(synthetic))
     assert (out / "cache-16").is_dir()
     assert said[0].startswith("4 runs, 4 to train")
@@ -75,7 +80,8 @@ def test_what_is_there_is_not_trained_again(
     del trained[:]
     assert run(recipes, synthetic, tmp_path / "study") == before
     assert trained == []
-    run(recipes, synthetic, tmp_path / "study", seeds=[0, 1, 7])
+    larger = run(recipes, synthetic, tmp_path / "study", seeds=[0, 1, 7], extend=True)
+    assert larger["verdict"].startswith("Exploratory (look 2, after 1 planned look): ")
     assert sorted(trained) == ["runs/bare-seed7", "runs/sa-seed7"]
     assert (tmp_path / "study/split.csv").read_bytes() == split
 
@@ -92,9 +98,9 @@ def test_another_study_in_the_folder_is_refused(
     recipes: list[Path], synthetic: Path, tmp_path: Path, trained: list[str]
 ) -> None:
     run(recipes, synthetic, tmp_path / "study")
-    with pytest.raises(ArgumentError, match=r"has a study with primary balanced_accuracy"):
+    with pytest.raises(ArgumentError, match="plan has primary 'balanced_accuracy'"):
         run(recipes, synthetic, tmp_path / "study", primary="accuracy")
-    with pytest.raises(ArgumentError, match=r"has a study with recipes \['bare', 'sa'\]"):
+    with pytest.raises(ArgumentError, match=r"plan has recipes \['bare', 'sa'\]"):
         run(recipes[::-1], synthetic, tmp_path / "study")
 
 
@@ -102,11 +108,87 @@ def test_a_recipe_that_changed_meanwhile_is_refused_before_training(
     recipes: list[Path], synthetic: Path, tmp_path: Path, trained: list[str]
 ) -> None:
     run(recipes, synthetic, tmp_path / "study")
-    checkpoint = RunDir(tmp_path / "study/runs/sa-seed0").checkpoints / "step-00000001.pt"
-    checkpoint.parent.mkdir()
-    checkpoint.write_bytes(b"")  # so that there is something to lose
     del trained[:]
     recipes[1].write_text(recipes[1].read_text() + "optimizer: {lr: 0.5}\n")
     with pytest.raises(RecipeError, match=r"optimizer.lr"):
-        run(recipes, synthetic, tmp_path / "study", seeds=[0, 1, 2])
+        run(recipes, synthetic, tmp_path / "study", seeds=[0, 1, 2], extend=True)
     assert trained == []
+
+
+def test_some_of_the_planned_seeds_are_refused(
+    recipes: list[Path], synthetic: Path, tmp_path: Path, trained: list[str]
+) -> None:
+    before = run(recipes, synthetic, tmp_path / "study", seeds=[0, 1, 2])
+    with pytest.raises(ArgumentError, match="the seeds 0, 1, 2, and 1 would be left out"):
+        run(recipes, synthetic, tmp_path / "study", seeds=[0, 2])
+    with pytest.raises(ArgumentError, match="Pass --extend"):
+        run(recipes, synthetic, tmp_path / "study", seeds=[0, 1, 2, 3])
+    assert json.loads((tmp_path / "study/study.json").read_text()) == before
+
+
+def test_an_edited_plan_is_refused(
+    recipes: list[Path], synthetic: Path, tmp_path: Path, trained: list[str]
+) -> None:
+    run(recipes, synthetic, tmp_path / "study", primary="accuracy")
+    path = tmp_path / "study/plan.json"
+    path.write_text(path.read_text().replace('"accuracy"', '"f1_macro"'))
+    with pytest.raises(DataError, match="entry 1 does not match its hash"):
+        run(recipes, synthetic, tmp_path / "study", primary="f1_macro")
+
+
+def test_a_changed_split_is_refused(
+    recipes: list[Path], synthetic: Path, tmp_path: Path, trained: list[str]
+) -> None:
+    run(recipes, synthetic, tmp_path / "study")
+    path = tmp_path / "study/split.csv"
+    rows = path.read_text().splitlines()
+    path.write_text("\n".join([rows[0], *reversed(rows[1:])]) + "\n")
+    run(recipes, synthetic, tmp_path / "study")  # the order of rows has no meaning
+    path.write_text(path.read_text().replace(",train", ",test", 1))
+    with pytest.raises(SplitError, match=r"split\.csv was changed"):
+        run(recipes, synthetic, tmp_path / "study")
+
+
+def test_runs_need_only_their_predictions(
+    recipes: list[Path], synthetic: Path, tmp_path: Path, trained: list[str]
+) -> None:
+    before = run(recipes, synthetic, tmp_path / "study")
+    for folder in list(trained):
+        for path in (tmp_path / "study" / folder).iterdir():
+            if path.name != "predictions.csv":
+                path.unlink()
+    (tmp_path / "study/study.json").unlink()
+    del trained[:]
+    assert run(recipes, synthetic, tmp_path / "study") == before
+    assert trained == []
+    assert (tmp_path / "study/study.json").exists()
+
+
+def test_runs_of_another_recipe_or_seed_are_refused(
+    recipes: list[Path], synthetic: Path, tmp_path: Path, trained: list[str]
+) -> None:
+    run(recipes, synthetic, tmp_path / "study")
+    folder = tmp_path / "study/runs/sa-seed1"
+    recipe = (folder / "recipe.yaml").read_text()
+    (folder / "recipe.yaml").write_text(recipe.replace("seed: 1", "seed: 5"))
+    with pytest.raises(RecipeError, match="sa-seed1 was trained with seed 5, and the plan has 1"):
+        run(recipes, synthetic, tmp_path / "study")
+    (folder / "recipe.yaml").write_text(recipe.replace("num_maps: 16", "num_maps: 3"))
+    with pytest.raises(RecipeError, match=r"model\.num_maps 3, and the plan has 16"):
+        run(recipes, synthetic, tmp_path / "study")
+
+
+def test_other_predictions_are_refused(
+    recipes: list[Path], synthetic: Path, tmp_path: Path, trained: list[str]
+) -> None:
+    run(recipes, synthetic, tmp_path / "study")
+    path = tmp_path / "study/runs/sa-seed1/predictions.csv"
+    rows = path.read_text().splitlines(keepends=True)
+    better = (tmp_path / "study/runs/sa-seed0/predictions.csv").read_text()
+    path.write_text(better)
+    with pytest.raises(PredictionError, match="runs/sa-seed1 have changed since look 1"):
+        run(recipes, synthetic, tmp_path / "study")
+    (tmp_path / "study/plan.json").unlink()  # without a look, the test images still must be right
+    path.write_text("".join(rows[:-1]))
+    with pytest.raises(PredictionError, match=r"no row for the image .* the test set of"):
+        run(recipes, synthetic, tmp_path / "study")

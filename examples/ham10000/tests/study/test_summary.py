@@ -10,8 +10,8 @@ from ham10000.data import CLASSES
 from ham10000.errors import PredictionError
 from ham10000.evaluation import Predictions, summarize, write_predictions
 from ham10000.statistics import Estimate
-from ham10000.study.plan import StudyPlan
-from ham10000.study.summary import read_study, summarize_study, verdict
+from ham10000.study.plan import PlannedRun, StudyPlan
+from ham10000.study.summary import check_test_images, read_study, summarize_study, verdict
 from ham10000.training import RunDir
 
 PLAN = StudyPlan(("bare", "sa"), (0, 1, 2), None, "balanced_accuracy")
@@ -65,7 +65,7 @@ def test_a_better_recipe_is_found_better() -> None:
 
 def test_equal_recipes_are_not_told_apart() -> None:
     found = summarize_study(PLAN, answers({"bare": 1.0, "sa": 1.0001}))
-    assert found["verdict"].endswith("no evidence of a difference.")
+    assert "equivalent" in found["verdict"]
 
 
 def test_a_recipe_compared_with_itself_changes_nothing() -> None:
@@ -139,8 +139,8 @@ def change(mean: float, low: float, high: float) -> Estimate:
     [
         ("accuracy", change(0.02, 0.01, 0.03), r"accuracy by \+2.0 points.*: sa is better"),
         ("accuracy", change(-0.02, -0.03, -0.01), r"accuracy by -2.0 points.*: sa is worse"),
-        ("accuracy", change(0.02, -0.01, 0.05), "-1.0 to 5.0: no evidence of a difference"),
-        ("accuracy", change(0.0, 0.0, 0.0), "no evidence"),
+        ("accuracy", change(0.02, -0.01, 0.05), "-1.0 to 5.0: undecided"),
+        ("accuracy", change(0.0, 0.0, 0.0), "undecided"),
         ("brier", change(0.02, 0.01, 0.03), r"Brier score by \+0.020,.*: sa is worse"),
         ("log_loss", change(-0.02, -0.03, -0.01), "log loss by -0.020.*: sa is better"),
         ("f1_macro", change(0.001, -0.001, 0.003), r"changed macro F1 by \+0.1 points"),
@@ -151,3 +151,53 @@ def test_the_sentence_follows_from_the_interval(
     metric: str, difference: Estimate, expected: str
 ) -> None:
     assert re.search(expected, verdict(metric, "bare", "sa", difference))
+
+
+@pytest.mark.parametrize(
+    ("metric", "difference", "expected"),
+    [
+        (
+            "accuracy",
+            change(0.002, -0.009, 0.009),
+            "as any difference is below 1 percentage point.$",
+        ),
+        ("accuracy", change(0.005, 0.001, 0.009), "equivalent"),
+        ("accuracy", change(0.005, 0.001, 0.011), "sa is better"),
+        ("accuracy", change(0.002, -0.011, 0.009), "undecided"),
+        ("brier", change(0.002, -0.009, 0.009), r"any difference is below 0\.01"),
+    ],
+)
+def test_an_interval_within_the_margin_is_equivalent(
+    metric: str, difference: Estimate, expected: str
+) -> None:
+    assert re.search(expected, verdict(metric, "bare", "sa", difference, margin=0.01))
+
+
+def test_planned_looks_share_the_level_and_later_ones_are_exploratory() -> None:
+    given = answers({"bare": 1.0, "sa": 1.4})
+    single = summarize_study(PLAN, given)
+    assert single["look"] == {"number": 1, "level": 0.05, "exploratory": False}
+    assert "95 % interval" in single["verdict"]
+    double = replace(PLAN, looks=2)
+    second = summarize_study(double, given, look=2)
+    assert second["look"] == {"number": 2, "level": 0.025, "exploratory": False}
+    assert second["verdict"].startswith("Look 2 of 2: sa instead of bare")
+    assert "97.5 % interval" in second["verdict"]
+    # The tables keep 95 % intervals.
+    assert second["comparison"] == single["comparison"]
+    third = summarize_study(double, given, look=3)
+    assert third["look"] == {"number": 3, "level": 0.05, "exploratory": True}
+    assert third["verdict"].startswith("Exploratory (look 3, after 2 planned looks): sa")
+
+
+def test_test_images_are_compared_with_the_split(tmp_path: Path) -> None:
+    run = PlannedRun("bare", 0)
+    predictions = made_up(1.0, 0, images=42)
+    write_predictions(predictions, RunDir(tmp_path / run.folder).predictions())
+    split = predictions.table[["image_id", "lesion_id", "dx", "split"]]
+    trained = split.assign(image_id=split["image_id"] + "b", split="train")
+    pd.concat([split, trained]).to_csv(tmp_path / "split.csv", index=False)
+    check_test_images([run], tmp_path)
+    pd.concat([split[:-1], trained]).to_csv(tmp_path / "split.csv", index=False)
+    with pytest.raises(PredictionError, match=r"the test set of .*split\.csv"):
+        check_test_images([run], tmp_path)

@@ -18,13 +18,16 @@ def study(
     out: Path,
     folds: int | None = None,
     primary: str = "balanced_accuracy",
+    smallest_difference: float | None = None,
+    looks: int = 1,
+    extend: bool = False,
     parallel: int | None = None,
     processes: int = 1,
     **overrides: Any,
 ) -> int:
     """Train two recipes with several seeds, and compare the second with the first.
 
-    The same command resumes an interrupted study. More seeds can be added later. Every field of the
+    The same command resumes an interrupted study. More seeds need --extend. Every field of the
     recipes can be overridden: section.field=value, or --section.field VALUE.
 
     Args:
@@ -33,6 +36,10 @@ def study(
         out: Folder of the study.
         folds: Number of folds, each of which is the test set once. Defaults to one split.
         primary: Metric that decides the verdict.
+        smallest_difference: Smallest difference of interest in this metric, such as 0.01 for one
+            percentage point; smaller differences count as equivalent.
+        looks: Number of planned looks at the result, which share the significance level.
+        extend: Add seeds to a study, which is recorded in its plan.
         parallel: Number of runs at the same time. Defaults to one per GPU, or one per core.
         processes: Number of training processes of one run.
     """
@@ -43,6 +50,9 @@ def study(
         out,
         folds=folds,
         primary=primary,
+        smallest_difference=smallest_difference,
+        looks=looks,
+        extend=extend,
         parallel=parallel,
         processes=processes,
         overrides=recipe_overrides(overrides),

@@ -17,6 +17,7 @@ from ham10000.reporting.style import DARK, LIGHT
 from ham10000.reporting.tables import (
     comparison_tables,
     headline,
+    look_table,
     published_table,
     summary_items,
 )
@@ -59,6 +60,7 @@ def write_report(folder: Path, out: Path, *, data: Path | None = None, each: int
         "synthetic": source.is_synthetic,
         "summary": summary_items(source),
         "headline": headline(source),
+        "looks": look_table(source),
         "published": published_table(source),
         "comparison": comparison_tables(source),
         "results": [results_section(run) for run in source.runs],

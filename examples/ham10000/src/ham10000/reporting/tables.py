@@ -17,6 +17,7 @@ __all__ = [
     "class_table",
     "comparison_tables",
     "headline",
+    "look_table",
     "method_name",
     "metric_table",
     "published_table",
@@ -177,6 +178,24 @@ def comparison_tables(source: ReportSource) -> list[Table]:
         rows = [_change(study, name) for name in classes]
         tables.append(Table("p (Holm) is corrected for the number of rows.", head, rows))
     return tables
+
+
+def look_table(source: ReportSource) -> Table | None:
+    """Return the recorded looks at the result of a study; `None` if there are none."""
+    if source.study is None or not source.study.get("looks_taken"):
+        return None
+    rows = [
+        [
+            str(look["number"]),
+            look["time"],
+            ", ".join(map(str, look["seeds"])),
+            "exploratory" if look["exploratory"] else f"{look['level']:g}",
+            look["verdict"],
+        ]
+        for look in source.study["looks_taken"]
+    ]
+    caption = "Looks at the result, as recorded in plan.json."
+    return Table(caption, ["look", "time", "seeds", "level", "verdict"], rows)
 
 
 def metric_table(run: EvaluatedRun) -> Table:

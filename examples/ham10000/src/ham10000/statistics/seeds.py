@@ -48,6 +48,8 @@ class Estimate:
     """Two-sided p-value of the hypothesis that the true value is 0. Meaningful for differences."""
     values: tuple[float, ...]
     """Value of each seed."""
+    level: float = LEVEL
+    """Confidence level of the interval."""
 
     def as_dict(self) -> dict[str, object]:
         """Return the fields as JSON types."""
@@ -58,6 +60,7 @@ def estimate(
     values: NDArray[np.float64],
     by_lesions: tuple[float, float],
     possible: tuple[float, float] = (-math.inf, math.inf),
+    level: float = LEVEL,
 ) -> Estimate:
     """Estimate a metric, or the difference of two recipes, from its value for each seed.
 
@@ -72,6 +75,7 @@ def estimate(
         values: (S,), the value for each seed on the test set.
         by_lesions: interval of the mean over seeds with respect to test lesions alone.
         possible: lower and upper bound of the metric.
+        level: confidence level of the interval.
 
     Raises:
         ArgumentError: there are fewer than two seeds.
@@ -89,14 +93,14 @@ def estimate(
         over_seeds = std / math.sqrt(seeds) * stats.t.isf(p / 2, seeds - 1)
         return math.hypot(over_seeds, lesions * stats.norm.isf(p / 2) / NORMAL)
 
-    low = max(mean - reach_at(1 - LEVEL, below), possible[0])
-    high = min(mean + reach_at(1 - LEVEL, above), possible[1])
+    low = max(mean - reach_at(1 - level, below), possible[0])
+    high = min(mean + reach_at(1 - level, above), possible[1])
     # 1 - p is the level of the widest interval that excludes 0.
     towards = below if mean > 0 else above
     p = 1.0 if mean == 0.0 else 0.0
     if mean != 0.0 and reach_at(1e-300, towards) > abs(mean):
         p = brentq(lambda p: reach_at(p, towards) - abs(mean), 1e-300, 1.0)
-    return Estimate(mean, std, low, high, float(p), tuple(values.tolist()))
+    return Estimate(mean, std, low, high, float(p), tuple(values.tolist()), level)
 
 
 def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:

@@ -1,24 +1,28 @@
 """Plan of a study: two recipes, their seeds and folds, and the rule of the verdict."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ham10000.errors import ArgumentError, closest
 from ham10000.evaluation import summarize
 from ham10000.recipe import Recipe
-from ham10000.utils import write_text
 
 __all__ = ["RULE", "PlannedRun", "StudyPlan", "make_plan"]
 
 RULE = (
-    "The second recipe is better or worse than the first if the 95 % confidence interval of the "
-    "difference in the primary metric, over seeds and test lesions, excludes 0. Otherwise there "
-    "is no evidence of a difference. p-values of the other metrics are corrected for the number "
-    "of metrics (Holm)."
+    "The verdict follows from the confidence interval of the difference in the primary metric, "
+    "over seeds and test lesions. The recipes are equivalent if it lies within plus or minus the "
+    "smallest difference of interest; otherwise the second recipe is better or worse than the "
+    "first if it excludes 0; otherwise the result is undecided. The planned looks at the result "
+    "share a significance level of 0.05; later looks are exploratory. p-values of the other "
+    "metrics are corrected for the number of metrics (Holm)."
 )
-"""Rule of the verdict, written to the study's folder before the first training."""
+"""Rule of the verdict, recorded in the study's folder before the first training."""
+
+SMALLEST_DIFFERENCES = {"auc_macro": 0.005, "auc_weighted": 0.005}
+"""Smallest differences of interest by metric, where it is not `SMALLEST_DIFFERENCE`."""
+
+SMALLEST_DIFFERENCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,10 @@ class StudyPlan:
     folds: int | None
     primary: str
     """Name of the metric that decides the verdict."""
+    smallest_difference: float = SMALLEST_DIFFERENCE
+    """Smallest difference of interest in the primary metric; the margin of equivalence."""
+    looks: int = 1
+    """Number of planned looks at the result, which share the significance level."""
 
     @property
     def runs(self) -> list[PlannedRun]:
@@ -66,24 +74,31 @@ class StudyPlan:
         """Return the runs of a recipe and a seed: one, or one per fold."""
         return [run for run in self.runs if (run.recipe, run.seed) == (recipe, seed)]
 
-    def as_dict(self) -> dict[str, object]:
-        """Return the plan as a JSON object."""
+    def terms(self) -> dict[str, object]:
+        """Return what cannot change when seeds are added, as a JSON object."""
         return {
             "recipes": list(self.recipes),
-            "seeds": list(self.seeds),
             "folds": self.folds,
             "primary": self.primary,
+            "smallest_difference": self.smallest_difference,
+            "looks": self.looks,
             "rule": RULE,
-            "runs": [run.as_dict() for run in self.runs],
         }
 
-    def write(self, folder: Path) -> None:
-        """Write the plan to plan.json in the study's folder."""
-        write_text(folder / "plan.json", json.dumps(self.as_dict(), indent=2) + "\n")
+    def as_dict(self) -> dict[str, object]:
+        """Return the plan as a JSON object."""
+        runs = [run.as_dict() for run in self.runs]
+        return {**self.terms(), "seeds": list(self.seeds), "runs": runs}
 
 
 def make_plan(
-    recipes: Sequence[Recipe], seeds: Sequence[int], folds: int | None, primary: str
+    recipes: Sequence[Recipe],
+    seeds: Sequence[int],
+    folds: int | None,
+    primary: str,
+    *,
+    smallest_difference: float | None = None,
+    looks: int = 1,
 ) -> StudyPlan:
     """Check the arguments of a study and return its plan.
 
@@ -99,6 +114,10 @@ def make_plan(
         seeds: At least two different seeds.
         folds: Number of folds; `None` for one split.
         primary: Name of the metric that decides the verdict.
+        smallest_difference: Smallest difference of interest in the primary metric, in units of
+            the metric. Defaults to 0.005 for areas under the ROC curve and 0.01 otherwise.
+        looks: Number of planned looks at the result. Each uses an equal share of the significance
+            level.
 
     Raises:
         ArgumentError: The study cannot be run as asked.
@@ -128,7 +147,16 @@ def make_plan(
             f"{doing}: unknown primary metric {primary!r}. {closest(primary, known)}"
         )
     _check_same_images(recipes, doing)
-    return StudyPlan((names[0], names[1]), tuple(seeds), folds, primary)
+    if smallest_difference is None:
+        smallest_difference = SMALLEST_DIFFERENCES.get(primary, SMALLEST_DIFFERENCE)
+    if not 0 <= smallest_difference < 1:
+        raise ArgumentError(
+            f"{doing}: expected a smallest difference of at least 0 and below 1, in units of "
+            f"{primary}, found {smallest_difference}."
+        )
+    if looks < 1:
+        raise ArgumentError(f"{doing}: expected at least one look at the result, found {looks}.")
+    return StudyPlan((names[0], names[1]), tuple(seeds), folds, primary, smallest_difference, looks)
 
 
 def _check_same_images(recipes: Sequence[Recipe], doing: str) -> None:

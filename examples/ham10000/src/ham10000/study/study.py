@@ -1,22 +1,23 @@
 """Run a study from its plan to its verdict; finished runs are not repeated."""
 
+import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ham10000.data import data_folder, open_cache, prepare, write_split
-from ham10000.errors import ArgumentError
 from ham10000.recipe import Recipe, load_recipe
-from ham10000.study.plan import StudyPlan, make_plan
+from ham10000.study.plan import PlannedRun, StudyPlan, make_plan
+from ham10000.study.preregistration import StudyRecord, split_hash
 from ham10000.study.runner import RunTrainer, train_missing, worker_environments
-from ham10000.study.summary import read_study, summarize_study
+from ham10000.study.summary import SPLIT, check_test_images, read_study, summarize_study
 from ham10000.training import RunDir, claim_run, lock_run, make_split
 from ham10000.utils import write_text
 
-__all__ = ["PLAN", "RESULT", "run_study"]
+__all__ = ["RESULT", "run_study"]
 
-PLAN, RESULT = "plan.json", "study.json"
+RESULT = "study.json"
 
 
 def run_study(
@@ -26,6 +27,9 @@ def run_study(
     *,
     folds: int | None = None,
     primary: str = "balanced_accuracy",
+    smallest_difference: float | None = None,
+    looks: int = 1,
+    extend: bool = False,
     parallel: int | None = None,
     processes: int = 1,
     overrides: Sequence[str] = (),
@@ -37,12 +41,20 @@ def run_study(
     one, with the first seed. The seed of a run controls its initial weights, the order of images
     and the augmentation.
 
+    The plan is recorded in plan.json before the first training, and every look at the result is
+    added to it. A run with predictions.csv is finished, also without its checkpoints, so runs can
+    be copied from another machine; keep recipe.yaml and split.csv beside it for the report.
+
     Args:
         recipe_files: Two recipes; the second is compared with the first.
-        seeds: At least two seeds. Seeds can be added to a study later.
+        seeds: At least two seeds, and all recorded seeds if the study exists.
         out: Folder of the study, with plan.json, split.csv, runs/ and study.json.
         folds: Number of folds, each of which is the test set once. Defaults to one split.
         primary: Name of the metric that decides the verdict.
+        smallest_difference: Smallest difference of interest in the primary metric; see
+            `make_plan`.
+        looks: Number of planned looks at the result.
+        extend: Add seeds to a study. This is recorded; a look that was not planned is exploratory.
         parallel: Number of runs that train at the same time.
         processes: Number of training processes of one run.
         overrides: Recipe fields that every run overrides, as `part.field=value`.
@@ -55,34 +67,51 @@ def run_study(
         Ham10000Error: The study cannot be planned, trained or summarized.
     """
     recipes = [load_recipe(path, overrides) for path in recipe_files]
-    plan = make_plan(recipes, seeds, folds, primary)
-    _claim_run(plan, out)
+    plan = make_plan(
+        recipes, seeds, folds, primary, smallest_difference=smallest_difference, looks=looks
+    )
+    record = StudyRecord(out)
     shared = [*_share_images(recipes, plan, out), *overrides]
+    record.register(plan, recipes, split_hash(out / SPLIT), extend=extend)
+    finished, missing = _by_state(plan, out)
+    record.check_predictions(_hashes(finished, out))
+    _check_recipes(finished, record, out)
+    check_test_images(finished, out, recipes[0].data.fold)
     files = dict(zip(plan.recipes, recipe_files, strict=True))
     trainer = RunTrainer(out, files, shared, processes)
-    for run in plan.runs:  # refuses a changed recipe before any training
+    for run in missing:  # refuses a folder with something else before any training
         with lock_run(out / run.folder):
             claim_run(out / run.folder, load_recipe(files[run.recipe], trainer.fields(run)))
-    missing = [run for run in plan.runs if not RunDir(out / run.folder).done]
     environments = worker_environments(parallel, len(missing), processes)
     log(f"{len(plan.runs)} runs, {len(missing)} to train, {len(environments)} at a time")
     train_missing(trainer, missing, environments, log)
-    result = summarize_study(plan, read_study(plan, out))
+    check_test_images(missing, out, recipes[0].data.fold)
+    result = summarize_study(plan, read_study(plan, out), record.look_number(plan.seeds))
+    record.add_look(result, _hashes(plan.runs, out))
+    taken = ("number", "time", "seeds", "level", "exploratory", "verdict")
+    result["looks_taken"] = [{name: look[name] for name in taken} for look in record.looks]
     write_text(out / RESULT, json.dumps(result, indent=2) + "\n")
     return result
 
 
-def _claim_run(plan: StudyPlan, out: Path) -> None:
-    # Adding seeds extends the study in the folder. Everything else must be as planned.
-    if (out / PLAN).exists():
-        before = json.loads((out / PLAN).read_text())
-        for name, now in plan.as_dict().items():
-            if name in ("recipes", "folds", "primary", "rule") and before[name] != now:
-                raise ArgumentError(
-                    f"running a study in {out}: the folder has a study with {name} "
-                    f"{before[name]}, not {now}. Choose another folder."
-                )
-    plan.write(out)
+def _by_state(plan: StudyPlan, out: Path) -> tuple[list[PlannedRun], list[PlannedRun]]:
+    """Return the finished runs and the others."""
+    finished = [run for run in plan.runs if RunDir(out / run.folder).done]
+    return finished, [run for run in plan.runs if run not in finished]
+
+
+def _check_recipes(finished: Sequence[PlannedRun], record: StudyRecord, out: Path) -> None:
+    # A finished run may come from another machine, or from another study by mistake.
+    for run in finished:
+        path = RunDir(out / run.folder).recipe
+        if path.exists():
+            record.check_run(run, load_recipe(path))
+
+
+def _hashes(runs: Iterable[PlannedRun], out: Path) -> dict[str, str]:
+    """Return the SHA-256 of the predictions by folder of the run."""
+    paths = {run.folder: RunDir(out / run.folder).predictions() for run in runs}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items()}
 
 
 def _share_images(recipes: Sequence[Recipe], plan: StudyPlan, out: Path) -> list[str]:
@@ -96,7 +125,7 @@ def _share_images(recipes: Sequence[Recipe], plan: StudyPlan, out: Path) -> list
         cache = data.cache or out / f"cache-{data.size}"
         shared = [f"data.cache={cache.absolute()}"]
     prepare(data_folder(data.root), cache, data.size)
-    split = out / "split.csv"
+    split = out / SPLIT
     if not split.exists():
         seed = plan.seeds[0] if data.split_seed is None else data.split_seed
         kind = replace(data, protocol="kfold") if plan.folds is not None else data

@@ -1,6 +1,6 @@
 """Summarize a study: metrics over seeds, paired differences, and the verdict."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from ham10000.evaluation import (
     Interval,
     Predictions,
     change_ends,
+    check_images,
     draw_lesions,
     intervals_of,
     metric_name,
@@ -24,6 +25,7 @@ from ham10000.evaluation import (
     upper_bound,
 )
 from ham10000.statistics import (
+    LEVEL,
     Estimate,
     corrected_ends,
     correlation,
@@ -32,13 +34,42 @@ from ham10000.statistics import (
     mean_ends,
     spread,
 )
-from ham10000.study.plan import StudyPlan
+from ham10000.study.plan import PlannedRun, StudyPlan
 from ham10000.training import RunDir
 
-__all__ = ["describe_change", "read_study", "summarize_study", "verdict"]
+__all__ = [
+    "SPLIT",
+    "check_test_images",
+    "describe_change",
+    "read_study",
+    "summarize_study",
+    "verdict",
+]
+
+SPLIT = "split.csv"
 
 Answers = Mapping[tuple[str, int], Predictions]
 """Predictions of the test images by recipe and seed."""
+
+
+def check_test_images(runs: Iterable[PlannedRun], folder: Path, fold: int | None = None) -> None:
+    """Check that runs predicted exactly the test images of the study's split.
+
+    Args:
+        runs: Runs with predictions.
+        folder: Folder of the study, with split.csv.
+        fold: Test fold of runs that have none of their own, if the split has folds.
+
+    Raises:
+        PredictionError: An image is missing, is not a test image, or has another diagnosis.
+    """
+    split = pd.read_csv(folder / SPLIT, dtype=str, keep_default_na=False)
+    tested = split[split["split"] == "test"]
+    for run in runs:
+        number = fold if run.fold is None else run.fold
+        rows = tested if number is None else tested[tested["fold"] == str(number)]
+        predictions = read_predictions(RunDir(folder / run.folder).predictions())
+        check_images(predictions, rows, f"the test set of {folder / SPLIT}")
 
 
 def read_study(plan: StudyPlan, folder: Path) -> Answers:
@@ -67,18 +98,22 @@ def read_study(plan: StudyPlan, folder: Path) -> Answers:
     return answers
 
 
-def summarize_study(plan: StudyPlan, answers: Answers, seed: int = 0) -> dict[str, object]:
+def summarize_study(
+    plan: StudyPlan, answers: Answers, look: int = 1, seed: int = 0
+) -> dict[str, object]:
     """Compute the result of a study.
 
     Args:
         plan: Plan of the study.
         answers: From `read_study`.
+        look: Number of this look at the result, counted from 1.
         seed: Seed of the bootstrap.
 
     Returns:
         A JSON object: the fields of the plan; `metrics` by metric and recipe; `comparison`, the
         second recipe minus the first, with `p_holm`; `undefined`, names of metrics that are
-        undefined on these test images; and the `verdict`.
+        undefined on these test images; the `look`, with its significance level; and the `verdict`.
+        The verdict's interval is at the level of the look, all others are 95 % intervals.
     """
     some = next(iter(answers.values()))
     weights = draw_lesions(some.targets, some.lesions, RESAMPLES, seed)
@@ -91,6 +126,9 @@ def summarize_study(plan: StudyPlan, answers: Answers, seed: int = 0) -> dict[st
     ]
     metrics: dict[str, dict[str, object]] = {}
     changes: dict[str, Estimate] = {}
+    planned = look <= plan.looks
+    alpha = (1 - LEVEL) / plan.looks if planned else 1 - LEVEL
+    decisive: Estimate | None = None
     for name in defined:
         one, other = (
             _over_seeds(name, [runs[recipe, seed] for seed in plan.seeds], num_lesions)
@@ -103,7 +141,10 @@ def summarize_study(plan: StudyPlan, answers: Answers, seed: int = 0) -> dict[st
         }
         drawn = (one.drawn, other.drawn)
         ends = change_ends(name, one.interval, other.interval, drawn, num_lesions)
-        changes[name] = estimate(other.values - one.values, ends, (-most, most))
+        change = other.values - one.values
+        changes[name] = estimate(change, ends, (-most, most))
+        if name == plan.primary:
+            decisive = estimate(change, ends, (-most, most), level=1 - alpha)
     # The primary metric was chosen in advance and is not corrected. Averages are one family of
     # tests, metrics of single classes are another.
     corrected = {plan.primary: changes[plan.primary].p} if plan.primary in changes else {}
@@ -127,11 +168,12 @@ def summarize_study(plan: StudyPlan, answers: Answers, seed: int = 0) -> dict[st
             for name, found in changes.items()
         },
         "undefined": [name for name in METRICS if name not in defined],
-        "verdict": _verdict(plan, changes),
+        "look": {"number": look, "level": round(alpha, 9), "exploratory": not planned},
+        "verdict": _verdict(plan, decisive, look),
     }
 
 
-def verdict(metric: str, first: str, second: str, difference: Estimate) -> str:
+def verdict(metric: str, first: str, second: str, difference: Estimate, margin: float = 0.0) -> str:
     """Return the verdict of a comparison as a sentence.
 
     Example:
@@ -140,16 +182,22 @@ def verdict(metric: str, first: str, second: str, difference: Estimate) -> str:
         >>> found = Estimate(0.008, 0.01, low=-0.006, high=0.021, p=0.2, values=(0.0, 0.016))
         >>> print(verdict("balanced_accuracy", "lite0", "lite0_sa", found))
         lite0_sa instead of lite0 changed balanced accuracy by +0.8 points, 95 % interval -0.6 to
-        2.1: no evidence of a difference.
+        2.1: undecided.
 
     Args:
         metric: Name of the metric, as in `ham10000.evaluation.summarize`.
         first: Name of the reference recipe.
         second: Name of the recipe that is compared with it.
         difference: Second minus first.
+        margin: Smallest difference of interest. If the interval lies within plus or minus this,
+            the recipes are equivalent; 0 disables this verdict.
     """
-    if difference.low <= 0 <= difference.high:
-        found = "no evidence of a difference"
+    if margin and -margin < difference.low and difference.high < margin:
+        points = f"{100 * margin:g} percentage point{'s' * (margin != 0.01)}"
+        size = f"{margin:g}" if metric in LOWER_IS_BETTER else points
+        found = f"equivalent, as any difference is below {size}"
+    elif difference.low <= 0 <= difference.high:
+        found = "undecided"
     else:
         better = (difference.mean > 0) != (metric in LOWER_IS_BETTER)
         found = f"{second} is {'better' if better else 'worse'}"
@@ -166,18 +214,18 @@ def describe_change(metric: str, difference: Estimate) -> str:
         >>> describe_change("log_loss", found)
         'log loss by -0.021, 95 % interval -0.060 to 0.018'
     """
-    name = metric_name(metric)
+    name, level = metric_name(metric), f"{100 * difference.level:g} %"
     if metric in LOWER_IS_BETTER:
         mean, low, high = (
             f"{value:{sign}.3f}"
             for value, sign in ((difference.mean, "+"), (difference.low, ""), (difference.high, ""))
         )
-        return f"{name} by {mean}, 95 % interval {low} to {high}"
+        return f"{name} by {mean}, {level} interval {low} to {high}"
     mean, low, high = (
         f"{100 * value:{sign}.1f}"
         for value, sign in ((difference.mean, "+"), (difference.low, ""), (difference.high, ""))
     )
-    return f"{name} by {mean} points, 95 % interval {low} to {high}"
+    return f"{name} by {mean} points, {level} interval {low} to {high}"
 
 
 @dataclass(frozen=True)
@@ -232,10 +280,14 @@ def _families(names: Sequence[str], primary: str) -> list[list[str]]:
     ]
 
 
-def _verdict(plan: StudyPlan, changes: Mapping[str, Estimate]) -> str:
-    if plan.primary not in changes:
+def _verdict(plan: StudyPlan, change: Estimate | None, look: int) -> str:
+    if change is None:
         return f"{plan.primary} is undefined on these test images: no verdict."
-    return verdict(plan.primary, *plan.recipes, changes[plan.primary])
+    text = verdict(plan.primary, *plan.recipes, change, plan.smallest_difference)
+    if look > plan.looks:
+        planned = f"{plan.looks} planned look{'s' * (plan.looks > 1)}"
+        return f"Exploratory (look {look}, after {planned}): {text}"
+    return text if plan.looks == 1 else f"Look {look} of {plan.looks}: {text}"
 
 
 def _check_same(
