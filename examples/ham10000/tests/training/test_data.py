@@ -84,7 +84,7 @@ def test_the_cache_is_beside_the_run_by_default(recipe: MakeRecipe, tmp_path: Pa
 
 def test_a_run_has_one_fold(recipe: MakeRecipe, synthetic: Path, tmp_path: Path) -> None:
     table = read_table(synthetic / "HAM10000_metadata.csv")
-    folds = kfold_split(table, 0, 2)
+    folds = kfold_split(table, 0, 3)
     write_split(folds, tmp_path / "folds.csv")
     data = {"split": str(tmp_path / "folds.csv")}
     run, mine = claim_run(tmp_path / "run", recipe(data={**data, "fold": 1}))
