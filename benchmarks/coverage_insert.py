@@ -132,7 +132,9 @@ def page(rows: list[dict[str, Any]]) -> str:
     def short(result: str, stage: str) -> str:
         reason = result.split(": ", 1)[1].removeprefix("inserting attention")
         reason = reason.removeprefix(f" at {stage!r}").removeprefix(": ")
-        reason = reason.split(" Others give")[0].split(" Closest:")[0].split(" There are:")[0]
+        reason = (
+            reason.split(" Other modules return")[0].split(" Closest:")[0].split(" There are:")[0]
+        )
         return reason.replace(repr(stage), "of this name") if stage else reason
 
     kinds = ("identical", "refused", "broken")

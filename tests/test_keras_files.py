@@ -98,7 +98,7 @@ def test_a_kernel_without_its_bias():
     incomplete = {"a/kernel_conv3d": np.zeros((8, 3, 3, 1, 4)), "b/bias_conv3d": np.zeros(4)}
     assert message_of(incomplete) == (
         "loading the authors' weights: the mapping has the kernel 'a/kernel_conv3d' but no bias "
-        "of shape (4,) beside it. It has: a/kernel_conv3d (8, 3, 3, 1, 4), b/bias_conv3d (4,)."
+        "of shape (4,) in its group. It has: a/kernel_conv3d (8, 3, 3, 1, 4), b/bias_conv3d (4,)."
     )
 
 
@@ -329,8 +329,8 @@ def test_any_real_dtype(tmp_path, dtype, stored):
 def test_a_dtype_that_is_not_real(dtype, named):
     contents = {name: values.astype(dtype) for name, values in arrays().items()}
     assert message_of(contents) == (
-        f"loading the authors' weights: the mapping has 'kernel_conv3d:0' in the dtype {named}, "
-        "which are not real numbers. Convert it to float32 first."
+        f"loading the authors' weights: the mapping has 'kernel_conv3d:0' with the dtype {named}, "
+        "expected real numbers. Convert it to float32 first."
     )
 
 

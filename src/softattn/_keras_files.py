@@ -74,7 +74,7 @@ def open_file(source: str | os.PathLike[str]) -> Iterator[list[Entry]]:
         )
     with ExitStack() as stack:
         content: Path | BytesIO = path
-        names: dict[str, str] = {}  # of layers, by group
+        names: dict[str, str] = {}  # layer names by group
         arrays: dict[str, Any] = {}
 
         def visit(name: str, item: Any) -> None:
@@ -114,8 +114,8 @@ def _unpacked(path: Path) -> tuple[BytesIO, dict[str, str]]:
 
 
 def _configured(model: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    # Early versions of Keras 3 store no names beside the weights. Groups are named after classes
-    # and numbered in the order of the layers, as in the configuration.
+    # Early versions of Keras 3 do not store layer names with the weights. Groups are named after
+    # classes and numbered in the order of the layers, as in the configuration.
     config = model.get("config")
     layers = config.get("layers") if isinstance(config, dict) else None
     count: Counter[str] = Counter()
@@ -131,7 +131,7 @@ def _layers_of(path: str, names: Mapping[str, str]) -> tuple[str, ...]:
     """Return the names of the layers that contain an array, outermost first.
 
     Keras 3 numbers its groups: layers/functional/layers/soft_attention_1/vars/0. The names of the
-    layers are stored elsewhere, or nowhere; then the path of the group stands for the name. In
+    layers are stored separately; without them, the path of the group is used as the name. In
     older formats and in mappings, groups are named after layers:
     model_weights/soft_attention/soft_attention/kernel_conv3d:0.
     """
@@ -175,7 +175,7 @@ def find_layer(
     if bias is None:
         raise WeightsError(
             f"{_DOING}: {where} has the kernel {kernel.path!r} but no bias of shape "
-            f"({num_maps},) beside it. It has: {listed(entry.described for entry in entries)}."
+            f"({num_maps},) in its group. It has: {listed(entry.described for entry in entries)}."
         )
     return _tensor(kernel, where), _tensor(bias, where)
 
@@ -230,12 +230,12 @@ def _tensor(entry: Entry, where: str) -> Tensor:
     if isinstance(entry.array, Tensor):
         return entry.array.detach()
     values = _numpy(entry.array)
-    # HDF5 has no bfloat16: Keras stores its two bytes as they are.
+    # HDF5 has no bfloat16: Keras stores its two raw bytes.
     if values.dtype.name == "bfloat16" or (values.dtype.kind == "V" and values.itemsize == 2):
         values = (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     if values.dtype.kind not in "fiub":
         raise WeightsError(
-            f"{_DOING}: {where} has {entry.path!r} in the dtype {values.dtype}, which are not real "
+            f"{_DOING}: {where} has {entry.path!r} with the dtype {values.dtype}, expected real "
             "numbers. Convert it to float32 first."
         )
     # torch has neither other byte orders nor long doubles.
@@ -243,5 +243,5 @@ def _tensor(entry: Entry, where: str) -> Tensor:
 
 
 def _numpy(array: Any) -> "np.ndarray[Any, np.dtype[Any]]":
-    # Keras variables convert themselves only if they are neither on a GPU nor need a gradient.
+    # NumPy converts a Keras variable only if it is on the CPU and does not require a gradient.
     return np.asarray(array.numpy() if hasattr(array, "numpy") else array)

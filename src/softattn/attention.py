@@ -38,9 +38,9 @@ class SoftAttention(SpatialAttention):
         concat: prepend the unchanged features, along the channels.
         gamma: initial value of the learned factor; 0.01 in the paper. `None` for no factor.
             Each map sums to 1, so with uniform maps and `aggregate` the features are scaled by
-            gamma * K / (H * W): by 0.003 for gamma 0.01, K = 16 and 7 x 7 positions. Where the
-            attended features have no unscaled copy beside them (`concat`, or a residual
-            connection), gamma = H * W / K keeps their scale, which is what `wrap_backbone` does.
+            gamma * K / (H * W): by 0.003 for gamma 0.01, K = 16 and 7 x 7 positions. If the
+            unscaled features are not passed on as well (by `concat` or a residual connection),
+            use gamma = H * W / K, which keeps their scale, as `wrap_backbone` does.
         activation: function between convolution and softmax, or its name. The authors' code uses
             `"relu"`, the paper none.
         bias: add a bias to the convolution. Without an activation it has no effect, since the
@@ -57,7 +57,8 @@ class SoftAttention(SpatialAttention):
     Attributes:
         weight: (K, C, kh, kw), initialized He-uniform as in the authors' code.
         bias: (K,), initialized with zeros; or `None`.
-        gamma: (1,), since FSDP doesn't shard scalars, or `None`. Files with a scalar load too.
+        gamma: (1,), since FSDP doesn't shard scalars, or `None`. State dicts with a scalar gamma
+            can be loaded too.
 
     Raises:
         ArgumentError: an argument is out of range.
@@ -127,7 +128,7 @@ class SoftAttention(SpatialAttention):
             activation=self.activation,
             return_maps=True,
         )
-        # torchvision's feature extraction takes the last node of a module for its output, so the
+        # torchvision's feature extraction takes the last node of a module as its output, so the
         # features come last.
         maps, features = result[1], result[0]
         return self.emit(features, maps, return_maps)
@@ -243,8 +244,8 @@ class SoftAttentionBlock(nn.Module):
         if self.pool == 1:
             return x
         if is_exporting():
-            # An exported graph with a strided pooling is specialized to sizes of one remainder.
-            # This computes the same for all sizes, with more work.
+            # A strided pooling restricts an exported graph to sizes with the same remainder.
+            # This has the same result for all sizes, at a higher cost.
             x = F.pad(x, (0, self.pool - 1) * 2, value=-torch.inf)
             return F.max_pool2d(x, self.pool, stride=1)[:, :, :: self.pool, :: self.pool]
         return F.max_pool2d(x, self.pool, ceil_mode=True)

@@ -1,4 +1,4 @@
-"""Attention modules report their maps, and `capture_maps` collects them."""
+"""Collection of attention maps: `capture_maps`, and the base class of attention modules."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -91,7 +91,7 @@ class SpatialAttention(nn.Module):
         return (features, maps) if return_maps else features
 
     def _is_lost(self, model: nn.Module, name: str) -> bool:
-        # Whether nothing in the model calls this module any more. It has this name in the model.
+        # Whether the model no longer calls this module, which has this name in the model.
         return False
 
 
@@ -112,10 +112,10 @@ def capture_maps(model: nn.Module) -> Iterator[Mapping[str, Tensor]]:
     compiled before, inside or after the block; a compiled model is compiled once more for the
     passes inside.
 
-    Thread safety: only passes of the current context are recorded, which is the thread or the
-    asyncio task that entered the block, and what `asyncio.to_thread` and other tools run in a copy
-    of its context. Any number of threads and tasks may share a model and capture at the same time,
-    without a lock. A thread or pool started inside the block is not recorded, unless it runs in
+    Thread safety: only passes in the current context are recorded: in the thread or asyncio task
+    that entered the block, and in copies of its context, as made by `asyncio.to_thread`. Any number
+    of threads and tasks may share a model and capture at the same time, without a lock. A thread or
+    pool started inside the block is not recorded, unless it runs in
     `contextvars.copy_context().run`. (On torch before 2.14, a compiled model records the passes of
     the thread that entered the block.) Nor are the replicas of `nn.DataParallel` on several GPUs,
     which are copies of the model in threads of their own: capture `model.module` instead. With

@@ -82,8 +82,8 @@ class KerasSoftAttention(SpatialAttention):
         ShapeError: in `forward`, x isn't (B, C, H, W).
 
     Source: `SoftAttention(ch, m, concat_with_x, aggregate)` in the authors' repository. The
-    convolution is that of TensorFlow on GPUs and with XLA; its CPU kernels disagree with these and
-    with each other.
+    convolution is that of TensorFlow on GPUs and with XLA; TensorFlow's CPU kernels return other
+    values, which also differ from each other.
     """
 
     def __init__(
@@ -185,13 +185,13 @@ def load_weights(
         module: the module that receives the weights.
         source: a mapping with `kernel_conv3d` (C, 3, 3, 1, K) and `bias_conv3d` (K,), or the path
             of a file: Keras 2 `.h5` or `.hdf5`, of weights or of a whole model; Keras 3
-            `.weights.h5`; a `.keras` archive. The kind is read from its content, not its name. The
-            layer is found by the shape of its kernel. Arrays may be NumPy arrays, tensors, h5py
-            data sets or Keras variables, in any real dtype (bfloat16 too) and byte order. Nothing
-            is unpickled.
-        layer: the name of the layer, if several have this shape. That of a nested model works too,
-            and so does the path of an HDF5 group. `.weights.h5` files of early versions of Keras 3
-            store no names, only such paths.
+            `.weights.h5`; a `.keras` archive. The format is detected from the content, not the
+            name. The layer is found by the shape of its kernel. Arrays may be NumPy arrays,
+            tensors, h5py data sets or Keras variables, in any real dtype (bfloat16 too) and byte
+            order. Nothing is unpickled.
+        layer: the name of the layer, of a nested model that contains it, or of an HDF5 group, if
+            several layers have this shape. `.weights.h5` files of early versions of Keras 3
+            contain only names of groups.
 
     Returns:
         The module.

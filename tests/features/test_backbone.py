@@ -268,18 +268,18 @@ REFUSED = {
     "three ways": (
         lambda: Intermediates(()),
         {"input_size": (8, 8)},
-        r"gives a list of 2: .*; forward_intermediates, with the last norm raises ValueError: no "
+        r"returns a list of 2: .*; forward_intermediates, with the last norm raises ValueError: no "
         r"such maps; forward_intermediates raises ValueError: no such maps\. Expected a map",
     ),
     "a dict": (
         lambda: Features(lambda x: {"map": x, "more": None}),
         {"input_size": (8, 8)},
-        r"forward_features gives a dict with map, more\. Expected a",
+        r"forward_features returns a dict with map, more\. Expected a",
     ),
     "nothing": (
         lambda: Features(lambda x: None),
         {"input_size": (8, 8)},
-        r"forward_features gives a NoneType\. Expected a",
+        r"forward_features returns a NoneType\. Expected a",
     ),
     "another size, at a name": (
         lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.Linear(30, 30), nn.ReLU()),
@@ -289,12 +289,12 @@ REFUSED = {
     "a list": (
         lambda: Features(listed),
         {"input_size": (8, 8)},
-        r"forward_features gives a list of 2: a tensor \(1, 8, 4, 4\), a tensor \(1, 8\)\. Expected a",
+        r"forward_features returns a list of 2: a tensor \(1, 8, 4, 4\), a tensor \(1, 8\)\. Expec",
     ),
     "a vector": (
         lambda: Features(lambda x: x.mean((2, 3))),
         {"input_size": (8, 8)},
-        r"forward_features gives a tensor \(1, 8\)\. Expected a map.*at= with the name",
+        r"forward_features returns a tensor \(1, 8\)\. Expected a map.*at= with the name",
     ),
     "no module": (
         lambda: Features(),
@@ -304,12 +304,12 @@ REFUSED = {
     "no map there": (
         lambda: Features(),
         {"at": "head", "input_size": (8, 8)},
-        r"Features at 'head': it gives a tensor \(1, 5\) for an input of \(3, 8, 8\), and",
+        r"Features at 'head': it returns a tensor \(1, 5\) for an input of \(3, 8, 8\)\. Exp",
     ),
     "a tuple there": (
         lambda: Features(),
         {"at": "attn", "input_size": (8, 8)},
-        r"at 'attn': it gives a tuple of 2: a tensor \(1, 16, 8\), a tensor \(1, 16, 16\)",
+        r"at 'attn': it returns a tuple of 2: a tensor \(1, 16, 8\), a tensor \(1, 16, 16\)",
     ),
     "another size": (
         lambda: timm.create_model("vit_tiny_patch16_224", depth=1),
@@ -395,7 +395,7 @@ def test_tokens_in_another_order_than_the_models_own_map():
     state = copy.deepcopy(model.state_dict())
     random = torch.get_rng_state()
     message = (
-        r"a feature map of Hiera at 'blocks\.2': its output is no feature map: its tokens are not "
+        r"map of Hiera at 'blocks\.2': its output is not a feature map: its tokens are not "
         r"in the order of the model's own map of this stage\. Pass the name of another"
     )
     with pytest.raises(ModelError, match=message):

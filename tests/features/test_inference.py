@@ -32,7 +32,7 @@ def tokens(rows: int, columns: int, prefix: int, stride: int | None = None) -> M
         (16, (224, 224), 64, -64),  # LeViT
         (16, (224, 224), None, 56),
         (9, (32, 32), None, 9),
-        (1, (224, 224), None, None),  # a class token is no map
+        (1, (224, 224), None, None),  # a class token alone is not a map
         (197, (224, 224), None, None),
         (-1, (224, 224), None, None),
     ],
@@ -152,9 +152,9 @@ def test_the_parameters_tell_the_channels_where_shapes_do_not() -> None:
         (
             ObservedOutput((2, 10), SQUARE),
             Hints(),
-            r"\(2, 10\) is no feature map: expected \(B, C, H, W\)",
+            r"\(2, 10\) is not a feature map: expected \(B, C, H, W\)",
         ),
-        (ObservedOutput((2, 3, 4, 5, 6), SQUARE), Hints(), "is no feature map"),
+        (ObservedOutput((2, 3, 4, 5, 6), SQUARE), Hints(), "is not a feature map"),
         (ObservedOutput((2, 9, 7), SQUARE), Hints(Layout.NCHW), "expected layout='NCHW', as given"),
         (
             ObservedOutput((2, 64, 1, 1), SQUARE),
@@ -164,7 +164,7 @@ def test_the_parameters_tell_the_channels_where_shapes_do_not() -> None:
         (
             ObservedOutput(CUBE, (256, 256)),
             Hints(),
-            r"may be \(B, C, H, W\), \(B, H, W, C\), or no feature map",
+            r"may be \(B, C, H, W\), \(B, H, W, C\), or not a feature map",
         ),
         (ObservedOutput(CUBE, None), Hints(), "Pass layout='NCHW' or layout='NHWC'"),
         (

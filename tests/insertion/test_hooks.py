@@ -161,7 +161,7 @@ def test_hooks_without_children() -> None:
     insert_attention(model, "1")
     moved = nn.Identity()
     moved._forward_hooks = model[1]._forward_hooks
-    with pytest.raises(ModelError, match="by Identity, which has its hooks and not its children"):
+    with pytest.raises(ModelError, match="by Identity, which has its hooks but not its children"):
         moved(IMAGE)
     remove_attention(moved)
     moved(IMAGE)

@@ -544,11 +544,13 @@ def test_a_network_of_ones_own_with_several_inputs() -> None:
     assert model.passes == 2  # the dry run is a copy's
 
 
-OTHERS = "Others give a tensor of 3 or 4 dimensions. There are: stem, pool, count, windows."
+OTHERS = (
+    "Other modules return a tensor of 3 or 4 dimensions. There are: stem, pool, count, windows."
+)
 ERRORS: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     ("stme", {}, ArgumentError, "Own has no module 'stme'. Closest: stem."),
     ("", {}, ArgumentError, "'' is the whole model. Name modules inside of it."),
-    ([], {}, ArgumentError, "at names no module. Pass one or more names."),
+    ([], {}, ArgumentError, "at is empty. Pass one or more names of modules."),
     (["stem", 3], {}, ArgumentTypeError, "or a list of names, found 3 (int)."),
     (None, {}, ArgumentTypeError, "at must be the name of a module, or a list of names"),
     (["stem", "stem"], {}, ArgumentError, "two insertions at one place: 'stem' and 'stem' have"),
@@ -562,8 +564,8 @@ ERRORS: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
         ModelError,
         "its output (4, 6, 56, 112) doesn't begin with the input's batch of 2",
     ),
-    ("pool", {}, ModelError, "its output (2, 6, 1, 1) is no feature map: it has 1 x 1 positions"),
-    ("head", {}, ModelError, "its output (2, 3) is no feature map: expected (B, C, H, W)"),
+    ("pool", {}, ModelError, "its output (2, 6, 1, 1) is not a feature map: it has 1 x 1 posit"),
+    ("head", {}, ModelError, "its output (2, 3) is not a feature map: expected (B, C, H, W)"),
     ("flat", {}, ModelError, OTHERS),
     ("stem", {"layout": "NLC"}, ModelError, "expected layout='NLC', as given"),
     ("stem", {"layout": "CHW"}, ArgumentError, "one of ['NCHW', 'NHWC', 'NLC'], found 'CHW'"),
@@ -742,7 +744,7 @@ def test_removing_from_a_compiled_model() -> None:
 
 
 def test_a_model_with_lazy_parameters() -> None:
-    with pytest.raises(ModelError, match="Sequential has lazy parameters, whose shapes its first"):
+    with pytest.raises(ModelError, match="Sequential has lazy parameters, whose shapes are unk"):
         insert_attention(nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU()), "1")
 
 

@@ -51,7 +51,7 @@ def test_the_whole_model_may_be_all_that_takes_images() -> None:
 
 def test_other_modules_are_named_when_one_is_refused() -> None:
     with pytest.raises(
-        ModelError, match=r"inserting at 'head': its output is a tuple of 2.* Others give"
+        ModelError, match=r"inserting at 'head': its output is a tuple of 2.* Other modu"
     ):
         find_sites(WithTuple(), ["head"], (X,), Hints(), "inserting")
 

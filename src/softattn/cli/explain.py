@@ -1,4 +1,4 @@
-"""The command explain: image files to figures of the attention of a model."""
+"""The command explain: draw the attention of a model on image files."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
@@ -59,7 +59,7 @@ def load_explainer(
 
     Args:
         name: name of the model, as for `wrap_backbone`.
-        at: name of a module, as for `wrap_backbone`. By default, the attention gets the last
+        at: name of a module, as for `wrap_backbone`. By default, attention is applied to the last
             spatial feature map.
         weights: file with the state_dict of the original model, or of the wrapped one, attention
             included.

@@ -14,10 +14,10 @@ def read_image(path: Path) -> Image.Image:
     """Read an image file as 8-bit RGB, rotated as its EXIF orientation says.
 
     - 16-bit grayscale is scaled to 8 bits over its full range, 0 to 65535.
-    - Floats are scaled from 0 to 1. Other ranges are refused: there is no standard that says which
-      value is white. 32-bit integers are refused for the same reason.
+    - Floats must be between 0 and 1. Other ranges are rejected, since no standard defines which
+      value is white. 32-bit integers are rejected for the same reason.
     - Transparent images are composited over white.
-    - Of a file with several images, the first one is read.
+    - From a file with several images, the first one is read.
 
     Example:
         >>> import tempfile
@@ -30,8 +30,8 @@ def read_image(path: Path) -> Image.Image:
         (128, 128, 128)
 
     Raises:
-        ArgumentError: there is no such file, it is not an image, or its values have no known
-            range.
+        ArgumentError: the file does not exist, is not an image, or the range of its values is
+            unknown.
     """
     try:
         with Image.open(path) as image:

@@ -13,7 +13,7 @@ from softattn.errors import SoftAttnError
 __all__ = ["build_parser", "main"]
 
 _NAME = "name of a timm or torchvision model"
-_AT = "module whose output gets the attention (default: the last feature map)"
+_AT = "module whose output is attended (default: the last feature map)"
 _NUM_MAPS = "number of attention maps (default: 16)"
 
 # argparse has no public name for it.

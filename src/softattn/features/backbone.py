@@ -85,7 +85,7 @@ class FeatureMap:
 
     @property
     def reduction(self) -> int:
-        """Pixels of the input for one position, in each direction."""
+        """Number of input pixels per position, in each direction."""
         return round(self.input_size[1] / self.size[0])
 
 
@@ -143,7 +143,7 @@ class SpatialBackbone(nn.Module):
         try:
             switch(enable)
         except (AssertionError, NotImplementedError) as error:
-            raise ModelError(f"{doing}: the model refuses: {error}.") from error
+            raise ModelError(f"{doing}: the model rejects it: {error}.") from error
 
     def extra_repr(self) -> str:
         """Describe the map, for `print(module)`."""
@@ -154,7 +154,7 @@ class SpatialBackbone(nn.Module):
 
 @dataclass(frozen=True)
 class BackbonePlan:
-    """A backbone that was found in a model, which isn't changed until `build`."""
+    """Backbone found in a model. The model is not changed before `build` is called."""
 
     name: str
     """Class name of the original model."""
@@ -163,12 +163,12 @@ class BackbonePlan:
     feature_map: FeatureMap
     pretrained_cfg: Mapping[str, Any]
     dropped: tuple[str, ...]
-    """Names of modules that the map doesn't depend on."""
+    """Names of the modules that the map doesn't depend on."""
     unused: tuple[nn.Parameter, ...]
     """Parameters of the other modules that the map doesn't depend on."""
 
     def build(self) -> SpatialBackbone:
-        """Drop what the map doesn't depend on, and return the backbone."""
+        """Drop the modules that the map doesn't depend on, and return the backbone."""
         if self.feature_map.source is not Source.TRUNCATED:
             for name in self.dropped:
                 identity = nn.Identity().train(self.model.get_submodule(name).training)
@@ -207,23 +207,23 @@ def find_backbone(
         256
 
     Everything after the map is dropped: modules that the map doesn't depend on are replaced with
-    `nn.Identity`, and remaining parameters without a use are frozen, so that distributed training
-    finds no parameter without a gradient. If `at` is given or the model is traced, the model is not
-    changed, and the result shares its parameters.
+    `nn.Identity`, and remaining unused parameters are frozen, so that all trainable parameters get
+    gradients, as distributed training requires. If `at` is given or the model is traced, the model
+    is not changed, and the result shares its parameters.
 
     Args:
         model: any module that takes a batch of images and computes a feature map on the way.
         at: the name of a module or of a node of the traced graph that returns the map. By default
             the last map is found: by timm's `forward_features`, then `forward_intermediates`, if
-            the model has them; otherwise in the traced graph, before the pooling. A stage whose
-            tokens are in another order than in the model's own map of it is refused, except on
-            the meta device, where there are no values to compare.
+            the model has them; otherwise in the traced graph, before the pooling. The order of
+            tokens is checked against the map that the model itself returns for a stage, except
+            on the meta device, where there are no values to compare.
         input_size: (C, H, W) or (H, W) of the dry run, if the model doesn't declare it.
         pretrained_cfg: preprocessing, with timm's keys, if the model doesn't declare it.
 
     Raises:
         ArgumentTypeError: `model` is not a module. For a model's name, use `wrap_backbone`.
-        ModelError: there is no such map, or the model can't be run. It is not changed then.
+        ModelError: the model has no such map, or can't be run. It is left unchanged.
     """
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(
@@ -238,7 +238,7 @@ def plan_backbone(
     input_size: tuple[int, ...] | None = None,
     pretrained_cfg: Mapping[str, Any] | None = None,
 ) -> BackbonePlan:
-    """Find what `find_backbone` returns, without changing the model."""
+    """Find the backbone of `find_backbone` without changing the model."""
     cfg = pretrained_cfg if pretrained_cfg is not None else getattr(model, "pretrained_cfg", None)
     cfg = dict(cfg) if isinstance(cfg, Mapping) else {}
     first, *others = candidate_sizes(model, cfg, input_size)
@@ -305,11 +305,11 @@ def _run_timm_methods(model: nn.Module, size: ImageSize) -> tuple[Source, MapLay
         layout = infer_layout(run.output, size[1:], **declared_layout(model, last=True))
         if layout is not None:
             return source, layout, run
-        tried.append(f"{source.value} gives {describe(run.output)}")
+        tried.append(f"{source.value} returns {describe(run.output)}")
     raise ModelError(
         f"{_DOING} of {type(model).__name__} for an input of {size}: {'; '.join(tried)}. Expected "
         "a map of at least 2 x 2 positions. Pass a larger input_size, or at= with the name of a "
-        "module that gives one tensor (B, C, H, W), (B, H, W, C) or (B, tokens, C)."
+        "module that returns one tensor (B, C, H, W), (B, H, W, C) or (B, tokens, C)."
     )
 
 
@@ -323,9 +323,9 @@ def _run_truncated(
     layout = infer_layout(run.output, size[1:], **declared_layout(model, last=False))
     if layout is None:
         raise ModelError(
-            f"looking for a feature map of {type(model).__name__} at {at!r}: it gives "
-            f"{describe(run.output)} for an input of {size}, and expected is a map of at least "
-            "2 x 2 positions. Pass the name of a module that gives one tensor (B, C, H, W), "
+            f"looking for a feature map of {type(model).__name__} at {at!r}: it returns "
+            f"{describe(run.output)} for an input of {size}. Expected a map of at least "
+            "2 x 2 positions. Pass the name of a module that returns one tensor (B, C, H, W), "
             "(B, H, W, C) or (B, tokens, C)."
         )
     return layout, run
@@ -334,26 +334,26 @@ def _run_truncated(
 def _check_order(
     model: nn.Module, at: str, layout: MapLayout, run: DryRun, size: ImageSize
 ) -> None:
-    """Refuse tokens that are not in row-major order, as far as the model's own map shows it."""
+    """Raise an error if tokens are not in the row-major order of the model's own map."""
     if layout.layout is not Layout.NLC:
         return
     own = own_maps(copy_sharing_parameters(model, _DOING), run.inputs, [at])
     if at in own and is_reordered(layout.to_nchw(run.output, size[1:]), own[at]):
         raise ModelError(
-            f"looking for a feature map of {type(model).__name__} at {at!r}: its output is no "
-            f"feature map: {ANOTHER_ORDER}. Pass the name of another stage, or no at= for the last "
-            "map."
+            f"looking for a feature map of {type(model).__name__} at {at!r}: its output is not a "
+            f"feature map: {ANOTHER_ORDER}. Pass the name of another stage, or omit at= to use the "
+            "last map."
         )
 
 
 def _outermost(
     module: nn.Module, useless: Callable[[str, nn.Module], bool], prefix: str = ""
 ) -> Iterator[str]:
-    """Yield the names of useless modules with parameters that are in no other useless module."""
+    """Yield the names of the outermost useless modules that have parameters."""
     for name, child in module.named_children():
         if next(child.parameters(), None) is None:
             continue
-        # A model may ask for the length of its lists.
+        # Keep lists: a model may use their length.
         if useless(prefix + name, child) and not isinstance(child, _LISTS):
             yield prefix + name
         else:

@@ -1,7 +1,7 @@
-"""One run of a model on a copy that shares its parameters, recorded for whoever needs to know.
+"""Dry run of a model: one recorded run of a copy that shares the model's parameters.
 
-Everything that is found out about a model is read from such a record. The model itself is never
-run, so its buffers, modes, hooks, flags and caches stay as they are.
+All properties of a model that softattn infers come from such a record. The model itself is never
+run, so its buffers, modes, hooks, flags and caches do not change.
 """
 
 import copy
@@ -47,12 +47,12 @@ class Call:
     ndim: int = 0
     """Number of dimensions of the last output, if it is a tensor."""
     output: object = None
-    """The last output, if it was to be kept."""
+    """The last output, for modules in `keep`."""
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """Record of one run."""
+    """Record of a dry run."""
 
     model: nn.Module
     """The copy that ran, in eval mode."""
@@ -72,9 +72,9 @@ class DryRun:
         )
 
     def reached(self, output: Tensor) -> set[nn.Parameter] | None:
-        """Return the parameters that get a gradient from an output; `None` if this is hidden.
+        """Return the parameters that an output depends on; `None` if they can't be determined.
 
-        A reentrant checkpoint hides the parameters that are used inside it.
+        The autograd graph does not contain operations inside a reentrant checkpoint.
         """
         found: set[nn.Parameter] = set()
         seen, waiting = set(), [output.grad_fn]
@@ -159,7 +159,7 @@ def _watch(module: nn.Module, call: Call, keep: bool) -> RemovableHandle:
         call.ndim = output.ndim if isinstance(output, Tensor) else 0
         call.output = output if keep else None
 
-    # Before other hooks, as the hook that applies attention will be.
+    # Run before other hooks, like the hook that applies attention.
     return module.register_forward_hook(note, prepend=True)
 
 
@@ -183,12 +183,12 @@ def copy_sharing_parameters(model: nn.Module, doing: str = "running a model") ->
     """
     if any(is_lazy(parameter) for parameter in model.parameters()):
         raise ModelError(
-            f"{doing}: {type(model).__name__} has lazy parameters, whose shapes its first pass "
-            "decides. Run it once before."
+            f"{doing}: {type(model).__name__} has lazy parameters, whose shapes are unknown before "
+            "the first pass. Run the model once first."
         )
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
-        # Of other classes only they know how to be copied, such as those of quantized weights.
+        # Subclasses, such as quantized weights, define how they are copied.
         shared = (
             nn.Parameter(parameter.detach(), parameter.is_floating_point())
             if type(parameter) is nn.Parameter
@@ -196,13 +196,13 @@ def copy_sharing_parameters(model: nn.Module, doing: str = "running a model") ->
         )
         memo[id(parameter)] = shared
     for module in model.modules():
-        # What torch.nn.utils.weight_norm leaves on a module can't be copied: it is a result.
+        # torch.nn.utils.weight_norm stores a computed tensor, which deepcopy rejects.
         results = (v for v in vars(module).values() if isinstance(v, Tensor) and not v.is_leaf)
         memo.update({id(result): result.detach() for result in results})
     try:
         copied = copy.deepcopy(model, dict(memo))
     except Exception:
-        # Some models hold what can't be copied, such as a lock or an open file. The copy shares it.
+        # Objects that can't be copied, such as a lock or an open file, are shared with the copy.
         memo.update({id(value): value for value in _uncopyable(model, memo)})
         try:
             copied = copy.deepcopy(model, memo)
@@ -211,7 +211,7 @@ def copy_sharing_parameters(model: nn.Module, doing: str = "running a model") ->
                 f"{doing}: {type(model).__name__} can't be copied for a dry run: "
                 f"{type(error).__name__}: {error}"
             ) from error
-    # Not eval(), which a model may have changed to do more.
+    # Not eval(), which a model may override.
     for module in copied.modules():
         module.training = False
     return copied
@@ -233,7 +233,7 @@ def candidate_sizes(
     pretrained_cfg: Mapping[str, Any] | None = None,
     given: tuple[int, ...] | None = None,
 ) -> list[ImageSize]:
-    """Return the sizes (C, H, W) of images that a model may take, the likeliest first.
+    """Return the image sizes (C, H, W) that a model may accept, most likely first.
 
     Example:
         >>> import torch

@@ -1,8 +1,8 @@
 """Inference of a map's layout from its shape: lenient for wrapping, strict for inserting.
 
-The map of an image has the image's aspect ratio. This tells height and width from the channels,
-and the grid of tokens from the prefix tokens. The order of tokens shows in the values alone, where
-a model also makes a map of them itself.
+A feature map has the aspect ratio of its image. This distinguishes height and width from channels,
+and grid tokens from prefix tokens. Shapes do not determine the order of tokens. It is checked
+against the values of the model's own map, for models that return one.
 """
 
 import math
@@ -37,15 +37,15 @@ __all__ = [
     "own_maps",
 ]
 
-# timm's models have up to 10 prefix tokens. Some declare a number that is not that of inner
-# blocks: CaiT appends its class token in the last ones.
+# timm's models have up to 10 prefix tokens. The declared number does not always hold for inner
+# blocks: CaiT appends its class token only in the last blocks.
 _MAX_PREFIX_TOKENS = 10
 
 Shape = tuple[int, ...]
 
 
 def find_stride(num_tokens: int, image: Size, preferred: int | None = None) -> TokenGrid | None:
-    """Return the grid of so many tokens that a stride gives for an image.
+    """Return the grid with a number of tokens that results from some stride over an image.
 
     Example:
         >>> from softattn.features.inference import find_stride
@@ -81,7 +81,7 @@ def infer_layout(
     num_prefix_tokens: int | None = None,
     stride: int | None = None,
 ) -> MapLayout | None:
-    """Return the most likely layout of a map, or `None` if a value can't be one.
+    """Return the most likely layout of a map, or `None` if a value can't be a map.
 
     Example:
         >>> import torch
@@ -96,7 +96,7 @@ def infer_layout(
     Args:
         value: what a module returned. A map has at least 2 x 2 positions.
         image: the size of the model's input.
-        channels_last: read shapes that fit both ways as NHWC.
+        channels_last: interpret shapes that fit both layouts as NHWC.
         num_prefix_tokens: the number that the model declares, tried first.
         stride: of the grid of tokens, as the model declares it, tried first.
     """
@@ -123,7 +123,7 @@ def declared_layout(model: nn.Module, last: bool) -> dict[str, Any]:
 
     Args:
         model: the model.
-        last: include what holds for the last map only.
+        last: include attributes that apply only to the last map.
     """
     info: Any = getattr(model, "feature_info", None)
     declared: dict[str, Any] = {
@@ -137,7 +137,7 @@ def declared_layout(model: nn.Module, last: bool) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Hints:
-    """Layout that the caller states instead of having it inferred."""
+    """Layout given by the caller, used instead of inference."""
 
     layout: Layout | None = None
     grid: Size | None = None
@@ -146,7 +146,7 @@ class Hints:
 
 @dataclass(frozen=True)
 class ObservedOutput:
-    """Output of a module in a dry run, and what the model declares about it."""
+    """Shape of a module's output in a dry run, with hints to its layout from the model."""
 
     shape: Shape
     image: Size | None
@@ -154,7 +154,7 @@ class ObservedOutput:
     channels: frozenset[int] = frozenset()
     """Numbers of channels that the module's own parameters suggest."""
     num_prefix_tokens: int | None = None
-    """Number that the model declares, which holds for its last tokens and not for all others."""
+    """Number that the model declares. It holds for the last block, but not for all others."""
     shape_of_half: Callable[[], Shape | None] = lambda: None
     """Returns the shape for an image of half the height, if the model runs on one."""
 
@@ -172,7 +172,7 @@ def infer_layout_strictly(output: ObservedOutput, hints: Hints) -> MapLayout:
         1
 
     Raises:
-        ModelError: the output is no map, or several layouts fit.
+        ModelError: the output is not a map, or several layouts fit.
     """
     layouts = {3: (Layout.NLC,), 4: (Layout.NCHW, Layout.NHWC)}.get(len(output.shape), ())
     if hints.layout is not None:
@@ -183,14 +183,14 @@ def infer_layout_strictly(output: ObservedOutput, hints: Hints) -> MapLayout:
             if hints.layout is None
             else f"layout={hints.layout.value!r}, as given"
         )
-        raise ModelError(f"its output {output.shape} is no feature map: expected {expected}.")
+        raise ModelError(f"its output {output.shape} is not a feature map: expected {expected}.")
     if layouts == (Layout.NLC,):
         return _infer_tokens(output, hints)
     layout = layouts[0] if len(layouts) == 1 else _infer_channels(output)
     height, width = _sizes(output.shape)[layout is Layout.NHWC]
     if height * width < 2:
         raise ModelError(
-            f"its output {output.shape} is no feature map: it has {height} x {width} positions, "
+            f"its output {output.shape} is not a feature map: it has {height} x {width} positions, "
             "and attention needs two or more. Name a module before the pooling."
         )
     return MapLayout(layout)
@@ -202,7 +202,7 @@ def _sizes(shape: Shape) -> tuple[Size, Size]:
 
 
 def _infer_channels(output: ObservedOutput) -> Layout:
-    """Tell NCHW from NHWC by aspect ratio, then by a lower image, then by parameters."""
+    """Choose NCHW or NHWC by aspect ratio, then by a run on a lower image, then by parameters."""
     sizes = dict(zip((Layout.NCHW, Layout.NHWC), _sizes(output.shape), strict=True))
     fitting = [
         layout
@@ -221,14 +221,14 @@ def _infer_channels(output: ObservedOutput) -> Layout:
         ] or [layout for layout in channels if output.shape[channels[layout]] in output.channels]
     if len(fitting) != 1:
         raise ModelError(
-            f"its output {output.shape} may be (B, C, H, W), (B, H, W, C), or no feature "
+            f"its output {output.shape} may be (B, C, H, W), (B, H, W, C), or not a feature "
             f"map{_of(output)}. Pass layout='NCHW' or layout='NHWC' if it is one."
         )
     return fitting[0]
 
 
 def _infer_tokens(output: ObservedOutput, hints: Hints) -> MapLayout:
-    """Tell prefix tokens from those of the grid."""
+    """Determine the numbers of prefix tokens and grid tokens."""
     _, count, channels = output.shape
     found = f"its output {output.shape}"
     if hints.grid is not None:
@@ -253,7 +253,7 @@ def _infer_tokens(output: ObservedOutput, hints: Hints) -> MapLayout:
     fitting = {prefix: grid for prefix, grid in grids.items() if grid is not None}
     if len(fitting) != 1:
         tried = " or ".join(f"{count} - {prefix}" for prefix in grids)
-        problem = "is no feature map: no grid" if not fitting else "is ambiguous: several grids"
+        problem = "is not a feature map: no grid" if not fitting else "is ambiguous: several grids"
         raise ModelError(
             f"{found} {problem}{_of(output)} can have {tried} tokens. Pass grid=(height, width), "
             "and num_prefix_tokens= if there are any."
@@ -280,7 +280,7 @@ ANOTHER_ORDER = "its tokens are not in the order of the model's own map of this 
 def own_maps(
     model: nn.Module, inputs: tuple[Any, ...], names: Collection[str]
 ) -> dict[str, Tensor]:
-    """Return the maps that a model itself makes of its stages, as timm's models can.
+    """Return a model's own maps of its stages, from timm's `forward_intermediates`.
 
     Example:
         >>> import timm, torch
@@ -291,7 +291,7 @@ def own_maps(
         {'blocks.1': (1, 64, 4, 4)}
 
     Args:
-        model: it runs as it is, so pass a copy.
+        model: the model. It is run directly, so pass a copy.
         inputs: arguments of the model.
         names: names of modules.
 
@@ -305,7 +305,7 @@ def own_maps(
     read_stages: Any = getattr(model, "forward_intermediates", None)
     if not known or read_stages is None:
         return {}
-    # A model that fails here says nothing about the order.
+    # If this fails, the order of tokens can't be checked.
     with torch.no_grad(), suppress(Exception):
         # The model returns them in its own order.
         ordered = sorted(known, key=lambda name: known[name])

@@ -62,7 +62,7 @@ def find_last_feature_map(model: nn.Module, input_size: ImageSize) -> str:
             f"looking for the last feature map of {type(model).__name__}: nothing on the way to "
             f"its output, {describe(given)}, is a map of at least 2 x 2 positions for an input of "
             f"{input_size}. Pass a larger input_size, or at= with the name of a module "
-            "that gives a map."
+            "that returns a map."
         )
     return names[found]
 

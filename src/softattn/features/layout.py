@@ -53,7 +53,7 @@ def _aspect_error(size: Size, image: Size) -> int:
 
 
 def fit_grid(count: int, image: Size) -> Size | None:
-    """Return the grid of so many positions that has an image's aspect ratio.
+    """Return the grid with a number of positions and an image's aspect ratio.
 
     Example:
         >>> from softattn.features.layout import fit_grid
@@ -75,7 +75,7 @@ def fit_grid(count: int, image: Size) -> Size | None:
 
 @dataclass(frozen=True)
 class TokenGrid:
-    """Grid of tokens: its size for one image, and the stride that gives it for others.
+    """Grid of tokens: its size for one image, and the stride from which other sizes follow.
 
     Example:
         >>> from softattn.features.layout import TokenGrid
@@ -87,7 +87,7 @@ class TokenGrid:
     rows: int
     columns: int
     stride: int | None = None
-    """Pixels of the image for one position; `None` if no stride gives this grid."""
+    """Number of image pixels per position; `None` if the grid does not follow from a stride."""
     round_up: bool = False
     """Whether the size of the image over the stride is rounded up."""
 
@@ -99,7 +99,7 @@ class TokenGrid:
             image: the size of the image that the tokens are computed from, if it is known.
 
         Raises:
-            ShapeError: the grid of so many tokens is not known.
+            ShapeError: the grid for this number of tokens is unknown.
         """
         if image is not None and self.stride is not None:
             rows, columns = strided(image, self.stride, self.round_up)
@@ -107,7 +107,7 @@ class TokenGrid:
                 return rows, columns
         if count == self.rows * self.columns:
             return self.rows, self.columns
-        # Other numbers have several grids, and only the image tells which.
+        # Other numbers fit several grids; only the image size determines which.
         fitting = fit_grid(count, image) if image is not None else None
         if fitting is not None:
             return fitting
@@ -147,7 +147,7 @@ class MapLayout:
     grid: TokenGrid | None = None
     """Grid of the tokens, for `Layout.NLC`."""
     num_prefix_tokens: int = 0
-    """Leading tokens that are no position, such as the class token."""
+    """Number of leading tokens that are not positions, such as the class token."""
 
     def to_nchw(self, x: Tensor, image: Size | None = None) -> Tensor:
         """Return a tensor as (B, C, H, W).
@@ -157,7 +157,7 @@ class MapLayout:
             image: the size of the image that it is computed from, for tokens.
 
         Raises:
-            ShapeError: x has another number of dimensions, or a number of tokens of no known grid.
+            ShapeError: x has the wrong number of dimensions, or tokens that fit no known grid.
         """
         size = None
         if self.grid is not None and x.ndim == 3:
@@ -178,7 +178,7 @@ def to_nchw(
 
     Args:
         x: (B, C, H, W), (B, H, W, C) or (B, P + H * W, C).
-        layout: which of these.
+        layout: the layout of x.
         grid: (H, W) of tokens.
         num_prefix_tokens: P. These tokens are left out.
 

@@ -160,7 +160,7 @@ def trace(model: nn.Module, inside: Collection[str], training: bool) -> dict[str
     concrete = {
         p.name: p.default for p in defaults if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
     }
-    # Not train() or eval(), which a model may have changed to do more.
+    # Not train() or eval(), which a model may override.
     for module in model.modules():
         module.training = training
     try:
@@ -181,7 +181,7 @@ def _names(paths: Mapping[fx.Node, str]) -> dict[str, fx.Node]:
         if node.op == "call_module":
             modules.setdefault(str(node.target), node)
     names = {node: name for name, node in modules.items()}
-    # torchvision takes the end of a module's name for a count (`conv1_1`), so a name may be taken.
+    # torchvision parses the end of a module's name as a count (`conv1_1`), so names can collide.
     taken = set(modules)
     for node, path in paths.items():
         if node not in names:

@@ -1,7 +1,7 @@
 """Hooks that apply inserted attention, and that detect when a tool replaces their module.
 
-Tools such as `SyncBatchNorm.convert_sync_batchnorm` replace modules. Some copy the children and not
-the hooks, some the hooks and not the children, some neither.
+Tools such as `SyncBatchNorm.convert_sync_batchnorm` replace modules. Some copy only the children,
+some only the hooks, some neither.
 """
 
 import threading
@@ -43,19 +43,19 @@ class _AttendOutput:
     def __call__(self, module: nn.Module, args: object, output: Any) -> Any:
         attention = self.find(module)
         if attention is None:
-            raise _lost(f"{type(module).__name__}, which has its hooks and not its children")
+            raise _lost(f"{type(module).__name__}, which has its hooks but not its children")
         return attention(output)
 
     def find(self, module: nn.Module) -> nn.Module | None:
-        """Return the attention, or `None` if it is not there."""
+        """Return the attention, or `None` if the module does not contain it."""
         return _inside(module, self.path)
 
 
 class InputSize:
     """Forward pre-hook that records the size of the images of the current pass.
 
-    It is registered on a module that takes the images, and read by attention on tokens, whose grid
-    depends on it.
+    It is registered on a module that takes the images. Attention on tokens reads the size to
+    determine their grid.
 
     Example:
         >>> import torch
@@ -78,7 +78,7 @@ class InputSize:
 
     def get(self) -> tuple[int, int] | None:
         """Return (height, width), or `None` before the first pass."""
-        # Gradient checkpointing recomputes in another thread, which has recorded no image.
+        # Gradient checkpointing recomputes in another thread, where no size was recorded.
         return self._of_thread.get(_thread(), self._last)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -91,9 +91,9 @@ def _thread() -> int:
 
 
 class _KeepAttached:
-    """Forward pre-hook that checks a module inside its own before each pass.
+    """Forward pre-hook that checks before each pass that an inner module still has its hook.
 
-    Where a tool replaced that module and copied the children only, the hook is registered again.
+    If a tool replaced the inner module and copied only the children, the hook is registered again.
     """
 
     def __init__(self, path: str, hook: _AttendOutput, key: int) -> None:
@@ -115,8 +115,8 @@ class _KeepAttached:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        # In a new process torch counts hooks from 0 again, and would replace the one that was
-        # unpickled with this number.
+        # torch numbers hooks from 0 in a new process. Without this, a new hook could get the number
+        # of the unpickled one and replace it.
         RemovableHandle.next_id = max(RemovableHandle.next_id, self.key + 1)
 
 
@@ -155,14 +155,14 @@ def attach(model: nn.Module, attention: nn.Module, host: str, parent: str, calle
     module = model.get_submodule(host)
     module.get_submodule(parent).add_module(CHILD, attention.train(module.training))
     hook = _AttendOutput(join(parent, CHILD))
-    # Before the hooks that are there, which should see what the network sees.
+    # Before existing hooks, so that they get the attended output, like the next layer.
     key = module.register_forward_hook(hook, prepend=True).id
     path = host.removeprefix(f"{caller}.") if caller else host
     model.get_submodule(caller).register_forward_pre_hook(_KeepAttached(path, hook, key))
 
 
 def restore(model: nn.Module) -> None:
-    """Register hooks again that tools lost, as the next pass would.
+    """Register the hooks that tools dropped again, as the next pass would.
 
     Raises:
         ModelError: attention was lost with the module after which it was inserted.
@@ -176,7 +176,7 @@ def restore(model: nn.Module) -> None:
 def detach(model: nn.Module, kind: type[nn.Module]) -> bool:
     """Remove attention of a class and all hooks of `attach`; return whether there was any.
 
-    Attention that no hook reaches any more is removed too, and hooks that reach none.
+    This includes attention that no hook calls any more, and hooks without attention.
     """
     found = False
     for module in list(model.modules()):

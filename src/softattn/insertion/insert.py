@@ -45,7 +45,7 @@ def insert_attention(
 
     The output x of each module becomes x + gamma * a * x, where a is the sum of its attention maps
     and gamma a learned factor. With gamma 0 the result is x to the last bit, and gamma has a
-    gradient: training learns how much attention to admit.
+    gradient, so training determines how strongly the attention is applied.
 
     Example:
         >>> import torch
@@ -65,15 +65,16 @@ def insert_attention(
 
     The model is changed in place. No module is replaced and no key renamed: a checkpoint from
     before the insertion loads with `strict=True` and leaves the attention as it is. In a plain
-    `Sequential`, the last module holds the attention, so that gradient checkpointing, which walks
-    the sequence, applies it too. Insert before `torch.compile` and `DistributedDataParallel`.
+    `Sequential`, the last module holds the attention, so that gradient checkpointing, which calls
+    the modules of the sequence directly, applies it too. Insert before `torch.compile` and
+    `DistributedDataParallel`.
 
     Tools that replace modules, such as `SyncBatchNorm.convert_sync_batchnorm`, may drop the hook
     that applies the attention. The next pass registers it again. If a tool drops the attention
     itself, the next pass raises a `ModelError`: insert after calling such a tool.
 
     In a model that classifies from a class token, only later layers that mix tokens propagate
-    attention on patch tokens. Inserting after the last block has no effect and gives a warning.
+    attention on patch tokens. Inserting after the last block has no effect and issues a warning.
 
     Modules are inspected in a dry run in eval mode, on a copy that shares the parameters. All
     errors are raised before the model is changed.
@@ -90,7 +91,7 @@ def insert_attention(
             `"NLC"`.
         grid: (height, width) of the tokens, if their number is ambiguous. Passing this,
             `num_prefix_tokens` or `layout` disables the check that tokens are in row-major order.
-        num_prefix_tokens: number of leading tokens that are no position, such as the class token.
+        num_prefix_tokens: number of leading tokens that are not positions, such as the class token.
         example: an input for the dry run, or a tuple of all inputs. By default random images of
             the size that the model declares, or of 224 x 224.
 
@@ -98,7 +99,7 @@ def insert_attention(
         The model.
 
     Raises:
-        ArgumentError: there is no module of this name, two names have one output, or another
+        ArgumentError: there is no module of this name, two names have the same output, or another
             argument is out of range.
         ArgumentTypeError: an argument has the wrong type.
         ModelError: a module returns no feature map, or several outputs, or runs several times or
@@ -185,7 +186,7 @@ def _names(at: str | Sequence[str]) -> list[str]:
             f"({type(wrong[0]).__name__})."
         )
     if not names:
-        raise ArgumentError(f"{DOING}: at names no module. Pass one or more names.")
+        raise ArgumentError(f"{DOING}: at is empty. Pass one or more names of modules.")
     return names
 
 
@@ -211,7 +212,7 @@ def _prefix(count: int | None) -> int | None:
 
 
 def _check_open(model: nn.Module, doing: str = DOING) -> None:
-    """Refuse models that are wrapped by something that would not notice a change."""
+    """Raise an error for models that are scripted, compiled or distributed already."""
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(
             f"{doing}: expected a torch.nn.Module, found {type(model).__name__}."

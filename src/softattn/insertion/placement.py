@@ -1,7 +1,7 @@
-"""Modules for inserted attention: whose output it attends, and whose child it becomes.
+"""Host and parent of inserted attention: the module that it follows, and its parent module.
 
-As a child, attention must not become a step of a sequence that is walked, nor of a module that
-runs its children one after another.
+The parent must not be a sequence, nor another module that runs all its children in order: it would
+run the attention as one more step.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,10 +19,10 @@ __all__ = ["find_hosts", "run_with_parents"]
 
 
 def find_hosts(model: nn.Module, names: Iterable[str], doing: str) -> dict[str, str]:
-    """Return the modules whose outputs are those of the named modules, by their own names.
+    """Return the host of each named module: the module whose output is attended.
 
-    This is the named module, or the last module of a plain `Sequential`. Gradient checkpointing
-    walks a sequence instead of calling it, and its last module runs in both cases.
+    This is the named module itself, or the last module of a plain `Sequential`: gradient
+    checkpointing does not call a sequence but its modules, and the last one runs in both cases.
 
     Example:
         >>> from torchvision.models import resnet18
@@ -31,10 +31,10 @@ def find_hosts(model: nn.Module, names: Iterable[str], doing: str) -> dict[str, 
         {'maxpool': 'maxpool', 'layer4.1': 'layer4'}
 
     Returns:
-        The name that was given, by the name of the host.
+        The given names by the names of their hosts.
 
     Raises:
-        ArgumentError: there is no module of this name, or two names have one host.
+        ArgumentError: there is no module of this name, or two names have the same host.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     hosts: dict[str, str] = {}
@@ -55,7 +55,7 @@ def find_hosts(model: nn.Module, names: Iterable[str], doing: str) -> dict[str, 
 
 
 def _last(module: nn.Module, is_kind: Callable[[nn.Module], bool]) -> str:
-    """Return the name of the last module inside nested modules of a kind, "" for the module."""
+    """Return the name of the last module in nested modules of a kind, "" for `module` itself."""
     path: list[str] = []
     while is_kind(module) and (names := list(children(module))):
         path.append(names[-1])
@@ -72,7 +72,7 @@ def _is_container(module: nn.Module) -> bool:
 
 
 class _StandIn(nn.Module):
-    """Child in the place of attention that records whether its parent runs it."""
+    """Placeholder for attention that records whether its parent runs it."""
 
     ran = False
 
@@ -84,7 +84,7 @@ class _StandIn(nn.Module):
 def run_with_parents(
     model: nn.Module, hosts: Mapping[str, str], inputs: Inputs | None, doing: str
 ) -> tuple[DryRun, dict[str, str]]:
-    """Run a copy of a model, and find the module that can hold the attention of each host.
+    """Run a copy of a model, and find a parent for the attention of each host.
 
     Args:
         model: it is not changed.

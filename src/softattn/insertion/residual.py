@@ -71,7 +71,7 @@ def residual_attention(
     return (x * scales).to(x.dtype), maps
 
 
-# One node in a symbolic trace, since it computes with sizes, which a trace doesn't know.
+# One node in a symbolic trace, since it computes with sizes, which are unknown in a trace.
 torch.fx.wrap("residual_attention")
 
 

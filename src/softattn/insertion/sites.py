@@ -1,4 +1,4 @@
-"""Sites for inserted attention after named modules, or the reason why there is none.
+"""Sites for inserted attention after named modules, or an error with the reason.
 
 Everything is read from a dry run, so that errors are raised before a model is changed.
 """
@@ -69,7 +69,7 @@ def find_sites(
         model: it is not changed.
         names: names of modules, as in `named_modules()`.
         inputs: inputs of the dry run; `None` for random images of the size that it declares.
-        hints: layout that the caller states.
+        hints: layout given by the caller.
         doing: the beginning of error messages.
 
     Raises:
@@ -99,10 +99,10 @@ def _site(
         layout = _infer(run, host, x, hints)
         maps = layout.to_nchw(x, image_size(run.inputs))
         if name in own and is_reordered(maps, own[name]):
-            raise ModelError(f"its output {tuple(x.shape)} is no feature map: {ANOTHER_ORDER}.")
+            raise ModelError(f"its output {tuple(x.shape)} is not a feature map: {ANOTHER_ORDER}.")
     except ModelError as error:
         may = [n for n, call in run.calls.items() if n and call.count == 1 and call.ndim in (3, 4)]
-        others = f"Others give a tensor of 3 or 4 dimensions. {closest(name, may)}"
+        others = f"Other modules return a tensor of 3 or 4 dimensions. {closest(name, may)}"
         raise ModelError(f"{doing} at {name!r}: {error} {others}") from None
     return Site(
         host,

@@ -12,7 +12,7 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
     """Return whether weight decay applies to a parameter.
 
     It applies to matrices and filters, and not to biases, norms, gamma, tokens and position
-    embeddings. The last two are told apart by their names, which do not contain `weight`.
+    embeddings. The last two are recognized by their names, which do not contain `weight`.
 
     Example:
         >>> import torch
@@ -27,8 +27,8 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
 def layer_ids(model: nn.Module) -> dict[str, int]:
     """Return the layer of each parameter by name, numbered from the input.
 
-    timm models define their layers (`group_matcher`). In other models, a layer is what shares the
-    parameter names up to the first number (`layer1.0`, `features.3`).
+    timm models define their layers (`group_matcher`). In other models, a layer consists of the
+    parameters whose names are equal up to the first number (`layer1.0`, `features.3`).
 
     Example:
         >>> import torch

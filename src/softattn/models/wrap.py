@@ -85,8 +85,8 @@ def wrap_backbone(
             like one without attention. gamma is one number, so at another input size the initial
             features are scaled by the ratio of the numbers of positions: pass the `input_size`
             that you train at. `None` is no factor; 0.01 is the paper's value, which scales the
-            features by 0.01 * K / (H * W), and with them the gradient of everything before.
-            With `block`, set it there.
+            features, and the gradients of all earlier layers, by 0.01 * K / (H * W). If `block`
+            is given, set gamma in the block instead.
         pretrained: load pretrained weights into a model that is given by name.
         head: "pool" (mean over positions, then a linear layer; any input size), "flatten" (the
             paper's: a linear layer on all positions; one input size), or a function that builds a

@@ -1,7 +1,6 @@
-"""Memory and speed without a change of results, and access to private names of torch.
+"""Optimizations that do not change results, and access to private names of torch.
 
-Nothing else in softattn knows how a gradient is computed, or names anything of torch that starts
-with an underscore.
+No other module of softattn implements a backward pass or uses a private name of torch.
 """
 
 from softattn.ops._torch import (

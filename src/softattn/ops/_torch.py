@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import nn
 
-# Name of the child under which torch.compile(module) keeps the module.
+# Name of the child in which torch.compile(module) stores the module.
 _COMPILED_CHILD = "_orig_mod"
 
-# torch 2.6 has no is_exporting, and can't tell the two apart.
+# torch 2.6 has no is_exporting; is_compiling is true for both.
 _is_exporting: Callable[[], bool] = getattr(
     torch.compiler, "is_exporting", torch.compiler.is_compiling
 )

@@ -65,7 +65,7 @@ def with_low_memory_gradient(
 def _is_worthwhile(
     x: Tensor, weight: Tensor, bias: Tensor | None, gamma: Tensor | float | None
 ) -> bool:
-    # Compilers and exporters fuse better, and can't see into a backward in Python. Transforms of
+    # Compilers and exporters fuse better, and can't trace a backward in Python. Transforms of
     # torch.func, forward mode and autocast have rules for plain operations only.
     tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     if tracing or torch.compiler.is_compiling() or not torch.is_grad_enabled():
