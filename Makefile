@@ -8,7 +8,7 @@ WHEEL := .venv-wheel
 LOWEST := .venv-lowest
 # Two torch processes with two threads each slow one another down; one thread each does not.
 export OMP_NUM_THREADS := 1
-# It announces another program at each build.
+# mkdocs-material prints an advertisement at each build otherwise.
 export NO_MKDOCS_2_WARNING := 1
 ifdef HAM10000_DIR
 export HAM10000_DIR := $(abspath $(HAM10000_DIR))
@@ -25,11 +25,11 @@ DOCS := $(VENV)/.docs
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# HAM10000 from a data set to a report, small: on the real images where HAM10000_DIR names them.
+# Uses the real images if HAM10000_DIR is set, synthetic ones otherwise.
 demo: $(READY) ## Train, evaluate and report on HAM10000, at a small scale
 	$(BIN)/ham10000 demo --out out/demo
 
-# The README's picture: a minute of training on synthetic lesions.
+# Trains for a minute on synthetic lesions.
 picture: $(READY) ## Draw the figure of the README
 	OMP_NUM_THREADS=2 $(BIN)/python examples/demo.py --out out/picture
 
@@ -63,7 +63,7 @@ test-lowest: ## Run all tests on the lowest allowed dependencies
 	$(LOWEST)/bin/python $(PYTEST)
 	cd $(STUDY) && ../../$(LOWEST)/bin/python $(PYTEST)
 
-# The authors' layer against TensorFlow, which lives in an environment of its own.
+# TensorFlow is installed in a separate environment.
 parity: $(READY) $(KERAS)/.ready ## Compare the authors' layer with TensorFlow
 	KERAS_PYTHON=$(KERAS)/bin/python $(BIN)/python -m pytest -q tests/test_keras_tensorflow.py
 
@@ -73,7 +73,7 @@ package: $(READY) ## Build the wheel and the sdist, and check their contents
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/python scripts/check_package.py dist
 
-# The wheel in an empty environment, without extras: what needs one skips and says so.
+# No extras are installed. Tests that need one are skipped, with the reason.
 test-wheel: package ## Test the wheel in an empty environment
 	$(PYTHON) -m venv --clear $(WHEEL)
 	$(WHEEL)/bin/python -m pip install -q --upgrade pip
@@ -81,40 +81,39 @@ test-wheel: package ## Test the wheel in an empty environment
 	$(WHEEL)/bin/python $(PYTEST) -rs tests
 	rm -rf $(WHEEL)
 
-# Everything that a release does, short of uploading. TAG=v1.2.3 also checks the tag.
+# TAG=v1.2.3 also checks the tag.
 release-check: lint workflows-check test-wheel docs-check ## Build and check a release without uploading it
 	$(BIN)/python scripts/release_check.py dist $(TAG)
 
-# Every model of torchvision and timm: half an hour on two cores. Writes docs/models.md.
+# Half an hour on two cores.
 coverage-models: $(READY) ## Wrap every model; writes docs/models.md (30 minutes)
 	$(BIN)/python benchmarks/coverage_models.py --fresh
 
-# Every stage of the smallest model of every timm file. Writes docs/insertion.md.
-coverage-insert: $(READY) ## Insert attention everywhere; writes docs/insertion.md (30 minutes)
+# Covers every stage of the smallest model of every timm file.
+coverage-insert: $(READY) ## Insert attention at every stage; writes docs/insertion.md (30 minutes)
 	$(BIN)/python benchmarks/coverage_insert.py
 
-# One small model of every family: what it survives wrapped. Hours. Writes docs/families.md.
+# Copying, export, compilation, DDP and more, on one small wrapped model of every family.
 families: $(READY) ## Test one model of each family in depth; writes docs/families.md (hours)
 	$(BIN)/python benchmarks/families.py
 	$(BIN)/python benchmarks/families.py --slow
 	$(BIN)/python benchmarks/families.py --ddp
 
-# Changes every operator of functional.py and ops/backward.py, one at a time, for at most an hour.
-mutants: $(READY) ## Check that the tests notice changed operators (an hour)
+# Mutation tests of functional.py and ops/backward.py, one operator at a time.
+mutants: $(READY) ## Check that the tests detect changed operators (an hour)
 	$(BIN)/python -m pip install -q --group mutation
 	$(BIN)/python scripts/mutants.py
 
-# What it costs beside the alternatives and the limits: about 20 minutes on two cores, which should
-# have nothing else to do. Writes docs/performance.md. The input pipeline's part and the trainer's
-# need HAM10000_DIR.
+# Comparison with alternatives and with the limits of the machine, on two otherwise idle cores. The
+# measurements of the input pipeline and the trainer need HAM10000_DIR.
 bench: $(READY) ## Measure speed and memory; writes docs/performance.md (20 minutes)
 	$(BIN)/python benchmarks/run.py --write
 
-# The ratios of the layer beside stored ones; seconds, or a minute where it has to look twice.
+# Takes seconds, or a minute if a ratio has to be measured again.
 bench-check: $(READY) ## Compare speed ratios with the stored ones
 	$(BIN)/python benchmarks/run.py --check
 
-# The site: the gallery's figures (a minute), the API, and the guides around them, in site/.
+# Figures of the gallery (a minute), API reference, and guides.
 docs: $(DOCS) build/gallery/gallery.txt ## Build the site in site/
 	rm -rf build/api docs/api/softattn.*.rst
 	$(BIN)/python -m sphinx -q -W --keep-going -n -E -d build/doctrees docs/api build/api
@@ -126,7 +125,7 @@ build/gallery/gallery.txt: $(DOCS) scripts/site/gallery.py
 docs-serve: docs ## Serve the site on localhost
 	$(BIN)/mkdocs serve
 
-# What was built: links, spelling, and each page in Chromium (skipped where there is none).
+# Pages are opened in Chromium if it is installed.
 docs-check: docs ## Check the site: links, spelling, pages in Chromium
 	$(BIN)/python -m pytest -q -n 2 -rs -o pythonpath=scripts/site/checks scripts/site/checks
 

@@ -1,4 +1,4 @@
-"""How Sphinx builds the pages of the API, one for each public name."""
+"""Sphinx configuration of the API pages, one for each public name."""
 
 import sys
 from pathlib import Path
@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT / "scripts" / "site"))
 
-softattn.plot.Figure = Figure  # which it imports only for types
+softattn.plot.Figure = Figure  # softattn.plot imports it only for type checking
 
 import inventories  # noqa: E402
 import pages  # noqa: E402
@@ -39,7 +39,7 @@ templates_path = ["templates"]
 exclude_patterns = ["templates"]
 default_role = "py:obj"
 nitpicky = True
-# A name in a text needn't be a name of ours; a type in a signature must be one of somebody's.
+# Names in text may be unknown; types in signatures must resolve.
 nitpick_ignore_regex = [("py:obj", ".*")]
 nitpick_ignore = [("py:param", "ModelT")]  # a variable of types
 
@@ -50,7 +50,7 @@ autodoc_preserve_defaults = True
 napoleon_custom_sections = [("Shape", "notes_style"), ("Attributes", "params_style")]
 python_use_unqualified_type_names = True
 
-# What others' names are is known without asking them, so that a build needs no network.
+# Inventories of other projects are stored here, so that a build needs no network.
 intersphinx_mapping = inventories.write(HERE / "names.yml", ROOT / "build" / "inventories")
 
 html_theme = "sphinx_immaterial"
@@ -66,7 +66,7 @@ html_theme_options = pages.theme_options(ROOT / "mkdocs.yml")
 def resolve_public_name(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, contents: nodes.Node
 ) -> nodes.Node | None:
-    """Let a text say `SoftAttention` anywhere, without the package in front."""
+    """Resolve public names without the package prefix, as in `SoftAttention`."""
     if node.get("reftype") != "obj" or node["reftarget"] not in softattn.__all__:
         return None
     return env.domains["py"].resolve_xref(
@@ -75,7 +75,7 @@ def resolve_public_name(
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Connect what is ours to Sphinx's events."""
+    """Connect the handlers to Sphinx's events."""
     app.connect("missing-reference", resolve_public_name)
     app.connect("autodoc-process-docstring", pages.point_to_guides)
     app.connect("html-page-context", pages.show_whole_site, priority=900)

@@ -1,8 +1,6 @@
-"""Draw the guides' pictures by running the guides' code.
+"""Draw the figures of the guides into docs/images by running the code of the guides.
 
     python docs/figures/from_guides.py
-
-writes them into docs/images.
 """
 
 import os
@@ -24,7 +22,7 @@ sys.path.insert(0, str(DOCS.parent / "scripts"))
 
 from guide_blocks import blocks, run_python  # noqa: E402
 
-# What a page's code writes, and the picture in docs/images that it becomes.
+# Files that the code of a page writes, and their names in docs/images.
 PICTURES = {
     "start": {"lesion.png": "start.png"},
     "insert": {"gamma.png": "insert-gamma.png"},
@@ -33,7 +31,7 @@ PICTURES = {
 
 
 def run(page: str) -> dict[str, Any]:
-    """Run a page's code in an empty folder, keep its pictures, return what it defines."""
+    """Run the code of a page in an empty folder, copy its figures, and return its variables."""
     names: dict[str, Any] = {"__name__": "__main__"}
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
@@ -51,7 +49,7 @@ def run(page: str) -> dict[str, Any]:
 
 
 def keep(picture: Path, target: Path) -> None:
-    """Copy a picture, small enough to be committed."""
+    """Copy a figure with fewer colours, so that it is small enough to be committed."""
     if picture.suffix == ".png":
         image = Image.open(picture).convert("RGB")
         image.quantize(256, dither=Image.Dither.NONE).save(target, optimize=True)
@@ -63,7 +61,7 @@ def keep(picture: Path, target: Path) -> None:
 
 
 def steps_of_the_equation(model: Any, image: Tensor) -> None:
-    """Draw what each step of the equation gives, in the model that `start` trained."""
+    """Draw the result of each step of the equation in the model trained by the page `start`."""
     attention = model.attention
     with torch.inference_mode():
         t = model.backbone(4 * image[None] - 2)
@@ -78,7 +76,7 @@ def steps_of_the_equation(model: Any, image: Tensor) -> None:
 
 
 def row(name: str, pictures: list[Tensor]) -> None:
-    """Draw pictures beside one another."""
+    """Draw pictures in a row."""
     figure = Figure(figsize=(1.6 * len(pictures), 1.6), layout="constrained")
     cells = figure.subplots(1, len(pictures), squeeze=False)[0]
     for cell, picture in zip(cells, pictures, strict=True):
@@ -90,7 +88,7 @@ def row(name: str, pictures: list[Tensor]) -> None:
 
 
 def main() -> None:
-    """Draw all of them."""
+    """Draw all figures."""
     names = {page: run(page) for page in PICTURES}
     steps_of_the_equation(names["start"]["model"], names["start"]["images"][0])
 

@@ -1,4 +1,4 @@
-/* The gallery: an image, the attention laid over it, and each of its maps. */
+/* The gallery: an image, its attention overlay, and each of its maps. */
 (() => {
   const gallery = document.getElementById("viewer");
   if (!gallery) return;
@@ -45,7 +45,7 @@
     show(null);
   };
 
-  // One stop for Tab in each group, and the arrows within it.
+  // Tab stops once in each group; the arrow keys move within it.
   const arrows = (group, columns) => {
     const buttons = [...group.children];
     buttons.forEach((button, index) => {
