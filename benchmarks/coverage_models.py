@@ -97,8 +97,8 @@ def check(name: str) -> dict[str, Any]:
         row["input"] = list(found.input_size)
         row["map"] = [found.channels, *found.size]
         row["source"] = found.source.value if found.at is None else f"at `{found.at}`"
-        row["layout"] = found.place.layout.value
-        row["prefix"] = found.place.num_prefix_tokens
+        row["layout"] = found.map_layout.layout.value
+        row["prefix"] = found.map_layout.num_prefix_tokens
         row["dropped"] = list(model.backbone.dropped)
         row["frozen"] = [name for name, p in model.named_parameters() if not p.requires_grad]
     except SoftAttnError as error:

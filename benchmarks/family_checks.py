@@ -96,7 +96,7 @@ def same_features(model: SoftAttentionClassifier, bare: nn.Module, x: Tensor) ->
             wanted = kept[0]
         else:  # a node of the graph, whose value no hook shows
             wanted = create_feature_extractor(bare, [found.at])(x)[found.at]
-    wanted = found.place.to_nchw(wanted, *x.shape[-2:])
+    wanted = found.map_layout.to_nchw(wanted, (x.shape[-2], x.shape[-1]))
     return verdict(torch.equal(model.backbone(x), wanted))
 
 
