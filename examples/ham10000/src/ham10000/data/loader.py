@@ -11,9 +11,18 @@ two ranks of 32 see the same images with the same augmentation as one rank of 64
 A `DataLoader` opens and maps shared memory for each tensor that a worker returns, which takes as
 long as reading and augmenting the batch. Workers of a `BatchLoader` write images to memory that all
 processes share and return only its number; everything else about a batch is known beforehand.
+
+systemd, Slurm and a terminal's Ctrl-C send their signal to every process of a job. The trainer
+handles it: it finishes the step, for which it needs its workers, saves and exits. A worker that
+died of the same signal would make the trainer fail instead, so workers obey their parent alone.
 """
 
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -25,10 +34,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ham10000.data.dataset import HAM10000
 from ham10000.data.metadata import metadata_features
 from ham10000.data.samplers import EpochSampler, SequentialShard
-from ham10000.data.worker_signals import blocked_signals, obey_parent_only
 from ham10000.errors import ArgumentError
 
-__all__ = ["Augmentation", "Batch", "BatchLoader", "Batches"]
+__all__ = ["Augmentation", "Batch", "BatchLoader", "Batches", "blocked_signals", "obey_parent_only"]
 
 
 class Augmentation(Protocol):
@@ -135,6 +143,8 @@ class Batches(Dataset[Batch]):
         metadata = self._metadata[indices] if self._metadata is not None else None
         return Batch(images, self._targets[indices], positions, metadata)
 
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 AHEAD = 2
 """Number of batches that each worker prepares ahead of use, as in a `DataLoader`."""
@@ -271,3 +281,39 @@ class _Slots(Dataset[int]):
             images, _ = self.data.read(indices.tolist())
             self.augment(images, torch.from_numpy(positions), epoch, out=out)
         return slot
+
+
+@contextmanager
+def blocked_signals() -> Iterator[None]:
+    """Block SIGTERM and SIGINT; processes that are started meanwhile keep them blocked.
+
+    A signal that arrives in the meantime is delivered at the end.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def obey_parent_only(worker: int) -> None:
+    """Ignore SIGINT in this worker, and SIGTERM unless the parent process sent it.
+
+    Pass it as `worker_init_fn` to a `DataLoader` whose workers start within `blocked_signals`. The
+    parent uses SIGTERM to end workers that don't end by themselves. Workers whose parent has died
+    end within seconds, since torch's worker loop checks for it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    parent = multiprocessing.parent_process()
+    while True:
+        received = signal.sigwaitinfo({signal.SIGTERM})
+        if parent is not None and received.si_pid == parent.pid:
+            os._exit(0)

@@ -6,6 +6,7 @@ from ham10000.data import (
     Augment,
     Preset,
 )
+from ham10000.data.augment.augment import draw_hairs, draw_rulers
 from ham10000.errors import ArgumentError
 
 
@@ -79,3 +80,13 @@ def test_an_empty_batch_stays_one() -> None:
     for name in PRESETS:
         empty = torch.zeros(0, 3, 8, 8, dtype=torch.uint8)
         assert Augment(name)(empty, torch.arange(0), 0).shape == (0, 3, 8, 8)
+
+
+@pytest.mark.parametrize("draw", [draw_hairs, draw_rulers])
+def test_artefacts_darken_a_share_of_the_images(draw) -> None:
+    images = torch.full((400, 3, 32, 32), 0.8)
+    draw(images, 0, 0, torch.arange(400), 0.3)
+    darkened = (images < 0.79).flatten(1)
+    assert darkened.any(1).float().mean().item() == pytest.approx(0.3, abs=0.07)
+    assert darkened[darkened.any(1)].float().mean().item() < 0.35
+    assert images.min() >= 0
