@@ -3,19 +3,17 @@ from typing import Any
 
 import pytest
 
-from ham10000.cli import main
+from ham10000.cli import main, study
+from ham10000.data import DATA_VARIABLE, find_table, read_table
 from ham10000.recipe import shipped_recipes
 
 
 def test_study_takes_names_and_overrides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(["recipes"])  # imports nothing of study
-    import ham10000.cli.study as module
-
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-    monkeypatch.setattr(module, "run_study", lambda *args, **kw: calls.append((args, kw)) or {})
-    monkeypatch.setattr(module, "print_study", lambda result: None)
+    monkeypatch.setattr(study, "run_study", lambda *args, **kw: calls.append((args, kw)) or {})
+    monkeypatch.setattr(study, "print_study", lambda result: None)
     arguments = ["lite0", "lite0_sa", "--seeds", "0", "1", "--out", str(tmp_path), "data.size=64"]
     assert main(["study", *arguments]) == 0
     (((recipes, seeds, out), options),) = calls
@@ -31,3 +29,52 @@ def test_study_of_an_unknown_recipe(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["study", "lite0", "lite0_s", "--seeds", "0", "1", "--out", str(out)]) == 1
     assert "Closest: lite0_sa" in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Arguments of the study and of the report, which are not run."""
+    found: dict[str, Any] = {}
+
+    def run_study(recipes: list[Path], **options: Any) -> dict[str, str]:
+        found.update(options, recipes=[path.stem for path in recipes])
+        return {"verdict": "undecided"}
+
+    def write_report(folder: Path, page: Path) -> Path:
+        found.update(report=folder)
+        return page
+
+    monkeypatch.setattr(study, "run_study", run_study)
+    monkeypatch.setattr(study, "write_report", write_report)
+    monkeypatch.setattr(study, "_DEMO_IMAGES", 28)
+    return found
+
+
+def test_a_demo_without_a_data_set_generates_one_once(
+    calls: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv(DATA_VARIABLE, raising=False)
+    assert main(["demo", "--out", str(tmp_path)]) == 0
+    assert len(read_table(find_table(tmp_path / "data"))) == 28
+    assert calls["recipes"] == ["smoke", "smoke_sa"]
+    assert calls["out"] == calls["report"] == tmp_path / "study"
+    assert f"data.root={(tmp_path / 'data').absolute()}" in calls["overrides"]
+    first = capsys.readouterr().out
+    assert first.startswith("Generating 28 synthetic images")
+    assert f"undecided\nThe report: {tmp_path / 'report.html'}" in first
+    assert main(["demo", "--out", str(tmp_path)]) == 0
+    assert "Generating" not in capsys.readouterr().out
+
+
+def test_a_demo_uses_an_existing_data_set(
+    calls: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(DATA_VARIABLE, "/named/by/variable")
+    assert main(["demo", "--out", str(tmp_path)]) == 0
+    assert "data.root=/named/by/variable" in calls["overrides"]
+    assert main(["demo", "--out", str(tmp_path), "--data", "/given"]) == 0
+    assert "data.root=/given" in calls["overrides"]
+    assert not (tmp_path / "data").exists()

@@ -32,8 +32,7 @@ from ham10000.data import (
 from ham10000.data import prepare as prepare_cache
 from ham10000.data import synthesize as synthesize_folder
 from ham10000.errors import ArgumentError
-from ham10000.reporting import explore_dataset, print_counts, print_report
-from ham10000.utils import console
+from ham10000.reporting import console, explore_dataset, print_counts, print_report
 
 
 def download(

@@ -17,9 +17,9 @@ from ham10000.evaluation import (
 )
 from ham10000.evaluation import compare as compare_predictions
 from ham10000.evaluation import evaluate as evaluate_predictions
-from ham10000.reporting import print_comparison, print_evaluation, write_figures
+from ham10000.reporting import console, print_comparison, print_evaluation, write_figures
 from ham10000.training import find_predictions, open_run
-from ham10000.utils import console, write_text
+from ham10000.utils import write_text
 
 _RunOrNone = Annotated[Path | None, Option("Folder of a run.")]
 _RunData = Annotated[

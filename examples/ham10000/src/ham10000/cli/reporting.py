@@ -7,10 +7,9 @@ from typing import Annotated
 from ham10000.cli.signature import Option, Seed, Split
 from ham10000.data import CLASSES
 from ham10000.errors import ArgumentError
-from ham10000.reporting import choose, make_cases, print_saliency, write_case, write_report
+from ham10000.reporting import choose, console, make_cases, print_saliency, write_case, write_report
 from ham10000.saliency import evaluate_saliency, write_saliency
 from ham10000.training import find_predictions, open_run
-from ham10000.utils import console
 
 _Run = Annotated[Path, Option("Folder of a run.")]
 _RunData = Annotated[

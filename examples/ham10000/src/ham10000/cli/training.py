@@ -9,7 +9,7 @@ from rich.table import Table
 
 from ham10000.errors import ArgumentError
 from ham10000.recipe import dump_recipe, load_recipe, recipe_overrides, shipped_recipes
-from ham10000.reporting import print_run
+from ham10000.reporting import console, print_run
 from ham10000.training import (
     INTERRUPTED,
     LAUNCHED,
@@ -21,7 +21,6 @@ from ham10000.training import (
     lock_run,
 )
 from ham10000.training import train as train_run
-from ham10000.utils import console
 
 _RESTARTS = 3
 

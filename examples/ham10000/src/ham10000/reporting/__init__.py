@@ -2,6 +2,7 @@
 
 from ham10000.reporting.cases import choose, make_cases, write_case
 from ham10000.reporting.console import (
+    console,
     print_comparison,
     print_counts,
     print_evaluation,
@@ -10,7 +11,6 @@ from ham10000.reporting.console import (
     print_saliency,
     print_study,
 )
-from ham10000.reporting.demo import run_demo
 from ham10000.reporting.explore import explore_dataset
 from ham10000.reporting.figures import write_figures
 from ham10000.reporting.report import write_report
@@ -18,6 +18,7 @@ from ham10000.reporting.style import data_uri
 
 __all__ = [
     "choose",
+    "console",
     "data_uri",
     "explore_dataset",
     "make_cases",
@@ -28,7 +29,6 @@ __all__ = [
     "print_run",
     "print_saliency",
     "print_study",
-    "run_demo",
     "write_case",
     "write_figures",
     "write_report",

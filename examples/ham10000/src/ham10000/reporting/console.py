@@ -1,4 +1,4 @@
-"""Tables that the commands print, at most 80 columns wide."""
+"""The console of the commands, and the tables they print, at most 80 columns wide."""
 
 import math
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 from rich import box
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -22,9 +23,9 @@ from ham10000.evaluation import (
 from ham10000.reporting.tables import method_name
 from ham10000.statistics import AreaDifference
 from ham10000.training import RunDir
-from ham10000.utils import console
 
 __all__ = [
+    "console",
     "print_comparison",
     "print_counts",
     "print_evaluation",
@@ -40,6 +41,11 @@ _SIGNS = {
     "error": "[bold red]ERROR[/]",
 }
 _MAX_ITEMS = 20
+
+
+def console() -> Console:
+    """Return a console for standard output."""
+    return Console(highlight=False)
 
 
 def print_report(report: Report) -> None:

@@ -1,29 +1,42 @@
 """`ham10000 report`: the results of a run or a study as one self-contained HTML page."""
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from ham10000.data import LICENCE
-from ham10000.reporting.inputs import open_source
-from ham10000.reporting.sections import (
-    gallery_section,
-    results_section,
-    saliency_section,
-    setup_section,
-)
-from ham10000.reporting.style import DARK, LIGHT
+from ham10000.data import CLASS_NAMES, CLASSES, LICENCE
+from ham10000.errors import Ham10000Error
+from ham10000.reporting import figures
+from ham10000.reporting.cases import gallery, make_cases, thumbnail
+from ham10000.reporting.inputs import EvaluatedRun, ReportSource, open_source, read_json
+from ham10000.reporting.style import DARK, LIGHT, Embedded, embed, embed_photo
 from ham10000.reporting.tables import (
+    Table,
+    class_table,
     comparison_tables,
     headline,
     look_table,
+    method_name,
+    metric_table,
     published_table,
     summary_items,
 )
+from ham10000.saliency import LOCALIZATION_JSON, evaluate_saliency, write_saliency
 from ham10000.utils import write_text
 
-__all__ = ["write_report"]
+__all__ = [
+    "gallery_section",
+    "results_section",
+    "saliency_section",
+    "setup_section",
+    "write_report",
+]
+
+NUM_FAITHFULNESS_IMAGES = 50
+"""Number of images for deletion and insertion, which take most of the time of a report."""
 
 
 def write_report(folder: Path, out: Path, *, data: Path | None = None, each: int = 1) -> Path:
@@ -72,3 +85,190 @@ def write_report(folder: Path, out: Path, *, data: Path | None = None, each: int
     }
     write_text(out, environment.get_template("report.html.j2").render(content))
     return out
+
+
+def results_section(run: EvaluatedRun) -> dict[str, Any]:
+    """Return the tables and figures of a run's test results."""
+    level, name = run.evaluation.per_image, run.name
+    targets, scores = run.predictions.targets, run.predictions.probabilities
+    recalls = {dx: level.metrics[f"recall/{dx}"] for dx in CLASSES}
+    values = {dx: recall.value for dx, recall in recalls.items()}
+    ends = {dx: (recall.low, recall.high) for dx, recall in recalls.items()}
+    listed = ", ".join(f"{dx} {value:.2f}" for dx, value in values.items())
+    metrics = level.metrics
+    drawn = [
+        (
+            "Recall of each class with its 95 % confidence interval",
+            lambda theme: figures.recall_figure(values, ends, theme=theme),
+            f"Recall of {name} by class: {listed}.",
+        ),
+        (
+            "Confusion matrix",
+            lambda theme: figures.confusion_figure(level.confusion, CLASSES, theme=theme),
+            f"Confusion matrix of {name}: {metrics['accuracy'].value:.1%} of {level.count:,} "
+            "images are on the diagonal.",
+        ),
+        (
+            "ROC curves, each class against all others",
+            lambda theme: figures.roc_figure(targets, scores, theme=theme),
+            f"ROC curves of {name}; macro AUC {metrics['auc_macro'].value:.3f}.",
+        ),
+        (
+            "Calibration",
+            lambda theme: figures.reliability_figure(targets, scores, theme=theme),
+            f"Calibration of {name}: expected calibration error {metrics['ece'].value:.3f}.",
+        ),
+    ]
+    epochs = run.epochs
+    if epochs:
+        last = max(row["epoch"] for row in epochs)
+        drawn.append(
+            (
+                "Training",
+                lambda theme: figures.curves_figure(epochs, theme=theme),
+                f"Loss and balanced accuracy of {name} over {last} epochs.",
+            )
+        )
+    return {
+        "name": name,
+        "seed": run.run.recipe.seed,
+        "metrics": metric_table(run),
+        "classes": class_table(run),
+        "figures": [(title, embed(draw, alt)) for title, draw, alt in drawn],
+    }
+
+
+def saliency_section(run: EvaluatedRun, data: Path | None) -> dict[str, Any]:
+    """Return localization and faithfulness of a run's maps, measured once for its weights."""
+    try:
+        found = _saliency(run, data)
+    except Ham10000Error as error:
+        return {"name": run.name, "missing": str(error), "tables": [], "figures": []}
+    caption = (
+        f"{found['images']:,} test images of {found['lesions']:,} lesions. Excluded: "
+        f"{found['without_mask']:,} images without a mask and {found['empty_mask']:,} with an "
+        f"empty mask. Lesions cover {found['mask_share']:.0%} of an image on average. Below each "
+        "value: its 95 % confidence interval."
+    )
+    tables = _saliency_tables(found["localisation"], caption)
+    faithfulness, drawn = found["faithfulness"], []
+    if faithfulness["images"]:
+        caption = (
+            "Area under the curve of the predicted class's probability while the positions with "
+            "the largest values of a map are deleted (lower is better) or inserted (higher is "
+            f"better), on {faithfulness['images']} images."
+        )
+        tables += _saliency_tables(faithfulness, caption)
+        curves = faithfulness["curves"]
+        listed = "; ".join(
+            f"{method_name(method)}: deletion {values['deletion']['value']:.3f}, insertion "
+            f"{values['insertion']['value']:.3f}"
+            for method, values in faithfulness["methods"].items()
+        )
+        title = "Probability of the predicted class during deletion and insertion"
+        alt = f"Deletion and insertion curves of {run.name}. Areas under the curves: {listed}."
+        draw = lambda theme: figures.faithfulness_figure(curves, theme=theme)  # noqa: E731
+        drawn.append((title, embed(draw, alt)))
+    return {"name": run.name, "missing": None, "tables": tables, "figures": drawn}
+
+
+def gallery_section(source: ReportSource, data: Path | None, each: int) -> dict[str, Any]:
+    """Return test images of every class with attention, predicted correctly and incorrectly."""
+    run = next(
+        (each for each in reversed(source.runs) if each.run.recipe.model.attention),
+        source.runs[-1],
+    )
+    section: dict[str, Any] = {"name": run.name, "missing": None, "cases": [], "attention": False}
+    names = gallery(run.predictions, each)
+    if not names:
+        return {**section, "missing": "no images were requested."}
+    try:
+        cases = list(make_cases(run.run, run.predictions, names, data=data))
+    except Ham10000Error as error:
+        return {**section, "missing": str(error)}
+    shown: list[dict[str, Any]] = []
+    for case in cases:
+        predicted = f"predicted {case.prediction}, {case.probabilities[case.prediction]:.2f}"
+        what = f"{case.image_id}, {CLASS_NAMES[case.truth]}"
+        pictures: list[Embedded] = [
+            embed_photo(thumbnail(case, attention=False), f"{what}: the image.")
+        ]
+        if case.attention is not None:
+            alt = f"{what}: the image with attention, {predicted}."
+            pictures.append(embed_photo(thumbnail(case), alt))
+        shown.append({"case": case, "predicted": predicted, "pictures": pictures})
+    attention = any(case.attention is not None for case in cases)
+    return {**section, "cases": shown, "attention": attention}
+
+
+def setup_section(run: EvaluatedRun) -> dict[str, Any]:
+    """Return the recipe, the environment and the split of a run."""
+    counts = run.split_counts
+    rows = [
+        [
+            split,
+            *(f"{counts.loc[split].get(dx, 0):,}" for dx in CLASSES),
+            f"{counts.loc[split].sum():,}",
+        ]
+        for split in ("train", "val", "test")
+        if split in counts.index
+    ]
+    caption = "Number of images of each class in each split."
+    return {
+        "name": run.name,
+        "recipe": run.recipe_text.strip(),
+        "environment": list(_flat(run.environment)),
+        "hash": run.split_hash,
+        "split": Table(caption, ["split", *CLASSES, "all"], rows),
+    }
+
+
+def _saliency(run: EvaluatedRun, data: Path | None) -> dict[str, Any]:
+    folder = run.run.folder / "evaluation"
+    stored = read_json(folder / LOCALIZATION_JSON, optional=True)
+    other_split = bool(stored) and stored.get("split") != "test"
+    weights = run.run.weights_hash
+    # Without weights, nothing can be measured again, and nothing contradicts the stored results.
+    if stored and not other_split and weights in (None, stored.get("weights")):
+        return stored
+    found, images = evaluate_saliency(run.run, data=data, faithful=NUM_FAITHFULNESS_IMAGES)
+    if not other_split:  # keep results that somebody computed for another split
+        write_saliency(found, images, folder)
+    content: dict[str, Any] = json.loads(json.dumps(found))
+    return content
+
+
+def _saliency_tables(found: Mapping[str, Any], caption: str) -> list[Table]:
+    """Return a table of all methods and, with attention, one of its differences to the others."""
+    methods: Mapping[str, Any] = found["methods"]
+    scores = list(next(iter(methods.values())))
+    head = [method_name(score) for score in scores]
+    rows = [
+        [method_name(method), *(_with_interval(values[score]) for score in scores)]
+        for method, values in methods.items()
+    ]
+    strong = frozenset(row for row, method in enumerate(methods) if method == "attention")
+    tables = [Table(caption, ["map", *head], rows, strong)]
+    if found["differences"]:
+        rows = [
+            [method_name(method), *(_with_interval(values[score], "+") for score in scores)]
+            for method, values in found["differences"].items()
+        ]
+        caption = "Paired difference on the same images: soft attention minus each other map."
+        tables.append(Table(caption, ["attention minus", *head], rows))
+    return tables
+
+
+def _with_interval(found: Mapping[str, float], sign: str = "") -> str:
+    value, low, high = (format(found[name], f"{sign}.3f") for name in ("value", "low", "high"))
+    return f"{value}\n{low} to {high}"
+
+
+def _flat(values: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            rows += _flat(value)
+        elif value is not None:
+            rows.append((name, str(value)))
+    return rows

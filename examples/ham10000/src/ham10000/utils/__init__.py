@@ -1,13 +1,11 @@
-"""Utilities of all packages: atomic writes, threads and the console."""
+"""Utilities of all packages: atomic writes and threads."""
 
-from ham10000.utils.console import console
 from ham10000.utils.files import PARTIAL, new_folder, replacing, sync_folder, write_text
 from ham10000.utils.parallel import available_cores, in_order, on_threads, with_bar
 
 __all__ = [
     "PARTIAL",
     "available_cores",
-    "console",
     "in_order",
     "new_folder",
     "on_threads",
