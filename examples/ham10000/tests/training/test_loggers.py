@@ -1,7 +1,9 @@
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import ranks
@@ -10,7 +12,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from ham10000.errors import TrainingError
 from ham10000.recipe import Recipe
 from ham10000.training import claim_run, train
-from ham10000.training.loggers import open_loggers
+from ham10000.training.loggers import open_loggers, trace_steps
+from ham10000.training.state import Counters
 
 
 def test_tensorboard_has_scalars_confusion_and_attention(
@@ -59,3 +62,16 @@ def test_wandb_that_is_not_there_is_said(
     run, mine = claim_run(tmp_path / "run", recipe(logging={"wandb": True}))
     with pytest.raises(TrainingError, match="pip install wandb"):
         open_loggers(mine, run, epoch=0)
+
+
+def test_only_the_first_epoch_of_rank_0_is_traced() -> None:
+    def traced(profile: int, epoch: int, rank: int) -> bool:
+        setup: Any = SimpleNamespace(
+            recipe=SimpleNamespace(logging=SimpleNamespace(profile=profile)), rank=rank, run=None
+        )
+        with trace_steps(setup, Counters(epoch=epoch)) as step_done:
+            return step_done() is not None
+
+    start = time.perf_counter()
+    assert not any([traced(0, 0, 0), traced(3, 1, 0), traced(3, 0, 1)])
+    assert time.perf_counter() - start < 60

@@ -8,13 +8,14 @@ from torch import nn
 
 from ham10000.recipe import Recipe
 from ham10000.training import session as sessions
+from ham10000.training import step
 from ham10000.training.data import prepare_data
 from ham10000.training.distributed import start_fabric
 from ham10000.training.journal import Journal
 from ham10000.training.loggers import Loggers
-from ham10000.training.process import StopRequest
-from ham10000.training.profiling import StepTimer
+from ham10000.training.processes import StopRequest
 from ham10000.training.run_dir import claim_run
+from ham10000.training.step import StepTimer
 from ham10000.training.train import train_one_epoch
 
 MakeRecipe = Callable[..., Recipe]
@@ -70,3 +71,15 @@ def test_gradients_do_not_depend_on_how_images_are_shared_out(
         assert max(part.abs().max() for part in first) > 1e-3
         for a, b in zip(first, second, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+def test_times_of_a_part_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 1.0, 5.0, 8.0])
+    monkeypatch.setattr(step.time, "perf_counter", lambda: next(now))
+    timer = StepTimer()
+    for _ in range(2):
+        with timer.time("forward"):
+            pass
+    assert timer.forward == 4.0
+    assert timer.shares() == "data 0%, forward 100%, backward 0%, update 0%"
+    assert StepTimer().shares().startswith("data 0%")

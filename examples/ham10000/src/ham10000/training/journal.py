@@ -16,10 +16,10 @@ from rich.text import Text
 from ham10000.errors import Ham10000Error
 from ham10000.evaluation import Predictions
 from ham10000.training.loggers import Loggers
-from ham10000.training.profiling import StepTimer
 from ham10000.training.run_dir import RunDir
 from ham10000.training.session import Setup
 from ham10000.training.state import Counters, TrainState
+from ham10000.training.step import StepTimer
 from ham10000.utils import write_text
 
 __all__ = ["EpochProgress", "Journal", "try_write_metrics", "write_metrics"]

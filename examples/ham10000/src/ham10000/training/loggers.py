@@ -1,9 +1,11 @@
-"""Loggers for TensorBoard and Weights & Biases: scalars, confusion matrix and attention maps."""
+"""Loggers for TensorBoard and Weights & Biases (scalars, confusion, attention), and traces."""
 
 import hashlib
 import importlib
 import logging
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from softattn.plot import overlay
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile, schedule
 from torch.utils.tensorboard import SummaryWriter
 
 from ham10000.data import CLASSES, Augment, metadata_features
@@ -19,12 +22,14 @@ from ham10000.evaluation import Predictions, confusion
 from ham10000.recipe import Recipe
 from ham10000.training.run_dir import RunDir
 from ham10000.training.session import Setup
-from ham10000.training.state import TrainState
+from ham10000.training.state import Counters, TrainState
 
-__all__ = ["Loggers", "attention_overlays", "open_loggers", "sample_images"]
+__all__ = ["Loggers", "attention_overlays", "open_loggers", "sample_images", "trace_steps"]
 
 _LOG = logging.getLogger(__name__)
 _NOT_SCALARS = ("epoch", "step", "split")
+_WARMUP = 2
+"""Number of steps before a trace starts."""
 
 
 class Loggers:
@@ -164,6 +169,37 @@ def attention_overlays(setup: Setup, state: TrainState, count: int) -> Tensor:
         shown = image.float() / 255
         overlays.append(torch.cat([shown, overlay(shown, map_).permute(2, 0, 1)], dim=2))
     return torch.stack(overlays)
+
+
+@contextmanager
+def trace_steps(setup: Setup, counters: Counters) -> Iterator[Callable[[], object]]:
+    """Trace as many steps as logging.profile says, after two others, in the first epoch of a run.
+
+    Yields a function to call after each step. The trace, for chrome://tracing or Perfetto, is
+    written to the folder `profile` of the run.
+    """
+    steps = setup.recipe.logging.profile
+    if not steps or counters.epoch or setup.rank:
+        yield lambda: None
+        return
+    folder = setup.run.path / "profile"
+
+    def write(done: profile) -> None:
+        folder.mkdir(exist_ok=True)
+        path = folder / "trace.json"
+        done.export_chrome_trace(str(path))
+        _LOG.info("Wrote the trace of %d steps to %s", steps, path)
+
+    activities = [ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities.append(ProfilerActivity.CUDA)
+    with profile(
+        activities=activities,
+        schedule=schedule(wait=0, warmup=_WARMUP, active=steps, repeat=1),
+        on_trace_ready=write,
+        record_shapes=True,
+    ) as tracer:
+        yield tracer.step
 
 
 def _scalars(split: str, record: dict[str, Any]) -> dict[str, float]:

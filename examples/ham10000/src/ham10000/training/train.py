@@ -30,24 +30,23 @@ from ham10000.training.distributed import (
     start_fabric,
 )
 from ham10000.training.journal import Journal, try_write_metrics, write_metrics
-from ham10000.training.launch import LAUNCHED
 from ham10000.training.lock import LAUNCHER_LOCK, TRAINER_LOCK, lock_run
-from ham10000.training.loggers import Loggers, open_loggers
+from ham10000.training.loggers import Loggers, open_loggers, trace_steps
 from ham10000.training.logs import explain_failures, log_to
 from ham10000.training.predict import predict
-from ham10000.training.process import (
+from ham10000.training.processes import (
     INTERRUPTED,
+    LAUNCHED,
     StopRequest,
     catch_signals,
     keep_memory,
     share_cores,
 )
-from ham10000.training.profiling import StepTimer, trace_steps
 from ham10000.training.reproducibility import describe_environment, set_deterministic
 from ham10000.training.run_dir import RunDir, claim_run
 from ham10000.training.session import Setup, build_session, wrap_model
 from ham10000.training.state import RunningMetrics, TrainState
-from ham10000.training.step import last_checkpoint, remaining_batches, train_step
+from ham10000.training.step import StepTimer, last_checkpoint, remaining_batches, train_step
 from ham10000.utils import write_text
 
 __all__ = ["evaluate", "train", "train_one_epoch"]
