@@ -14,8 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from ham10000.data.synthetic.lesion import KINDS, View, draw, make_lesion
-from ham10000.data.synthetic.skin import hairs, skin
+from ham10000.data.synthetic.draw import KINDS, View, draw_lesion, hairs, make_lesion, skin
 from PIL import Image
 from torch import Tensor
 
@@ -52,7 +51,7 @@ def picture(kind: str, size: int, rng: np.random.Generator) -> Drawn:
     image = skin((size, size), rng)
     centre = (float(rng.uniform(0.28, 0.72)), float(rng.uniform(0.28, 0.72)))
     view = View(float(rng.uniform(0, 2 * np.pi)), float(rng.uniform(0.75, 1.2)), centre)
-    mask = draw(image, make_lesion(kind, rng), view)
+    mask = draw_lesion(image, make_lesion(kind, rng), view)
     if rng.random() < 0.3:
         hairs(image, rng)
     pixels = np.clip(image + rng.normal(0, 0.012, image.shape), 0, 1).astype(np.float32)

@@ -19,8 +19,15 @@ from ham10000.data.constants import (
     SEXES,
     TABLE_COLUMNS,
 )
-from ham10000.data.synthetic.lesion import View, draw, make_lesion
-from ham10000.data.synthetic.skin import hairs, ruler, skin, vignette
+from ham10000.data.synthetic.draw import (
+    View,
+    draw_lesion,
+    hairs,
+    make_lesion,
+    ruler,
+    skin,
+    vignette,
+)
 from ham10000.errors import ArgumentError, cannot_write
 from ham10000.utils import in_order, new_folder
 
@@ -208,7 +215,7 @@ def render(
         scale=float(rng.uniform(0.85, 1.25)),
         centre=(0.5 + float(rng.normal(0, 0.05)), 0.5 + float(rng.normal(0, 0.05))),
     )
-    mask = draw(image, lesion, how)
+    mask = draw_lesion(image, lesion, how)
     if rng.random() < _HAIRY:
         hairs(image, rng)
     if rng.random() < _RULED:
