@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from ham10000.cli.signature import Data, Seed, Workers
+from ham10000.cli.options import Data, Seed, Workers
 from ham10000.data import (
     IMAGE_WIDTH,
     LICENCE,

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from ham10000.cli.signature import Option, Seed, Split, Tta
+from ham10000.cli.options import Option, Seed, Split, Tta
 from ham10000.data import data_folder
 from ham10000.errors import ArgumentError
 from ham10000.evaluation import (

@@ -83,7 +83,7 @@ def parse_command(arguments: Sequence[str]) -> "partial[int]":
         raise SystemExit(_without_command(name))
     # Commands are imported when they run, so that --version and --help need no torch.
     module = import_module(f"ham10000.cli.{COMMANDS[name]}")
-    signature = import_module("ham10000.cli.signature")
+    signature = import_module("ham10000.cli.options")
     function = getattr(module, name.replace("-", "_"))
     return signature.parse(name, function, rest)  # type: ignore[no-any-return]
 

@@ -1,13 +1,15 @@
-"""Options of a command from the signature and the docstring of its function.
+"""Options of a command, from the signature of its function and from the fields of a recipe.
 
 Positional-only parameters become positional arguments, keyword-only parameters become options, and
-`**overrides` becomes an option for each recipe field. Descriptions are those of the docstring;
-parameters that several commands share are described here.
+`**overrides` becomes an option for each recipe field: `--data.root DIR`, `--data.root=DIR` or
+`data.root=DIR`. Descriptions are those of the docstring; parameters that several commands share are
+described here.
 """
 
 import argparse
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,9 +20,23 @@ from docstring_parser import parse_from_object
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from ham10000.data import SPLITS
-from ham10000.recipe import add_recipe_fields, spell_out
+from ham10000.errors import RecipeError, closest
+from ham10000.recipe import describe_type, recipe_fields
 
-__all__ = ["Data", "Option", "Seed", "Split", "Tta", "Workers", "parse"]
+__all__ = [
+    "Data",
+    "Option",
+    "Seed",
+    "Split",
+    "Tta",
+    "Workers",
+    "add_recipe_fields",
+    "parse",
+    "recipe_overrides",
+    "spell_out",
+]
+
+_CHANGE = re.compile(r"(--)?([A-Za-z_][\w-]*(\.[\w-]+)*)(=.*)?", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -85,6 +101,71 @@ def parse(name: str, function: Callable[..., int], arguments: Sequence[str]) -> 
     options.pop("help_fields", None)
     positional = [options.pop(p.name) for p in parameters if p.kind is p.POSITIONAL_ONLY]
     return partial(function, *positional, **options)
+
+
+def add_recipe_fields(parser: ArgumentParser, *, show: bool = True) -> None:
+    """Add an option `--section.field VALUE` for each field of a recipe to a parser.
+
+    The values are not parsed here: `recipe_overrides` collects them, and `load_recipe` checks them.
+
+    Args:
+        parser: Parser of a command.
+        show: Whether the help contains the fields.
+    """
+    groups: dict[str, Any] = {}
+    for name, info in recipe_fields().items():
+        title = f"recipe: {name.partition('.')[0]}" if "." in name else "recipe"
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        text = f"{info.text} {describe_type(info.kind).capitalize()}."
+        groups[title].add_argument(
+            f"--{name}",
+            metavar="VALUE",
+            help=text.replace("%", "%%") if show else argparse.SUPPRESS,
+        )
+
+
+def recipe_overrides(options: dict[str, Any]) -> list[str]:
+    """Remove recipe fields from the options of a command and return them for `load_recipe`.
+
+    Example:
+        >>> from ham10000.cli.options import recipe_overrides
+        >>> options = {"out": "run", "seed": "3", "data": {"size": "64", "root": None}}
+        >>> recipe_overrides(options), options
+        (['seed=3', 'data.size=64'], {'out': 'run'})
+    """
+    names = {name.partition(".")[0] for name in recipe_fields()}
+    given = {name: options.pop(name) for name in list(options) if name in names}
+    return [f"{name}={value}" for name, value in _flat(given).items() if value is not None]
+
+
+def spell_out(arguments: Sequence[str]) -> list[str]:
+    """Replace each `section.field=value` of a command line by `--section.field=value`.
+
+    Example:
+        >>> from ham10000.cli.options import spell_out
+        >>> spell_out(["train", "mine.yaml", "data.size=64"])
+        ['train', 'mine.yaml', '--data.size=64']
+
+    Raises:
+        RecipeError: An argument has the form of a field, but there is no such field.
+    """
+    known = recipe_fields()
+    spelled = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        found = _CHANGE.fullmatch(argument)
+        if found is not None:
+            option, name, dotted, value = found.groups()
+            # An option without a dot may belong to the command, and a value may contain "=".
+            meant = (option or value) if dotted else value and not (option or before[:2] == "--")
+            if meant and name not in known and not Path(argument).exists():
+                raise RecipeError(
+                    f"reading {argument}: a recipe has no field {name}. {closest(name, known)}"
+                )
+            if name in known and value:
+                argument = f"--{name}{value}"
+        spelled.append(argument)
+    return spelled
 
 
 def _parser(name: str, function: Callable[..., int]) -> ArgumentParser:
@@ -159,3 +240,13 @@ class _Formatter(DefaultHelpFormatter):
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         paragraphs = text.split("\n\n")
         return "\n\n".join(super(_Formatter, self)._fill_text(p, width, indent) for p in paragraphs)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from ham10000.cli.signature import Option, Seed, Split
+from ham10000.cli.options import Option, Seed, Split
 from ham10000.data import CLASSES
 from ham10000.errors import ArgumentError
 from ham10000.reporting import choose, console, make_cases, print_saliency, write_case, write_report

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ham10000.cli.options import recipe_overrides
 from ham10000.data import DATA_VARIABLE, synthesize
-from ham10000.recipe import find_recipe, recipe_overrides
+from ham10000.recipe import find_recipe
 from ham10000.reporting import console, print_study, write_report
 from ham10000.study import run_study
 

@@ -7,8 +7,9 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from ham10000.cli.options import recipe_overrides
 from ham10000.errors import ArgumentError
-from ham10000.recipe import dump_recipe, load_recipe, recipe_overrides, shipped_recipes
+from ham10000.recipe import dump_recipe, load_recipe, shipped_recipes
 from ham10000.reporting import console, print_run
 from ham10000.training import (
     INTERRUPTED,

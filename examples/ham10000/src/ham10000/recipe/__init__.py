@@ -1,7 +1,6 @@
 """Recipes: typed, checked settings of a training run, stored as YAML."""
 
-from ham10000.recipe.cli import add_recipe_fields, recipe_overrides, spell_out
-from ham10000.recipe.fields import FieldInfo, field_values, recipe_fields
+from ham10000.recipe.fields import FieldInfo, describe_type, field_values, recipe_fields
 from ham10000.recipe.io import (
     dump_recipe,
     find_recipe,
@@ -31,15 +30,13 @@ __all__ = [
     "Recipe",
     "ScheduleRecipe",
     "TrainingRecipe",
-    "add_recipe_fields",
+    "describe_type",
     "dump_recipe",
     "field_values",
     "find_recipe",
     "load_recipe",
     "make_recipe",
     "recipe_fields",
-    "recipe_overrides",
     "save_recipe",
     "shipped_recipes",
-    "spell_out",
 ]
