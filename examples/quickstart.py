@@ -26,8 +26,8 @@
 # %% [markdown]
 # ## Synthetic images
 #
-# Each image shows skin with one lesion, of one colour or of two. The network learns to tell these
-# two classes apart. It is not trained on the position of the lesion.
+# Each image shows skin with one lesion, of one colour or of two. The network learns to distinguish
+# these two classes. It is not trained on the position of the lesion.
 
 # %%
 import torch
@@ -67,7 +67,7 @@ plt.gca().set_axis_off()
 # ## A network with attention
 #
 # `wrap_backbone` accepts the name of any timm or torchvision model. `at` selects the feature map
-# that gets the attention, the last one by default.
+# to which attention is applied, the last one by default.
 
 # %%
 from softattn import wrap_backbone

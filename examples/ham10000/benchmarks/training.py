@@ -1,11 +1,11 @@
-"""What training costs: two processes beside one, and an epoch beside one done the usual way.
+"""Cost of training: scaling to two processes, and an epoch compared with a conventional loop.
 
     python examples/ham10000/benchmarks/training.py scaling --cache CACHE
     python examples/ham10000/benchmarks/training.py epoch --cache CACHE [--large]
 
-HAM10000_DIR names the data set; CACHE is one of it at 128 x 128, and is made if it isn't there.
-Each side runs in processes of its own, in turn, a few times; the best time of each counts, since
-whatever else a machine does only makes a time longer.
+HAM10000_DIR names the data set; CACHE is its cache at 128 x 128, which is created if missing. Both
+alternatives run in separate processes, alternately, a few times. The best time of each is used,
+since other load only makes a run slower.
 """
 
 import argparse
@@ -35,16 +35,16 @@ SIZE, TRAIN, HELD = 128, 800, 200
 
 
 def main() -> None:
-    """Run what the command line asks for."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=[*SIDES, "scaling", "epoch"])
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--out", type=Path, help="where a single side works")
+    parser.add_argument("--out", type=Path, help="folder for a single alternative")
     parser.add_argument(
-        "--large", action="store_true", help="epoch: the usual way decodes 600 x 450"
+        "--large", action="store_true", help="epoch: the conventional loop decodes 600 x 450"
     )
-    parser.add_argument("--json", type=Path, help="write the seconds of each round, too")
+    parser.add_argument("--json", type=Path, help="also write the seconds of each round")
     options = parser.parse_args()
     if options.what in SIDES:
         SIDES[options.what](options.cache, options.out, options.large)
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def scaling(options: argparse.Namespace) -> dict[str, object]:
-    """Compare the images a second of two processes with twice those of one."""
+    """Compare the throughput of two processes with twice that of one."""
     rates: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(options.rounds):
         for processes, found in rates.items():
@@ -94,7 +94,7 @@ def images_per_second(cache: Path, folder: Path, processes: int) -> float:
 
 
 def epoch(options: argparse.Namespace) -> dict[str, object]:
-    """Compare the seconds of an epoch with its metrics, ours and the usual way."""
+    """Compare the seconds of an epoch, with metrics, of the trainer and of a conventional loop."""
     seconds: dict[str, list[float]] = {name: [] for name in SIDES}
     for _ in range(options.rounds):
         for name, found in seconds.items():
@@ -109,7 +109,7 @@ def epoch(options: argparse.Namespace) -> dict[str, object]:
     case = f"{TRAIN} + {HELD} images of {SIZE} x {SIZE}"
     print(f"{case}, {os.cpu_count()} cores")
     for name, value in best.items():
-        print(f"{name:6} {value:6.1f} s, {value / best['usual']:.2f} of the usual way")
+        print(f"{name:6} {value:6.1f} s, {value / best['usual']:.2f} of the conventional loop")
     return {"case": case, "seconds": {name: seconds[name] for name in ("usual", "ours")}}
 
 
@@ -151,7 +151,7 @@ def ours(cache: Path, out: Path, large: bool) -> None:
 
 
 class Images(Dataset[tuple[torch.Tensor, int]]):
-    """A data set as such attempts write it: a row of the table, a file, a chain of transforms."""
+    """A conventional data set: a row of the table, a file, a chain of transforms."""
 
     def __init__(
         self, folders: list[Path], split: pd.DataFrame, name: str, transform: v2.Transform
@@ -181,12 +181,12 @@ def enlarge(folders: list[Path], names: Iterable[str], out: Path) -> Path:
 
 
 def usual(cache: Path, out: Path, large: bool) -> None:
-    """Print the seconds of an epoch as PyTorch attempts on HAM10000 do it, of the second one.
+    """Print the seconds of the second epoch of a conventional loop.
 
-    The loader decodes, augments and resizes each image, as large as its file is, in each pass.
-    When the training set has been gone through, it is once more, for its metrics, augmented again;
-    the test images are gone through for the loss, and once more for the metrics. The model
-    stays in training mode.
+    Like PyTorch code published for HAM10000, the loader decodes, augments and resizes each image at
+    full size in each pass. After the training pass, a second augmented pass over the training set
+    computes its metrics; two passes over the test images compute loss and metrics. The model stays
+    in training mode.
     """
     small_split(cache, out / "split.csv")
     mine = recipe(cache, out / "split.csv")

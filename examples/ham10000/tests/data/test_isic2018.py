@@ -30,5 +30,5 @@ def test_the_tables_of_the_challenge_become_ours(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no row for the image I2"):
         convert_challenge(truth, groups, out)
     groups.write_text(GROUPS + "I1,L3,histopathology\n")
-    with pytest.raises(DataError, match="row 4 has the image I1 once more"):
+    with pytest.raises(DataError, match="row 4 repeats the image I1"):
         convert_challenge(truth, groups, out)

@@ -91,7 +91,7 @@ BAD: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
     "negative": (change("nv", -0.5), "row 4 .*a negative probability"),
     "doubled": (
         lambda table: pd.concat([table, table.iloc[[1]]]),
-        r"row 14 .*an image_id that an earlier row has.*Keep one",
+        r"row 14 .*the image_id of an earlier row.*Keep one",
     ),
     "dx": (change("dx", "nvs"), "row 4 .*dx 'nvs', which is none of akiec.*Closest: nv"),
     "split": (change("split", "tset"), "row 4 .*split 'tset'.*Closest: test"),
@@ -99,7 +99,7 @@ BAD: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
     "no image": (change("image_id", ""), "row 4 .*no image_id"),
     "two truths": (
         lambda table: table.assign(lesion_id="L"),
-        "another dx than its lesion has above",
+        "another dx than an earlier row of its lesion",
     ),
 }
 
@@ -154,10 +154,10 @@ def test_images_must_be_the_expected_ones(predictions: Predictions) -> None:
         PredictionError, match=r"no row for the image ISIC_9 \(1 such.*12 images.*13"
     ):
         check_images(predictions, more, whose)
-    with pytest.raises(PredictionError, match=r"the split test doesn't have.*Leave out"):
+    with pytest.raises(PredictionError, match=r"the split test doesn't have.*Remove these"):
         check_images(predictions, table.iloc[1:], whose)
     other = table.assign(dx=["vasc", *table["dx"].iloc[1:]])
-    with pytest.raises(PredictionError, match=r"row 2 gives the image .* the split test vasc"):
+    with pytest.raises(PredictionError, match=r"row 2 has the dx .* but the split test has vasc"):
         check_images(predictions, other, whose)
     with pytest.raises(PredictionError, match=r"the lesion_id .* \(12 such rows\)"):
         check_images(predictions, table.assign(lesion_id="L"), whose)

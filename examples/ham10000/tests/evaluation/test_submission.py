@@ -127,8 +127,8 @@ def test_both_forms_of_the_truth_say_the_same(tmp_path: Path) -> None:
     [
         ("a,b\n1,2\n", r"row 1 has the columns a, b\. Expected those of the Dataverse"),
         ("image,MEL,NV\nI,1,0\n", "lacks the column 'BCC'"),
-        (f"{CHALLENGE}\nI,1,1,0,0,0,0,0\n", r"row 2 \(image I\) has not one"),
-        (f"{CHALLENGE}\nI,1,x,0,0,0,0,0\n", r"row 2 \(image I\) has not one"),
+        (f"{CHALLENGE}\nI,1,1,0,0,0,0,0\n", r"row 2 \(image I\) does not have 1.0"),
+        (f"{CHALLENGE}\nI,1,x,0,0,0,0,0\n", r"row 2 \(image I\) does not have 1.0"),
         (f"{DATAVERSE}\nL,I,nvs,,,,,\n", "row 2 has dx 'nvs'.*Closest: nv"),
         (f"{DATAVERSE}\nL,I,nv,,,,,\nL,I,nv,,,,,\n", "rows 2, 3 have the same image_id 'I'"),
         (f"{CHALLENGE}\nI,1,0,0,0,0,0,0\nI.jpg,1,0,0,0,0,0,0\n", "row 3 has the image I again"),

@@ -85,7 +85,7 @@ def test_changes_are_read_as_yaml(
         ("data: {size: 3}", "required: name"),
         ("- a\n- b", "expected fields and values, found list"),
         ("name: [", "is not valid YAML"),
-        ("base: x.yaml", "its field base leads back to itself"),
+        ("base: x.yaml", "its field base refers back to the file"),
     ],
 )
 def test_what_cannot_be_is_refused(text: str, message: str, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def study(
         recipes: Names of two recipes, or YAML files.
         seeds: At least two seeds.
         out: Folder of the study.
-        folds: Number of folds, each of which is the test set once. Defaults to one split.
+        folds: Number of folds. Each fold is the test set once. Defaults to one split.
         primary: Metric that decides the verdict.
         smallest_difference: Smallest difference of interest in this metric, such as 0.01 for one
             percentage point; smaller differences count as equivalent.

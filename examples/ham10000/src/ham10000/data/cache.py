@@ -134,7 +134,7 @@ def _fields(manifest: dict[str, Any]) -> dict[str, bool]:
         "size": type(size := manifest.get("size")) is int and 1 <= size <= 4096,
         "count": type(count := manifest.get("count")) is int and count >= 1,
         "inputs": isinstance(manifest.get("inputs"), str),
-        # No name may lead out of the folder.
+        # No name may refer to a file outside the folder.
         **{
             kind: (kind == "masks" and "masks" in manifest and name is None)
             or (isinstance(name, str) and NAMES[kind].fullmatch(name) is not None)

@@ -55,7 +55,7 @@ class HAM10000(Dataset[Item]):
         size: resize images to size x size, as in a cache of that size; `None` keeps their size.
 
     Raises:
-        MissingDataError: the data set, the split file or an image is not there.
+        MissingDataError: the data set, the split file or an image does not exist.
         DataError: the table can't be used, or no value of a metadata column is understood.
         SplitError: the split file can't be used, or has no such split or fold.
     """

@@ -1,6 +1,6 @@
 """The files of a data set on disk: its table, images and masks.
 
-Images are searched for in this order, and the first place with images counts:
+Images are searched for in this order, and the first location with images is used:
 
 1. folders with a published name: HAM10000_images_part_1 and 2 (Dataverse, Kaggle, in any case) or
    ISIC2018_Task3_Training_Input (challenge),
@@ -100,7 +100,7 @@ def data_folder(data: Path | None) -> Path:
     """Return the folder that an argument names, or else the variable HAM10000_DIR.
 
     Raises:
-        MissingDataError: neither names a folder, or it is not there.
+        MissingDataError: neither is set, or the folder does not exist.
     """
     named = data if data is not None else os.environ.get(DATA_VARIABLE)
     if not named:
@@ -111,7 +111,7 @@ def data_folder(data: Path | None) -> Path:
         )
     folder = Path(named)
     if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "is not there"
+        what = "is a file, not a folder" if folder.exists() else "does not exist"
         raise MissingDataError(
             f"opening {folder}: it {what}. Get the data set with: ham10000 download --out {folder}"
         )
@@ -185,7 +185,7 @@ def find_files(
 
     Args:
         root: the folder to search, three levels deep.
-        names: of the folders.
+        names: names of the folders.
         endings: the extensions that count, in lower case.
 
     Returns:

@@ -78,7 +78,7 @@ def read_bytes(path: Path) -> bytes:
     """Read a file that a data set should have.
 
     Raises:
-        MissingDataError: it is not there, or can't be read.
+        MissingDataError: it does not exist, or can't be read.
     """
     try:
         return path.read_bytes()
@@ -104,7 +104,7 @@ def probe(raw: bytes, path: Path, kinds: Sequence[str] = _IMAGE_KINDS) -> tuple[
         Width and height in pixels, as stored.
 
     Raises:
-        DataError: it is of no such kind, or has more than `MAX_PIXELS`.
+        DataError: it is not one of `kinds`, is damaged, or has more than `MAX_PIXELS`.
     """
     doing = f"decoding {path}"
     wanted = " or ".join(kinds)

@@ -28,7 +28,7 @@ def read_challenge(truth: Path, groupings: Path) -> pd.DataFrame:
         The table as `read_table` returns it, in the order of the ground truth.
 
     Raises:
-        MissingDataError: a table is not there.
+        MissingDataError: a table does not exist.
         DataError: a file is not such a table, a row doesn't have exactly one diagnosis, or an
             image has no lesion id.
     """
@@ -47,8 +47,8 @@ def read_challenge(truth: Path, groupings: Path) -> pd.DataFrame:
     if repeated.any():
         row = int(repeated.to_numpy().argmax())
         raise DataError(
-            f"reading {groupings}: row {row + 2} has the image {lesions['image'].iloc[row]} once "
-            "more. Get the file again."
+            f"reading {groupings}: row {row + 2} repeats the image {lesions['image'].iloc[row]}. "
+            "Get the file again."
         )
     merged = labels[["image"]].merge(lesions, on="image", how="left")
     lost = merged["lesion_id"].isna()

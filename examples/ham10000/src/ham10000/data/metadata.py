@@ -30,7 +30,7 @@ CATEGORIES = {"sex": SEXES, "localization": LOCALIZATIONS, "dx_type": DX_TYPES}
 
 METADATA = ("age", *CATEGORIES)
 
-# In the form that `_fold` gives.
+# In the form that `_fold` returns.
 _MISSING = {"", "?", "unknown", "na", "n/a", "nan", "none", "null", "not available", "unspecified"}
 _SYNONYMS = {
     "sex": {"f": "female", "w": "female", "woman": "female", "m": "male", "man": "male"},
@@ -187,7 +187,7 @@ def encode_metadata(table: pd.DataFrame, columns: Sequence[str]) -> dict[str, Te
         {'age': tensor([60.,  0.]), 'age_known': tensor([ True, False]), 'sex': tensor([2, 0])}
 
     Args:
-        table: as `read_table` gives it.
+        table: as `read_table` returns it.
         columns: of `METADATA`.
 
     Returns:

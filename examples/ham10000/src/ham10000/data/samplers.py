@@ -81,7 +81,7 @@ class EpochSampler(Sampler[int]):
         self.epoch, self.done = 0, 0
 
     def set_epoch(self, epoch: int, done: int = 0) -> None:
-        """Set the epoch, and the number of its samples over all ranks that are done."""
+        """Set the epoch, and the number of its samples that all ranks have already processed."""
         self.epoch, self.done = epoch, done
 
     def state_dict(self) -> dict[str, int | str]:
@@ -100,7 +100,7 @@ class EpochSampler(Sampler[int]):
         }
 
     def load_state_dict(self, state: dict[str, int | str]) -> None:
-        """Restore the state of a sampler, also of one with another number of ranks.
+        """Load the state of a sampler, which may have had another number of ranks.
 
         Raises:
             ArgumentError: that sampler has another seed, balance, length or number of images.

@@ -78,7 +78,7 @@ def honest_split(
         table: as `read_table` returns it.
         seed: seed of all draws.
         pairs: near-duplicates, from `find_pairs`.
-        val_share: share of the images outside the test set that validate, between 0 and 0.5.
+        val_share: share of the validation set in the images outside the test set, at most 0.5.
 
     Returns:
         A table like that of `paper_split`.
@@ -107,7 +107,7 @@ def honest_split(
 def kfold_split(
     table: pd.DataFrame, seed: int, folds: int = 5, pairs: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """Split into folds. Each is the test set once, with the next fold as validation set.
+    """Split into folds. Each fold is the test set once, with the next one as validation set.
 
     Example:
         >>> from ham10000.data import kfold_split
@@ -232,7 +232,7 @@ COLUMNS = ("image_id", "lesion_id", "dx", "split")
 
 
 def write_split(split: pd.DataFrame, path: Path) -> None:
-    """Write a split file atomically. The same split gives the same bytes."""
+    """Write a split file atomically. Equal splits are written as identical bytes."""
     write_text(path, split.to_csv(index=False, lineterminator="\n"))
 
 
@@ -313,8 +313,8 @@ def _check_against(split: pd.DataFrame, table: pd.DataFrame, doing: str) -> None
         if differs.any():
             row = int(differs.to_numpy().argmax())
             raise SplitError(
-                f"{doing}: row {row + 2} gives the image {split['image_id'].iloc[row]} the "
-                f"{column} {split[column].iloc[row]}, the data set {expected[row]}. "
+                f"{doing}: row {row + 2} has the {column} {split[column].iloc[row]} for the image "
+                f"{split['image_id'].iloc[row]}, but the data set has {expected[row]}. "
                 "Make the split from this data set."
             )
 
@@ -324,7 +324,7 @@ def _check_splits(rows: pd.DataFrame, doing: str) -> None:
     if repeated.any():
         name = rows["image_id"][repeated].iloc[0]
         raise SplitError(
-            f"{doing}: the image {name} is there twice, again in row "
+            f"{doing}: the image {name} is repeated in row "
             f"{rows.index[repeated][0] + 2}. Keep one row per image."
         )
     spread = rows.groupby("lesion_id")["split"].nunique()
@@ -373,15 +373,15 @@ def split_rows(
         folds = sorted(set(splits["fold"]))
         if fold not in folds:
             raise SplitError(
-                f"{doing}: it has the folds {', '.join(map(str, folds))}, and fold={fold} "
-                "was asked for."
+                f"{doing}: expected one of the folds {', '.join(map(str, folds))}, found "
+                f"fold={fold}."
             )
         splits = splits[splits["fold"] == fold]
     elif fold is not None:
-        raise SplitError(f"{doing}: it has no folds, and fold={fold} was asked for.")
+        raise SplitError(f"{doing}: it has no folds, found fold={fold}. Omit the fold.")
     if split not in set(splits["split"]):
         present = sorted(set(splits["split"]))
-        raise SplitError(f"{doing}: it has none. {closest(split, present)}")
+        raise SplitError(f"{doing}: it has no such split. {closest(split, present)}")
     chosen = set(splits["image_id"][splits["split"] == split])
     return [row for row, name in enumerate(table["image_id"]) if name in chosen]
 

@@ -139,15 +139,14 @@ def _check_layout(folder: Folder) -> Finding:
         return Finding(
             check,
             "error",
-            f"{len(differing)} images are there twice and differ: {some(differing)}. Remove the "
-            "wrong ones.",
+            f"{len(differing)} images have copies with different content: {some(differing)}. "
+            "Remove the wrong ones.",
             differing,
         )
     return Finding(
         check,
         "warning",
-        f"{len(folder.repeats)} images are there twice with the same bytes. Second copies can be "
-        "removed.",
+        f"{len(folder.repeats)} images have identical copies, which can be removed.",
         sorted(folder.repeats),
     )
 
@@ -269,7 +268,7 @@ def _check_near(table: pd.DataFrame, pairs: pd.DataFrame) -> Finding:
     ]
     message = (
         f"{number} groups of near-duplicates cross lesion ids ({len(pairs)} pairs). The splits "
-        "honest and kfold keep each group in one split; paper doesn't, as the authors' code."
+        "honest and kfold keep each group in one split; paper doesn't, like the authors' code."
     )
     return Finding(check, "warning", message, items)
 

@@ -1,8 +1,8 @@
 """Bootstrap resamples of lesions, and the metrics of all resamples at once.
 
-Lesions are drawn, not images: the images of one lesion are nearly the same, so a model that is
-right about one is usually right about the others. Each class keeps its number of lesions, since
-the test sets are stratified.
+Lesions are resampled, not images: the images of one lesion are nearly the same, so predictions for
+them are usually all correct or all wrong. Each class keeps its number of lesions, since the test
+sets are stratified.
 
 A resample is a count for each image. Every metric of `summarize` is computed from such counts for
 all resamples together, in float64, and equals scikit-learn's value on the images repeated as often
@@ -55,8 +55,8 @@ def draw_lesions(
         targets: (N,), the class of each image.
         lesions: (N,), lesion index of each image, from 0. A lesion has one class.
         resamples: number of resamples, R.
-        seed: random seed, or several integers. The same seed and images give the same resamples
-            for any model.
+        seed: random seed, or several integers. Resamples depend only on the seed and the images,
+            so they are the same for all models.
 
     Returns:
         (N, R), how often each image counts in each resample.

@@ -1,7 +1,7 @@
 """95 % confidence intervals of all metrics, and the choice of method for each.
 
-Bootstrap resamples of lesions (`draw_lesions`) give the standard error of each metric. The interval
-follows from it by the method that suits the metric:
+The standard error of each metric is estimated from bootstrap resamples of lesions (`draw_lesions`).
+The interval follows from it by the method that suits the metric:
 
 - Proportions of one class (`recall`, `precision`, `specificity`, `f1`, and the sensitivity at a
   specificity): Wilson's interval. The number of trials is the number of independent images with the

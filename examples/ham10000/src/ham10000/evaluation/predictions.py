@@ -164,7 +164,7 @@ def check_images(predictions: Predictions, expected: pd.DataFrame, whose: str) -
     table, doing = predictions.table, predictions.source
     for there, here, what, which, remedy in (
         (expected, table, "no row for the image", "has", "Predict all of its images"),
-        (table, expected, "a row for the image", "doesn't have", "Leave out what isn't of it"),
+        (table, expected, "a row for the image", "doesn't have", "Remove these rows"),
     ):
         lost = there["image_id"][~there["image_id"].isin(here["image_id"])]
         if len(lost):
@@ -180,8 +180,8 @@ def check_images(predictions: Predictions, expected: pd.DataFrame, whose: str) -
         if differs.any():
             row = int(differs.argmax())
             raise PredictionError(
-                f"{doing}: row {row + 2} gives the image {table['image_id'].iloc[row]} the "
-                f"{column} {table[column].iloc[row]}, {whose} {known[column].iloc[row]} "
+                f"{doing}: row {row + 2} has the {column} {table[column].iloc[row]} for the image "
+                f"{table['image_id'].iloc[row]}, but {whose} has {known[column].iloc[row]} "
                 f"({int(differs.sum())} such rows). Predict from the same data."
             )
 
@@ -205,17 +205,16 @@ def _checked(table: pd.DataFrame, doing: str) -> pd.DataFrame:
         what = f"{column} {name!r}, which is none of {', '.join(options)}"
         _refuse(table, unknown, doing, what, closest(name, options).rstrip("."))
     repeated = table["image_id"].duplicated()
-    _refuse(table, repeated, doing, "an image_id that an earlier row has", "Keep one row for each")
+    _refuse(table, repeated, doing, "the image_id of an earlier row", "Keep one row for each")
     first = table.groupby("lesion_id")["dx"].transform("first")
-    _refuse(
-        table, table["dx"] != first, doing, "another dx than its lesion has above", "Correct one"
-    )
+    what = "another dx than an earlier row of its lesion"
+    _refuse(table, table["dx"] != first, doing, what, "Correct one of them")
     return _with_probabilities(table, doing)
 
 
 def _with_probabilities(table: pd.DataFrame, doing: str) -> pd.DataFrame:
     scores = table[list(CLASSES)].map(_number).astype(np.float64)
-    again = "Predict again, or give probabilities instead of scores"
+    again = "Predict again, or write probabilities instead of scores"
     finite = pd.Series(np.isfinite(scores.to_numpy()).all(axis=1))
     _refuse(table, ~finite, doing, "a non-finite probability", again)
     negative = pd.Series((scores.to_numpy() < 0).any(axis=1))

@@ -138,8 +138,8 @@ def _from_one_hot(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     if unclear.any():
         row = int(unclear.to_numpy().argmax())
         raise DataError(
-            f"reading {path}: row {row + 2} (image {image.iloc[row]}) has not one class with 1.0 "
-            f"and 0.0 elsewhere ({int(unclear.sum())} such rows). Get it again."
+            f"reading {path}: row {row + 2} (image {image.iloc[row]}) does not have 1.0 for "
+            f"exactly one class and 0.0 elsewhere ({int(unclear.sum())} such rows). Get it again."
         )
     repeated = image.duplicated()
     if repeated.any():

@@ -91,7 +91,7 @@ class LesionClassifier(nn.Module):
             given, built = ("without", "with") if metadata is None else ("with", "without")
             raise ArgumentError(
                 f"classifying: the model was built {built} metadata and called {given}. "
-                "data.metadata of the recipe decides."
+                "Whether it has metadata follows from data.metadata of the recipe."
             )
         if not return_maps:
             scores: Tensor = self.network(x)

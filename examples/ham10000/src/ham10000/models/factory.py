@@ -92,7 +92,7 @@ def _network(recipe: ModelRecipe, num_classes: int, size: int) -> SoftAttentionC
 
 
 def _start_uniform(network: SoftAttentionClassifier) -> None:
-    """Set gamma to positions / maps, which only a network that was built knows."""
+    """Set gamma to positions / maps; the number of positions is known only after building."""
     height, width = network.backbone.feature_map.size
     for module in network.attention.modules():
         if isinstance(module, SoftAttention) and module.gamma is not None:

@@ -108,7 +108,7 @@ def check_values(recipe: Recipe, doing: str) -> None:
     if model.pretrained and model.weights is not None:
         raise RecipeError(
             f"{doing}: model.pretrained and model.weights both set the initial weights of the "
-            "backbone. Give one of them."
+            "backbone. Set only one of them."
         )
     if schedule.name == "plateau" and schedule.warmup_epochs:
         raise RecipeError(

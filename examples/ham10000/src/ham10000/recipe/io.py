@@ -53,7 +53,7 @@ def find_recipe(recipe: Path | str) -> Path:
         'smoke_sa.yaml'
 
     Args:
-        recipe: A file, or the name of a recipe that comes with ham10000. A file wins.
+        recipe: A file, or the name of a recipe that comes with ham10000. A file takes precedence.
 
     Raises:
         MissingDataError: There is no such file and no recipe with this name.
@@ -169,7 +169,7 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     """Return the content of a file merged over that of its base."""
     doing = f"reading {path}"
     if path.resolve() in above:
-        raise RecipeError(f"{doing}: its field base leads back to itself.")
+        raise RecipeError(f"{doing}: its field base refers back to the file itself.")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

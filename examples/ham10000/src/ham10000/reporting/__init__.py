@@ -1,4 +1,4 @@
-"""Figures, tables and pages that a person reads."""
+"""Presentation of results: console tables, figures and HTML pages."""
 
 from ham10000.reporting.cases import choose, make_cases, write_case
 from ham10000.reporting.console import (

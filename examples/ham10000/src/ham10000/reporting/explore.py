@@ -218,13 +218,13 @@ def _colours(table: pd.DataFrame) -> Figure:
 
 CHARTS: tuple[Chart, ...] = (
     ("Classes", "Images and lesions of each class. The scale is logarithmic.", _classes),
-    ("Images per lesion", "Lesions with several images are why a split by image leaks.", _lesions),
-    ("Age", "Median, quartiles and outliers, of the images whose age is known.", _ages),
+    ("Images per lesion", "A split by image leaks lesions with several images.", _lesions),
+    ("Age", "Median, quartiles and outliers, for images with known age.", _ages),
     ("Sex", "Share of the images.", _sexes),
-    ("Site", "Where on the body.", _sites),
-    ("Ground truth", "How the diagnosis was confirmed.", _kinds),
-    ("Lesion size", "The part of the image that the mask covers.", _areas),
-    ("Mean colour", "Of the whole image, as red, green and blue from 0 to 255.", _colours),
+    ("Site", "Location of the lesion on the body.", _sites),
+    ("Ground truth", "Method by which the diagnosis was confirmed.", _kinds),
+    ("Lesion size", "Share of the image that the mask covers.", _areas),
+    ("Mean colour", "Mean of the whole image, as red, green and blue from 0 to 255.", _colours),
 )
 
 matplotlib.use("Agg", force=False)

@@ -1,4 +1,4 @@
-"""Evaluate where a run's model looks: localization and faithfulness of each saliency method.
+"""Evaluate the saliency maps of a run's model: localization and faithfulness of each method.
 
 Confidence intervals are for means over images, from bootstrap resamples of lesions, as for the
 metrics. Differences are attention minus another method on the same resamples, so they are paired.

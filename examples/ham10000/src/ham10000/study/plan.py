@@ -120,7 +120,7 @@ def make_plan(
             level.
 
     Raises:
-        ArgumentError: The study cannot be run as asked.
+        ArgumentError: An argument is invalid, or the recipes cannot be compared.
     """
     doing = "planning a study"
     names = [recipe.name for recipe in recipes]

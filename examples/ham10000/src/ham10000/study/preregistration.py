@@ -2,7 +2,7 @@
 
 plan.json is a list of entries. Each entry contains the SHA-256 of the previous entry and of itself,
 so an edited, removed or moved entry is detected when the file is read. The hash is not a signature:
-it reveals mistakes and casual edits, and anybody can recompute it.
+it detects mistakes and casual edits, but can be recomputed after any edit.
 """
 
 import hashlib
@@ -203,7 +203,7 @@ class StudyRecord:
     def _append(self, kind: str, content: Mapping[str, Any]) -> None:
         time = datetime.now(UTC).isoformat(timespec="seconds")
         previous = self.entries[-1]["hash"] if self.entries else None
-        # Through JSON, so that the hash is of what a reader of the file gets.
+        # Converted through JSON, so that the hash covers the values as they are read back.
         entry = json.loads(
             json.dumps({"kind": kind, "time": time, **content, "previous": previous})
         )

@@ -67,7 +67,7 @@ def restore(setup: Setup, state: TrainState, content: dict[str, Any]) -> None:
     Raises:
         CheckpointError: the checkpoint is of another version or another model.
         RecipeError: the recipe was changed after the checkpoint was written.
-        SplitError: the split was.
+        SplitError: the split was changed after the checkpoint was written.
     """
     doing = f"resuming {setup.run.path}"
     check_version(content, doing)

@@ -37,7 +37,7 @@ def start_fabric(precision: Literal["32", "bf16", "fp16"]) -> Fabric:
     """Join the other processes of the run, with gloo on CPUs and NCCL on GPUs.
 
     Raises:
-        TrainingError: there are fewer GPUs than processes, or fp16 was asked for on a CPU.
+        TrainingError: there are fewer GPUs than processes, or fp16 was requested on a CPU.
     """
     local, world = local_processes(), int(os.environ.get("WORLD_SIZE", "1"))
     on_gpu = torch.cuda.is_available()

@@ -190,7 +190,7 @@ class Journal:
 
 
 def write_metrics(run: RunDir, counters: Counters) -> None:
-    """Write metrics.jsonl from the recorded epochs, so that no epoch is there twice.
+    """Write metrics.jsonl from the recorded epochs, so that each epoch occurs once.
 
     Raises:
         WriteError: the disk is full, or the file may not be written.

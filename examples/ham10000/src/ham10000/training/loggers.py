@@ -102,7 +102,7 @@ def open_loggers(recipe: Recipe, run: RunDir, epoch: int) -> Loggers:
     """Open the loggers of a recipe; TensorBoard discards events after the given epoch.
 
     Raises:
-        TrainingError: W&B is asked for and is not installed.
+        TrainingError: W&B is requested and not installed.
     """
     logging_recipe = recipe.logging
     wandb = None

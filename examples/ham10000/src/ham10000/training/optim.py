@@ -106,8 +106,8 @@ class Schedule:
 
     @property
     def _over(self) -> bool:
-        # After its last step one cycle rises again and then raises. A run that is resumed with
-        # fewer processes can have one step more in an epoch than at its start.
+        # After its last step OneCycleLR increases the rate again and then raises an error. A run
+        # that is resumed with fewer processes can have one step more in an epoch than at its start.
         cycle = self.scheduler
         return isinstance(cycle, OneCycleLR) and cycle.last_epoch >= cycle.total_steps - 1
 

@@ -104,7 +104,7 @@ def launch(run: RunDir, processes: int, restarts: int = 0) -> int:
 
 
 class StopRequest:
-    """Whether this process was asked to stop, and why; true if it was.
+    """Request to stop this process, with its reason. True once a stop was requested.
 
     Example:
         >>> from ham10000.training.processes import StopRequest
@@ -174,7 +174,7 @@ def keep_memory() -> str:
 
 
 def share_cores(processes: int) -> str:
-    """Give this process its share of the cores, unless OMP_NUM_THREADS is set."""
+    """Limit this process to its share of the cores, unless OMP_NUM_THREADS is set."""
     if "OMP_NUM_THREADS" in os.environ:
         return f"threads: {torch.get_num_threads()} in each process, as set by OMP_NUM_THREADS"
     cores = available_cores()

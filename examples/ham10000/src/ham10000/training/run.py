@@ -72,7 +72,7 @@ class Run:
             MissingDataError: the run has no weights yet.
             CheckpointError: its best weights are lost.
             RecipeError: the recipe was changed after training.
-            SplitError: the split was.
+            SplitError: the split was changed after training.
         """
         recipe, content = self.recipe, read_best(self.files)
         doing = f"loading the model of {self.folder}"

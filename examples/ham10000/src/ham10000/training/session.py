@@ -57,7 +57,7 @@ class Setup:
 def build_session(
     recipe: Recipe, run: RunDir, cache: Path, fabric: Fabric
 ) -> tuple[Setup, TrainState]:
-    """Build everything that a recipe asks for.
+    """Build the session of a recipe: data, model, optimizer and schedule.
 
     Raises:
         Ham10000Error: the recipe cannot be trained here.

@@ -67,7 +67,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     """Fill a folder atomically: under a temporary name, and renamed at the end.
 
     Raises:
-        ArgumentError: there is something at `path` already.
+        ArgumentError: `path` exists and is not an empty folder.
         WriteError: it can't be written; nothing is left.
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):

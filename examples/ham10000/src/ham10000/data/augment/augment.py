@@ -33,7 +33,7 @@ class Preset:
     saturation: float = 0.0
     hue: float = 0.0
     """As a share of a full turn."""
-    odd_jobs: bool = False
+    random_operation: bool = False
     hairs: float = 0.0
     """Share of the samples that get hairs."""
     rulers: float = 0.0
@@ -51,7 +51,7 @@ class Preset:
     @property
     def paints(self) -> bool:
         """Whether pixels are changed after the colour matrix."""
-        return bool(self.odd_jobs or self.hairs or self.rulers)
+        return bool(self.random_operation or self.hairs or self.rulers)
 
 
 PRESETS = {
@@ -68,7 +68,7 @@ PRESETS = {
         contrast=0.2,
         saturation=0.2,
         hue=0.03,
-        odd_jobs=True,
+        random_operation=True,
         hairs=0.2,
         rulers=0.1,
     ),
@@ -205,9 +205,9 @@ class Augment:
 
     def _paint(self, images: Tensor, positions: Tensor, epoch: int) -> None:
         preset = self.preset
-        if preset.odd_jobs:
-            draws = uniform(self.seed, epoch, positions, colour.ODD_COLUMNS, stream=3)
-            colour.odd_jobs(images, draws.to(images.device))
+        if preset.random_operation:
+            draws = uniform(self.seed, epoch, positions, colour.OPERATION_COLUMNS, stream=3)
+            colour.random_operation(images, draws.to(images.device))
         if preset.hairs:
             draw_hairs(images, self.seed, epoch, positions, preset.hairs)
         if preset.rulers:

@@ -1,4 +1,4 @@
-"""Brightness, contrast, saturation and hue as one 3 x 4 matrix per sample, and four odd jobs."""
+"""Colour augmentation: jitter as one 3 x 4 matrix per sample, and four more operations."""
 
 import math
 
@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["COLUMNS", "ODD_COLUMNS", "apply", "jitter", "odd_jobs"]
+__all__ = ["COLUMNS", "OPERATION_COLUMNS", "apply", "jitter", "random_operation"]
 
 COLUMNS = 4
 """Number of random numbers for `jitter`: brightness, contrast, saturation, hue."""
 
-ODD_COLUMNS = 3
-"""Number of random numbers for `odd_jobs`: kind, strength, and whether it is applied."""
+OPERATION_COLUMNS = 3
+"""Number of random numbers for `random_operation`: kind, strength, and whether it is applied."""
 
 _LUMA = (0.299, 0.587, 0.114)
 
@@ -78,7 +78,7 @@ def apply(images: Tensor, matrices: Tensor, out: Tensor) -> None:
     flat += matrices[:, :, 3:]
 
 
-def odd_jobs(images: Tensor, draws: Tensor) -> None:
+def random_operation(images: Tensor, draws: Tensor) -> None:
     """Apply gamma, blur, sharpen or posterize to half of the samples.
 
     Source: Cubuk et al., RandAugment, arXiv:1909.13719, without the operations that geometry and
@@ -86,7 +86,7 @@ def odd_jobs(images: Tensor, draws: Tensor) -> None:
 
     Args:
         images: (B, 3, H, W), in [0, 1], changed in place.
-        draws: (B, ODD_COLUMNS), uniform in [0, 1).
+        draws: (B, OPERATION_COLUMNS), uniform in [0, 1).
     """
     job = torch.where(draws[:, 2] < 0.5, (draws[:, 0] * 4).long(), -1)
     strength = draws[:, 1, None, None, None]

@@ -92,7 +92,7 @@ def augment_offline(
     Args:
         folder: the data set.
         split: a split without folds.
-        out: a new folder, which appears when it is complete.
+        out: a new folder, created atomically when it is complete.
         size: images are resized to size x size pixels before augmentation.
         seed: seed of the augmentation.
         workers: number of threads; the number of cores by default.
@@ -103,7 +103,7 @@ def augment_offline(
 
     Raises:
         SplitError: the split has folds.
-        ArgumentError: there is something at `out`.
+        ArgumentError: `out` already exists.
         Ham10000Error: an image is missing or damaged; nothing is written.
         WriteError: the disk is full; nothing is left.
     """

@@ -37,9 +37,10 @@ def extract(archive: Path, out: Path, *, most: int = MAX_BYTES) -> int:
         The number of files extracted.
 
     Raises:
-        ArchiveError: it is not a zip archive or damaged; or an entry leads outside, is a link, is
-            too large, has no valid name or that of another entry. The message names the entry.
-        ArgumentError: there is something at `out`.
+        ArchiveError: it is not a zip archive or damaged; or an entry has a path outside the
+            archive, is a link, is too large, or has an invalid or repeated name. The message names
+            the entry.
+        ArgumentError: `out` already exists.
         WriteError: the disk is full; nothing is left.
     """
     doing = f"extracting {archive}"
@@ -63,7 +64,7 @@ def _check(opened: zipfile.ZipFile, doing: str, most: int) -> list[zipfile.ZipIn
     for entry in listed:
         where = _path(entry)
         if where.is_absolute() or ".." in where.parts or ":" in entry.filename:
-            raise _refusal(doing, f"the entry {entry.filename!r} leads outside")
+            raise _refusal(doing, f"the entry {entry.filename!r} has a path outside the archive")
         if stat.S_ISLNK(entry.external_attr >> 16):
             raise _refusal(doing, f"the entry {entry.filename!r} is a link")
         if not where.name or len(where.name.encode(errors="replace")) > MAX_NAME_BYTES:
@@ -84,10 +85,10 @@ def _check(opened: zipfile.ZipFile, doing: str, most: int) -> list[zipfile.ZipIn
         # Some file systems don't distinguish A from a.
         twin = names.setdefault(where.name.lower(), entry.filename)
         if twin != entry.filename:
-            raise _refusal(doing, f"the entries {twin!r} and {entry.filename!r} have one name")
+            raise _refusal(doing, f"the entries {twin!r} and {entry.filename!r} have the same name")
         entries.append(entry)
     if not entries:
-        raise _refusal(doing, "there is no file in it")
+        raise _refusal(doing, "it contains no files")
     return entries
 
 

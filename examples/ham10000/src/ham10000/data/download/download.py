@@ -129,7 +129,7 @@ def download_dataset(
     patience: Patience = Patience(),  # noqa: B008 - it is frozen
     say: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Download the parts of HAM10000 that are not there yet.
+    """Download the missing parts of HAM10000.
 
     Archives are kept in `out`/archives until you remove them. An interrupted download is resumed
     when this is called again.

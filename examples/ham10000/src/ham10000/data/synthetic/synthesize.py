@@ -130,7 +130,7 @@ def synthesize(
 ) -> None:
     """Write a synthetic data set: table, images in two folders, and masks.
 
-    With the same versions of the libraries, the same arguments give the same bytes.
+    The bytes depend only on the arguments and the versions of the libraries.
 
     Example:
         >>> import tempfile
@@ -149,7 +149,7 @@ def synthesize(
         workers: number of threads; the number of cores by default.
 
     Raises:
-        ArgumentError: a number is out of range, or there is something at `out`.
+        ArgumentError: a number is out of range, or `out` exists and is not an empty folder.
         WriteError: the files can't be written; nothing is left.
     """
     if not 32 <= width <= 2400:
