@@ -1,9 +1,9 @@
 """Insert attention after every stage of one model per timm file and compare the outputs.
 
 For the smallest model of every file of timm, at every module that its `feature_info` names:
-attention is inserted with gamma 0 into the model with random weights, the output is compared with
-that from before, bit for bit, and attention is taken out again. Results go to a JSON lines file as
-they come, and a run that was stopped goes on from there; the table goes to docs/insertion.md.
+attention is inserted with gamma 0 into the model with random weights, the output is compared bit
+for bit with the output before the insertion, and attention is removed. Results are appended to a
+JSON lines file, from which an interrupted run continues; the table is written to docs/insertion.md.
 """
 
 import argparse

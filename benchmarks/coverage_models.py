@@ -3,8 +3,8 @@
     python benchmarks/coverage_models.py                      all, and docs/models.md
     python benchmarks/coverage_models.py --filter 'timm:vit*' some, and no page
 
-Models are built on the meta device: their operations run, without weights or arithmetic. A run
-that was interrupted goes on where it stopped (`--out`); `--fresh` starts again.
+Models are built on the meta device: their operations run, without weights or arithmetic. An
+interrupted run continues from the results in `--out`; `--fresh` starts again.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """The checks of families.py.
 
-A check says "yes", "no: what was wrong", or "-: why" where the bare model can't do it either.
+A check returns "yes", "no: REASON", or "-: REASON" if the bare model does not support it either.
 """
 
 import copy
@@ -19,7 +19,7 @@ from softattn.models import load_model
 
 Check = Callable[[SoftAttentionClassifier, nn.Module, Tensor], str]
 
-# A larger picture shows nothing more, and takes a CPU minutes.
+# Larger inputs take minutes on a CPU and test nothing more.
 LARGEST = 331
 # 224 is for patches of 14.
 SMALL = (64, 128, 256, 224)

@@ -1,7 +1,7 @@
-"""Every wrapped model trained by two gloo processes, which go through all of them; for families.py.
+"""Train every wrapped model in two gloo processes; used by families.py.
 
-Each takes three steps with images of its own. That leaves equal parameters only if every gradient
-was averaged.
+Each process takes three steps with different images. The parameters are equal afterwards only if
+every gradient was averaged.
 """
 
 import json
@@ -27,7 +27,7 @@ WORST = ("no", "-", "yes")
 
 
 def train_in_two(names: list[str], path: Path) -> None:
-    """Train each model, and append what came of it to a JSON lines file."""
+    """Train each model, and append the results to a JSON lines file."""
     if not names:
         return
     with socket.socket() as free:
@@ -49,7 +49,7 @@ def _train_all(rank: int, port: int, names: list[str], path: Path) -> None:
         found: list[str | None] = [None, None]
         dist.all_gather_object(found, result)
         if rank == 0:
-            # What went wrong in either.
+            # The worse result of the two processes.
             result = min(map(str, found), key=lambda text: WORST.index(text.split(":")[0]))
             with path.open("a") as lines:
                 lines.write(json.dumps({"model": name, DDP: result}) + "\n")
@@ -84,7 +84,7 @@ def _train(name: str, rank: int) -> str:
 
 
 def _steps(model: SoftAttentionClassifier, x: Tensor) -> list[str]:
-    """Train, and give the names of what isn't frozen and had no gradient."""
+    """Train, and return the names of trainable parameters that got no gradient."""
     parallel = DistributedDataParallel(model.train(), gradient_as_bucket_view=True)
     optimizer = torch.optim.SGD(model.param_groups(lr=1e-3))
     without = []
@@ -99,7 +99,7 @@ def _steps(model: SoftAttentionClassifier, x: Tensor) -> list[str]:
 
 
 def _of_first(parameter: Tensor) -> Tensor:
-    """Give the value that a parameter has in the first process."""
+    """Return the value of a parameter in the first process."""
     value = parameter.detach().clone()
     dist.broadcast(value, 0)
     return value

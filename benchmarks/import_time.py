@@ -1,10 +1,10 @@
-"""How much `import softattn` adds to importing torch and torchvision.
+"""Time that `import softattn` adds to importing torch and torchvision.
 
     python benchmarks/import_time.py
 
-Each import runs in an interpreter of its own, both sides in turn. The share of what softattn adds
-is also taken within one interpreter, after torch and torchvision are there, which noise between
-interpreters can't touch.
+Each import runs in a new interpreter, alternating between both. The added time is also measured
+within one interpreter, after importing torch and torchvision, which excludes noise between
+interpreters.
 """
 
 import argparse
@@ -24,7 +24,7 @@ print(middle - start, perf_counter() - middle)
 
 
 def measure(then: str) -> tuple[float, float]:
-    """Seconds to import torch and torchvision, and for what comes then, in a new interpreter."""
+    """Return the seconds of importing torch and torchvision, and then `then`, in a new process."""
     command = [sys.executable, "-c", CODE.format(then=then)]
     first, second = subprocess.run(command, capture_output=True, check=True).stdout.split()
     return float(first), float(second)

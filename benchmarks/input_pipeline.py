@@ -7,7 +7,7 @@ persistent worker processes. They run in turn, so that other load affects both. 
 is not timed, starts the workers and measures their memory. The ratio of processor time, "busy", is
 printed next to that of images per second, since other load affects it less.
 
-The baseline is what most projects do: `PIL.Image.open`, resize, one affine transform, flips,
+The baseline is a common pipeline: `PIL.Image.open`, resize, one affine transform, flips,
 conversion to a tensor and normalization, image by image, in a `DataLoader`. The other pipeline maps
 a cache made by `ham10000 prepare`, and augments batch by batch in a `BatchLoader`. Both run on the
 images as they are, and on the same images enlarged to 600 x 450, the published size. For the preset
@@ -81,7 +81,7 @@ def per_image(size: int, name: str) -> Callable[[Image.Image], Tensor]:
         steps.append(
             v2.ColorJitter(preset.brightness, preset.contrast, preset.saturation, preset.hue)
         )
-    if preset.odd_jobs:
+    if preset.random_operation:
         jobs = [
             v2.GaussianBlur(5, (0.1, 1.1)),
             v2.RandomAdjustSharpness(2, p=1),

@@ -177,7 +177,7 @@ def main() -> int:
         store(options)
         return 0
     if os.getloadavg()[0] > 0.5:
-        print(f"the machine does other work: its load is {os.getloadavg()[0]:.1f}", flush=True)
+        print(f"the machine is not idle: its load is {os.getloadavg()[0]:.1f}", flush=True)
     began = time.perf_counter()
     names = options.parts or list(PARTS)
     for number, name in enumerate(names, 1):

@@ -1,12 +1,11 @@
-"""What attention costs in training: wrapped models beside the bare ones, in turn in one run.
+"""Cost of attention in training: wrapped and bare models, timed alternately in one run.
 
     python benchmarks/wrapped_cost.py [--device cuda] [--models resnet50 convnext_tiny]
 
-A step is forward, backward and SGD. Both sides take turns, step by step, so that what else the
-machine does meets both; the ratio is that of medians, of the process's own time on the CPU
-(compare with one thread: OMP_NUM_THREADS=1). Operations are counted, not measured, so
-that they don't depend on the machine. Peak memory is the device's on CUDA, and what the profiler
-counts on the CPU.
+A step is forward, backward and SGD. Steps of both models alternate, so that other load affects
+both. The ratio is that of the medians of the CPU time of the process (use one thread:
+OMP_NUM_THREADS=1). Operations are counted, so they do not depend on the machine. Peak memory is
+that of the device on CUDA, and the profiler's count on the CPU.
 """
 
 import argparse
@@ -78,7 +77,7 @@ def count_operations(model: nn.Module, images: torch.Tensor) -> int:
 
 def timed(run: Callable[[], None], device: str) -> float:
     if device != "cuda":
-        # The time of this process only: what else the machine does doesn't count.
+        # CPU time of this process, which excludes other load.
         start = time.process_time()
         run()
         return time.process_time() - start
@@ -90,7 +89,7 @@ def timed(run: Callable[[], None], device: str) -> float:
 
 
 def peak_memory(run: Callable[[], None], device: str) -> float:
-    """Return the most that a step holds beyond what was there before it, in MiB."""
+    """Return the peak memory of a step relative to its start, in MiB."""
     if device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()

@@ -1,9 +1,9 @@
-"""Change each operator, number and keyword of the equation's code; the tests must notice each.
+"""Mutation tests: change each operator, number and keyword of the equation's code.
 
     python scripts/mutants.py [functional ops/backward] [--filter REGEX] [--minutes N]
 
 cosmic-ray creates the mutants. Each is tested in a fork of a process that has loaded torch, on a
-copy of the checkout. Prints the mutants that no test noticed and fails if there are any. After
+copy of the checkout. Prints the mutants that survive all tests and fails if there are any. After
 --minutes it stops, prints its progress, and fails too.
 """
 
@@ -53,7 +53,7 @@ def mutants(source: str, pattern: str) -> Iterator[tuple[str, str]]:
 
 
 def overloads(source: str) -> set[int]:
-    """The lines of the signatures that only a type checker reads."""
+    """Return the lines of overload signatures, which only type checkers read."""
     lines: set[int] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef) and "overload" in map(
@@ -64,24 +64,24 @@ def overloads(source: str) -> set[int]:
 
 
 def tuned(source: str) -> set[int]:
-    """The lines of numbers that change no result."""
+    """Return the lines of thresholds that do not change results."""
     return {source.count("\n", 0, found.start()) + 1 for found in TUNED.finditer(source)}
 
 
 def first_difference(source: str, mutated: str) -> int:
-    """The number of the first line that differs."""
+    """Return the number of the first line that differs."""
     pairs = zip(source.splitlines(), mutated.splitlines(), strict=False)
     return next((number for number, (a, b) in enumerate(pairs, 1) if a != b), 0)
 
 
 def changed(source: str, mutated: str) -> str:
-    """The lines that differ, as a diff."""
+    """Return the lines that differ, as a diff."""
     lines = difflib.unified_diff(source.splitlines(), mutated.splitlines(), lineterm="", n=0)
     return "\n".join(list(lines)[3:])
 
 
 def survives(copy: Path, module: str, mutated: str) -> bool:
-    """Run a module's tests on a mutant in a fork; tell whether they all passed."""
+    """Run the tests of a module on a mutant in a fork; return whether all passed."""
     (copy / "src" / "softattn" / f"{module}.py").write_text(mutated)
     child = os.fork()
     if child == 0:
@@ -98,7 +98,7 @@ def survives(copy: Path, module: str, mutated: str) -> bool:
 
 
 def run(copy: Path, module: str, pattern: str, ends: float) -> bool:
-    """Test all mutants of a module and print those that survive; tell whether none did."""
+    """Test all mutants of a module and print the survivors; return whether there are none."""
     source = (ROOT / "src" / "softattn" / f"{module}.py").read_text()
     if not survives(copy, module, source):
         sys.exit(f"the tests of {module}.py fail without any mutant")

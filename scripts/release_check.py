@@ -78,7 +78,7 @@ def _reproducible(wheel: Path) -> list[str]:
         )
         (again,) = Path(folder).glob("*.whl")
         same = _digest(again) == _digest(wheel)
-    return [] if same else ["a second build of the wheel has other bytes."]
+    return [] if same else ["a second build of the wheel differs."]
 
 
 def _digest(path: Path) -> str:

@@ -1,1 +1,1 @@
-"""Parts of the benchmark, one file each, and what they share."""
+"""Parts of the benchmark, one file each, and shared utilities."""

@@ -40,9 +40,9 @@ def growth(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
 
 
 def processes(quick: bool, rounds: int, threads: int) -> Iterator[list[Row]]:
-    """Time a step of one and more processes of one thread, whose gradients gloo averages.
+    """Time a step of one and more single-threaded processes, with gradients averaged by gloo.
 
-    The batch of each is the same, so that a step takes as long where nothing is shared.
+    Each process has a batch of the same size, so with perfect scaling all steps take equally long.
     """
     del quick, threads
     most = max(2, min(4, torch.multiprocessing.cpu_count()))

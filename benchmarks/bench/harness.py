@@ -51,11 +51,11 @@ def take_turns(
 ) -> dict[str, list[tuple[float, float]]]:
     """Time each side once per round, in alternating order: (CPU, wall) seconds per call.
 
-    A side is called for `least` seconds a round. There are fewer rounds, but at least three, where
-    all of them would take more than `most` seconds.
+    A side is called for `least` seconds per round. If all rounds would take more than `most`
+    seconds, there are fewer rounds, but at least three.
 
-    With one thread, time is the process's own on the CPU, which what else the machine does
-    disturbs little; with more, whose waiting counts as work, it is the clock on the wall too.
+    With one thread, times are CPU times of the process, which are little affected by other load.
+    With more threads, waiting counts as CPU time, so both times are wall-clock times.
     """
     timers = {name: Timer("work()", globals={"work": work}, num_threads=threads)
               for name, work in sides.items()}  # fmt: skip

@@ -1,6 +1,6 @@
 """Draw the figures of the guides into docs/images by running the code of the guides.
 
-    python docs/figures/from_guides.py
+python docs/figures/from_guides.py
 """
 
 import os

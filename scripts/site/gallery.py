@@ -2,8 +2,8 @@
 
     python scripts/site/gallery.py
 
-Trains a small network for less than a minute to tell seven kinds of drawn lesions apart,
-somewhere on drawn skin, and writes figures and the page's part to build/gallery.
+Trains a small network for less than a minute to classify seven kinds of drawn lesions at random
+positions on drawn skin, and writes the figures and their HTML to build/gallery.
 """
 
 import argparse
@@ -32,7 +32,7 @@ NAMES = {
     "vasc": "a vascular lesion",
 }
 MAPS, SEEN, SHOWN, TILE = 16, 160, 400, 256
-"""Number of maps; side of an image for the network, on the page, and of a map overlay."""
+"""Number of maps; width of an image for the network, on the page, and of a map overlay."""
 IMAGES, TRAINED = 12, 448
 
 

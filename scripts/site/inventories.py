@@ -16,7 +16,7 @@ def write(names: Path, out: Path) -> dict[str, tuple[str, str]]:
         out: the folder for the inventories.
 
     Returns:
-        What Sphinx's `intersphinx_mapping` wants: each project's address and inventory.
+        A value for Sphinx's `intersphinx_mapping`: address and inventory of each project.
     """
     out.mkdir(parents=True, exist_ok=True)
     mapping = {}

@@ -1,4 +1,4 @@
-"""The built site as files: its pages, their links and anchors."""
+"""Files of the built site: pages with their links and anchors."""
 
 from functools import cache
 from html.parser import HTMLParser
@@ -11,7 +11,7 @@ LOADED = {"script": "src", "img": "src", "source": "src", "iframe": "src", "link
 
 
 class Page(HTMLParser):
-    """What a page links to, what it loads, and the anchors in it."""
+    """Links, loaded files and anchors of a page."""
 
     def __init__(self, path):
         super().__init__()
@@ -35,7 +35,7 @@ def is_outside(link):
 
 
 def target(page, link):
-    """The file that a link leads to, and its anchor."""
+    """Return the file and the anchor that a link refers to."""
     place = unquote(urlsplit(link).path)
     path = (page.parent / place).resolve() if place else page
     return (path / "index.html" if path.is_dir() else path), unquote(urlsplit(link).fragment)

@@ -1,4 +1,4 @@
-"""The built site, served on this machine, and a browser to look at it."""
+"""Fixtures: the built site, served locally, and a browser."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ import pytest
 from built_site import SITE
 from playwright.sync_api import sync_playwright
 
-# The rest of what Chromium would do of its own accord, it is told not to.
+# Disable what Chromium does in the background.
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -50,7 +50,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture
 def open_page(browser, address):
-    """Open a page of the site; what goes wrong on it stands in `page.complaints`."""
+    """Open a page of the site; errors on it are collected in `page.complaints`."""
     opened = []
 
     def open_page(path, width=1280, scheme="light"):

@@ -1,4 +1,4 @@
-"""Every public name has a page, and the guides and these pages lead to one another."""
+"""Every public name has a page, and guides and API pages link to each other."""
 
 import importlib
 

@@ -66,7 +66,7 @@ def test_keys_reach_every_part(open_page, width):
     page.keyboard.press("ArrowRight")
     assert page.locator("figcaption").inner_text().startswith("Map 6 of 16")
     page.keyboard.press("ArrowUp")
-    page.keyboard.press("ArrowUp")  # there is nothing above: it stays
+    page.keyboard.press("ArrowUp")  # no map above, so the selection stays
     assert page.locator("figcaption").inner_text().startswith("Map 2 of 16")
     page.keyboard.press("Escape")
     assert page.locator("figcaption").inner_text().startswith("The sum of 16 maps")

@@ -1,9 +1,9 @@
-"""No link of the site, and no anchor in one, leads nowhere; nothing is loaded from elsewhere."""
+"""Links and anchors of the site exist, and nothing is loaded from another host."""
 
 import pytest
 from built_site import PAGES, SITE, is_outside, read, target
 
-# The page for what isn't found is shown at any address, and so has links from the root.
+# The 404 page is shown at any address, so its links start at the root.
 PLACED = [name for name in PAGES if name != "404.html"]
 
 
