@@ -7,7 +7,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "CONTRIBUTING.md"
-PACKAGES = {"softattn": "src/softattn/"}
+PACKAGES = {"softattn": "src/softattn/", "ham10000": "examples/ham10000/src/ham10000/"}
+MOST_MODULES = {"softattn": 30, "ham10000": 90}
+PUBLIC_MODULES = {"functional", "keras", "hub", "plot", "errors"}
 
 if not PICTURE.exists() or not (ROOT / "src").exists():
     pytest.skip("needs a checkout", allow_module_level=True)
@@ -105,3 +107,26 @@ def test_a_package_is_imported_by_its_contract_alone(package, path):
 @pytest.mark.parametrize(("package", "path"), FILES)
 def test_a_file_is_read_in_one_sitting(package, path):
     assert len((ROOT / PACKAGES[package] / path).read_text().splitlines()) <= 400
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_has_a_limited_number_of_modules(package):
+    modules = [path for path in HOUSE[package] if path != "__init__.py"]
+    assert len(modules) <= MOST_MODULES[package]
+
+
+@pytest.mark.parametrize("path", [path for package, path in FILES if package == "ham10000"])
+def test_the_example_uses_only_public_names_of_the_library(path):
+    public = (ROOT / PACKAGES["softattn"] / "__init__.py").read_text()
+    for node in ast.walk(ast.parse((ROOT / PACKAGES["ham10000"] / path).read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            top, *below = name.split(".")
+            if top == "softattn" and below:
+                assert below[0] in PUBLIC_MODULES or f'"{below[0]}",' in public, name
+                assert not any(part.startswith("_") for part in below), name

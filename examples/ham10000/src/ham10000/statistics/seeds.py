@@ -28,7 +28,7 @@ from scipy import stats
 from scipy.optimize import brentq
 
 from ham10000.errors import ArgumentError
-from ham10000.statistics import LEVEL, NORMAL
+from ham10000.statistics.intervals import LEVEL, NORMAL
 
 __all__ = ["Estimate", "estimate", "holm"]
 
