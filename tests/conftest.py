@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-# For other interpreters, in processes of their own.
+# For subprocesses.
 collect_ignore = ["data", "keras_reference.py"]
 
 
@@ -15,7 +15,7 @@ def _seed() -> None:
 
 @pytest.fixture
 def fresh_compiler() -> None:
-    """Forget compiled code: torch allows a function few recompilations, and tests share ours."""
+    """Reset torch.compile, since the tests together would exceed its limit of recompilations."""
     torch.compiler.reset()
 
 

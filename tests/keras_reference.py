@@ -1,4 +1,4 @@
-"""The authors' layer in TensorFlow, to compare with: what their code does, written anew.
+"""Reference for comparisons: the authors' layer in TensorFlow, reimplemented.
 
 XLA computes the convolution, since TensorFlow's CPU kernels don't agree on it: oneDNN's gives
 arbitrary numbers for some sizes, and Eigen's takes the three centre channels. XLA does what the
@@ -20,7 +20,7 @@ import tensorflow as tf
 
 @tf.function(jit_compile=True)
 def convolve(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """conv3d of (B, H, W, C) over height, width and channels; gives (B, H, W, K)."""
+    """Apply conv3d to (B, H, W, C) over height, width and channels; return (B, H, W, K)."""
     logits = tf.nn.conv3d(x[..., None], kernel, [1, 1, 1, x.shape[-1], 1], "SAME")
     return logits[:, :, :, 0]
 
@@ -68,7 +68,7 @@ def attention_layer(keras: ModuleType) -> type:
 def run_case(
     size: tuple[int, ...], num_maps: int, aggregate: bool, concat: bool, seed: int
 ) -> dict[str, np.ndarray]:
-    """Run the layer in Keras 3 on random features (2, *size); give all arrays in and out."""
+    """Run the layer in Keras 3 on random features (2, *size); return its inputs and outputs."""
     keras.utils.set_random_seed(seed)
     x = np.random.default_rng(seed).normal(size=(2, *size)).astype(np.float32)
     layer = attention_layer(keras)(size[-1], num_maps, aggregate, concat)

@@ -63,7 +63,7 @@ def test_parameters_start_as_the_authors_do():
     assert attention.gamma.item() == pytest.approx(0.01)
 
 
-def test_what_is_not_wanted_is_not_there():
+def test_disabled_parameters_do_not_exist():
     assert set(SoftAttention(4).state_dict()) == {"weight", "bias", "gamma"}
     assert set(SoftAttention(4, bias=False, gamma=None).state_dict()) == {"weight"}
     x = torch.randn(1, 4, 3, 3)

@@ -1,4 +1,4 @@
-"""What the benchmarks make of their times."""
+"""Evaluation of measured times in the benchmarks."""
 
 import dataclasses
 import subprocess
@@ -43,7 +43,7 @@ def test_one_round_has_no_spread():
     assert (row.ratio, row.low, row.high) == (2, 2, 2)
 
 
-def test_sides_take_turns_in_an_order_that_turns_around():
+def test_alternatives_are_timed_in_alternating_order():
     order = []
     sides = {name: (lambda name=name: order.append(name)) for name in ("a", "b")}
     times = take_turns(sides, rounds=2, threads=1, least=0)
@@ -134,7 +134,7 @@ def test_the_name_of_the_processor(tmp_path):
     assert cpu_model(tmp_path / "none")
 
 
-def test_a_part_that_there_is_not():
+def test_an_unknown_part():
     pytest.importorskip("timm", reason="needs softattn[timm]")
     done = subprocess.run(
         [sys.executable, BENCHMARKS / "run.py", "nothing"], capture_output=True, text=True

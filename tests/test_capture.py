@@ -114,7 +114,7 @@ def test_copies_made_inside_are_free(net, images):
         assert list(maps) == NAMES
 
 
-def test_within_another(net, images):
+def test_nested_captures(net, images):
     with capture_maps(net) as outer:
         with capture_maps(net.early) as inner:
             net(images)

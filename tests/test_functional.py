@@ -64,7 +64,7 @@ def test_every_activation_equals_the_reference(activation):
     assert np.abs(maps.numpy() - expected).max() <= 1e-12
 
 
-def test_the_reference_knows_every_activation():
+def test_the_reference_has_every_activation():
     assert set(functional._ACTIVATIONS) == {name for name in reference.ACTIVATIONS if name}
 
 
@@ -136,7 +136,7 @@ def test_the_order_of_the_maps_changes_nothing_with_aggregate(shape, seed):
 
 @given(st.integers(0, 2**31), st.floats(-5, 5))
 @settings(max_examples=20, deadline=None)
-def test_a_bias_is_never_felt_without_an_activation(seed, shift):
+def test_a_bias_has_no_effect_without_an_activation(seed, shift):
     torch.manual_seed(seed)
     x, weight, bias = tensors()
     torch.testing.assert_close(attention_maps(x, weight, bias + shift), attention_maps(x, weight))
@@ -331,7 +331,7 @@ def test_features_that_are_not_4_d_can_not_be_scaled(x, maps):
         attend(torch.zeros(x), torch.zeros(maps))
 
 
-def test_an_activation_that_there_is_not():
+def test_an_unknown_activation():
     with pytest.raises(ArgumentError) as error:
         functional.get_activation("rellu")
     assert str(error.value) == (

@@ -1,4 +1,4 @@
-"""The code in the guides runs as it is pasted, and their commands exist.
+"""The code of the guides runs, and the commands in them exist.
 
 The blocks of a page run one after another, in one namespace and in an empty folder. A Python
 block with a title is written to that file, for the commands below it. Commands with a title are
@@ -25,7 +25,7 @@ if not GUIDES:
 
 
 def words_of(block):
-    """Give the commands of a shell block, as lists of words."""
+    """Return the commands of a shell block as lists of words."""
     lines = block.code.replace("\\\n", " ").splitlines()
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
@@ -50,7 +50,7 @@ def test_code_runs(page, tmp_path, monkeypatch):
 
 
 def run(block, monkeypatch):
-    """Run the commands of a shell block that do something here."""
+    """Run the commands of a shell block that work without network and installation."""
     for words in words_of(block):
         if words[0] == "export":
             monkeypatch.setenv(*words[1].split("=", 1))
@@ -109,7 +109,7 @@ def _pip(arguments):
         assert (ROOT / path).is_dir(), path
 
 
-# Of other commands only that we know them.
+# Other commands must only be known ones.
 CHECKS = {
     "softattn": _softattn,
     "ham10000": _ham10000,

@@ -16,7 +16,7 @@ if not PICTURE.exists() or not (ROOT / "src").exists():
 
 
 def drawn(heading):
-    """Give the paths of the files below a heading of the picture, in its order."""
+    """Return the paths of the files below a heading of the picture, in its order."""
     lines = PICTURE.read_text().splitlines()
     start = next(i for i, line in enumerate(lines) if line.split() == [heading])
     folders, paths = [], []
@@ -47,7 +47,7 @@ def imported(path, package):
 
 
 def exports(module, name):
-    """Say whether a contract exports a name, which one of its files may have too."""
+    """Return whether an `__init__.py` exports a name, which one of its files may have too."""
     contract = find(module)
     return (
         contract is not None
@@ -56,7 +56,7 @@ def exports(module, name):
 
 
 def find(module):
-    """Give the file of a module of one of the packages, relative to the package."""
+    """Return the file of a module of one of the packages, relative to the package."""
     package, *parts = module.split(".")
     base = ROOT / PACKAGES[package]
     for relative in ("/".join(parts) + ".py", "/".join([*parts, "__init__.py"])):
@@ -105,7 +105,7 @@ def test_a_package_is_imported_by_its_contract_alone(package, path):
 
 
 @pytest.mark.parametrize(("package", "path"), FILES)
-def test_a_file_is_read_in_one_sitting(package, path):
+def test_a_file_has_at_most_400_lines(package, path):
     assert len((ROOT / PACKAGES[package] / path).read_text().splitlines()) <= 400
 
 

@@ -175,7 +175,7 @@ def test_nothing_is_unpickled(saved: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("source", ["checkpoint_path", "pretrained", "pretrained_cfg", "weights"])
-def test_a_config_that_wants_weights_from_elsewhere(source: str, saved: Path) -> None:
+def test_a_config_that_refers_to_weights_elsewhere(source: str, saved: Path) -> None:
     change(saved, **{source: "evil.bin"})
     with pytest.raises(
         WeightsError, match=f"weights outside the folder, with {source}. This is refused"

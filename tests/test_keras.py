@@ -14,7 +14,7 @@ CASES = sorted({name.rpartition("/")[0] for name in LAYER.files})
 
 
 def assert_equals_tensorflow(case, aggregate, concat):
-    """Compare our layer with TensorFlow's arrays, both in float32."""
+    """Compare the layer with arrays from TensorFlow, both in float32."""
     kernel = case["kernel_conv3d"]
     layer = KerasSoftAttention(
         kernel.shape[0], kernel.shape[-1], aggregate=aggregate, concat=concat
@@ -77,7 +77,7 @@ def test_only_the_first_three_channels_reach_the_maps():
         assert not torch.equal(layer(others, return_maps=True)[1], maps)
 
 
-def test_each_map_s_copies_stand_map_by_map_and_x_behind_them():
+def test_copies_are_ordered_by_map_with_x_last():
     layer = KerasSoftAttention(4, 2, concat=True)
     x = torch.randn(1, 4, 3, 3)
     features, maps = layer(x, return_maps=True)
@@ -148,6 +148,6 @@ def test_features_that_do_not_fit():
     )
 
 
-def test_another_layer_has_no_use_for_these_weights():
+def test_another_layer_is_refused():
     with pytest.raises(ArgumentTypeError, match="expected a KerasSoftAttention, found Conv2d"):
         load_weights(torch.nn.Conv2d(3, 3, 3), {})

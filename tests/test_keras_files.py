@@ -28,7 +28,7 @@ def save(path, contents):
 
 
 def message_of(source, **options):
-    """The text of the error, after a check that the module is as it was."""
+    """Return the text of the error, after checking that the module is unchanged."""
     layer = KerasSoftAttention(8, 4)
     before = {name: value.clone() for name, value in layer.state_dict().items()}
     with pytest.raises(WeightsError) as error:
@@ -335,7 +335,7 @@ def test_a_dtype_that_is_not_real(dtype, named):
 
 
 class Variable:
-    """What a Keras variable offers: a value on some device, with a gradient perhaps."""
+    """Stand-in for a Keras variable on some device, which may require a gradient."""
 
     def __init__(self, values):
         self.value = torch.tensor(values, requires_grad=True)

@@ -1,4 +1,4 @@
-"""The authors' layer against TensorFlow itself; `make parity` installs it."""
+"""The authors' layer compared with TensorFlow, which `make parity` installs."""
 
 import importlib.util
 import os
@@ -16,8 +16,8 @@ SIZES = ["5,6,8", "9,7,4", "7,7,32", "8,8,192", "3,5,13", "6,6,2", "1,4,1"]
 
 @pytest.fixture(scope="module")
 def arrays(tmp_path_factory):
-    # An interpreter of its own: TensorFlow and torch bring two versions of LLVM, which crash
-    # when they meet in one process.
+    # A separate process: TensorFlow and torch contain two versions of LLVM, which crash when
+    # loaded in the same process.
     python = os.environ.get("KERAS_PYTHON", sys.executable)
     if python == sys.executable and importlib.util.find_spec("tensorflow") is None:
         pytest.skip("needs TensorFlow: `make parity` installs it and runs this test")

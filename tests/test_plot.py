@@ -62,7 +62,7 @@ def test_relative_to_uniform_has_a_mean_of_one():
         ((3, 20, 15), (1, 2, 4, 4), "expected the maps of one image, (K, h, w), found (1, 2, 4, 4). From a batch take maps[i]."),
     ],
 )  # fmt: skip
-def test_what_can_not_be_drawn(image, maps, message):
+def test_shapes_that_cannot_be_drawn(image, maps, message):
     with pytest.raises(ShapeError) as error:
         plot_maps(torch.rand(image), torch.rand(maps))
     assert str(error.value) == f"drawing attention maps: {message}"

@@ -1,4 +1,4 @@
-"""The notebook runs, and is the script beside it."""
+"""The notebook runs, and is in sync with the script."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The code in the README runs as it is pasted."""
+"""The code in the README runs."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What users do to a module, done to each of ours."""
+"""Operations that users apply to modules, such as copying and export, on every module."""
 
 import copy
 import io
@@ -73,7 +73,7 @@ def test_state_dict(build, module, x):
 
 
 def as_before(state):
-    """A state dict of the time when gamma was a scalar."""
+    """A state dict from before, when gamma was a scalar."""
     return {n: t.reshape(()) if n.endswith("gamma") else t for n, t in state.items()}
 
 
@@ -123,8 +123,8 @@ def test_compile_to_machine_code(x):
 
 
 def dynamic_shapes(module):
-    # A pooled map of a single position is another graph to torch, and torch before 2.8 can't
-    # slice a dimension that has no end.
+    # torch specializes on a pooled map of a single position, and before 2.8 it can't slice a
+    # dimension without an upper bound.
     least = getattr(module, "pool", 1) + 1
     size = {"min": least, "max": 4096}
     return ({0: Dim("batch", max=4096), 2: Dim("height", **size), 3: Dim("width", **size)}, None)

@@ -169,7 +169,7 @@ def test_what_is_not_there(image, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_that_is_no_image(image, tmp_path, capsys):
+def test_a_file_that_is_not_an_image(image, tmp_path, capsys):
     bad, cut = tmp_path / "bad.jpg", tmp_path / "cut.jpg"
     bad.write_text("not an image")
     cut.write_bytes(image.read_bytes()[:500])
@@ -189,7 +189,7 @@ def test_two_images_of_one_name(image, tmp_path):
     assert "Write them to separate folders." in str(error.value)
 
 
-def test_figures_lie_beside_the_images_without_touching_them(image, tmp_path):
+def test_figures_do_not_change_the_images(image, tmp_path):
     before = image.read_bytes()
     assert run(image, "--model", MODEL, "--out", tmp_path) == 0
     assert image.read_bytes() == before

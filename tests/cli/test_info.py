@@ -62,7 +62,7 @@ def test_at_an_inner_module(capsys):
     assert "dropped      layer3, layer4, fc" in output
 
 
-def test_a_name_that_there_is_not(capsys):
+def test_an_unknown_name(capsys):
     assert main(["info", "torchvision:resnet17"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("softattn info: building torchvision:resnet17: torchvision has no")

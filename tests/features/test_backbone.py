@@ -19,7 +19,7 @@ def tokens_to_map(x, grid, num_prefix=0):
     return x[:, num_prefix:].transpose(1, 2).unflatten(2, grid)
 
 
-# Name, arguments, and what the model's own methods give, brought to (B, C, H, W) by hand.
+# Name, arguments, and the output of the model's own methods, converted to (B, C, H, W).
 CONTRACT = [
     ("test_resnet", {}, lambda m, x: m.forward_features(x)),
     ("test_efficientnet", {}, lambda m, x: m.forward_features(x)),
@@ -56,7 +56,7 @@ def test_features_are_the_models_own_to_the_last_bit(name, kwargs, expected):
     assert found.shape[1:] == (backbone.feature_map.channels, *backbone.feature_map.size)
 
 
-# The module whose output is the map, in each family of torchvision: a hook on it says the truth.
+# The module whose output is the map, in each family of torchvision. A hook reads the expected map.
 TORCHVISION = {
     "alexnet": "features",
     "convnext_tiny": "features",
@@ -158,7 +158,7 @@ def test_a_convolution_after_a_rearrangement_says_nothing_of_the_image():
 
 
 class Features(nn.Module):
-    """A model with timm's contract, and parts that its map doesn't need."""
+    """Model with timm's interface, and modules that its map doesn't depend on."""
 
     def __init__(self, gives=lambda x: x):
         super().__init__()
@@ -234,7 +234,7 @@ def listed(x):
 
 
 class Intermediates(Features):
-    """A model whose own features are a list, and that can give maps where `can` says so."""
+    """Model whose features are a list. It returns intermediates if `can` says so."""
 
     def __init__(self, can):
         super().__init__(listed)
@@ -347,7 +347,7 @@ def test_what_is_refused_leaves_the_model_as_it_was(name):
 
 
 def fingerprint(model):
-    """Everything of a model that could be changed, but the values of its tensors."""
+    """Return all properties of a model that could change, except the values of its tensors."""
     return [
         (
             name,

@@ -132,8 +132,8 @@ def test_hooks_are_removed_and_the_random_state_stays_when_a_model_fails() -> No
     assert not model.relu._forward_hooks
 
 
-def test_no_other_thread_notices() -> None:
-    """No hooks for all modules of the process."""
+def test_other_threads_are_not_affected() -> None:
+    """The dry run registers no global hooks."""
     seen: list[str] = []
     inside, done = threading.Event(), threading.Event()
 
@@ -158,7 +158,7 @@ def test_no_other_thread_notices() -> None:
 
 
 class Uncopyable(nn.Module):
-    """A model with parts that can't be copied, and hooks that hold some."""
+    """Model with objects that can't be copied, also in its hooks."""
 
     def __init__(self) -> None:
         super().__init__()

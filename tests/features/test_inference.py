@@ -67,13 +67,13 @@ def test_a_found_grid_has_as_many_tokens(rows, columns, stride):
         ((1, 512), (224, 224), False, None),
     ],
 )
-def test_layouts_are_told_by_shape(shape, size, channels_last, expected):
+def test_layouts_are_inferred_from_shapes(shape, size, channels_last, expected):
     place = infer_layout(torch.zeros(shape), size, channels_last=channels_last)
     assert (place.layout if place is not None else None) == expected
 
 
 @pytest.mark.parametrize("declared", [None, 2])
-def test_prefix_tokens_are_counted_where_the_model_is_silent(declared):
+def test_prefix_tokens_are_counted_if_the_model_declares_none(declared):
     place = infer_layout(torch.zeros(1, 2 + 196, 8), (224, 224), num_prefix_tokens=declared)
     assert (place.layout, place.grid, place.num_prefix_tokens) == (
         Layout.NLC,
@@ -93,7 +93,7 @@ def test_a_declared_number_of_prefix_tokens_is_tried_first():
 
 
 @pytest.mark.parametrize("value", [[torch.zeros(1, 8, 4, 4)], None, {"x": 1}])
-def test_only_one_tensor_has_a_place(value):
+def test_other_values_have_no_layout(value):
     assert infer_layout(value, (64, 64)) is None
 
 
@@ -109,7 +109,7 @@ def test_only_one_tensor_has_a_place(value):
         ((2, 3072, 64), (1024, 768), tokens(64, 48, 0, 16)),
     ],
 )
-def test_shapes_tell_the_layout(
+def test_shapes_determine_the_layout(
     shape: tuple[int, ...], image: tuple[int, int], expected: MapLayout
 ) -> None:
     assert infer_layout_strictly(ObservedOutput(shape, image), Hints()) == expected
@@ -129,19 +129,19 @@ CUBE = (2, 64, 64, 64)
 @pytest.mark.parametrize(
     ("halved", "layout"), [((2, 64, 32, 64), Layout.NCHW), ((2, 32, 64, 64), Layout.NHWC)]
 )
-def test_a_lower_image_tells_what_proportions_leave_open(
+def test_a_lower_image_resolves_ambiguous_aspect_ratios(
     halved: tuple[int, ...], layout: Layout
 ) -> None:
     output = ObservedOutput(CUBE, (256, 256), shape_of_half=lambda: halved)
     assert infer_layout_strictly(output, Hints()).layout is layout
 
 
-def test_a_lower_image_decides_against_the_proportions_of_strange_strides() -> None:
+def test_a_lower_image_decides_if_no_aspect_ratio_fits() -> None:
     output = ObservedOutput((2, 64, 3, 50), (48, 200), shape_of_half=lambda: (2, 64, 1, 50))
     assert infer_layout_strictly(output, Hints()).layout is Layout.NCHW
 
 
-def test_the_parameters_tell_the_channels_where_shapes_do_not() -> None:
+def test_parameters_determine_the_channels_if_shapes_do_not() -> None:
     output = ObservedOutput((2, 64, 3, 50), None, channels=frozenset({64}))
     assert infer_layout_strictly(output, Hints()).layout is Layout.NCHW
 
@@ -199,7 +199,9 @@ def test_the_parameters_tell_the_channels_where_shapes_do_not() -> None:
         ),
     ],
 )
-def test_what_is_no_map_or_open_is_refused(output: ObservedOutput, hints: Hints, text: str) -> None:
+def test_outputs_without_a_unique_layout_are_refused(
+    output: ObservedOutput, hints: Hints, text: str
+) -> None:
     with pytest.raises(ModelError, match=text):
         infer_layout_strictly(output, hints)
 
@@ -229,7 +231,7 @@ def test_maps_of_the_named_stages_in_any_order():
     assert torch.equal(maps["blocks.2"], wanted[1])
 
 
-def test_what_a_model_cant_give_is_no_evidence():
+def test_a_failing_forward_intermediates_is_ignored():
     class Fails(nn.Module):
         def __init__(self):
             super().__init__()
@@ -242,7 +244,7 @@ def test_what_a_model_cant_give_is_no_evidence():
     assert own_maps(nn.Identity(), (torch.zeros(1),), ["0"]) == {}
 
 
-def test_reordered_is_the_same_values_elsewhere():
+def test_reordered_maps_have_the_same_values_at_other_positions():
     own = torch.randn(1, 2, 4, 4)
     assert is_reordered(own.flip(2), own)
     assert not is_reordered(own.clone(), own)

@@ -33,7 +33,7 @@ def test_positions_keep_their_place():
     assert from_nchw(x, Layout.NHWC)[0, 1, 2, 0] == 5
 
 
-def test_prefix_tokens_stay_in_front():
+def test_prefix_tokens_stay_first():
     prefix = torch.full((1, 2, 1), -1.0)
     tokens = from_nchw(torch.ones(1, 1, 1, 2), Layout.NLC, prefix)
     assert tokens.flatten().tolist() == [-1, -1, 1, 1]

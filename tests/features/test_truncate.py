@@ -12,7 +12,7 @@ from softattn.features.truncate import truncate
 
 
 class Norm(nn.BatchNorm2d):
-    """A norm with a module of its own inside, as timm's have."""
+    """Norm that contains a module, like timm's norms."""
 
     def __init__(self, channels):
         super().__init__(channels)
@@ -28,7 +28,7 @@ class Norm(nn.BatchNorm2d):
 
 
 class Network(nn.Module):
-    """A bit of everything before and after `norm`."""
+    """Modules of several kinds before and after `norm`."""
 
     def __init__(self):
         super().__init__()
@@ -78,7 +78,7 @@ def test_it_computes_what_the_model_computes_there(network, x, name):
     assert torch.equal(truncate(network, name)(x), output_of(network, name, x))
 
 
-def test_a_change_in_place_before_the_point_counts(network, x):
+def test_a_change_in_place_before_the_point_is_kept(network, x):
     assert torch.equal(truncate(network, "dropout")(x), 2 * network.conv(x))
 
 
@@ -167,7 +167,7 @@ def test_checkpointing_saves_less():
     assert counts[1] < counts[0]
 
 
-def test_a_module_that_is_not_there():
+def test_a_missing_module():
     with pytest.raises(
         ModelError,
         match=r"ResNet at 'layr3'.*there is no module or node of this name\. Closest: lay",

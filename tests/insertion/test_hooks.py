@@ -21,7 +21,7 @@ IMAGE = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
 class Net(nn.Module):
-    """Norms that end a sequence and that do not, and a sequence that is walked."""
+    """Norms at the end of a sequence and elsewhere, and a sequence that is not called as a whole."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -167,7 +167,7 @@ def test_hooks_without_children() -> None:
     moved(IMAGE)
 
 
-def test_attention_that_no_pass_reaches_is_noticed() -> None:
+def test_attention_that_no_pass_reaches_is_detected() -> None:
     model = convert(net("walked"))
     for module in model.modules():  # as a tool that takes hooks from all modules
         module._forward_pre_hooks.clear()

@@ -40,7 +40,7 @@ def small(name: str, **kwargs: Any) -> Callable[[], nn.Module]:
     return lambda: timm.create_model(name, num_classes=5, **kwargs)
 
 
-# One of each way in which a network may hold, run and lay out its stages.
+# One network for each way of storing, running and laying out stages.
 FAMILIES: dict[str, tuple[Callable[[], nn.Module], list[str], tuple[int, ...]]] = {
     "a plain sequence": (small("test_resnet"), ["layer3", "layer4"], (3, 64, 64)),
     "sequences in a sequence": (small("test_efficientnet"), ["blocks.3", "blocks"], (3, 64, 64)),
@@ -90,7 +90,7 @@ IMAGE = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
 def snapshot(model: nn.Module) -> list[Any]:
-    """What must be as it was: every bit, key, type, mode, flag, hook and attribute."""
+    """Return everything that must not change: values, keys, types, modes, flags, hooks, attributes."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     bits = [(name, id(t), t.numpy(force=True).tobytes()) for name, t in tensors.items()]
     flags = [(name, p.requires_grad, p.grad is None) for name, p in model.named_parameters()]
@@ -166,7 +166,7 @@ def test_what_is_attended_is_the_output_of_the_module() -> None:
     assert not torch.equal(seen[-1], seen[0])
 
 
-def test_hooks_that_are_there_see_what_the_network_sees() -> None:
+def test_existing_hooks_get_the_attended_output() -> None:
     model, seen = res_net(), []
     module = model.layer3[-1]
     module.register_forward_hook(lambda module, args, output: seen.append(output))
@@ -494,7 +494,7 @@ def test_functional_call_and_per_sample_gradients() -> None:
 
 
 class Own(nn.Module):
-    """A network of a user's own, with one of everything that can't be attended."""
+    """Custom network with one module of each kind that can't be attended."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -631,7 +631,7 @@ def test_a_second_insertion_at_one_place() -> None:
         insert_attention(model, ["layer3", "layer3.0"])
 
 
-def test_a_module_that_can_hold_nothing() -> None:
+def test_a_module_that_cannot_be_a_parent() -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 3), RunsChildren(), nn.ReLU())
     with pytest.raises(ModelError, match="'1' would run the attention as one of its own modules"):
         insert_attention(model, "1")
@@ -712,7 +712,9 @@ def test_removing_from_a_model_that_has_none() -> None:
         (lambda model: "resnet18", "expected a torch.nn.Module, found str"),
     ],
 )
-def test_models_that_would_not_notice(wrap: Callable[[nn.Module], Any], text: str) -> None:
+def test_scripted_compiled_and_distributed_models_are_refused(
+    wrap: Callable[[nn.Module], Any], text: str
+) -> None:
     model = wrap(res_net())
     with pytest.raises(SoftAttnError, match=text):
         insert_attention(model, "layer4")
@@ -748,7 +750,7 @@ def test_a_model_with_lazy_parameters() -> None:
         insert_attention(nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU()), "1")
 
 
-def test_a_model_with_old_weight_norm() -> None:
+def test_a_model_with_the_old_weight_norm() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         layer = nn.utils.weight_norm(nn.Conv2d(3, 4, 3))

@@ -17,7 +17,7 @@ class Patches(nn.Module):
 
 
 class Tokens(nn.Module):
-    """Patches, blocks that are walked, and a norm."""
+    """Patches, blocks that are called one by one, and a norm."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ def x():
 
 
 @pytest.mark.parametrize("block", ["se", "eca", "cbam", "coord", nn.Identity])
-def test_other_attentions_stand_at_the_same_place(block, x):
+def test_other_attentions_are_built_at_the_same_place(block, x):
     model = wrap_backbone("test_resnet", 3, block=block).eval()
     features = model.backbone(x)
     assert torch.equal(model.forward_features(x), model.attention(features))
@@ -59,7 +59,7 @@ def test_a_head_of_ones_own(x):
         model.reset_classifier(4)
 
 
-def test_the_flatten_head_wants_its_size(x):
+def test_the_flatten_head_requires_its_size(x):
     model = wrap_backbone("test_resnet", 3, head="flatten", input_size=(64, 96)).eval()
     assert model(torch.randn(2, 3, 64, 96)).shape == (2, 3)
     with pytest.raises(ShapeError, match=r"built for 2 x 3 positions, found 2 x 2.*head=\"pool\""):

@@ -91,7 +91,7 @@ def test_bad_arguments(model, arguments, error, message):
         model.param_groups(**arguments)
 
 
-def test_layers_of_a_model_that_says_nothing():
+def test_layers_of_a_model_without_a_group_matcher():
     model = nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), nn.Linear(2, 2))
     assert list(layer_ids(model).values()) == [0, 0, 0, 0, 1, 1]
 

@@ -18,7 +18,7 @@ OPTIONS = list(itertools.product([True, False], repeat=2))
 
 @pytest.fixture(autouse=True)
 def always(monkeypatch):
-    """Use it for small feature maps too, in pieces of two samples."""
+    """Use the hand-written gradient for small feature maps too, in pieces of two samples."""
     monkeypatch.setattr(backward, "_LEAST_BYTES", 0)
     monkeypatch.setattr(backward, "_PIECE_BYTES", 2 * 4 * 5 * 3 * 8)
 
@@ -96,7 +96,7 @@ def test_what_may_be_missing(calls, given, aggregate):
 
 
 @pytest.mark.parametrize("frozen", FROZEN)
-def test_only_what_is_wanted(calls, frozen):
+def test_only_requested_gradients(calls, frozen):
     given = inputs()
     for name in frozen:
         given[name].requires_grad_(False)
@@ -258,7 +258,7 @@ def test_only_a_cpu_goes_piece_by_piece():
 
 
 class Products(TorchDispatchMode):
-    """Notes the samples of each product."""
+    """Records the number of samples of each product."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Private names of torch mean what we take them for."""
+"""Private names of torch behave as softattn expects."""
 
 import torch
 from torch import nn

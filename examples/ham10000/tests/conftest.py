@@ -13,7 +13,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small synthetic data set; shared, so never changed: see `editable`."""
+    """A small synthetic data set. It is shared, so tests must not change it: see `editable`."""
     out = tmp_path_factory.mktemp("synthetic") / "set"
     synthesize(out, images=280, seed=0, width=48)
     return out
@@ -32,7 +32,7 @@ def table(synthetic: Path) -> pd.DataFrame:
 
 @pytest.fixture(scope="session")
 def run(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of seconds; shared, so never changed."""
+    """The folder of a run that took seconds. It is shared, so tests must not change it."""
     from ham10000.recipe import make_recipe
     from ham10000.training import train
 
@@ -60,6 +60,6 @@ def real() -> Path:
 
 @pytest.fixture(autouse=True)
 def _no_data_folder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    # So that no test reads the real images because somebody's environment names them.
+    # Tests must not read real images just because HAM10000_DIR is set.
     if "real" not in request.fixturenames:
         monkeypatch.delenv(DATA_VARIABLE, raising=False)

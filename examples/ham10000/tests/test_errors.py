@@ -32,7 +32,7 @@ def test_each_error_is_the_builtin_that_a_caller_expects(
     assert str(error("what happened")) == "what happened"
 
 
-def test_a_full_disk_is_told_from_a_forbidden_place() -> None:
+def test_a_full_disk_is_distinguished_from_missing_permission() -> None:
     full = errors.cannot_write(Path("x"), OSError(errno.ENOSPC, "No space left on device"))
     forbidden = errors.cannot_write(Path("x"), OSError(errno.EACCES, "Permission denied"))
     assert "Free some" in str(full)

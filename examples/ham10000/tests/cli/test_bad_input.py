@@ -60,7 +60,7 @@ def test_bad_data_is_one_line(
     assert leftovers(tmp_path) == []
 
 
-def test_a_split_with_a_lesion_on_two_sides_is_one_line(
+def test_a_split_with_a_lesion_in_two_splits_is_one_line(
     synthetic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     split = paper_split(open_folder(synthetic).table, seed=0)
@@ -75,7 +75,7 @@ def test_a_split_with_a_lesion_on_two_sides_is_one_line(
     assert error.count("\n") == 1
 
 
-def test_a_place_that_is_taken_is_left_alone(
+def test_an_existing_folder_is_left_unchanged(
     synthetic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "notes.txt").touch()

@@ -49,7 +49,7 @@ def test_evaluate_prints_and_writes(path: Path, capsys: pytest.CaptureFixture[st
     }
 
 
-def test_an_absent_class_is_said_to_be_left_out(
+def test_an_absent_class_is_reported_as_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_predictions(make({"bkl": 20, "mel": 20, "nv": 20}), tmp_path / "p.csv")

@@ -122,7 +122,7 @@ def parse_fields(*arguments: str) -> tuple[list[str], dict[str, object]]:
     return recipe_overrides(options), options
 
 
-def test_three_ways_to_say_the_same() -> None:
+def test_an_option_has_three_spellings() -> None:
     for way in (["--data.root", "a b"], ["--data.root=a b"], ["data.root=a b"]):
         changes, options = parse_fields("x.yaml", *way, "--out", "run", "seed=3")
         assert changes == ["seed=3", "data.root=a b"]

@@ -53,7 +53,7 @@ def test_jpegs_and_cache_have_the_same_items(
         assert flat(jpegs[index]) == flat(cached[index])
 
 
-def test_it_looks_like_a_data_set_of_torchvision(synthetic: Path) -> None:
+def test_it_has_the_interface_of_torchvisions_data_sets(synthetic: Path) -> None:
     data = HAM10000(synthetic, transform=v2.ToDtype(torch.float32), target_transform=str)
     assert data.classes == ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
     assert list(data.class_to_idx) == sorted(data.classes)
@@ -101,7 +101,9 @@ def test_an_index_out_of_range_is_an_index_error(cache: Path) -> None:
         CachedHAM10000(cache)[280]
 
 
-def test_what_is_missing_is_said(synthetic: Path, cache: Path, split: Path, tmp_path: Path) -> None:
+def test_missing_parts_are_reported(
+    synthetic: Path, cache: Path, split: Path, tmp_path: Path
+) -> None:
     with pytest.raises(MissingDataError, match="ham10000 split --out"):
         HAM10000(synthetic, "train")
     with pytest.raises(SplitError, match="Closest: test"):

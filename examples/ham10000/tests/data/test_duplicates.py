@@ -31,11 +31,11 @@ def shifted(image: Tensor, pixels: int) -> Tensor:
 
 
 def changed(image: Tensor) -> Tensor:
-    """Darker, of less contrast, and shifted a little: another photograph of the same."""
+    """Darken an image, reduce its contrast and shift it, like another photograph of the lesion."""
     return shifted((image.float() * 0.8 + 10).to(torch.uint8), 1)
 
 
-def test_the_same_lesion_looks_the_same_and_others_do_not(images: list[Tensor]) -> None:
+def test_fingerprints_match_for_the_same_lesion_only(images: list[Tensor]) -> None:
     prints = [fingerprint(image) for image in images]
     again = [fingerprint(changed(image)) for image in images]
     greys = spectrum(np.stack([each.grey for each in prints]))

@@ -98,7 +98,7 @@ def test_says_how_to_get_a_table_that_is_not_there(tmp_path: Path) -> None:
 
 
 def move_all(root: Path, place: Callable[[str, str], Path]) -> None:
-    """Move each image to the path that its name and class give."""
+    """Move each image to the path that is computed from its name and class."""
     table = load_table(root)
     for path, dx in zip(open_folder(root).paths(), table["dx"], strict=True):
         target = place(path.name, dx)

@@ -71,7 +71,7 @@ def test_memory_that_is_used_again_lasts_for_two_batches(data, workers) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_epoch_that_was_left_early_does_not_show_in_the_next(data, workers) -> None:
+def test_an_unfinished_epoch_does_not_affect_the_next(data, workers) -> None:
     augment, sampler = Augment("authors"), EpochSampler(data.targets)
     loader = BatchLoader(data, sampler, 16, augment, workers=workers, reuse_memory=True)
     for epoch in range(3):
@@ -200,7 +200,7 @@ def read_until_told(root: Path, told: Path) -> int:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_workers_survive_what_somebody_else_sends(
+def test_workers_ignore_signals_from_other_processes(
     synthetic: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     processes = ranks.start(read_until_told, synthetic, tmp_path / "told")

@@ -60,7 +60,7 @@ def test_a_changed_input_rebuilds(editable: Path, tmp_path: Path, what: str) -> 
     if what == "image":
         times = paths[0].stat()
         paths[0].write_bytes(paths[1].read_bytes())
-        os.utime(paths[0], ns=(times.st_atime_ns, times.st_mtime_ns))  # no clock gives it away
+        os.utime(paths[0], ns=(times.st_atime_ns, times.st_mtime_ns))  # same modification time
     elif what == "table":
         edit(editable / "HAM10000_metadata.csv", ",female,", ",male,")
     elif what == "size":
@@ -212,9 +212,7 @@ def test_what_cannot_be_removed_or_locked_is_an_error_of_ours(
         prepare(synthetic, tmp_path / "other", size=20)
 
 
-def test_names_that_only_look_like_those_of_a_cache_are_not_touched(
-    synthetic: Path, tmp_path: Path
-) -> None:
+def test_files_with_similar_names_are_not_removed(synthetic: Path, tmp_path: Path) -> None:
     out = tmp_path / "cache"
     prepare(synthetic, out, size=20)
     (out / "index-mine.csv").write_text("notes")

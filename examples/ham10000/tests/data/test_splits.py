@@ -28,7 +28,7 @@ OFFLINE = {
     "nv": (6042, 2000),
     "vasc": (132, 6964),
 }
-# Near-duplicates across lesion ids that anybody sees at once.
+# Obvious near-duplicates across lesion ids.
 KNOWN = pd.DataFrame(
     {
         "lesion_id": ["HAM_0000140", "HAM_0007604", "HAM_0001109"],
@@ -155,7 +155,7 @@ def test_a_split_file_is_checked_row_by_row(table: pd.DataFrame, tmp_path: Path)
         read_split(tmp_path / "no.csv", table)
 
 
-def test_a_lesion_on_two_sides_is_named_with_both_rows(table: pd.DataFrame) -> None:
+def test_a_lesion_in_two_splits_is_named_with_both_rows(table: pd.DataFrame) -> None:
     split = paper_split(table, seed=0)
     double = split[split["lesion_id"].duplicated(keep=False)].index[:2]
     split.loc[double[1], "split"] = "test"
@@ -165,7 +165,7 @@ def test_a_lesion_on_two_sides_is_named_with_both_rows(table: pd.DataFrame) -> N
         check_split(split, table)
 
 
-def test_an_image_there_twice_is_refused(table: pd.DataFrame) -> None:
+def test_a_repeated_image_is_refused(table: pd.DataFrame) -> None:
     split = paper_split(table, seed=0)
     twice = pd.concat([split, split.iloc[[7]]], ignore_index=True)
     with pytest.raises(SplitError, match=r"is repeated in row 1502"):
@@ -197,7 +197,7 @@ def test_the_split_of_the_paper_is_the_known_one(real: Path) -> None:
 def test_no_lesion_is_shared_for_any_of_100_seeds(real: Path) -> None:
     table = load_table(real)
     for seed in range(100):
-        # Each has run `check_split` too; this counts once more, with other code.
+        # Each split was checked by `check_split`; this repeats the check with independent code.
         assert shared(paper_split(table, seed)) == 0
         assert shared(honest_split(table, seed, KNOWN)) == 0
 

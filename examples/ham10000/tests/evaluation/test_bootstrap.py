@@ -64,7 +64,7 @@ def test_counts_are_those_of_drawing_with_replacement() -> None:
     assert np.corrcoef(counts[0], counts[1])[0, 1] == pytest.approx(-1 / (n - 1), abs=0.05)
 
 
-def test_the_seed_says_it_all() -> None:
+def test_the_seed_determines_the_resamples() -> None:
     predictions = make({"mel": 20, "nv": 30})
     y, lesions = predictions.targets, predictions.lesions
     assert (draw_lesions(y, lesions, 5) == draw_lesions(y, lesions, 5)).all()
@@ -84,6 +84,6 @@ def test_metrics_of_draws_are_scikit_learns_on_the_images_drawn() -> None:
         )
 
 
-def test_refuses_no_draw() -> None:
+def test_zero_resamples_are_refused() -> None:
     with pytest.raises(ArgumentError, match="0 resamples"):
         draw_lesions([0], [0], 0)

@@ -48,7 +48,7 @@ def test_a_model_does_not_differ_from_itself() -> None:
         assert 0 <= each.high < (one.high - one.low) / 4
 
 
-def test_a_worse_model_is_seen_as_worse_and_the_order_only_turns_the_sign() -> None:
+def test_a_worse_model_is_detected_and_the_order_changes_only_the_sign() -> None:
     good = make(SIZES, skill=3.0)
     bad = with_noise(good, 2.0)
     there, back = compare(good, bad, resamples=400), compare(bad, good, resamples=400)

@@ -38,7 +38,7 @@ def test_lesions_are_drawn_alike_for_both_levels() -> None:
     assert str(found.per_image) == str(found.per_lesion)
 
 
-def test_json_says_how_and_holds_no_nan(tmp_path: Path) -> None:
+def test_json_has_the_settings_and_no_nan(tmp_path: Path) -> None:
     predictions = make({"bkl": 10, "mel": 20, "nv": 30})
     found = evaluate(predictions, resamples=25, seed=7)
     write_evaluation(found, predictions, tmp_path)
@@ -53,7 +53,7 @@ def test_json_says_how_and_holds_no_nan(tmp_path: Path) -> None:
     assert read_predictions(tmp_path / "predictions.csv").table.equals(predictions.table)
 
 
-def test_json_has_no_number_that_is_none() -> None:
+def test_json_has_null_for_non_finite_values() -> None:
     assert to_json({"a": [float("inf"), (1.5, None)]}) == (
         '{\n  "a": [\n    null,\n    [\n      1.5,\n      null\n    ]\n  ]\n}\n'
     )

@@ -39,7 +39,7 @@ def test_every_value_is_that_of_summarize_and_inside_its_interval(seed: int) -> 
             assert 0 <= each.low < each.high <= 2
 
 
-def test_a_recall_of_images_that_are_their_own_lesions_is_plainly_wilsons() -> None:
+def test_the_recall_of_single_image_lesions_has_wilsons_interval() -> None:
     predictions = make(seed=2)
     y, p = predictions.targets, predictions.probabilities
     lesions = np.arange(len(y))
@@ -88,7 +88,7 @@ def test_two_thousand_draws_of_the_official_test_set_take_seconds() -> None:
     assert time.process_time() - start < 5
 
 
-def test_what_never_fails_is_not_thereby_certain() -> None:
+def test_perfect_metrics_have_intervals_too() -> None:
     y = np.repeat([4, 5], [10, 40])
     found = intervals(y, np.eye(7)[y], np.arange(50), draw_lesions(y, np.arange(50), 100))
     assert found["recall/mel"].value == found["auc/mel"].value == 1

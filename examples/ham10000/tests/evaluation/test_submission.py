@@ -22,7 +22,7 @@ from ham10000.evaluation import (
 )
 from ham10000.evaluation.submission import COLUMNS, UNSCORED
 
-# The official scorer's own code.
+# Code of the official scorer.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 CHALLENGE = "image,MEL,NV,BCC,AKIEC,BKL,DF,VASC"
@@ -40,9 +40,9 @@ def challenge_truth(predictions: Predictions) -> pd.DataFrame:
 @pytest.fixture
 def official(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """The challenge's own scorer, on a submission and a truth."""
-    # It calls a method that pandas 3 has under its other name only.
+    # It calls a method that is renamed in pandas 3.
     monkeypatch.setattr(pd.DataFrame, "applymap", pd.DataFrame.map, raising=False)
-    # It thins out the curves that it draws by a package that numpy 2.5 breaks.
+    # It simplifies its curves with a package that does not work with NumPy 2.5.
     monkeypatch.setattr(metrics, "rdp", lambda points, **_: np.ones(len(points), dtype=bool))
 
     def score(predictions: Predictions, truth: pd.DataFrame) -> float:

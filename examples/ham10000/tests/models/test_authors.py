@@ -30,7 +30,7 @@ def test_a_pooled_map_is_not_pooled_again() -> None:
         assert [name for name, _ in rest.named_children()][:2] == ["block2", "pool2"]
 
 
-def test_a_stage_that_is_not_there() -> None:
+def test_a_missing_stage() -> None:
     with pytest.raises(RecipeError, match=r"names no stage of it, found 'blok4'. Closest: bloc"):
         NETWORKS["vgg16"].front("blok4")
 

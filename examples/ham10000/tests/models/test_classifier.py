@@ -58,7 +58,7 @@ def test_maps_come_with_the_same_scores(model: LesionClassifier, inputs: Inputs)
     assert torch.allclose(maps.sum((2, 3)), torch.ones(3, 16))
 
 
-def test_metadata_where_none_is_wanted(model: LesionClassifier, inputs: Inputs) -> None:
+def test_metadata_must_match_the_model(model: LesionClassifier, inputs: Inputs) -> None:
     with pytest.raises(ArgumentError, match="built with metadata and called without"):
         model(inputs[0])
     with pytest.raises(ArgumentError, match="built without metadata and called with"):

@@ -24,7 +24,7 @@ def test_heads(head: str, attention: bool) -> None:
     assert all(p.grad is not None for p in model.parameters())
 
 
-def test_the_rest_takes_twice_the_channels_behind_the_papers_block() -> None:
+def test_the_rest_takes_twice_the_channels_after_the_papers_block() -> None:
     recipe = replace(TINY, head="rest")
     plain = build_model(replace(recipe, attention=False), size=32).network.head
     attended = build_model(recipe, size=32).network.head
@@ -32,7 +32,7 @@ def test_the_rest_takes_twice_the_channels_behind_the_papers_block() -> None:
     assert [name for name, _ in attended.named_children()] == ["block3", "classifier"]
     widths = [head.get_submodule("block3.0.0").in_channels for head in (plain, attended)]
     assert widths == [16, 32]
-    # An attention that doesn't pool leaves that to the network.
+    # If the attention does not pool, the pooling stage of the network stays.
     unpooled = build_model(replace(recipe, pool=1), size=32).network.head
     assert next(name for name, _ in unpooled.named_children()) == "pool2"
 

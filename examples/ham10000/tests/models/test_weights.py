@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).parents[2] / "convert_lite0.py"
 
 
 def packaged(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The weights as the package has them: in the same order, under other names."""
+    """The weights as in the package: in the same order, with other names."""
     state = model.state_dict()
     kept = [value for name, value in state.items() if not name.endswith("num_batches_tracked")]
     return {f"layer{place}": value for place, value in enumerate(kept)}

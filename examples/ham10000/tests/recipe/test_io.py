@@ -39,7 +39,7 @@ def test_a_saved_recipe_loads_back_equal(tmp_path: Path) -> None:
     assert load_recipe(tmp_path / "recipe.yaml") == balanced
 
 
-def test_what_stands_above_a_base_wins_field_by_field(tmp_path: Path) -> None:
+def test_a_recipe_overrides_its_base_field_by_field(tmp_path: Path) -> None:
     write(tmp_path / "one.yaml", "name: one\noptimizer: {lr: 1, eps: 0.1}\ndata: {size: 32}")
     write(tmp_path / "two.yaml", "base: one.yaml\noptimizer: {lr: 2}")
     path = write(tmp_path / "three.yaml", "base: two.yaml\nname: three\ndata: {fold: 1}")
@@ -97,7 +97,7 @@ def test_what_cannot_be_is_refused(text: str, message: str, tmp_path: Path) -> N
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file(tmp_path: Path) -> None:
     write(tmp_path / "irv2.yaml", "base: gone.yaml")
     with pytest.raises(
         MissingDataError, match=r"irv2_s\.yaml: there is no such file\. Closest: irv2\.yaml"

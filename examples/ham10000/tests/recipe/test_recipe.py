@@ -1,4 +1,4 @@
-"""The recipe files: what they say, what they build, and that each of them trains."""
+"""The recipe files: their fields, the models that they build, and training steps of each."""
 
 import math
 import os
@@ -120,12 +120,12 @@ def test_the_count_is_the_authors(name: str) -> None:
 
 @pytest.fixture(scope="session")
 def folder(synthetic: Path) -> Path:
-    """HAM10000 itself where there is one, otherwise made-up images."""
+    """HAM10000 if it is available, otherwise synthetic images."""
     return Path(os.environ.get(DATA_VARIABLE) or synthetic)
 
 
 def take_steps(recipe: Recipe, folder: Path, steps: int = 3) -> list[float]:
-    """Train a model on two images, and return the losses; every parameter must take part."""
+    """Train a model on two images and return the losses; every parameter must get a gradient."""
     torch.manual_seed(recipe.seed)
     data = HAM10000(folder, size=recipe.data.size, split=None)
     pair = [list(data.targets).index(label) for label in (4, 5)]  # of two classes

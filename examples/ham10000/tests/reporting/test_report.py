@@ -114,7 +114,7 @@ def test_the_page_needs_nothing_and_every_picture_is_described(page: Path) -> No
         assert len(alt[1]) > 15
 
 
-def test_where_the_model_looks_is_measured_once(page: Path, run: Path, tmp_path: Path) -> None:
+def test_saliency_is_measured_once(page: Path, run: Path, tmp_path: Path) -> None:
     place = run / "evaluation" / "localisation.json"
     before = place.stat().st_mtime_ns
     again = write_report(run, tmp_path / "again.html")
@@ -122,7 +122,7 @@ def test_where_the_model_looks_is_measured_once(page: Path, run: Path, tmp_path:
     assert again.read_bytes() == page.read_bytes()
 
 
-def test_where_other_weights_look_is_measured_again(run: Path, page: Path, tmp_path: Path) -> None:
+def test_saliency_of_other_weights_is_measured_again(run: Path, page: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     place = copy / "evaluation" / "localisation.json"
     measured = json.loads(place.read_text())
@@ -134,7 +134,7 @@ def test_where_other_weights_look_is_measured_again(run: Path, page: Path, tmp_p
     assert "cover 99% of an image" not in text
     assert json.loads(place.read_text()) == measured
 
-    # Of another split it is no answer here, and stays for whoever asked for it.
+    # Scores of another split are not used in the report, and are kept.
     place.write_text(json.dumps({**measured, "mask_share": 0.99, "split": "val"}))
     text = write_report(copy, tmp_path / "report.html").read_text()
     assert "cover 99% of an image" not in text

@@ -5,5 +5,5 @@ from softattn import SoftAttentionClassifier
 
 @pytest.fixture(scope="session")
 def model() -> SoftAttentionClassifier:
-    """Trained for seconds on the planted case; shared, so never changed."""
+    """Model trained for seconds on the planted case. It is shared, so tests must not change it."""
     return train_on_planted()

@@ -24,7 +24,7 @@ def test_ties_are_broken_at_random_and_by_the_seed() -> None:
 
 
 def corner(images: Tensor) -> Tensor:
-    """A model that looks at the upper left quarter only."""
+    """Model whose output depends on the upper left quarter only."""
     value = images[:, 0, :4, :4].mean(dim=(1, 2))
     return torch.stack([10 * value, torch.zeros_like(value)], dim=1)
 
@@ -45,12 +45,12 @@ def test_a_map_of_what_counts_beats_its_opposite() -> None:
     whole = torch.softmax(corner(images).double(), 1)[0, 0].item()
     np.testing.assert_allclose(good["deletion"][0, 0], whole)
     np.testing.assert_allclose(good["insertion"][0, -1], whole)
-    # After a quarter of the positions all that counts is the mean colour.
+    # After a quarter of the positions, everything relevant has the mean colour.
     mean = torch.softmax(corner(torch.full_like(images, 0.25)).double(), 1)[0, 0].item()
     np.testing.assert_allclose(good["deletion"][0, 2:], mean, rtol=1e-6)
 
 
-def test_a_batch_gives_what_its_images_give() -> None:
+def test_a_batch_has_the_results_of_its_images() -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(3, 3, 8, 8, generator=generator)
     order = rank_positions(

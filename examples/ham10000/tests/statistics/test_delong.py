@@ -11,7 +11,7 @@ from ham10000.statistics.delong import area_influence
 
 
 def pairwise(is_it: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """DeLong's placements as he defines them, pair by pair."""
+    """Compute DeLong's placements by their definition, pair by pair."""
     wins = [[float(x > y) + 0.5 * float(x == y) for y in scores[~is_it]] for x in scores[is_it]]
     return np.mean(wins, axis=1), np.mean(wins, axis=0)
 
@@ -105,7 +105,7 @@ def test_a_model_differs_from_itself_by_nothing() -> None:
         assert each.p_value == 1
 
 
-def test_a_better_model_is_seen() -> None:
+def test_a_better_model_is_detected() -> None:
     good, bad = make(seed=7, skill=3.0), make(seed=7, skill=1.0)
     found = compare_areas(good.targets, bad.probabilities, good.probabilities, good.lesions)
     macro = found["auc_macro"]

@@ -27,7 +27,7 @@ def test_wilson_is_scipys(hits: int, more: int) -> None:
     assert wilson(hits / trials, trials) == pytest.approx(tuple(expected), abs=1e-12)
 
 
-def test_of_no_trials_nothing_is_known() -> None:
+def test_without_trials_the_interval_is_0_to_1() -> None:
     assert wilson(0.0, 0) == (0, 1)
 
 
@@ -55,7 +55,7 @@ def test_an_area_without_an_error_has_that_of_normal_scores() -> None:
     assert error == pytest.approx(areas.std(), rel=0.05)
 
 
-def test_an_area_of_many_lesions_believes_its_draws_and_one_of_few_does_not() -> None:
+def test_the_interval_of_an_area_follows_the_resamples_only_with_many_lesions() -> None:
     def width(error: float, own: int) -> float:
         low, high = area_ends(0.95, error, own, 10_000)
         return high - low
@@ -68,7 +68,7 @@ def test_an_area_of_many_lesions_believes_its_draws_and_one_of_few_does_not() ->
     assert area_ends(0.7, 0.0, 1, 1)[0] < 0.1, "one pair says next to nothing"
 
 
-def test_a_correction_takes_out_what_the_draws_have_too_much() -> None:
+def test_a_correction_subtracts_the_bias_of_the_resamples() -> None:
     drawn = np.random.default_rng(0).normal(0.06, 0.005, 4000)
     low, high = corrected_ends(0.05, drawn, 10**6)
     assert (low + high) / 2 == pytest.approx(0.04, abs=2e-4)
@@ -76,7 +76,7 @@ def test_a_correction_takes_out_what_the_draws_have_too_much() -> None:
     assert corrected_ends(0.001, drawn, 10**6)[0] == 0
 
 
-def test_a_mean_of_parts_knows_how_they_go_together() -> None:
+def test_the_interval_of_a_mean_depends_on_the_correlations() -> None:
     values, ends = np.array([0.5, 0.7]), np.array([[0.4, 0.6], [0.6, 0.8]])
     equal = np.array([0.5, 0.5])
     for related, half in ((0.0, 0.1 / math.sqrt(2)), (1.0, 0.1), (-1.0, 0.0)):
@@ -90,7 +90,7 @@ shares = st.lists(st.floats(0, 1), min_size=3, max_size=3).map(sorted)
 
 
 @given(shares, shares, st.floats(-1, 1))
-def test_a_difference_never_leaves_what_it_can_be(
+def test_a_difference_stays_within_its_bounds(
     a: list[float], b: list[float], related: float
 ) -> None:
     first, second = ((each[1], each[0], each[2]) for each in (a, b))
@@ -102,7 +102,7 @@ def test_a_difference_never_leaves_what_it_can_be(
     assert back == pytest.approx((-high, -low), abs=1e-12)
 
 
-def test_a_difference_from_what_has_no_end_has_none() -> None:
+def test_a_difference_from_an_infinite_limit_is_unbounded() -> None:
     assert difference_ends((0.5, 0.0, math.inf), (0.4, 0.3, 0.5), 0.9) == (-math.inf, math.inf)
 
 
@@ -114,7 +114,7 @@ def test_correlations_are_numpys_where_there_is_spread() -> None:
     assert correlation(drawn)[1] == pytest.approx([0, 1, 0])
 
 
-def test_few_lesions_reach_further() -> None:
+def test_few_lesions_widen_the_interval() -> None:
     assert reach(10**6) == pytest.approx(1.959964, rel=1e-4)
     assert reach(6) == pytest.approx(2.570582 * math.sqrt(6 / 5), rel=1e-6)
     assert reach(1) == pytest.approx(1.959964, rel=1e-6)

@@ -30,8 +30,8 @@ def test_intervals_hold_the_truth_as_often_as_they_say(seeds: int, between: floa
     assert 0.94 <= held / 1000 <= 0.985
 
 
-def test_seeds_alone_would_not_do() -> None:
-    """What the lesions change isn't in the spread over seeds: Student's interval is too narrow."""
+def test_seeds_alone_underestimate_the_variation() -> None:
+    """The spread over seeds excludes variation of lesions, so Student's interval is too narrow."""
     rng = np.random.default_rng(8)
     held = 0
     for _ in range(500):
@@ -47,7 +47,7 @@ def test_p_agrees_with_the_interval() -> None:
         assert (found.p < 0.05) == (found.low > 0 or found.high < 0)
 
 
-def test_no_difference_at_all_is_none() -> None:
+def test_no_difference_has_a_p_value_of_one() -> None:
     found = estimate(np.zeros(3), (0.0, 0.0))
     assert (found.mean, found.low, found.high, found.p) == (0.0, 0.0, 0.0, 1.0)
 
@@ -57,7 +57,7 @@ def test_one_seed_is_refused() -> None:
         estimate(np.array([0.5]), (0.4, 0.6))
 
 
-def test_each_side_has_its_own_reach() -> None:
+def test_the_distances_to_both_limits_differ() -> None:
     """By hand: t(1) is 12.706, and the two values spread by 0.01 around their mean."""
     found = estimate(np.array([0.89, 0.91]), (0.7, 0.95), possible=(0.0, 1.0))
     seeds = 12.7062047 * 0.01
@@ -65,7 +65,7 @@ def test_each_side_has_its_own_reach() -> None:
     assert found.high == 1.0 < 0.9 + np.hypot(seeds, 0.05)
 
 
-def test_what_nothing_leaves_to_chance_is_certain() -> None:
+def test_without_variation_the_interval_is_a_point() -> None:
     found = estimate(np.full(3, 0.2), (0.2, 0.2))
     assert (found.low, found.high) == pytest.approx((0.2, 0.2), abs=1e-12)
     assert found.p < 1e-9

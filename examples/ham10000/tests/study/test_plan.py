@@ -83,7 +83,7 @@ def test_impossible_terms_are_refused(terms: dict[str, Any], message: str) -> No
         ),
     ],
 )
-def test_what_cannot_be_answered_is_refused(
+def test_studies_that_cannot_be_planned_are_refused(
     recipes: list[Recipe], seeds: list[int], folds: int | None, primary: str, message: str
 ) -> None:
     with pytest.raises(ArgumentError, match=message):

@@ -35,7 +35,7 @@ def recipes(tmp_path: Path) -> list[Path]:
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Runs that were trained, by something quicker than training: a guess."""
+    """Replace training by a quick random guess, and return the runs that were trained."""
     done: list[str] = []
 
     def guess(self: RunTrainer, run: PlannedRun, environment: dict[str, str]) -> None:

@@ -18,7 +18,7 @@ PLAN = StudyPlan(("bare", "sa"), (0, 1, 2), None, "balanced_accuracy")
 
 
 def made_up(skill: float, seed: int, images: int = 210, classes: int = 7) -> Predictions:
-    """Predictions of a model that is right the oftener, the larger its skill."""
+    """Predictions of a model that is correct more often the larger its skill."""
     truth = np.arange(images) % classes
     noise = np.random.default_rng([seed, round(1000 * skill)]).standard_normal((images, 7))
     logits = noise + skill * np.eye(7)[truth]
@@ -63,7 +63,7 @@ def test_a_better_recipe_is_found_better() -> None:
     assert found["comparison"]["brier"]["high"] < 0
 
 
-def test_equal_recipes_are_not_told_apart() -> None:
+def test_equal_recipes_are_not_distinguished() -> None:
     found = summarize_study(PLAN, answers({"bare": 1.0, "sa": 1.0001}))
     assert "equivalent" in found["verdict"]
 
@@ -88,14 +88,14 @@ def test_intervals_stay_within_what_is_possible() -> None:
 
 
 def test_few_lesions_that_all_are_found_leave_room() -> None:
-    """Six of six found in each run shows no spread, of lesions or of seeds, and proves little."""
+    """Six of six in each run has no spread over lesions or seeds, but the interval is wide."""
     found = summarize_study(PLAN, answers({"bare": 9.0, "sa": 9.0}, images=42))
     estimated = found["metrics"]["recall/df"]["sa"]
     assert (estimated["mean"], estimated["std"], estimated["high"]) == (1.0, 0.0, 1.0)
     assert estimated["low"] == pytest.approx(6 / (6 + 1.959964**2), abs=1e-6)  # Wilson, by hand
 
 
-def test_the_primary_metric_stands_alone_and_the_others_are_corrected() -> None:
+def test_only_metrics_other_than_the_primary_one_are_corrected() -> None:
     found = summarize_study(PLAN, answers({"bare": 1.0, "sa": 1.4}))["comparison"]
     assert found["balanced_accuracy"]["p_holm"] == found["balanced_accuracy"]["p"]
     assert all(change["p_holm"] >= change["p"] for change in found.values())

@@ -1,4 +1,4 @@
-"""Files to break, and what is left of broken work."""
+"""Helpers to damage files, and to find what interrupted writes leave."""
 
 import io
 import struct
@@ -8,7 +8,7 @@ from PIL import Image
 
 
 def edit(path: Path, old: str, new: str) -> None:
-    """Replace a text in a file once; it must be there."""
+    """Replace the first occurrence of a text in a file, which must contain it."""
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))

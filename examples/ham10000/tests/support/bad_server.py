@@ -1,4 +1,4 @@
-"""A web server on 127.0.0.1 that misbehaves as told."""
+"""A web server on 127.0.0.1 with configurable faults."""
 
 import hashlib
 import threading
@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Site:
-    """What is served, and how badly."""
+    """Content and faults of the server."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     cut_at: int | None = None

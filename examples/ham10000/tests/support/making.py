@@ -1,4 +1,4 @@
-"""Predictions that are made up, with lesions of several images and classes of HAM10000's sizes."""
+"""Simulated predictions, with several images per lesion and HAM10000's class sizes."""
 
 import numpy as np
 import pandas as pd

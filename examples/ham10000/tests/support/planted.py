@@ -10,7 +10,7 @@ HUES = torch.rand(7, 3, generator=torch.Generator().manual_seed(99)) * 4 - 2
 
 
 def planted(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Four coloured corners, of which one has stripes: its colour alone tells the class."""
+    """Images with four coloured corners. The class is the colour of the striped corner."""
     generator = torch.Generator().manual_seed(seed)
     colours = torch.randint(0, 7, (count, 4), generator=generator)
     corner = torch.randint(0, 4, (count,), generator=generator)

@@ -1,4 +1,4 @@
-"""Processes of a run, forked from this one, so that they needn't import torch again."""
+"""Processes of a run, forked from this one, so that torch is not imported again."""
 
 import multiprocessing
 import os
@@ -14,7 +14,7 @@ TIMEOUT = 240.0
 
 
 def start(function: Callable[..., Any], *arguments: Any, ranks: int = 1) -> list[BaseProcess]:
-    """Start a function in so many processes, each with what torchrun would tell it."""
+    """Start a function in several processes with the environment variables of torchrun."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -55,7 +55,7 @@ def run(function: Callable[..., Any], *arguments: Any, ranks: int = 1) -> list[i
 
 
 def kill(processes: list[BaseProcess], how: int = signal.SIGKILL) -> None:
-    """Send a signal to those that still run, and wait if it is the last one."""
+    """Send a signal to the processes that still run, and wait if it is SIGKILL."""
     for process in processes:
         if process.is_alive() and process.pid is not None:
             os.kill(process.pid, how)
@@ -65,7 +65,7 @@ def kill(processes: list[BaseProcess], how: int = signal.SIGKILL) -> None:
 
 
 def wait_for(condition: Callable[[], bool], timeout: float = TIMEOUT) -> None:
-    """Wait until something is so."""
+    """Wait until a condition holds."""
     until = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > until:

@@ -18,7 +18,7 @@ def cache(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def recipe(synthetic: Path, cache: Path) -> Callable[..., Recipe]:
-    """Make a recipe of seconds, with some of its fields otherwise: `recipe(training={...})`."""
+    """Make a recipe that trains in seconds, with some fields changed: `recipe(training={...})`."""
 
     def make(**parts: dict[str, object]) -> Recipe:
         content: dict[str, dict[str, object]] = {

@@ -48,7 +48,7 @@ def unfinished(whole: Path, out: Path) -> RunDir:
 def train_on_a_full_disk(
     recipe: Recipe, out: Path, refuses: Callable[[Path, dict[str, Any], int], bool]
 ) -> int:
-    """Train while the disk refuses some of the files: path, content and count of refusals."""
+    """Train while writes of some files fail, selected by path and content, a number of times."""
     count = 0
 
     def write(path: Path, content: dict[str, Any]) -> None:
@@ -191,7 +191,7 @@ def test_metrics_that_can_not_be_written_fail_the_run(recipe: MakeRecipe, tmp_pa
 
 
 def exchanged(split: Path) -> str:
-    """Exchange a lesion that trains for one of its class that tests; return an image that moved."""
+    """Swap a training lesion with a test lesion of its class; return an image that moved."""
     table = pd.read_csv(split, dtype=str)
     one, other = (
         table[(table["dx"] == "nv") & (table["split"] == part)]["lesion_id"].iloc[0]

@@ -34,7 +34,7 @@ def test_a_checkpoint_is_what_torch_reads(path: Path) -> None:
     assert torch.load(path, weights_only=True)["step"] == 1
 
 
-def test_any_flipped_byte_and_any_cut_is_noticed(path: Path) -> None:
+def test_any_flipped_byte_and_any_truncation_is_detected(path: Path) -> None:
     raw = path.read_bytes()
     for place in [*range(0, len(raw), 97), len(raw) - 1, len(raw) - 72, len(raw) - 73]:
         path.write_bytes(raw[:place] + bytes([raw[place] ^ 1]) + raw[place + 1 :])

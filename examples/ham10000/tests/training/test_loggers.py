@@ -31,7 +31,7 @@ def test_tensorboard_has_scalars_confusion_and_attention(
     assert any(name.startswith("test/attention") for name in images)
 
 
-def test_wandb_is_told_what_tensorboard_is(
+def test_wandb_gets_the_scalars_of_tensorboard(
     recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "told").mkdir()
@@ -55,7 +55,7 @@ def test_wandb_is_told_what_tensorboard_is(
     assert "'test/auc_weighted'" in (tmp_path / "told" / "2").read_text()
 
 
-def test_wandb_that_is_not_there_is_said(
+def test_a_missing_wandb_is_reported(
     recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)

@@ -45,7 +45,7 @@ def test_half_precision_is_computed_in_single() -> None:
         assert torch.equal(loss(scores, targets), loss(scores.float(), targets))
 
 
-def test_a_sure_and_right_score_has_a_gradient_that_is_a_number() -> None:
+def test_a_confident_correct_score_has_a_finite_gradient() -> None:
     scores = torch.tensor([[200.0, -200.0], [-200.0, 200.0]], requires_grad=True)
     for gamma in (0.0, 0.5, 2.0):
         loss = ClassLoss(gamma=gamma)(scores, torch.tensor([0, 0]))
@@ -63,7 +63,7 @@ def test_focal_is_less_of_what_is_right_already() -> None:
     assert wrong > 0.5
 
 
-def test_weights_by_name_stand_in_the_order_of_the_classes() -> None:
+def test_weights_by_name_follow_the_order_of_the_classes() -> None:
     loss = build_loss(LossRecipe(class_weights={"vasc": 3, "akiec": 2}), COUNTS)
     assert loss.weight is not None
     assert loss.weight.tolist() == [2, 1, 1, 1, 1, 1, 3]

@@ -133,7 +133,7 @@ def test_one_cycle_rises_and_falls() -> None:
     assert longer[-1] < 1e-5
 
 
-def test_plateau_listens_to_epochs_alone() -> None:
+def test_plateau_advances_with_epochs_only() -> None:
     recipe = ScheduleRecipe("plateau", factor=0.5, patience=1, final=0.2)
     optimizer, schedule = build(recipe)
     seen = []
@@ -156,7 +156,7 @@ def test_plateau_of_what_should_grow() -> None:
     assert schedule.lr == 0.5
 
 
-def test_other_schedules_do_not_listen_to_epochs() -> None:
+def test_other_schedules_do_not_advance_with_epochs() -> None:
     for name in ("constant", "cosine", "one_cycle"):
         _, schedule = build(ScheduleRecipe(name))  # type: ignore[arg-type]
         before = schedule.lr

@@ -63,7 +63,7 @@ def test_the_data_may_have_moved(metadata_run: Path, tmp_path: Path) -> None:
     assert open_run(metadata_run).recipe == before, "the run's own recipe stays"
 
 
-def test_weights_are_told_apart_by_their_hash(metadata_run: Path, tmp_path: Path) -> None:
+def test_weights_are_identified_by_their_hash(metadata_run: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(metadata_run, tmp_path / "copy"))
     best = copy / "checkpoints" / "best.pt"
     assert open_run(copy).weights_hash == open_run(metadata_run).weights_hash
@@ -154,7 +154,7 @@ def test_a_file_of_other_images_is_refused(tmp_path: Path, synthetic: Path) -> N
         find_predictions(tmp_path / "p.csv", data=synthetic)
 
 
-def test_a_side_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_split_is_refused(tmp_path: Path) -> None:
     write_predictions(make({"mel": 3, "nv": 4}), tmp_path / "p.csv")
     with pytest.raises(PredictionError, match=r"no row has split 'val', only test\. Pass --sp"):
         find_predictions(tmp_path / "p.csv", "val")
@@ -162,7 +162,7 @@ def test_a_side_that_is_not_there_is_refused(tmp_path: Path) -> None:
         find_predictions(tmp_path / "p.csv", "tset")
 
 
-def test_a_file_cannot_be_looked_at_again(tmp_path: Path) -> None:
+def test_a_file_cannot_be_averaged_over_views(tmp_path: Path) -> None:
     write_predictions(make({"mel": 3, "nv": 4}), tmp_path / "p.csv")
     with pytest.raises(ArgumentError, match="averaged over 4 views"):
         find_predictions(tmp_path / "p.csv", tta=4)

@@ -5,7 +5,7 @@ import torch
 from ham10000.training.state import Counters, RunningMetrics
 
 
-def test_what_is_no_number_is_never_better() -> None:
+def test_nan_is_never_better() -> None:
     counters = Counters()
     assert [counters.update_best(value, "min") for value in (math.nan, 2.0, math.nan, 1.0)] == [
         False,

@@ -26,7 +26,7 @@ from ham10000.utils import PARTIAL
 MakeRecipe = Callable[..., Recipe]
 
 TRAIN: Any = sys.modules[train.__module__]
-"""The module, which the function hides in its package."""
+"""The module `train`, since the name in the package is the function."""
 
 KILLS = int(os.environ.get("HAM10000_KILLS", "3"))
 """How often a run is killed; set it to 30 for a thorough test, of minutes."""
@@ -38,14 +38,14 @@ STOPS = int(os.environ.get("HAM10000_STOPS", "4"))
 
 @pytest.fixture(scope="module")
 def whole(recipe: MakeRecipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nobody disturbed; shared, so never changed."""
+    """A run without interruption. It is shared, so tests must not change it."""
     out = tmp_path_factory.mktemp("whole") / "run"
     assert ranks.run(train, recipe(), out) == [0]
     return out
 
 
 def outcome(out: Path) -> tuple[bytes, list[torch.Tensor], list[dict[str, object]]]:
-    """What a run came to: its predictions, its last weights, and its metrics but for the times."""
+    """Return the results of a run: predictions, last weights, and metrics without times."""
     run = RunDir(out)
     content = read_latest(run)
     assert content is not None
@@ -131,7 +131,9 @@ def test_a_damaged_checkpoint_costs_a_few_steps(
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_asked_to_stop_it_saves_and_says_so(recipe: MakeRecipe, tmp_path: Path, count: int) -> None:
+def test_a_request_to_stop_saves_and_is_logged(
+    recipe: MakeRecipe, tmp_path: Path, count: int
+) -> None:
     mine = recipe(training={"epochs": 500, "checkpoint_steps": None})
     processes = ranks.start(train, mine, tmp_path, ranks=count)
     ranks.wait_for(lambda: bool(RunDir(tmp_path).step_checkpoints()))
@@ -216,7 +218,7 @@ def test_a_process_that_dies_ends_the_others(
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_loss_that_is_no_number_is_skipped_by_all(
+def test_a_non_finite_loss_is_skipped_by_all_ranks(
     recipe: MakeRecipe, tmp_path: Path, count: int
 ) -> None:
     def poisoned(bad: set[int], limit: int) -> int:
@@ -312,11 +314,11 @@ def test_the_log_has_the_parameters_of_each_part(whole: Path) -> None:
         assert any(f"│ {part} " in line for line in lines)
 
 
-def test_weights_that_answer_no_numbers_are_named_as_such(
+def test_weights_with_non_finite_outputs_fail_with_an_explanation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def predict(*_: Any, **__: Any) -> None:
-        raise PredictionError("predicting: row 2 has a probability that is no finite number.")
+        raise PredictionError("predicting: row 2 has a non-finite probability.")
 
     monkeypatch.setattr(TRAIN, "predict", predict)
     run = RunDir(tmp_path)

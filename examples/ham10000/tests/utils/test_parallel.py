@@ -16,7 +16,7 @@ def test_results_come_in_order_from_several_threads() -> None:
     assert list(on_threads(job, range(40), workers=2, ahead=4)) == [n * n for n in range(40)]
 
 
-def test_no_more_is_made_ahead_than_asked_for() -> None:
+def test_at_most_the_requested_number_is_prepared_ahead() -> None:
     begun: list[int] = []
     results = on_threads(begun.append, range(100), workers=2, ahead=5)
     next(results)

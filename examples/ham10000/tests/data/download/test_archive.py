@@ -74,7 +74,7 @@ def test_no_archive_is_a_bomb_of_small_files(archive: Path) -> None:
     refused(archive, "unpacks to more than 10,000 bytes", most=10_000)
 
 
-def test_an_entry_that_lies_about_its_size_is_refused(archive: Path) -> None:
+def test_an_entry_with_a_wrong_size_is_refused(archive: Path) -> None:
     write(archive, ("a.jpg", bytes(5000)), packed=True)
     raw = bytearray(archive.read_bytes())
     size = (5000).to_bytes(4, "little")

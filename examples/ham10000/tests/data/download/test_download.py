@@ -26,7 +26,7 @@ def packed(paths: list[Path], folder: str) -> bytes:
 
 @pytest.fixture
 def site(synthetic: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
-    """What the Dataverse serves, made up; the published sums are of the real files."""
+    """Invented files in the form that the Dataverse serves; checksums are not compared."""
     files = {"HAM10000_metadata.csv": (synthetic / "HAM10000_metadata.csv").read_bytes()}
     for folder in sorted(path for path in synthetic.iterdir() if path.is_dir()):
         files[f"{folder.name}.zip"] = packed(sorted(folder.iterdir()), folder.name)
@@ -92,7 +92,7 @@ def test_the_command_prints_the_licence_and_no_traceback(tmp_path: Path) -> None
     assert "404" in done.stderr
 
 
-def test_what_a_source_does_not_have_is_said(tmp_path: Path) -> None:
+def test_parts_that_a_source_lacks_are_reported(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="Closest: kaggle"):
         download_dataset(tmp_path, "kagle")
     with pytest.raises(ArgumentError, match="Closest: masks"):
