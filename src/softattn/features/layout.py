@@ -33,7 +33,7 @@ class Layout(StrEnum):
     NHWC = "NHWC"
     """(B, H, W, C), as in Swin, MambaOut and Hiera."""
     NLC = "NLC"
-    """(B, P + H * W, C): tokens, after P prefix tokens, as in ViT."""
+    """Tokens after P prefix tokens, as in ViT, (B, P + H * W, C)."""
 
 
 def same_aspect(size: Size, image: Size) -> bool:

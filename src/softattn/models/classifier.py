@@ -133,7 +133,7 @@ class SoftAttentionClassifier(nn.Module):
 
     @property
     def pretrained_cfg(self) -> dict[str, Any]:
-        """Preprocessing of the backbone: input_size, mean, std, interpolation, crop_pct."""
+        """Preprocessing of the backbone (input_size, mean, std, interpolation, crop_pct)."""
         return self.backbone.pretrained_cfg
 
     @property
