@@ -84,7 +84,7 @@ def load_explainer(
 
 
 def read_image(path: Path) -> Image.Image:
-    """Read an image file as 8-bit RGB, rotated as its EXIF orientation says.
+    """Read an image file as 8-bit RGB, rotated by its EXIF orientation.
 
     - 16-bit grayscale is scaled to 8 bits over its full range, 0 to 65535.
     - Floats must be between 0 and 1. Other ranges are rejected, since no standard defines which

@@ -91,7 +91,7 @@ def _add_explain(commands: _Commands) -> None:
         "explain",
         help="draw the attention of a model on images",
         description="Write a figure for each image: the image, the summed attention map laid over "
-        "it, and every map. Images are rotated as their EXIF orientation says; transparent ones "
+        "it, and every map. Images are rotated by their EXIF orientation; transparent ones "
         "are composited over white.",
     )
     explain.set_defaults(run=_explain)

@@ -225,7 +225,7 @@ def _check_open(model: nn.Module, doing: str = DOING) -> None:
         if is_compiled(module):
             raise ModelError(
                 f"{doing}: {type(module).__name__} is compiled, and the compiled code would not "
-                "notice. Do it before torch.compile."
+                "change. Do it before torch.compile."
             )
         if isinstance(module, nn.parallel.DistributedDataParallel):
             raise ModelError(

@@ -130,7 +130,7 @@ def _run_with_stand_ins(
     inputs: Inputs,
     doing: str,
 ) -> tuple[DryRun | None, Exception | None, list[str]]:
-    """Return the run, or what the model raised; and the hosts whose stand-ins were run."""
+    """Return the run, or the error of the model; and the hosts whose placeholders were run."""
     stand_ins = {host: _StandIn() for host in hosts}
     for host in hosts:
         parent = join(host, parents[host])

@@ -73,7 +73,7 @@ def find_sites(
         doing: the beginning of error messages.
 
     Raises:
-        ArgumentError: there is no module of this name, or two names have one output.
+        ArgumentError: there is no module of this name, or two names have the same output.
         ModelError: attention can't be inserted there.
     """
     hosts = find_hosts(model, names, doing)
@@ -177,11 +177,11 @@ def _infer(run: DryRun, host: str, x: Tensor, hints: Hints) -> MapLayout:
 
 
 def _has_effect(run: DryRun, x: Tensor, layout: MapLayout) -> bool:
-    # A class token is read alone after the last block, and then no position has an effect.
+    # If the head reads only a class token, positions have no effect after the last block.
     if not layout.num_prefix_tokens or not x.requires_grad or x.is_meta:
         return True
     outputs = [y for y in _tensors(run.output) if y.requires_grad]
-    # Random weights, since a plain sum may be constant, as that of probabilities is.
+    # Random weights, since the plain sum may be constant, for example of probabilities.
     generator = torch.Generator().manual_seed(0)
     weights = [torch.randn(y.shape, generator=generator).to(y) for y in outputs]
     # A reentrant checkpoint hides its gradients.

@@ -71,7 +71,7 @@ def _timm() -> ModuleType | None:
 
 
 def _resolve(name: str) -> tuple[str, str]:
-    """Return the library of a model, and the name that the library knows it by."""
+    """Return the library of a model, and the name of the model in the library."""
     timm = _timm()
     prefix, colon, rest = name.partition(":")
     of_torchvision = torchvision.models.list_models(module=torchvision.models)

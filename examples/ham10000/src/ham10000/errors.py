@@ -83,7 +83,7 @@ def cannot_write(path: Path, error: OSError) -> WriteError:
         if full
         else "Write to another place, or change its permissions"
     )
-    return WriteError(f"writing {path}: {reason}. {remedy}; nothing half-written was left behind.")
+    return WriteError(f"writing {path}: {reason}. {remedy}; no incomplete file was left.")
 
 
 def closest(name: str, options: Iterable[str], count: int = 3) -> str:

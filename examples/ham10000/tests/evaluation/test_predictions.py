@@ -123,7 +123,7 @@ def test_a_missing_column_is_named(tmp_path: Path, predictions: Predictions) -> 
         read_predictions(path)
     with pytest.raises(PredictionError, match=r"no column 'vasc'"):
         Predictions(predictions.table.drop(columns="vasc"))
-    with pytest.raises(PredictionError, match="there is no row"):
+    with pytest.raises(PredictionError, match="the table has no rows"):
         Predictions(predictions.table.iloc[:0])
 
 

@@ -1,6 +1,6 @@
 """Reading one image or mask into a tensor, with errors that name the file.
 
-Images are JPEG or PNG with 8 bits per channel. They are turned as their EXIF orientation says, as
+Images are JPEG or PNG with 8 bits per channel. They are rotated by their EXIF orientation, as
 image viewers and `softattn explain` do, so what a person sees is what a model gets. Masks are PNG,
 have no orientation, and belong to the image as it is seen.
 """
@@ -49,7 +49,7 @@ _TURNS = {
 
 
 def read_image(path: Path) -> Tensor:
-    """Read a JPEG or PNG as RGB, turned as its EXIF orientation says.
+    """Read a JPEG or PNG as RGB, rotated by its EXIF orientation.
 
     Returns:
         (3, H, W), uint8.

@@ -79,7 +79,7 @@ def prepare(
     Raises:
         ArgumentError: the size is out of range, or `out` is a folder of something else.
         Ham10000Error: an image is missing or damaged; the message names it, nothing is written.
-        WriteError: the disk is full or read-only; nothing half-written is left.
+        WriteError: the disk is full or read-only; no incomplete file is left.
     """
     if size < 1 or size > 4096:
         raise ArgumentError(f"preparing: size must be between 1 and 4096 pixels, found {size}.")

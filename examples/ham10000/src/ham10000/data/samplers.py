@@ -66,10 +66,10 @@ class EpochSampler(Sampler[int]):
         check_rank(rank, num_replicas)
         if balance not in BALANCES:
             raise ArgumentError(
-                f"building a sampler: there is no balance {balance!r}. {closest(balance, BALANCES)}"
+                f"building a sampler: unknown balance {balance!r}. {closest(balance, BALANCES)}"
             )
         if len(targets) == 0:
-            raise ArgumentError("building a sampler: there is no image to draw.")
+            raise ArgumentError("building a sampler: found no images. Pass at least one target.")
         self.num_samples = len(targets) if num_samples is None else num_samples
         if self.num_samples < 1:
             raise ArgumentError(

@@ -366,7 +366,7 @@ def split_rows(
         fold: the fold, if the split file has folds.
 
     Raises:
-        SplitError: there is no such split or fold, or there are folds and none is given.
+        SplitError: there is no such split or fold, or the split has folds and `fold` is `None`.
     """
     doing = f"reading {split!r} from a split file"
     if "fold" in splits.columns:

@@ -194,7 +194,7 @@ def _checked(table: pd.DataFrame, doing: str) -> pd.DataFrame:
             f"{closest(missing[0], map(str, table.columns))}"
         )
     if table.empty:
-        raise PredictionError(f"{doing}: there is no row. Predict at least one image.")
+        raise PredictionError(f"{doing}: the table has no rows. Predict at least one image.")
     table = table[list(COLUMNS)].reset_index(drop=True)
     for column in COLUMNS[:4]:
         empty = table[column].isna() | (table[column] == "")
