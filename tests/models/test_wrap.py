@@ -433,6 +433,30 @@ def test_uniform_maps_leave_the_features_unchanged(way):
         torch.testing.assert_close(model.forward_features(x), features)
 
 
+def test_large_features_pass_almost_unchanged_at_first():
+    class Large(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv2d(3, 112, 3, 8, padding=1), nn.ReLU())
+
+        def forward(self, x):
+            return (7 * self.body(x)).mean((2, 3))
+
+        def forward_features(self, x):
+            return 7 * self.body(x)
+
+    model = wrap_backbone(Large(), 3, input_size=64).eval()
+    x = torch.randn(8, 3, 64, 64)
+    x = x / model.backbone(x).std() * 7  # as large as those of a pretrained backbone
+    with torch.no_grad():
+        features = model.backbone(x)
+        change = (model.forward_features(x) - features).std() / features.std()
+    assert 0 < change < 0.2  # above 1 with the initial weights of SoftAttention
+    # The maps are not equal, so that they can become different.
+    maps = model(x, return_maps=True)[1]
+    assert not torch.equal(maps[:, 0], maps[:, 1])
+
+
 @pytest.mark.parametrize("gamma", [0.01, 3, None])
 def test_gamma_starts_as_given(gamma):
     model = wrap_backbone("test_resnet", 3, gamma=gamma)

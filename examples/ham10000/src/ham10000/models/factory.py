@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 import timm
+import torch
 import torchvision
 from softattn import (
     SoftAttention,
@@ -92,12 +93,15 @@ def _network(recipe: ModelRecipe, num_classes: int, size: int) -> SoftAttentionC
 
 
 def _start_uniform(network: SoftAttentionClassifier) -> None:
-    """Set gamma to positions / maps; the number of positions is known only after building."""
+    # As wrap_backbone does by default: gamma is positions / maps, whose number is known only after
+    # building, and the maps are almost uniform.
     height, width = network.backbone.feature_map.size
     for module in network.attention.modules():
         if isinstance(module, SoftAttention) and module.gamma is not None:
             module.initial_gamma = height * width / module.num_maps
             nn.init.constant_(module.gamma, module.initial_gamma)
+            with torch.no_grad():
+                module.weight.mul_(0.01)
 
 
 def _block(recipe: ModelRecipe) -> Callable[[int], nn.Module]:
