@@ -5,6 +5,7 @@ block with a title is written to that file, for the commands below it. Commands 
 checked and not run.
 """
 
+import ast
 import re
 import shlex
 import subprocess
@@ -119,3 +120,24 @@ CHECKS = {
     "pip": _pip,
     **dict.fromkeys(("cd", "export", "git", "hf", "tensorboard"), lambda arguments: None),
 }
+
+
+def messages(folder):
+    """Yield the literal texts of a package, with … for inserted values."""
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+            elif isinstance(node, ast.JoinedStr):
+                values = (getattr(part, "value", None) for part in node.values)
+                yield "".join(value if isinstance(value, str) else "…" for value in values)
+
+
+def test_messages_in_the_headings_of_troubleshooting_exist():
+    page = (ROOT / "docs" / "guides" / "troubleshooting.md").read_text()
+    quoted = re.findall(r"^#### `(.+)`$", page, re.MULTILINE)
+    example = ROOT / "examples" / "ham10000" / "src" / "ham10000"
+    texts = [*messages(ROOT / "src" / "softattn"), *messages(example)]
+    for heading in quoted:
+        parts = [part.strip() for part in heading.split("…") if part.strip()]
+        assert all(any(part in text for text in texts) for part in parts), heading
