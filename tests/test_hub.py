@@ -184,6 +184,31 @@ def test_a_config_that_refers_to_weights_elsewhere(source: str, saved: Path) -> 
 
 
 @pytest.mark.parametrize(
+    "name",
+    ["hf-hub:someone/model", "local-dir:{folder}", "timm:hf-hub:someone/model", "test_resnet", ""],
+)
+def test_a_config_that_refers_to_a_backbone_elsewhere(
+    name: str, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("built")
+
+    monkeypatch.setattr("softattn.hub.wrap_backbone", refuse)
+    change(saved, backbone=name.format(folder=saved))
+    with pytest.raises(WeightsError, match=r"expected a backbone of timm: or torchvision: in"):
+        from_pretrained(saved, local_files_only=True)
+
+
+def test_a_backbone_from_elsewhere_is_not_saved(tmp_path: Path) -> None:
+    model = build()
+    assert model.config is not None
+    model.config["backbone"] = "timm:hf-hub:someone/model"
+    with pytest.raises(ModelError, match=r"built from 'timm:hf-hub:someone/model', and only names"):
+        save_pretrained(model, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
     ("model", "text"),
     [
         (

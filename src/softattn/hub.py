@@ -23,6 +23,7 @@ __all__ = ["from_pretrained", "save_pretrained"]
 _WEIGHTS = "model.safetensors"
 _KIND = "softattn.SoftAttentionClassifier"  # the field "model" of a config.json
 _INSTEAD = "Save its state_dict instead: torch.save(model.state_dict(), path)."
+_LIBRARY_NAMES = "timm: or torchvision:"
 # Arguments of timm and torchvision that load weights from other places, some by unpickling. The
 # weights are in the folder.
 _SOURCES = {
@@ -226,6 +227,11 @@ def _arguments_of(model: SoftAttentionClassifier, doing: str) -> dict[str, Any]:
             f"this one was given a module, or a function as block or head. {_INSTEAD}"
         )
     arguments = {key: value for key, value in model.config.items() if key not in _SOURCES}
+    if not _is_library_name(arguments["backbone"]):
+        raise ModelError(
+            f"{doing}: the backbone was built from {arguments['backbone']!r}, and only names of "
+            f"{_LIBRARY_NAMES} can be built again without other files. {_INSTEAD}"
+        )
     try:
         json.dumps(arguments)
     except TypeError as error:
@@ -245,6 +251,16 @@ def _arguments_of(model: SoftAttentionClassifier, doing: str) -> dict[str, Any]:
             f"differ in name or shape ({shown}). {_INSTEAD}"
         )
     return arguments
+
+
+def _is_library_name(name: str) -> bool:
+    """Return whether a backbone's name selects a function of a library, as in `timm:resnet50`.
+
+    With other prefixes (`hf-hub:`, `local-dir:`), timm reads a configuration from the network or
+    from a folder, even if no weights are loaded.
+    """
+    library, _, rest = name.partition(":")
+    return library in ("timm", "torchvision") and ":" not in rest
 
 
 def _found(config: object) -> str:
@@ -275,6 +291,12 @@ def _rebuild(config: object, doing: str) -> SoftAttentionClassifier:
         raise WeightsError(
             f"{doing}: expected backbone and num_classes in the arguments of config.json, found "
             f"{arguments!r}."
+        )
+    if not _is_library_name(arguments["backbone"]):
+        raise WeightsError(
+            f"{doing}: expected a backbone of {_LIBRARY_NAMES} in config.json, found "
+            f"{arguments['backbone']!r}. Other names are refused, since they can refer to the "
+            "network or to other folders."
         )
     if sources := sorted(_SOURCES & set(arguments)):
         raise WeightsError(
