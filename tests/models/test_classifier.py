@@ -6,8 +6,16 @@ import pytest
 import torch
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torchvision.models import SwinTransformer, VisionTransformer
+from torchvision.models.feature_extraction import create_feature_extractor
 
-from softattn import ModelError, ShapeError, SoftAttentionClassifier, wrap_backbone
+from softattn import (
+    ModelError,
+    ShapeError,
+    SoftAttentionBlock,
+    SoftAttentionClassifier,
+    wrap_backbone,
+)
 from softattn.models import ClassifierHead
 
 timm = pytest.importorskip("timm", reason="needs softattn[timm]")
@@ -143,6 +151,33 @@ def test_the_size_of_the_classifier_is_checked():
     model = wrap_backbone("test_resnet", 3)
     with pytest.raises(ValueError, match=r"resetting the classifier: num_classes must be .* -1"):
         model.reset_classifier(-1)
+
+
+def tiny_vit():
+    return VisionTransformer(64, 16, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=16)
+
+
+def tiny_swin():
+    return SwinTransformer([4, 4], 8, depths=[1, 1], num_heads=[1, 2], window_size=[4, 4])
+
+
+@pytest.mark.parametrize(
+    ("build", "options"),
+    [
+        (lambda: "test_resnet", {}),
+        (lambda: "test_resnet", {"head": "flatten"}),
+        (lambda: "test_resnet", {"block": SoftAttentionBlock}),
+        (tiny_vit, {}),
+        (tiny_swin, {}),
+    ],
+)
+def test_torch_fx_traces_wrapped_models(build, options):
+    model = wrap_backbone(build(), 3, input_size=64, **options).eval()
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.equal(torch.fx.symbolic_trace(model)(x), model(x))
+    found = create_feature_extractor(model, ["backbone", "attention"])(x)
+    assert torch.equal(found["backbone"], model.backbone(x))
+    assert torch.equal(found["attention"], model.forward_features(x))
 
 
 @pytest.mark.parametrize("size", [None, (6, 6)])

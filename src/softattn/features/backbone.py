@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+import torch
+import torch.fx
 from torch import Tensor, nn
 
 from softattn._validation import describe
@@ -89,6 +91,14 @@ class FeatureMap:
         return round(self.input_size[1] / self.size[0])
 
 
+def _to_nchw(x: Tensor, map_layout: MapLayout, image: Size) -> Tensor:
+    return map_layout.to_nchw(x, image)
+
+
+# One node in a symbolic trace, since it checks sizes, which are unknown in a trace.
+torch.fx.wrap("_to_nchw")
+
+
 class SpatialBackbone(nn.Module):
     """A model that returns its last spatial feature map as (B, C, H, W).
 
@@ -129,7 +139,7 @@ class SpatialBackbone(nn.Module):
         """Return the feature map of a batch of images."""
         features = self.feature_map.source.read(self.model, x)
         # Not unpacked, which torch.fx could not trace.
-        return self.feature_map.map_layout.to_nchw(features, (x.shape[-2], x.shape[-1]))
+        return _to_nchw(features, self.feature_map.map_layout, (x.shape[-2], x.shape[-1]))
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute parts of the model in the backward pass instead of storing them."""
