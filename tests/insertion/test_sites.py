@@ -56,6 +56,23 @@ def test_other_modules_are_named_when_one_is_refused() -> None:
         find_sites(WithTuple(), ["head"], (X,), Hints(), "inserting")
 
 
+def test_a_module_that_two_stages_share() -> None:
+    relu = nn.ReLU()
+    model = nn.Sequential()
+    model.add_module("a", nn.Sequential(nn.Conv2d(3, 8, 3), relu))
+    model.add_module("b", nn.Sequential(nn.Conv2d(8, 8, 3), relu))
+    with pytest.raises(ModelError, match=r"last module 'b.1' runs 2 times .* once\.") as raised:
+        find_sites(model, ["b"], (X,), Hints(), "inserting")
+    text = str(raised.value)
+    assert "It is the same module as 'a.1': use a separate one." in text
+    suggested = text.rpartition(": ")[2].rstrip(".").split(", ")
+    assert set(suggested) == {"a.0", "b.0"}
+    for name in suggested:  # what is suggested works
+        assert find_sites(model, [name], (X,), Hints(), "inserting")
+    model.b[1] = nn.ReLU()
+    assert find_sites(model, ["b"], (X,), Hints(), "inserting")[0].host == "b.1"
+
+
 class WithTuple(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ from softattn.features import DryRun, Inputs, candidate_sizes, dry_run, random_i
 from softattn.insertion.hooks import CHILD, join
 from softattn.ops import children
 
-__all__ = ["find_hosts", "run_with_parents"]
+__all__ = ["find_hosts", "host_of", "run_with_parents"]
 
 
 def find_hosts(model: nn.Module, names: Iterable[str], doing: str) -> dict[str, str]:
@@ -44,7 +44,7 @@ def find_hosts(model: nn.Module, names: Iterable[str], doing: str) -> dict[str, 
         if name not in modules:
             known = closest(name, (known for known in modules if known))
             raise ArgumentError(f"{doing}: {type(model).__name__} has no module {name!r}. {known}")
-        host = join(name, _last(modules[name], _is_sequence))
+        host = host_of(name, modules[name])
         if host in hosts:
             raise ArgumentError(
                 f"{doing}: two insertions at one place: {hosts[host]!r} and {name!r} have the "
@@ -52,6 +52,17 @@ def find_hosts(model: nn.Module, names: Iterable[str], doing: str) -> dict[str, 
             )
         hosts[host] = name
     return hosts
+
+
+def host_of(name: str, module: nn.Module) -> str:
+    """Return the name of the host of a named module, as `find_hosts`, without checks.
+
+    >>> from torch import nn
+    >>> from softattn.insertion.placement import host_of
+    >>> host_of("stage", nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()))
+    'stage.1'
+    """
+    return join(name, _last(module, _is_sequence))
 
 
 def _last(module: nn.Module, is_kind: Callable[[nn.Module], bool]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from softattn._validation import closest, describe
+from softattn._validation import closest, describe, listed
 from softattn.errors import ModelError
 from softattn.features import (
     ANOTHER_ORDER,
@@ -26,7 +26,7 @@ from softattn.features import (
     is_reordered,
     own_maps,
 )
-from softattn.insertion.placement import find_hosts, run_with_parents
+from softattn.insertion.placement import find_hosts, host_of, run_with_parents
 
 __all__ = ["Site", "find_sites"]
 
@@ -101,8 +101,7 @@ def _site(
         if name in own and is_reordered(maps, own[name]):
             raise ModelError(f"its output {tuple(x.shape)} is not a feature map: {ANOTHER_ORDER}.")
     except ModelError as error:
-        may = [n for n, call in run.calls.items() if n and call.count == 1 and call.ndim in (3, 4)]
-        others = f"Other modules return a tensor of 3 or 4 dimensions. {closest(name, may)}"
+        others = f"Other modules return a tensor of 3 or 4 dimensions. {closest(name, _maps(run))}"
         raise ModelError(f"{doing} at {name!r}: {error} {others}") from None
     return Site(
         host,
@@ -115,6 +114,13 @@ def _site(
         x.device,
         x.dtype,
     )
+
+
+def _maps(run: DryRun) -> list[str]:
+    """Return names of modules whose host runs once and returns a tensor of 3 or 4 dimensions."""
+    modules = dict(run.model.named_modules(remove_duplicate=False))
+    hosts = {name: run.calls[host_of(name, modules[name])] for name in modules if name}
+    return [name for name, call in hosts.items() if call.count == 1 and call.ndim in (3, 4)]
 
 
 def _tokens(run: DryRun, hosts: Mapping[str, str]) -> list[str]:
@@ -147,7 +153,7 @@ def _single_output(run: DryRun, host: str, name: str) -> Tensor:
     if call.count > 1:
         raise ModelError(
             f"{named} runs {call.count} times in a pass, and attention needs a module that runs "
-            "once."
+            f"once.{_shared(run.model, host)}"
         )
     x = call.output
     if not isinstance(x, Tensor) or not x.is_floating_point():
@@ -156,6 +162,12 @@ def _single_output(run: DryRun, host: str, name: str) -> Tensor:
             f"its output is {found}, and attention needs one tensor of floating-point numbers."
         )
     return x
+
+
+def _shared(model: nn.Module, host: str) -> str:
+    modules = dict(model.named_modules(remove_duplicate=False))
+    same = [repr(n) for n, m in modules.items() if m is modules[host] and n != host]
+    return f" It is the same module as {listed(same, 3)}: use a separate one." if same else ""
 
 
 def _infer(run: DryRun, host: str, x: Tensor, hints: Hints) -> MapLayout:
