@@ -8,7 +8,9 @@ from torch import Tensor
 
 from ham10000.data import (
     find_pairs,
+    known_pairs,
     lesion_groups,
+    load_table,
     open_folder,
     read_image,
     read_pairs,
@@ -73,14 +75,31 @@ def test_no_images_have_no_pairs() -> None:
 
 
 def test_groups_are_the_same_for_a_chain_of_pairs() -> None:
-    table = pd.DataFrame({"lesion_id": ["a", "b", "c", "d", "b"]})
+    table = pd.DataFrame({"image_id": list("12345"), "lesion_id": ["a", "b", "c", "d", "b"]})
     pairs = pd.DataFrame({"lesion_id": ["a", "c"], "other_lesion_id": ["b", "b"]})
     groups = lesion_groups(table, pairs).tolist()
     assert groups[0] == groups[1] == groups[2] == groups[4] != groups[3]
 
 
+def test_known_duplicates_are_always_in_one_group(real: Path) -> None:
+    table = load_table(real)
+    known = known_pairs(table)
+    assert len(known) == 18
+    groups = pd.Series(lesion_groups(table), index=table["image_id"])
+    assert groups[known["image_id"]].tolist() == groups[known["other_image_id"]].tolist()
+    assert groups.nunique() < table["lesion_id"].nunique()
+    alone = lesion_groups(table, known=False)
+    assert alone.max() + 1 == table["lesion_id"].nunique()
+
+
+def test_known_duplicates_of_which_one_image_is_absent_are_left_out() -> None:
+    table = pd.DataFrame({"image_id": ["ISIC_0033481", "I1"], "lesion_id": ["a", "b"]})
+    assert known_pairs(table).empty
+    assert lesion_groups(table).tolist() == [0, 1]
+
+
 def test_pairs_of_another_data_set_are_refused() -> None:
-    table = pd.DataFrame({"lesion_id": ["a", "b"]})
+    table = pd.DataFrame({"image_id": ["1", "2"], "lesion_id": ["a", "b"]})
     pairs = pd.DataFrame({"lesion_id": ["a"], "other_lesion_id": ["q"]})
     with pytest.raises(DataError, match="row 2 of the pairs names the lesions a and q"):
         lesion_groups(table, pairs)

@@ -28,7 +28,7 @@ OFFLINE = {
     "nv": (6042, 2000),
     "vasc": (132, 6964),
 }
-# Obvious near-duplicates across lesion ids.
+# Obvious duplicates across lesion ids.
 KNOWN = pd.DataFrame(
     {
         "lesion_id": ["HAM_0000140", "HAM_0007604", "HAM_0001109"],
@@ -69,7 +69,7 @@ def test_honest_tests_on_what_the_paper_tests_on(table: pd.DataFrame) -> None:
     assert (paper["split"] == "test").equals(honest["split"] == "test")
 
 
-def test_near_duplicates_stay_in_one_split(table: pd.DataFrame, pairs: pd.DataFrame) -> None:
+def test_duplicates_stay_in_one_split(table: pd.DataFrame, pairs: pd.DataFrame) -> None:
     ids = set(pairs.iloc[0])
     for split in (honest_split(table, 0, pairs), kfold_split(table, 0, 3, pairs)):
         of_them = split[split["lesion_id"].isin(ids)]

@@ -27,7 +27,7 @@ def test_a_good_data_set_is_usable(synthetic: Path) -> None:
     assert {finding.check for finding in report.findings if finding.level != "ok"} <= {
         "counts",
         "classes",
-        "near duplicates",
+        "detected duplicates",
     }
     assert json.loads(json.dumps(report.as_dict()))["usable"] is True
 
@@ -126,8 +126,9 @@ def test_the_real_data_set_is_as_published(real: Path) -> None:
     assert (report.num_images, report.num_lesions) == (10_015, 7_470)
     assert found(report, "counts").level == found(report, "classes").level == "ok"
     assert found(report, "diagnoses").level == "ok"
-    # Published images may have more, but at least these two pairs, which are in the literature.
     assert len(report.pairs) >= 5
+    assert len(report.known) == 18
+    assert "18 published pairs" in found(report, "known duplicates").message
 
 
 def test_metadata_that_are_not_understood_are_reported_with_counts(editable: Path) -> None:

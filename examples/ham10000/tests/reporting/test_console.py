@@ -10,7 +10,7 @@ from ham10000.training import RunDir
 
 
 def report(*findings: Finding) -> Report:
-    return Report(Path("set"), 2, 2, {"nv": 2}, list(findings), pd.DataFrame())
+    return Report(Path("set"), 2, 2, {"nv": 2}, list(findings), pd.DataFrame(), pd.DataFrame())
 
 
 def test_items_of_a_problem_are_listed_and_cut_after_twenty(

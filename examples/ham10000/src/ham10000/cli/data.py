@@ -72,7 +72,7 @@ def verify(
 
     Args:
         json: Print JSON instead of a table.
-        pairs_out: File to write near-duplicates of different lesions to, for `split --pairs`.
+        pairs_out: File to write detected duplicates of different lesions to, for `split --pairs`.
     """
     report = verify_dataset(data_folder(data), workers)
     if pairs_out is not None:
@@ -128,16 +128,16 @@ def split(
 
     Args:
         out: Split file to write, a CSV file.
-        protocol: honest: with a validation set, near-duplicates kept together; paper: the authors'
+        protocol: honest: with a validation set, duplicates kept together; paper: the authors'
             split, without a validation set; kfold: like honest, in folds.
         folds: Number of folds, with kfold.
-        pairs: File of near-duplicates from `verify --pairs-out`. Defaults to a new search.
+        pairs: File of duplicates from `verify --pairs-out`. Defaults to a new search.
     """
     root = data_folder(data)
     if protocol == "paper":
         if pairs is not None:
             raise ArgumentError(
-                "splitting: the protocol paper ignores near-duplicates. Omit --pairs, or use "
+                "splitting: the protocol paper ignores duplicates. Omit --pairs, or use "
                 "--protocol honest."
             )
         made = paper_split(load_table(root), seed)

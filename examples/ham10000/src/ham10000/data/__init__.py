@@ -30,7 +30,14 @@ from ham10000.data.constants import (
 )
 from ham10000.data.dataset import HAM10000, CachedHAM10000
 from ham10000.data.download.download import PARTS, SOURCES, Part, download_dataset
-from ham10000.data.duplicates import find_pairs, lesion_groups, read_pairs, scan_pairs, write_pairs
+from ham10000.data.duplicates import (
+    find_pairs,
+    known_pairs,
+    lesion_groups,
+    read_pairs,
+    scan_pairs,
+    write_pairs,
+)
 from ham10000.data.folder import (
     DATA_VARIABLE,
     Folder,
@@ -121,6 +128,7 @@ __all__ = [
     "find_table",
     "honest_split",
     "kfold_split",
+    "known_pairs",
     "lesion_groups",
     "load_table",
     "metadata_features",

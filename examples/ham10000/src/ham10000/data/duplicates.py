@@ -1,7 +1,8 @@
-"""Near-duplicate images with different lesion ids, and the groups of images that they connect.
+"""Duplicate images with different lesion ids, and the groups of images that they connect.
 
-HAM10000 has some, which a split by lesion id alone puts in two splits: Abhishek et al., Sci. Data
-12 (2025), doi:10.1038/s41597-025-04382-5.
+HAM10000 has some, which a split by lesion id alone puts in two splits. Known duplicates are the 18
+pairs that Abhishek et al. confirmed (Sci. Data 12, 2025, doi:10.1038/s41597-025-04382-5); they are
+in known_duplicates.csv. Others are detected in the images.
 
 Candidates are found with a perceptual hash: which of the lowest 8 x 8 frequencies of the grey image
 of 32 x 32 pixels are above their median. Dark round lesions on pale skin have similar hashes, so
@@ -36,6 +37,7 @@ __all__ = [
     "find_pairs",
     "fingerprint",
     "hash_distance",
+    "known_pairs",
     "lesion_groups",
     "read_pairs",
     "scan_pairs",
@@ -135,7 +137,7 @@ MAX_DISTANCE = 16
 """Largest hash distance of a candidate. Of unrelated pairs 3 in 1,000 are as close."""
 
 MIN_SIMILARITY = 0.4
-"""Smallest similarity of a near-duplicate. Chosen on contact sheets of HAM10000's pairs across
+"""Smallest similarity of a duplicate. Chosen on contact sheets of HAM10000's pairs across
 lesion ids: every pair above it shows one lesion twice, of those from 0.3 to 0.4 one in five."""
 
 # Batches of 16 stay in the processor's cache and are three times as fast as batches of 256.
@@ -143,14 +145,48 @@ _AT_ONCE = 16
 
 COLUMNS = ("image_id", "other_image_id", "lesion_id", "other_lesion_id", "similarity")
 
+_KNOWN = Path(__file__).with_name("known_duplicates.csv")
+
+
+def known_pairs(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the known duplicates whose two images are in a table, with different lesion ids.
+
+    Example:
+        >>> import pandas as pd
+        >>> from ham10000.data import known_pairs
+        >>> ids = ["ISIC_0033481", "ISIC_0033421", "ISIC_0033556"]
+        >>> table = pd.DataFrame({"image_id": ids, "lesion_id": ["a", "b", "c"]})
+        >>> known_pairs(table)[["lesion_id", "other_lesion_id"]].to_numpy().tolist()
+        [['a', 'b']]
+
+    Args:
+        table: as `read_table` returns it.
+
+    Returns:
+        One row per pair, with the columns `COLUMNS`. The similarity is that of Abhishek et al.
+    """
+    known = pd.read_csv(_KNOWN, comment="#")
+    lesions = table.set_index("image_id")["lesion_id"]
+    known = known[known["image_a"].isin(lesions.index) & known["image_b"].isin(lesions.index)]
+    pairs = pd.DataFrame(
+        {
+            "image_id": known["image_a"].to_numpy(),
+            "other_image_id": known["image_b"].to_numpy(),
+            "lesion_id": lesions.reindex(known["image_a"]).to_numpy(),
+            "other_lesion_id": lesions.reindex(known["image_b"]).to_numpy(),
+            "similarity": known["similarity"].to_numpy(),
+        }
+    )
+    return pairs[pairs["lesion_id"] != pairs["other_lesion_id"]].reset_index(drop=True)
+
 
 def scan_pairs(folder: Folder) -> pd.DataFrame:
-    """Read all images of a data set and find near-duplicates among them: see `find_pairs`."""
+    """Read all images of a data set and find duplicates among them: see `find_pairs`."""
 
     def job(path: Path) -> Fingerprint:
         return fingerprint(read_image(path))
 
-    prints = list(in_order(job, folder.paths(), "Searching for near-duplicates"))
+    prints = list(in_order(job, folder.paths(), "Searching for duplicates"))
     return find_pairs(folder.table, prints)
 
 
@@ -182,20 +218,23 @@ def find_pairs(table: pd.DataFrame, prints: Sequence[Fingerprint]) -> pd.DataFra
     )
 
 
-def lesion_groups(table: pd.DataFrame, pairs: pd.DataFrame | None = None) -> NDArray[np.int64]:
+def lesion_groups(
+    table: pd.DataFrame, pairs: pd.DataFrame | None = None, *, known: bool = True
+) -> NDArray[np.int64]:
     """Return the group of each image. Images of a group must stay in one split.
 
     Example:
         >>> import pandas as pd
         >>> from ham10000.data import lesion_groups
-        >>> table = pd.DataFrame({"lesion_id": ["a", "a", "b", "c"]})
+        >>> table = pd.DataFrame({"image_id": list("1234"), "lesion_id": ["a", "a", "b", "c"]})
         >>> pairs = pd.DataFrame({"lesion_id": ["a"], "other_lesion_id": ["c"]})
         >>> lesion_groups(table, pairs).tolist()
         [0, 0, 1, 0]
 
     Args:
         table: as `read_table` returns it.
-        pairs: from `find_pairs`. Without pairs, a group is a lesion.
+        pairs: further duplicates, from `find_pairs`.
+        known: whether known duplicates are in one group too.
 
     Returns:
         The number of the group of each row, counted from 0.
@@ -204,24 +243,31 @@ def lesion_groups(table: pd.DataFrame, pairs: pd.DataFrame | None = None) -> NDA
         DataError: a pair names a lesion that is not in the table.
     """
     codes, names = pd.factorize(table["lesion_id"])
-    if pairs is None or pairs.empty:
-        return codes.astype(np.int64)
     index = pd.Index(names)
+    linked = [_link(pairs, index)] if pairs is not None and len(pairs) else []
+    if known:
+        linked.append(_link(known_pairs(table), index))
+    first, second = np.concatenate([np.zeros((2, 0), dtype=np.int64), *linked], axis=1)
+    ties = coo_array((np.ones(len(first)), (first, second)), shape=(len(names), len(names)))
+    _, groups = connected_components(ties, directed=False)
+    result: NDArray[np.int64] = groups[codes].astype(np.int64)
+    return result
+
+
+def _link(pairs: pd.DataFrame, index: "pd.Index[str]") -> NDArray[np.int64]:
+    # The numbers of the lesions of each pair: (2, pairs).
     first = index.get_indexer(pd.Index(pairs["lesion_id"]))
     second = index.get_indexer(pd.Index(pairs["other_lesion_id"]))
     unknown = (first < 0) | (second < 0)
     if unknown.any():
         row = int(unknown.argmax())
         raise DataError(
-            f"grouping near-duplicates: row {row + 2} of the pairs names the lesions "
+            f"grouping duplicates: row {row + 2} of the pairs names the lesions "
             f"{pairs['lesion_id'].iloc[row]} and {pairs['other_lesion_id'].iloc[row]}, which the "
             "table doesn't both have. Make the pairs from this data set: "
             "ham10000 verify --pairs-out pairs.csv"
         )
-    ties = coo_array((np.ones(len(first)), (first, second)), shape=(len(names), len(names)))
-    _, groups = connected_components(ties, directed=False)
-    result: NDArray[np.int64] = groups[codes].astype(np.int64)
-    return result
+    return np.stack([first, second]).astype(np.int64)
 
 
 def write_pairs(pairs: pd.DataFrame, path: Path) -> None:

@@ -61,11 +61,12 @@ def paper_split(table: pd.DataFrame, seed: int) -> pd.DataFrame:
 def honest_split(
     table: pd.DataFrame, seed: int, pairs: pd.DataFrame | None = None, val_share: float = 0.1
 ) -> pd.DataFrame:
-    """Split into training, validation and test sets that share no lesion and no near-duplicate.
+    """Split into training, validation and test sets that share no lesion and no given pair.
 
     The test set is that of `paper_split` for the same seed, so that results are comparable, without
-    the images that have a near-duplicate outside it: their whole groups are used for training. The
-    validation set is drawn from the rest, stratified by diagnosis.
+    the images that have a duplicate outside it: their whole groups are used for training. The
+    validation set is drawn from the rest, stratified by diagnosis. Known duplicates that are not
+    in `pairs` may be in two splits.
 
     Example:
         >>> from ham10000.data import honest_split
@@ -77,7 +78,7 @@ def honest_split(
     Args:
         table: as `read_table` returns it.
         seed: seed of all draws.
-        pairs: near-duplicates, from `find_pairs`.
+        pairs: duplicates, from `find_pairs`.
         val_share: share of the validation set in the images outside the test set, at most 0.5.
 
     Returns:
@@ -92,7 +93,7 @@ def honest_split(
         raise ArgumentError(
             f"{doing}: val_share must be above 0 and at most 0.5, found {val_share}."
         )
-    groups = lesion_groups(table, pairs)
+    groups = lesion_groups(table, pairs, known=False)
     drawn = _draw_test(table, seed)
     size = np.bincount(groups)
     inside = np.bincount(groups[drawn], minlength=len(size))
@@ -120,7 +121,7 @@ def kfold_split(
         table: as `read_table` returns it.
         seed: seed of the draw.
         folds: number of folds, at least 3.
-        pairs: near-duplicates, from `find_pairs`.
+        pairs: duplicates besides the known ones, from `find_pairs`.
 
     Returns:
         A table like that of `paper_split` with a column fold. The rows of each fold are a split.

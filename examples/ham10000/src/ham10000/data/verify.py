@@ -10,7 +10,13 @@ from typing import Literal
 import pandas as pd
 
 from ham10000.data.constants import CLASS_COUNTS, CLASSES, NUM_IMAGES, NUM_LESIONS
-from ham10000.data.duplicates import Fingerprint, find_pairs, fingerprint, lesion_groups
+from ham10000.data.duplicates import (
+    Fingerprint,
+    find_pairs,
+    fingerprint,
+    known_pairs,
+    lesion_groups,
+)
 from ham10000.data.folder import Folder, open_folder
 from ham10000.data.images import decode_image, probe, read_bytes
 from ham10000.data.metadata import not_understood
@@ -43,7 +49,9 @@ class Report:
     class_counts: dict[str, int]
     findings: list[Finding]
     pairs: pd.DataFrame
-    """Near-duplicates across lesion ids, from `find_pairs`."""
+    """Duplicates across lesion ids that were detected in the images, from `find_pairs`."""
+    known: pd.DataFrame
+    """Known duplicates that the data set has, from `known_pairs`."""
 
     @property
     def usable(self) -> bool:
@@ -59,7 +67,8 @@ class Report:
             "lesions": self.num_lesions,
             "classes": self.class_counts,
             "findings": [vars(finding) for finding in self.findings],
-            "near_duplicates": self.pairs.to_dict(orient="records"),
+            "detected_duplicates": self.pairs.to_dict(orient="records"),
+            "known_duplicates": self.known.to_dict(orient="records"),
         }
 
 
@@ -100,6 +109,7 @@ def verify_dataset(root: Path, workers: int | None = None) -> Report:
     whole = [number for number, scan in enumerate(scans) if scan.print is not None]
     prints = [scan.print for scan in scans if scan.print is not None]
     pairs = find_pairs(present.iloc[whole], prints)
+    known = known_pairs(table)
     counts = {name: int((table["dx"] == name).sum()) for name in CLASSES}
     findings = [
         _check_layout(folder),
@@ -109,10 +119,12 @@ def verify_dataset(root: Path, workers: int | None = None) -> Report:
         _check_diagnoses(table),
         _check_metadata(table),
         _check_exact(present, scans),
-        _check_near(table, pairs),
+        _check_known(known, pairs),
+        _check_detected(table, pairs),
         _check_masks(folder, present["image_id"].tolist(), scans, workers),
     ]
-    return Report(folder.root, len(table), table["lesion_id"].nunique(), counts, findings, pairs)
+    lesions = table["lesion_id"].nunique()
+    return Report(folder.root, len(table), lesions, counts, findings, pairs, known)
 
 
 def _scan(path: Path) -> _Scan:
@@ -254,23 +266,41 @@ def _check_exact(table: pd.DataFrame, scans: Sequence[_Scan]) -> Finding:
     return Finding("exact duplicates", "ok", "no two files are identical")
 
 
-def _check_near(table: pd.DataFrame, pairs: pd.DataFrame) -> Finding:
-    check = "near duplicates"
-    if pairs.empty:
+def _check_known(known: pd.DataFrame, pairs: pd.DataFrame) -> Finding:
+    check = "known duplicates"
+    if known.empty:
         return Finding(check, "ok", "none across lesion ids")
-    merged = pd.DataFrame(
-        {"group": lesion_groups(table, pairs), "lesion": table["lesion_id"]}
-    ).drop_duplicates()
-    number = int((merged.groupby("group").size() > 1).sum())
-    items = [
+    found = {frozenset(ids) for ids in pairs[["image_id", "other_image_id"]].to_numpy()}
+    recall = sum(
+        frozenset(ids) in found for ids in known[["image_id", "other_image_id"]].to_numpy()
+    )
+    message = (
+        f"{len(known)} published pairs cross lesion ids, of which the search in these images finds "
+        f"{recall} (recall {recall / len(known):.0%}). kfold keeps all of them in one split."
+    )
+    return Finding(check, "warning", message, _names(known))
+
+
+def _names(pairs: pd.DataFrame) -> list[str]:
+    return [
         f"{row.image_id} ({row.lesion_id}) ~ {row.other_image_id} ({row.other_lesion_id})"
         for row in pairs.itertuples()
     ]
+
+
+def _check_detected(table: pd.DataFrame, pairs: pd.DataFrame) -> Finding:
+    check = "detected duplicates"
+    if pairs.empty:
+        return Finding(check, "ok", "none across lesion ids")
+    merged = pd.DataFrame(
+        {"group": lesion_groups(table, pairs, known=False), "lesion": table["lesion_id"]}
+    ).drop_duplicates()
+    number = int((merged.groupby("group").size() > 1).sum())
     message = (
-        f"{number} groups of near-duplicates cross lesion ids ({len(pairs)} pairs). The splits "
+        f"{number} groups of detected duplicates cross lesion ids ({len(pairs)} pairs). The splits "
         "honest and kfold keep each group in one split; paper doesn't, like the authors' code."
     )
-    return Finding(check, "warning", message, items)
+    return Finding(check, "warning", message, _names(pairs))
 
 
 def _check_masks(

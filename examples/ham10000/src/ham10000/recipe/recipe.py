@@ -92,14 +92,14 @@ class DataRecipe:
     split: Path | None = None
     """Split file. Defaults to a split made by `protocol`."""
     protocol: Literal["honest", "paper", "kfold"] = "honest"
-    """honest: with a validation set, near-duplicates kept together; paper: the authors' split;
+    """honest: with a validation set, duplicates kept together; paper: the authors' split;
     kfold: like honest, in folds."""
     split_seed: Annotated[int | None, _NOT_NEGATIVE] = None
     """Seed of the split. Defaults to `seed`."""
     fold: Annotated[int | None, _NOT_NEGATIVE] = None
     """Index of the test fold with protocol kfold."""
     pairs: Path | None = None
-    """File of near-duplicates from `verify --pairs-out`. Defaults to a new search."""
+    """File of duplicates from `verify --pairs-out`. Defaults to a new search."""
     workers: Annotated[int, _NOT_NEGATIVE] = 2
     """Number of loader processes; with 0 the training process makes the batches."""
     balance: Literal["none", "sqrt", "class"] = "none"
