@@ -235,6 +235,23 @@ def test_a_checkpoint_from_before_loads_strictly_and_leaves_the_attention() -> N
     assert all(torch.equal(state[key], value) for key, value in (original | attention).items())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_checkpoint_from_before_is_assigned_to_the_meta_device(dtype: torch.dtype) -> None:
+    original = res_net().to(dtype)
+    with torch.device("meta"):
+        model = res_net().to(dtype)
+    insert_attention(model, ["layer3", "layer4"])
+    model.load_state_dict(original.state_dict(), strict=True, assign=True)
+    for attention in attentions(model).values():
+        for parameter in attention.parameters():
+            assert (parameter.device.type, parameter.dtype) == ("cpu", dtype)
+            assert parameter.requires_grad
+        assert attention.gamma.item() == 0
+        assert attention.weight.any()
+    if dtype == torch.float32:
+        assert torch.equal(model(IMAGE), original(IMAGE))
+
+
 def test_a_checkpoint_with_attention_loads_and_must_be_complete() -> None:
     saved = open_up(insert_attention(res_net(), "layer4")).state_dict()
     model = insert_attention(res_net(), "layer4")

@@ -64,7 +64,8 @@ def insert_attention(
         True
 
     The model is changed in place. No module is replaced and no key renamed: a checkpoint from
-    before the insertion loads with `strict=True` and leaves the attention as it is. In a plain
+    before the insertion loads with `strict=True` and leaves the attention as it is. If it is on the
+    meta device and `assign=True`, it is initialized on torch's default device. In a plain
     `Sequential`, the last module holds the attention, so that gradient checkpointing, which calls
     the modules of the sequence directly, applies it too. Insert before `torch.compile` and
     `DistributedDataParallel`.

@@ -170,11 +170,22 @@ class ResidualAttention(SoftAttention):
         return not is_reached(model, self, name)
 
     def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        *args: Any,
     ) -> None:
         # A checkpoint from before the insertion has none of these keys, and is complete.
         if any(key.startswith(prefix) for key in state_dict):
-            super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+            super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+        elif local_metadata.get("assign_to_params_buffers") and self.weight.is_meta:
+            # Assignment takes the other modules from the meta device. Where to is unknown here,
+            # since torch passes only keys with this prefix.
+            device = torch.get_default_device()
+            if device.type != "meta":
+                self.to_empty(device=device)
+                self.reset_parameters()
 
     def extra_repr(self) -> str:
         """Return the arguments, for `print(module)`."""
