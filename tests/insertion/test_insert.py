@@ -252,6 +252,16 @@ def test_a_checkpoint_from_before_is_assigned_to_the_meta_device(dtype: torch.dt
         assert torch.equal(model(IMAGE), original(IMAGE))
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_what_a_scripted_model_should_be_converted_with_instead_works() -> None:
+    model = open_up(insert_attention(res_net(), "layer4"))
+    traced = torch.jit.trace(model, IMAGE)
+    exported = torch.export.export(model, (IMAGE,)).module()
+    for converted in (traced, exported):
+        torch.testing.assert_close(converted(IMAGE), model(IMAGE))
+
+
 def test_a_checkpoint_with_attention_loads_and_must_be_complete() -> None:
     saved = open_up(insert_attention(res_net(), "layer4")).state_dict()
     model = insert_attention(res_net(), "layer4")
@@ -725,7 +735,7 @@ def test_removing_from_a_model_that_has_none() -> None:
     [
         (lambda model: torch.compile(model), "OptimizedModule is compiled"),
         (lambda model: model.compile() or model, "ResNet is compiled, and the compiled code would"),
-        (lambda model: torch.jit.trace(model, IMAGE), "is scripted. Do it before scripting."),
+        (lambda model: torch.jit.trace(model, IMAGE), "is a TorchScript module, whose code cannot"),
         (lambda model: "resnet18", "expected a torch.nn.Module, found str"),
     ],
 )

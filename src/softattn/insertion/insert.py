@@ -221,7 +221,9 @@ def _check_open(model: nn.Module, doing: str = DOING) -> None:
     for module in model.modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise ModelError(
-                f"{doing}: {type(module).__name__} is scripted. Do it before scripting."
+                f"{doing}: {type(module).__name__} is a TorchScript module, whose code cannot be "
+                "changed. Do it in the original model, and convert that with torch.export or "
+                "torch.jit.trace. torch.jit.script cannot convert inserted attention."
             )
         if is_compiled(module):
             raise ModelError(
