@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from softattn import (
     insert_attention,
     remove_attention,
 )
-from softattn.features import TokenGrid
+from softattn.features import Layout, TokenGrid
 from softattn.insertion.residual import ResidualAttention
 
 timm = pytest.importorskip("timm", reason="needs softattn[timm]")
@@ -569,6 +570,30 @@ def test_a_network_of_ones_own_with_several_inputs() -> None:
     insert_attention(model, "stem", example=(x, 0.5))
     assert torch.equal(model(x, 0.5), output)
     assert model.passes == 2  # the dry run is a copy's
+
+
+@pytest.mark.parametrize("kind", [dict, MappingProxyType])
+def test_a_network_with_keyword_only_arguments(kind: Callable[[Any], Any]) -> None:
+    model, x = KeywordOnly().eval(), torch.randn(2, 3, 32, 16)
+    output = model(pixel_values=x, scale=0.5)
+    insert_attention(model, ["stem", "patches"], example=kind({"pixel_values": x, "scale": 0.5}))
+    assert torch.equal(model(pixel_values=x, scale=0.5), output)
+    found = {name: attention.map_layout for name, attention in attentions(model).items()}
+    assert found["stem.soft_attention"].layout is Layout.NCHW
+    assert found["patches.soft_attention"].grid == TokenGrid(4, 2, 8)
+    with pytest.raises(ModelError, match=r"doesn't run on a dict with scale \(TypeError: .*pixel"):
+        insert_attention(KeywordOnly(), "stem", example={"scale": 1.0})
+
+
+class KeywordOnly(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 8, stride=8)
+        self.patches = nn.Flatten(2)
+        self.patches.forward = lambda x: x.flatten(2).transpose(1, 2)
+
+    def forward(self, *, pixel_values: Tensor, scale: float) -> Tensor:
+        return self.patches(self.stem(pixel_values) * scale).mean(1)
 
 
 OTHERS = (

@@ -10,6 +10,8 @@ from softattn.features.backbone import (
 from softattn.features.dry_run import (
     DryRun,
     Inputs,
+    argument_values,
+    call_model,
     candidate_sizes,
     dry_run,
     image_size,
@@ -37,6 +39,8 @@ __all__ = [
     "Source",
     "SpatialBackbone",
     "TokenGrid",
+    "argument_values",
+    "call_model",
     "candidate_sizes",
     "dry_run",
     "find_backbone",

@@ -24,6 +24,8 @@ __all__ = [
     "DryRun",
     "ImageSize",
     "Inputs",
+    "argument_values",
+    "call_model",
     "candidate_sizes",
     "copy_sharing_parameters",
     "dry_run",
@@ -32,7 +34,8 @@ __all__ = [
     "random_images",
 ]
 
-Inputs = tuple[Any, ...]
+Inputs = tuple[Any, ...] | Mapping[str, Any]
+"""Positional arguments of a model, or keyword arguments by name."""
 ImageSize = tuple[int, int, int]
 """(C, H, W)."""
 
@@ -114,7 +117,8 @@ def dry_run(
     Args:
         model: it is not changed.
         inputs: arguments of the model.
-        read: called with the copy and the inputs; by default the copy is called with them.
+        read: called with the copy and the values of the inputs; by default the copy is called with
+            the inputs.
         keep: names of modules whose outputs are kept.
         prepare: called with the copy before it runs.
         doing: the beginning of error messages.
@@ -141,8 +145,31 @@ def dry_run(
         stack.enter_context(keep_random_state(model))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # such as of checkpointing without gradients
-        output = copied(*inputs) if read is None else read(copied, *inputs)
+        output = (
+            call_model(copied, inputs) if read is None else read(copied, *argument_values(inputs))
+        )
     return DryRun(copied, inputs, output, calls, parameters)
+
+
+def call_model(model: nn.Module, inputs: Inputs) -> Any:
+    """Call a model with positional or keyword arguments.
+
+    >>> import torch
+    >>> from softattn.features.dry_run import call_model
+    >>> call_model(torch.nn.ReLU(), {"input": torch.tensor([-1.0])})
+    tensor([0.])
+    """
+    return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
+
+
+def argument_values(inputs: Inputs) -> tuple[Any, ...]:
+    """Return the values of positional or keyword arguments.
+
+    >>> from softattn.features.dry_run import argument_values
+    >>> argument_values({"x": 1, "y": 2})
+    (1, 2)
+    """
+    return tuple(inputs.values()) if isinstance(inputs, Mapping) else inputs
 
 
 def keep_random_state(model: nn.Module) -> AbstractContextManager[None]:
@@ -288,5 +315,5 @@ def random_images(model: nn.Module, size: ImageSize, batch: int = 1) -> Tensor:
 
 def image_size(inputs: Inputs) -> tuple[int, int] | None:
     """Return the height and width of the first argument that is a batch of images."""
-    images = (x.shape for x in inputs if isinstance(x, Tensor) and x.ndim == 4)
+    images = (x.shape for x in argument_values(inputs) if isinstance(x, Tensor) and x.ndim == 4)
     return next(((shape[2], shape[3]) for shape in images), None)

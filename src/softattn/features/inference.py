@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from softattn.errors import ModelError
+from softattn.features.dry_run import Inputs, argument_values
 from softattn.features.layout import (
     Layout,
     MapLayout,
@@ -277,9 +278,7 @@ ANOTHER_ORDER = "its tokens are not in the order of the model's own map of this 
 """Error text for tokens that `is_reordered`."""
 
 
-def own_maps(
-    model: nn.Module, inputs: tuple[Any, ...], names: Collection[str]
-) -> dict[str, Tensor]:
+def own_maps(model: nn.Module, inputs: Inputs, names: Collection[str]) -> dict[str, Tensor]:
     """Return a model's own maps of its stages, from timm's `forward_intermediates`.
 
     Example:
@@ -310,7 +309,7 @@ def own_maps(
         # The model returns them in its own order.
         ordered = sorted(known, key=lambda name: known[name])
         indices = [known[name] for name in ordered]
-        maps = read_stages(*inputs, indices=indices, intermediates_only=True)
+        maps = read_stages(*argument_values(inputs), indices=indices, intermediates_only=True)
         return dict(zip(ordered, maps, strict=True))
     return {}
 

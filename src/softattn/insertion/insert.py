@@ -6,7 +6,7 @@ saves or compares the network works as before.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from softattn._validation import whole_number
 from softattn.errors import ArgumentError, ArgumentTypeError, ModelError
-from softattn.features import Hints, Layout
+from softattn.features import Hints, Inputs, Layout
 from softattn.functional import Activation
 from softattn.insertion.hooks import InputSize, attach, detach, restore
 from softattn.insertion.residual import ResidualAttention
@@ -39,7 +39,7 @@ def insert_attention(
     layout: Layout | str | None = None,
     grid: tuple[int, int] | None = None,
     num_prefix_tokens: int | None = None,
-    example: Tensor | tuple[Any, ...] | None = None,
+    example: Tensor | tuple[Any, ...] | Mapping[str, Any] | None = None,
 ) -> ModelT:
     """Insert attention after the named modules. Outputs do not change until training starts.
 
@@ -93,8 +93,8 @@ def insert_attention(
         grid: (height, width) of the tokens, if their number is ambiguous. Passing this,
             `num_prefix_tokens` or `layout` disables the check that tokens are in row-major order.
         num_prefix_tokens: number of leading tokens that are not positions, such as the class token.
-        example: an input for the dry run, or a tuple of all inputs. By default random images of
-            the size that the model declares, or of 224 x 224.
+        example: an input for the dry run, a tuple of all inputs, or a mapping of keyword arguments.
+            By default random images of the size that the model declares, or of 224 x 224.
 
     Returns:
         The model.
@@ -111,8 +111,7 @@ def insert_attention(
     hints = Hints(_layout(layout), _grid(grid), _prefix(num_prefix_tokens))
     _check_open(model)
     restore(model)
-    inputs = example if isinstance(example, tuple) or example is None else (example,)
-    sites = find_sites(model, names, inputs, hints, DOING)
+    sites = find_sites(model, names, _inputs(example), hints, DOING)
     for name, site in zip(names, sites, strict=True):
         if not site.has_effect:
             warnings.warn(
@@ -176,6 +175,10 @@ def remove_attention(model: ModelT) -> ModelT:
     if not detach(model, ResidualAttention):
         raise ModelError(f"{doing}: {type(model).__name__} has no attention from insert_attention.")
     return model
+
+
+def _inputs(example: Tensor | tuple[Any, ...] | Mapping[str, Any] | None) -> Inputs | None:
+    return example if isinstance(example, tuple | Mapping | None) else (example,)
 
 
 def _names(at: str | Sequence[str]) -> list[str]:

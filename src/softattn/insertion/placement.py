@@ -112,7 +112,7 @@ def run_with_parents(
     failure: Exception | None = None
     tried: list[str] = []
     for given in [inputs] if inputs is not None else _default_inputs(model):
-        tried.append(describe(given[0] if len(given) == 1 else given))
+        tried.append(describe(given[0] if isinstance(given, tuple) and len(given) == 1 else given))
         parents = {host: _last(model.get_submodule(host), _is_container) for host in hosts}
         while True:
             run, failure, interfering = _run_with_stand_ins(model, hosts, parents, given, doing)

@@ -21,6 +21,8 @@ from softattn.features import (
     Inputs,
     MapLayout,
     ObservedOutput,
+    argument_values,
+    call_model,
     image_size,
     infer_layout_strictly,
     is_reordered,
@@ -139,10 +141,15 @@ def _caller(run: DryRun, host: str) -> str:
 def _image_module(run: DryRun) -> str | None:
     # The deepest one, which runs in each method of the model that takes images, such as timm's
     # forward_features. Not a single layer, which tools replace.
-    shapes = [tuple(x.shape) for x in run.inputs if isinstance(x, Tensor) and x.ndim == 4]
+    shapes = _image_shapes(run.inputs)
     takes = [n for n, call in run.calls.items() if call.count and call.input_shape in shapes[:1]]
     parts = [n for n in takes if next(run.model.get_submodule(n).children(), None) is not None]
     return max(parts, key=lambda name: len(name.split(".")) if name else 0, default=None)
+
+
+def _image_shapes(inputs: Inputs) -> list[tuple[int, ...]]:
+    tensors = (part for part in argument_values(inputs) if isinstance(part, Tensor))
+    return [tuple(x.shape) for x in tensors if x.ndim == 4]
 
 
 def _single_output(run: DryRun, host: str, name: str) -> Tensor:
@@ -171,7 +178,7 @@ def _shared(model: nn.Module, host: str) -> str:
 
 
 def _infer(run: DryRun, host: str, x: Tensor, hints: Hints) -> MapLayout:
-    batches = [part.shape[0] for part in run.inputs if isinstance(part, Tensor) and part.ndim == 4]
+    batches = [shape[0] for shape in _image_shapes(run.inputs)]
     if batches and (x.ndim == 0 or x.shape[0] != batches[0]):
         raise ModelError(
             f"its output {tuple(x.shape)} doesn't begin with the input's batch of {batches[0]}: "
@@ -213,10 +220,17 @@ def _tensors(output: object) -> Iterator[Tensor]:
 
 def _shape_of_half(run: DryRun, host: str) -> tuple[int, ...] | None:
     """Return the shape of a host's output for an image of half the height, if there is one."""
-    halves = [
-        part[:, :, : part.shape[2] // 2] if isinstance(part, Tensor) and part.ndim == 4 else part
-        for part in run.inputs
-    ]
+
+    def half(part: Any) -> Any:
+        is_image = isinstance(part, Tensor) and part.ndim == 4
+        return part[:, :, : part.shape[2] // 2] if is_image else part
+
+    inputs = run.inputs
+    halves: Inputs = (
+        {name: half(part) for name, part in inputs.items()}
+        if isinstance(inputs, Mapping)
+        else tuple(map(half, inputs))
+    )
     shapes: list[tuple[int, ...]] = []
 
     def note(_module: nn.Module, _args: object, output: object) -> None:
@@ -225,7 +239,7 @@ def _shape_of_half(run: DryRun, host: str) -> tuple[int, ...] | None:
     handle = run.model.get_submodule(host).register_forward_hook(note, prepend=True)
     # A model for one size raises an error, before the host has run or after.
     with handle, torch.no_grad(), suppress(Exception):
-        run.model(*halves)
+        call_model(run.model, halves)
     return shapes[0] if shapes and len(shapes[0]) == 4 else None
 
 
