@@ -15,12 +15,14 @@ def test_study_takes_names_and_overrides(
     monkeypatch.setattr(study, "run_study", lambda *args, **kw: calls.append((args, kw)) or {})
     monkeypatch.setattr(study, "print_study", lambda result: None)
     arguments = ["lite0", "lite0_sa", "--seeds", "0", "1", "--out", str(tmp_path), "data.size=64"]
+    arguments += ["--control", "lite0_sa"]
     assert main(["study", *arguments]) == 0
     (((recipes, seeds, out), options),) = calls
     shipped = shipped_recipes()
     assert recipes == [shipped["lite0"], shipped["lite0_sa"]]
     assert (list(seeds), out) == ([0, 1], tmp_path)
     assert options["overrides"] == ["data.size=64"]
+    assert (options["primary"], options["control"]) == ("auc_macro", "lite0_sa")
     assert f"ham10000 report {tmp_path}" in capsys.readouterr().out
 
 
@@ -36,9 +38,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Arguments of the study and of the report, which are not run."""
     found: dict[str, Any] = {}
 
-    def run_study(recipes: list[Path], **options: Any) -> dict[str, str]:
+    def run_study(recipes: list[Path], **options: Any) -> dict[str, dict[str, str]]:
         found.update(options, recipes=[path.stem for path in recipes])
-        return {"verdict": "undecided"}
+        return {"verdicts": {"smoke_sa": "undecided"}}
 
     def write_report(folder: Path, page: Path) -> Path:
         found.update(report=folder)

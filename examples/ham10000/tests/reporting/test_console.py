@@ -46,26 +46,44 @@ def test_an_unfinished_run_says_how_to_resume(
 def test_a_study_begins_with_its_primary_metric_and_ends_with_its_verdict(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    result = study_result(low=-0.02, high=0.04, p_holm=0.25, outcome="undecided")
+    print_study(result)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("5 folds, 2 seeds, 1,234 test images of 1,000 lesions; ")
+    assert any("change, 97.5 % interval" in line for line in lines[:5])
+    rows = [line for line in lines if "50.00" in line]
+    assert [row.split()[0] for row in rows] == ["macro", "balanced"] * 2
+    assert rows[0].split()[-6:] == ["+1.20", "(-2.00", "to", "4.00)", "0.250", "undecided"]
+    assert "Undefined on these images: recall/df" in lines
+    assert lines[-2:] == ["se is undecided.", "sa is undecided."]
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_study_with_too_few_runs_has_no_intervals(capsys: pytest.CaptureFixture[str]) -> None:
+    print_study(study_result(low=None, high=None, p_holm=None, outcome="too few runs"))
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line for line in lines if "50.00" in line]
+    assert rows[0].split()[-4:] == ["+1.20", "too", "few", "runs"]
+    assert " to " not in "".join(rows)
+
+
+def study_result(**change: Any) -> dict[str, Any]:
     estimate = {"mean": 0.5, "std": 0.01}
-    change = {"difference": 0.012, "low": -0.02, "high": 0.04, "p_holm": 0.25}
-    names = ["balanced_accuracy", "auc_macro"]
-    result: dict[str, Any] = {
-        "recipes": ["bare", "sa"],
+    names = ["auc_macro", "balanced_accuracy"]
+    return {
+        "control": "bare",
+        "arms": ["se", "sa"],
+        "folds": 5,
+        "look": {"number": 1, "level": 0.025, "exploratory": False},
         "seeds": [0, 1],
         "images": 1234,
         "lesions": 1000,
         "primary": "auc_macro",
-        "metrics": {name: {"bare": estimate, "sa": estimate} for name in names},
-        "comparison": dict.fromkeys(names, change),
+        "secondaries": ["balanced_accuracy", "sensitivity_at_95_specificity/mel"],
+        "metrics": {name: dict.fromkeys(("bare", "se", "sa"), estimate) for name in names},
+        "comparisons": {
+            arm: {name: {"mean": 0.012, **change} for name in names} for arm in ("se", "sa")
+        },
         "undefined": ["recall/df"],
-        "verdict": "sa is undecided.",
+        "verdicts": {"se": "se is undecided.", "sa": "sa is undecided."},
     }
-    print_study(result)
-    lines = capsys.readouterr().out.splitlines()
-    assert "2 seeds, 1,234 test images of 1,000 lesions" in lines[0]
-    rows = [line for line in lines if "50.0 (1.0)" in line]
-    assert [row.split()[0] for row in rows] == ["macro", "balanced"]
-    assert "+1.2 (-2.0 to 4.0)" in rows[0]
-    assert "Undefined on these images: recall/df" in lines
-    assert lines[-1] == "sa is undecided."
-    assert max(map(len, lines)) <= 80

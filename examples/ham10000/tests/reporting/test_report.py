@@ -41,9 +41,14 @@ def page(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def study(run: Path, tmp_path: Path) -> Path:
     """A study of two recipes with one run each, which is the same."""
-    estimate = {"mean": 0.5, "std": 0.1, "low": 0.4, "high": 0.6, "values": [0.5]}
-    change = {"difference": 0.01, "low": -0.02, "high": 0.04, "p": 0.5, "p_holm": 1.0}
+    estimate = {"mean": 0.5, "std": 0.1, "values": [[0.5]]}
+    change = {"mean": 0.01, "low": -0.02, "high": 0.04, "p": 0.5, "p_holm": 1.0}
+    change["outcome"] = "undecided"
     content = {
+        "control": "plain",
+        "arms": ["attended"],
+        "look": {"number": 1, "level": 0.05, "exploratory": False},
+        "secondaries": [],
         "recipes": ["plain", "attended"],
         "seeds": [0],
         "runs": [
@@ -51,8 +56,8 @@ def study(run: Path, tmp_path: Path) -> Path:
             for name in ("plain", "attended")
         ],
         "metrics": {name: {"plain": estimate, "attended": estimate} for name in METRICS},
-        "comparison": dict.fromkeys(METRICS, change),
-        "verdict": "attended changed <nothing> of note.",
+        "comparisons": {"attended": dict.fromkeys(METRICS, change)},
+        "verdicts": {"attended": "attended changed <nothing> of note."},
         "rule": "No evidence where the interval holds 0.",
         "primary": "balanced_accuracy",
     }
@@ -169,10 +174,11 @@ def test_a_study_says_its_verdict_and_what_changed(study: Path, tmp_path: Path) 
     assert "attended changed &lt;nothing&gt; of note." in text
     assert "No evidence where the interval holds 0." in text
     head = re.findall(r'<th scope="col">(.*?)</th>', text)
-    assert head[:6] == ["metric", "plain", "attended", "difference", "p", "p (Holm)"]
+    assert head[:7] == ["metric", "plain", "attended", "difference", "p", "p (Holm)", "outcome"]
     row = re.search(r'<th scope="row">balanced accuracy</th>(.*?)</tr>', text, re.DOTALL)
     assert row is not None
-    assert re.findall(r"<td>([^ <]+)", row[1]) == ["0.500", "0.500", "+0.010", "0.500", "1.000"]
+    cells = ["0.5000", "0.5000", "+0.0100", "0.500", "1.000", "undecided"]
+    assert re.findall(r"<td>([^ <]+)", row[1]) == cells
     assert "Results of plain" in text
     assert "Results of attended" in text
 

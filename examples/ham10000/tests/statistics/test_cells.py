@@ -12,6 +12,7 @@ from ham10000.statistics import (
     CellEstimate,
     decide,
     estimate_cells,
+    holm,
     seeds_needed,
     shared_variance,
 )
@@ -153,3 +154,9 @@ def test_a_verdict_respects_the_adjustment_for_many_tests() -> None:
     assert "multiple testing" in refused.reason
     with pytest.raises(ArgumentError, match=r"the margin is 0"):
         decide(found, 0.0)
+
+
+def test_holm_by_hand() -> None:
+    found = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005})
+    assert found == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02})
+    assert holm({"a": 0.7, "b": 0.9}) == {"a": 1.0, "b": 1.0}

@@ -19,7 +19,7 @@ def plan(seeds: tuple[int, ...] = (0, 1), **terms: Any) -> StudyPlan:
 
 def result(number: int, seeds: tuple[int, ...], verdict: str = "undecided") -> dict[str, Any]:
     look = {"number": number, "level": 0.05, "exploratory": number > 1}
-    return {"seeds": list(seeds), "verdict": verdict, "look": look}
+    return {"seeds": list(seeds), "verdicts": {"attended": verdict}, "look": look}
 
 
 @pytest.fixture
@@ -36,11 +36,13 @@ def test_the_plan_names_everything_that_decides_the_result(folder: Path) -> None
     assert [entry["kind"] for entry in entries] == ["plan", "look"]
     first, look = entries
     assert first["seeds"] == [0, 1]
-    assert (first["primary"], first["smallest_difference"], first["looks"]) == ("accuracy", 0.01, 1)
+    assert (first["control"], first["arms"]) == ("bare", ["attended"])
+    assert (first["primary"], first["margins"]["accuracy"], first["looks"]) == ("accuracy", 0.01, 1)
+    assert first["secondaries"][0] == "auc_macro"
     assert first["split"] == "split"
     assert first["recipe_fields"]["bare"] == recipe_fields(RECIPES[0])
     assert first["recipe_hashes"].keys() == {"bare", "attended"}
-    assert look["verdict"] == "undecided"
+    assert look["verdicts"] == {"attended": "undecided"}
     assert look["previous"] == first["hash"]
     assert all(entry["time"].endswith("+00:00") for entry in entries)
 
@@ -79,7 +81,8 @@ def test_more_seeds_need_extend_and_are_recorded(folder: Path) -> None:
     [
         (make_plan(RECIPES, (0, 1), 3, "accuracy"), "folds None, not 3"),
         (make_plan(RECIPES, (0, 1), None, "brier"), "primary 'accuracy', not 'brier'"),
-        (plan(smallest_difference=0.1), "smallest_difference 0.01, not 0.1"),
+        (plan(smallest_difference=0.1), "margins .*'accuracy': 0.01.*not .*'accuracy': 0.1"),
+        (plan(control="attended"), "control 'bare', not 'attended'"),
         (plan(looks=2), "looks 1, not 2"),
     ],
 )
@@ -139,7 +142,7 @@ def test_changed_predictions_of_a_look_are_refused(folder: Path) -> None:
     "edit",
     [
         lambda entries: entries[0].update(seeds=[0]),
-        lambda entries: entries[1].update(verdict="better"),
+        lambda entries: entries[1].update(verdicts={"attended": "better"}),
         lambda entries: entries[0].update(recipe_fields={}),
         lambda entries: entries.reverse(),
         lambda entries: entries.pop(0),

@@ -72,13 +72,14 @@ def test_a_study_is_a_folder(
     plan, look = json.loads((out / "plan.json").read_text())["entries"]
     assert plan["rule"] == result["rule"]
     assert plan["recipe_fields"]["sa"]["data.size"] == 16
-    assert look["verdict"] == result["verdict"]
+    assert look["verdicts"] == result["verdicts"]
     assert look["predictions"].keys() == set(trained)
     assert [one["number"] for one in result["looks_taken"]] == [1]
     read_split(out / "split.csv", load_table(synthetic))
     assert (out / "cache-16").is_dir()
-    assert said[0].startswith("4 runs, 4 to train")
-    assert "sa instead of bare" in result["verdict"]
+    assert said[0].endswith("folds x (seeds - 1) is below 5. 6 seeds are needed.")
+    assert said[1].startswith("4 runs, 4 to train")
+    assert "sa instead of bare: too few runs for a verdict" in result["verdicts"]["sa"]
 
 
 def test_what_is_there_is_not_trained_again(
@@ -90,7 +91,7 @@ def test_what_is_there_is_not_trained_again(
     assert run(recipes, synthetic, tmp_path / "study") == before
     assert trained == []
     larger = run(recipes, synthetic, tmp_path / "study", seeds=[0, 1, 7], extend=True)
-    assert larger["verdict"].startswith("Exploratory (look 2, after 1 planned look): ")
+    assert larger["verdicts"]["sa"].startswith("Exploratory (look 2, after 1 planned look): ")
     assert sorted(trained) == ["runs/bare-seed7", "runs/sa-seed7"]
     assert (tmp_path / "study/split.csv").read_bytes() == split
 
@@ -107,9 +108,9 @@ def test_another_study_in_the_folder_is_refused(
     recipes: list[Path], synthetic: Path, tmp_path: Path, trained: list[str]
 ) -> None:
     run(recipes, synthetic, tmp_path / "study")
-    with pytest.raises(ArgumentError, match="plan has primary 'balanced_accuracy'"):
+    with pytest.raises(ArgumentError, match="plan has primary 'auc_macro'"):
         run(recipes, synthetic, tmp_path / "study", primary="accuracy")
-    with pytest.raises(ArgumentError, match=r"plan has recipes \['bare', 'sa'\]"):
+    with pytest.raises(ArgumentError, match="plan has control 'bare', not 'sa'"):
         run(recipes[::-1], synthetic, tmp_path / "study")
 
 

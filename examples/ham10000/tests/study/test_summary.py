@@ -1,6 +1,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -8,25 +9,35 @@ import pytest
 
 from ham10000.data import CLASSES
 from ham10000.errors import PredictionError
-from ham10000.evaluation import Predictions, summarize, write_predictions
-from ham10000.statistics import Estimate
-from ham10000.study.plan import PlannedRun, StudyPlan
-from ham10000.study.summary import check_test_images, read_study, summarize_study, verdict
+from ham10000.evaluation import Cells, Predictions, summarize, write_predictions
+from ham10000.recipe import Recipe
+from ham10000.statistics import Verdict, estimate_cells, holm
+from ham10000.study.plan import PlannedRun, StudyPlan, make_plan
+from ham10000.study.summary import (
+    check_test_images,
+    describe_verdict,
+    read_study,
+    summarize_study,
+)
 from ham10000.training import RunDir
 
-PLAN = StudyPlan(("bare", "sa"), (0, 1, 2), None, "balanced_accuracy")
+PLAN = make_plan([Recipe("bare"), Recipe("se"), Recipe("sa")], range(6), None)
+
+IMAGES = 84
 
 
-def made_up(skill: float, seed: int, images: int = 210, classes: int = 7) -> Predictions:
+def made_up(
+    skill: float, seed: int, fold: int = 0, images: int = IMAGES, classes: int = 7
+) -> Predictions:
     """Predictions of a model that is correct more often the larger its skill."""
     truth = np.arange(images) % classes
-    noise = np.random.default_rng([seed, round(1000 * skill)]).standard_normal((images, 7))
+    noise = np.random.default_rng([seed, fold]).standard_normal((images, 7))
     logits = noise + skill * np.eye(7)[truth]
     odds = np.exp(logits)
     table = pd.DataFrame(
         {
-            "image_id": [f"ISIC_{number:07d}" for number in range(images)],
-            "lesion_id": [f"HAM_{number // 2 * 2 + number % 2:07d}" for number in range(images)],
+            "image_id": [f"ISIC_{1000 * fold + number:07d}" for number in range(images)],
+            "lesion_id": [f"HAM_{1000 * fold + number:07d}" for number in range(images)],
             "dx": [CLASSES[label] for label in truth],
             "split": "test",
         }
@@ -35,159 +46,191 @@ def made_up(skill: float, seed: int, images: int = 210, classes: int = 7) -> Pre
     return Predictions(pd.concat([table, pd.DataFrame(shares, columns=list(CLASSES))], axis=1))
 
 
-def answers(skills: dict[str, float], **kwargs: int) -> dict[tuple[str, int], Predictions]:
+def cells(
+    skills: dict[str, float], folds: int = 1, **kwargs: int
+) -> dict[str, dict[tuple[int, int], Predictions]]:
+    """Recipes of equal skill make equal predictions."""
     return {
-        (recipe, seed): made_up(skills[recipe], seed, **kwargs)
-        for recipe in PLAN.recipes
-        for seed in PLAN.seeds
+        recipe: {
+            (fold, seed): made_up(skill, seed, fold, **kwargs)
+            for fold in range(folds)
+            for seed in PLAN.seeds
+        }
+        for recipe, skill in skills.items()
     }
 
 
+def result(plan: StudyPlan, given: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+    kept: dict[str, Cells] = {
+        recipe: {key: one for key, one in runs.items() if key[1] in plan.seeds}
+        for recipe, runs in given.items()
+    }
+    return summarize_study(plan, kept, resamples=30, **kwargs)
+
+
 def test_values_are_those_of_the_runs() -> None:
-    given = answers({"bare": 1.0, "sa": 1.5})
-    found = summarize_study(PLAN, given)
+    given = cells({"bare": 1.0, "se": 1.2, "sa": 1.5}, folds=2)
+    found = result(replace(PLAN, folds=2), given)
     for recipe in PLAN.recipes:
         expected = [
-            summarize(one.targets, one.probabilities)["auc_macro"]
-            for one in (given[recipe, seed] for seed in PLAN.seeds)
+            [summarize(one.targets, one.probabilities)["auc_macro"] for one in row]
+            for row in ([given[recipe][fold, seed] for seed in PLAN.seeds] for fold in range(2))
         ]
-        assert found["metrics"]["auc_macro"][recipe]["values"] == expected
-    change = found["comparison"]["auc_macro"]
+        measured = found["metrics"]["auc_macro"][recipe]
+        assert measured["values"] == expected
+        assert measured["mean"] == pytest.approx(np.mean(expected))
+        # Over seeds within folds: a difference between folds adds nothing.
+        assert measured["std"] ** 2 == pytest.approx(np.var(expected, axis=1, ddof=1).mean())
     means = {r: found["metrics"]["auc_macro"][r]["mean"] for r in PLAN.recipes}
-    assert change["difference"] == pytest.approx(means["sa"] - means["bare"], abs=1e-12)
+    for arm in ("se", "sa"):
+        change = found["comparisons"][arm]["auc_macro"]
+        assert change["mean"] == pytest.approx(means[arm] - means["bare"], abs=1e-12)
+    assert (found["images"], found["lesions"]) == (2 * IMAGES, 2 * IMAGES)
 
 
-def test_a_better_recipe_is_found_better() -> None:
-    found = summarize_study(PLAN, answers({"bare": 0.5, "sa": 3.0}))
-    assert "sa is better" in found["verdict"]
-    assert found["comparison"]["brier"]["high"] < 0
+def test_each_arm_has_its_verdict() -> None:
+    found = result(PLAN, cells({"bare": 1.0, "se": 1.0, "sa": 3.0}))
+    assert "sa instead of bare changed macro AUC by +" in found["verdicts"]["sa"]
+    assert found["verdicts"]["sa"].endswith("sa is better.")
+    assert found["comparisons"]["sa"]["brier"]["outcome"] == "better"
+    assert found["comparisons"]["sa"]["brier"]["high"] < 0
+    assert found["comparisons"]["se"]["auc_macro"]["outcome"] == "equivalent"
+    assert found["verdicts"]["se"].endswith(
+        "equivalent, as any difference is below 0.5 percentage points."
+    )
 
 
-def test_equal_recipes_are_not_distinguished() -> None:
-    found = summarize_study(PLAN, answers({"bare": 1.0, "sa": 1.0001}))
-    assert "equivalent" in found["verdict"]
+def test_another_recipe_can_be_the_control() -> None:
+    given = cells({"bare": 0.5, "se": 0.5, "sa": 3.0})
+    found = result(replace(PLAN, control="sa", arms=("bare", "se")), given)
+    assert found["verdicts"]["bare"].endswith("bare is worse.")
+    assert found["comparisons"].keys() == {"bare", "se"}
+
+
+def test_too_few_runs_have_no_intervals_and_say_what_is_needed() -> None:
+    plan = replace(PLAN, seeds=(0, 1))
+    found = result(plan, cells({"bare": 0.5, "se": 0.5, "sa": 3.0}))
+    assert found["verdicts"]["sa"] == (
+        "sa instead of bare: too few runs for a verdict on macro AUC. 1 fold with 2 seeds has 1 "
+        "degree of freedom, fewer than 5; 6 seeds or 5 folds are needed."
+    )
+    for name, change in found["comparisons"]["sa"].items():
+        assert [change[key] for key in ("low", "high", "p", "p_holm")] == [None] * 4
+        if name in plan.margins:
+            assert change["outcome"] == "too few runs"
+    assert found["comparisons"]["sa"]["auc_macro"]["mean"] > 0
+
+
+@pytest.mark.parametrize(("folds", "seeds"), [(None, 6), (3, 3), (5, 2)])
+def test_the_fewest_runs_for_a_verdict(folds: int | None, seeds: int) -> None:
+    assert replace(PLAN, folds=folds, seeds=tuple(range(seeds))).enough_runs
+    assert not replace(PLAN, folds=folds, seeds=tuple(range(seeds - 1))).enough_runs
 
 
 def test_a_recipe_compared_with_itself_changes_nothing() -> None:
-    given = answers({"bare": 1.0, "sa": 1.0})
-    for seed in PLAN.seeds:
-        given["sa", seed] = given["bare", seed]
-    change = summarize_study(PLAN, given)["comparison"]["accuracy"]
-    assert (change["difference"], change["p"]) == (0, 1)
-    assert -0.005 < change["low"] <= 0 <= change["high"] < 0.005
+    found = result(PLAN, cells({"bare": 1.0, "se": 1.0, "sa": 1.0}))
+    change = found["comparisons"]["sa"]["accuracy"]
+    assert (change["mean"], change["low"], change["high"], change["p"]) == (0, 0, 0, 1)
 
 
-def test_intervals_stay_within_what_is_possible() -> None:
-    found = summarize_study(PLAN, answers({"bare": 2.0, "sa": 9.0}, images=42))
-    for name, by_recipe in found["metrics"].items():
-        for estimated in by_recipe.values():
-            assert 0 <= estimated["low"] <= estimated["high"], name
-            assert estimated["high"] <= 1 or name in ("brier", "log_loss")
-    for name, change in found["comparison"].items():
-        assert name in ("brier", "log_loss") or -1 <= change["low"] <= change["high"] <= 1
-
-
-def test_few_lesions_that_all_are_found_leave_room() -> None:
-    """Six of six in each run has no spread over lesions or seeds, but the interval is wide."""
-    found = summarize_study(PLAN, answers({"bare": 9.0, "sa": 9.0}, images=42))
-    estimated = found["metrics"]["recall/df"]["sa"]
-    assert (estimated["mean"], estimated["std"], estimated["high"]) == (1.0, 0.0, 1.0)
-    assert estimated["low"] == pytest.approx(6 / (6 + 1.959964**2), abs=1e-6)  # Wilson, by hand
-
-
-def test_only_metrics_other_than_the_primary_one_are_corrected() -> None:
-    found = summarize_study(PLAN, answers({"bare": 1.0, "sa": 1.4}))["comparison"]
-    assert found["balanced_accuracy"]["p_holm"] == found["balanced_accuracy"]["p"]
-    assert all(change["p_holm"] >= change["p"] for change in found.values())
-    least = min((n for n in found if "/" in n), key=lambda name: found[name]["p"])
-    assert found[least]["p_holm"] > found[least]["p"]
+def test_p_values_are_adjusted_over_arms_and_distinct_metrics() -> None:
+    found = result(PLAN, cells({"bare": 1.0, "se": 1.1, "sa": 1.3}))
+    changes = found["comparisons"]
+    for family in ([PLAN.primary], list(PLAN.secondaries)):
+        p = {(arm, name): changes[arm][name]["p"] for arm in PLAN.arms for name in family}
+        for (arm, name), expected in holm(p).items():
+            assert changes[arm][name]["p_holm"] == pytest.approx(expected)
+    for arm in PLAN.arms:
+        planned, equal = (changes[arm][n]["p_holm"] for n in ("balanced_accuracy", "recall_macro"))
+        assert planned == equal
+        assert "outcome" not in changes[arm]["recall_macro"]
+    # The most significant of the other metrics is multiplied by their number, equal ones once.
+    others = [
+        change
+        for arm in PLAN.arms
+        for name, change in changes[arm].items()
+        if name not in (*PLAN.margins, "recall_macro", "recall_weighted")
+    ]
+    least = min(others, key=lambda change: change["p"])
+    assert least["p_holm"] == pytest.approx(min(1, least["p"] * len(others)))
 
 
 def test_metrics_of_a_class_that_is_absent_are_named() -> None:
-    found = summarize_study(PLAN, answers({"bare": 1.0, "sa": 1.4}, classes=6))
+    found = result(PLAN, cells({"bare": 1.0, "se": 1.0, "sa": 1.4}, classes=6))
     assert "recall/vasc" in found["undefined"]
     assert "recall/vasc" not in found["metrics"]
 
 
-def test_folds_are_put_together(tmp_path: Path) -> None:
+def test_without_the_primary_metric_there_is_no_verdict() -> None:
+    plan = replace(PLAN, primary="auc/vasc", margins={**PLAN.margins, "auc/vasc": 0.01})
+    found = result(plan, cells({"bare": 1.0, "se": 1.0, "sa": 1.4}, classes=6))
+    assert found["verdicts"]["sa"] == (
+        "sa instead of bare: AUC of vasc is undefined on these test images: no verdict."
+    )
+
+
+def test_runs_are_read_by_recipe_fold_and_seed(tmp_path: Path) -> None:
     plan = replace(PLAN, folds=2, seeds=(0, 1))
-    whole = made_up(1.0, 0)
+    given = cells({"bare": 1.0, "se": 1.2, "sa": 1.4}, folds=2)
     for run in plan.runs:
-        half = whole.table.iloc[run.fold :: 2].reset_index(drop=True)
-        write_predictions(Predictions(half), RunDir(tmp_path / run.folder).predictions())
-    read = read_study(plan, tmp_path)
-    assert len(read) == 4
-    np.testing.assert_allclose(read["sa", 1].probabilities, whole.probabilities, atol=1e-9)
-
-
-def test_runs_that_saw_other_images_are_refused(tmp_path: Path) -> None:
-    plan = replace(PLAN, seeds=(0, 1))
-    for number, run in enumerate(plan.runs):
-        images = 200 if number == 3 else 210
         path = RunDir(tmp_path / run.folder).predictions()
-        write_predictions(made_up(1.0, number, images), path)
-    with pytest.raises(PredictionError, match=r"sa with seed 1 .* different images \(10 images"):
-        read_study(plan, tmp_path)
+        write_predictions(given[run.recipe][run.fold, run.seed], path)
+    read = read_study(plan, tmp_path)
+    assert list(read) == list(plan.recipes)
+    for runs in read.values():
+        assert set(runs) == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    np.testing.assert_allclose(
+        read["sa"][1, 0].probabilities, given["sa"][1, 0].probabilities, atol=1e-9
+    )
 
 
-def change(mean: float, low: float, high: float) -> Estimate:
-    return Estimate(mean, 0.01, low, high, 0.01, (mean, mean))
+def test_runs_that_saw_other_images_are_refused() -> None:
+    given = cells({"bare": 1.0, "se": 1.0, "sa": 1.0})
+    given["sa"][0, 1] = made_up(1.0, 1, images=IMAGES - 7)
+    with pytest.raises(PredictionError, match="fold 0, seed 1"):
+        result(PLAN, given)
 
 
-@pytest.mark.parametrize(
-    ("metric", "difference", "expected"),
-    [
-        ("accuracy", change(0.02, 0.01, 0.03), r"accuracy by \+2.0 points.*: sa is better"),
-        ("accuracy", change(-0.02, -0.03, -0.01), r"accuracy by -2.0 points.*: sa is worse"),
-        ("accuracy", change(0.02, -0.01, 0.05), "-1.0 to 5.0: undecided"),
-        ("accuracy", change(0.0, 0.0, 0.0), "undecided"),
-        ("brier", change(0.02, 0.01, 0.03), r"Brier score by \+0.020,.*: sa is worse"),
-        ("log_loss", change(-0.02, -0.03, -0.01), "log loss by -0.020.*: sa is better"),
-        ("f1_macro", change(0.001, -0.001, 0.003), r"changed macro F1 by \+0.1 points"),
-        ("auc_weighted", change(0.001, -0.001, 0.003), r"weighted AUC by \+0.1 points"),
-    ],
-)
-def test_the_sentence_follows_from_the_interval(
-    metric: str, difference: Estimate, expected: str
-) -> None:
-    assert re.search(expected, verdict(metric, "bare", "sa", difference))
+CHANGE = estimate_cells([[0.021, 0.019, 0.02], [0.02, 0.02, 0.02]], 0.005**2, lesions=1000)
 
 
 @pytest.mark.parametrize(
-    ("metric", "difference", "expected"),
+    ("metric", "outcome", "expected"),
     [
         (
             "accuracy",
-            change(0.002, -0.009, 0.009),
-            "as any difference is below 1 percentage point.$",
+            "better",
+            r"accuracy by \+2.00 points, 95 % interval 1.0\d to .*: sa is better",
         ),
-        ("accuracy", change(0.005, 0.001, 0.009), "equivalent"),
-        ("accuracy", change(0.005, 0.001, 0.011), "sa is better"),
-        ("accuracy", change(0.002, -0.011, 0.009), "undecided"),
-        ("brier", change(0.002, -0.009, 0.009), r"any difference is below 0\.01"),
+        ("brier", "worse", r"Brier score by \+0.020, 95 % interval 0.010 to 0.030: sa is worse"),
+        ("f1_macro", "undecided", r"macro F1 by \+2.00 points.*: undecided, as of this\.$"),
+        ("accuracy", "equivalent", r"as any difference is below 1 percentage point\.$"),
+        ("brier", "equivalent", r"as any difference is below 0\.01\.$"),
     ],
 )
-def test_an_interval_within_the_margin_is_equivalent(
-    metric: str, difference: Estimate, expected: str
-) -> None:
-    assert re.search(expected, verdict(metric, "bare", "sa", difference, margin=0.01))
+def test_the_verdict_is_a_sentence(metric: str, outcome: Any, expected: str) -> None:
+    text = describe_verdict(metric, "bare", "sa", CHANGE, Verdict(outcome, "of this"), 0.01)
+    assert text.startswith("sa instead of bare changed ")
+    assert re.search(expected, text)
 
 
 def test_planned_looks_share_the_level_and_later_ones_are_exploratory() -> None:
-    given = answers({"bare": 1.0, "sa": 1.4})
-    single = summarize_study(PLAN, given)
+    given = cells({"bare": 1.0, "se": 1.0, "sa": 1.4})
+    single = result(PLAN, given)
     assert single["look"] == {"number": 1, "level": 0.05, "exploratory": False}
-    assert "95 % interval" in single["verdict"]
+    assert "95 % interval" in single["verdicts"]["sa"]
     double = replace(PLAN, looks=2)
-    second = summarize_study(double, given, look=2)
+    second = result(double, given, look=2)
     assert second["look"] == {"number": 2, "level": 0.025, "exploratory": False}
-    assert second["verdict"].startswith("Look 2 of 2: sa instead of bare")
-    assert "97.5 % interval" in second["verdict"]
-    # The tables keep 95 % intervals.
-    assert second["comparison"] == single["comparison"]
-    third = summarize_study(double, given, look=3)
+    assert second["verdicts"]["sa"].startswith("Look 2 of 2: sa instead of bare")
+    assert "97.5 % interval" in second["verdicts"]["sa"]
+    wide, narrow = (one["comparisons"]["sa"]["auc_macro"] for one in (second, single))
+    assert wide["low"] < narrow["low"]
+    assert wide["level"] == pytest.approx(0.975)
+    third = result(double, given, look=3)
     assert third["look"] == {"number": 3, "level": 0.05, "exploratory": True}
-    assert third["verdict"].startswith("Exploratory (look 3, after 2 planned looks): sa")
+    start = "Exploratory (look 3, after 2 planned looks): sa"
+    assert third["verdicts"]["sa"].startswith(start)
 
 
 def test_test_images_are_compared_with_the_split(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Commands that compare two recipes: `study`, and `demo` on a small scale."""
+"""Commands that compare recipes: `study`, and `demo` on a small scale."""
 
 import os
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from ham10000.cli.options import recipe_overrides
 from ham10000.data import DATA_VARIABLE, synthesize
 from ham10000.recipe import find_recipe
 from ham10000.reporting import console, print_study, write_report
-from ham10000.study import run_study
+from ham10000.study import PRIMARY, run_study
 
 _DEMO_IMAGES = 1200
 """Number of synthetic images, if there is no data set."""
@@ -28,7 +28,8 @@ def study(
     seeds: Sequence[int],
     out: Path,
     folds: int | None = None,
-    primary: str = "balanced_accuracy",
+    primary: str = PRIMARY,
+    control: str | None = None,
     smallest_difference: float | None = None,
     looks: int = 1,
     extend: bool = False,
@@ -36,19 +37,20 @@ def study(
     processes: int = 1,
     **overrides: Any,
 ) -> int:
-    """Train two recipes with several seeds, and compare the second with the first.
+    """Train recipes with several seeds, and compare each with the control.
 
     The same command resumes an interrupted study. More seeds need --extend. Every field of the
     recipes can be overridden: section.field=value, or --section.field VALUE.
 
     Args:
-        recipes: Names of two recipes, or YAML files.
+        recipes: Names of two or more recipes, or YAML files.
         seeds: At least two seeds.
         out: Folder of the study.
         folds: Number of folds. Each fold is the test set once. Defaults to one split.
         primary: Metric that decides the verdict.
-        smallest_difference: Smallest difference of interest in this metric, such as 0.01 for one
-            percentage point; smaller differences count as equivalent.
+        control: Name of the recipe with which the others are compared. Defaults to the first.
+        smallest_difference: Smallest difference of interest in the primary metric, such as 0.01
+            for one percentage point; smaller differences count as equivalent.
         looks: Number of planned looks at the result, which share the significance level.
         extend: Add seeds to a study, which is recorded in its plan.
         parallel: Number of runs at the same time. Defaults to one per GPU, or one per core.
@@ -61,6 +63,7 @@ def study(
         out,
         folds=folds,
         primary=primary,
+        control=control,
         smallest_difference=smallest_difference,
         looks=looks,
         extend=extend,
@@ -77,7 +80,8 @@ def study(
 def demo(*, out: Path = Path("demo"), data: Path | None = None) -> int:
     """Run all steps on a small scale: two recipes, two seeds, and a report.
 
-    The training is too short for its scores to mean anything. Finished steps are not repeated.
+    The training is too short for its scores to mean anything, and two seeds are too few for a
+    verdict. Finished steps are not repeated.
 
     Args:
         out: Folder of all outputs.
@@ -108,6 +112,7 @@ def demo(*, out: Path = Path("demo"), data: Path | None = None) -> int:
         log=log,
     )
     page = write_report(out / "study", out / "report.html")
-    log(str(result["verdict"]))
+    for verdict in result["verdicts"].values():
+        log(verdict)
     screen.print(f"The report: {page}", markup=False, soft_wrap=True)
     return 0

@@ -7,13 +7,12 @@ from ham10000.evaluation.compare import (
     Difference,
     Differences,
     McNemar,
-    change_ends,
     compare,
     mcnemar,
     paired_differences,
 )
 from ham10000.evaluation.evaluate import Evaluation, Level, evaluate, to_json, write_evaluation
-from ham10000.evaluation.intervals import Interval, intervals, intervals_of
+from ham10000.evaluation.intervals import Interval, intervals
 from ham10000.evaluation.metrics import (
     CLASS_METRICS,
     EQUAL_METRICS,
@@ -64,7 +63,6 @@ __all__ = [
     "absent_classes",
     "adjust_p_values",
     "by_lesion",
-    "change_ends",
     "check_images",
     "compare",
     "compare_cells",
@@ -72,7 +70,6 @@ __all__ = [
     "draw_lesions",
     "evaluate",
     "intervals",
-    "intervals_of",
     "make_predictions",
     "mcnemar",
     "metric_name",

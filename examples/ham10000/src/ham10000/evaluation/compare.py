@@ -41,7 +41,6 @@ __all__ = [
     "Difference",
     "Differences",
     "McNemar",
-    "change_ends",
     "compare",
     "mcnemar",
     "paired_differences",
@@ -178,29 +177,6 @@ def paired_differences(
     }
 
 
-def change_ends(
-    name: str,
-    a: tuple[float, float, float],
-    b: tuple[float, float, float],
-    drawn: tuple[Floats, Floats],
-    lesions: int,
-) -> tuple[float, float]:
-    """Return the interval of the difference of a metric, B minus A.
-
-    Args:
-        name: name of the metric.
-        a: value, low and high of A.
-        b: value, low and high of B.
-        drawn: values of A and of B on the same resamples, (R,) each.
-        lesions: number of lesions.
-    """
-    if name == "ece":
-        change = b[0] - a[0]
-        half = reach(lesions) * spread(drawn[1] - drawn[0]) if lesions > 1 else 1.0
-        return max(change - half, -1.0), min(change + half, 1.0)
-    return difference_ends(a, b, float(correlation(np.stack(drawn))[0, 1]))
-
-
 def _differences(a: Predictions, b: Predictions, counts: Floats) -> Differences:
     truth, scores_a, scores_b = a.targets, a.probabilities, b.probabilities
     return Differences(
@@ -219,7 +195,7 @@ def _difference(
     if not np.isfinite(change):
         return Difference(a.value, b.value, np.nan, np.nan, np.nan, np.nan)
     first, second = ((each.value, each.low, each.high) for each in both)
-    low, high = change_ends(name, first, second, drawn, lesions)
+    low, high = _change_ends(name, first, second, drawn, lesions)
     return Difference(a.value, b.value, change, low, high, _p_value(change, low, high))
 
 
@@ -229,3 +205,18 @@ def _p_value(change: float, low: float, high: float) -> float:
         return 1.0
     side = change - low if change > 0 else high - change
     return 2 * float(norm.sf(NORMAL * abs(change) / side)) if side > 0 else 0.0
+
+
+def _change_ends(
+    name: str,
+    a: tuple[float, float, float],
+    b: tuple[float, float, float],
+    drawn: tuple[Floats, Floats],
+    lesions: int,
+) -> tuple[float, float]:
+    # B minus A. `drawn`: values on the same resamples, (R,) each.
+    if name == "ece":
+        change = b[0] - a[0]
+        half = reach(lesions) * spread(drawn[1] - drawn[0]) if lesions > 1 else 1.0
+        return max(change - half, -1.0), min(change + half, 1.0)
+    return difference_ends(a, b, float(correlation(np.stack(drawn))[0, 1]))

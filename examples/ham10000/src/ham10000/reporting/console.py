@@ -212,49 +212,45 @@ def _is(p_value: float) -> str:
     return "< .001" if p_value < 0.001 else f"= {p_value:.3f}"
 
 
-_STUDIED = (
-    "balanced_accuracy",
-    "accuracy",
-    "auc_weighted",
-    "auc_macro",
-    "f1_macro",
-    "precision_weighted",
-    "brier",
-    "ece",
-)
-
-
 def print_study(result: Mapping[str, Any]) -> None:
-    """Print the result of `summarize_study` with its verdict."""
-    recipes = result["recipes"]
-    seeds = len(result["seeds"])
-    title = (
-        f"{seeds} seeds, {result['images']:,} test images of {result['lesions']:,} lesions; "
-        "times 100"
-    )
-    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("mean (sd)", no_wrap=True)
-    for name in recipes:
-        table.add_column(escape(name), justify="right", overflow="fold")
-    table.add_column("change, 95 % interval", justify="right", no_wrap=True)
-    table.add_column("p", justify="right", no_wrap=True)
-    shown = [result["primary"], *(name for name in _STUDIED if name != result["primary"])]
-    for name in shown:
-        if name not in result["metrics"]:
-            continue
-        both, change = result["metrics"][name], result["comparison"][name]
-        low, high = 100 * change["low"], 100 * change["high"]
-        table.add_row(
-            metric_name(name),
-            *(f"{100 * both[r]['mean']:.1f} ({100 * both[r]['std']:.1f})" for r in recipes),
-            f"{100 * change['difference']:+.1f} ({low:.1f} to {high:.1f})",
-            f"{change['p_holm']:.3f}",
-        )
+    """Print the result of `summarize_study`: primary and secondary metrics, and the verdicts."""
     out = console()
-    out.print(table)
+    folds = f"{result['folds']} folds, " if result["folds"] else ""
+    out.print(
+        f"{folds}{len(result['seeds'])} seeds, {result['images']:,} test images of "
+        f"{result['lesions']:,} lesions; values times 100",
+        markup=False,
+    )
+    for arm in result["arms"]:
+        out.print(_arm_table(result, arm))
     if result["undefined"]:
         out.print(f"Undefined on these images: {', '.join(result['undefined'])}", markup=False)
-    out.print(result["verdict"], markup=False)
+    for verdict in result["verdicts"].values():
+        out.print(verdict, markup=False)
+
+
+def _arm_table(result: Mapping[str, Any], arm: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("mean", overflow="fold")
+    for name in (result["control"], arm):
+        table.add_column(escape(name), justify="right", overflow="fold")
+    tested = any(change["low"] is not None for change in result["comparisons"][arm].values())
+    level = f", {100 * (1 - result['look']['level']):g} % interval" if tested else ""
+    table.add_column(f"change{level}", justify="right", no_wrap=True)
+    if tested:
+        table.add_column("p (Holm)", justify="right", min_width=6)
+    table.add_column("outcome", no_wrap=True)
+    for name in (result["primary"], *result["secondaries"]):
+        if name not in result["metrics"]:
+            continue
+        both, change = result["metrics"][name], result["comparisons"][arm][name]
+        cells = [f"{100 * both[recipe]['mean']:.2f}" for recipe in (result["control"], arm)]
+        cells.append(f"{100 * change['mean']:+.2f}")
+        if tested:
+            cells[-1] += f" ({100 * change['low']:.2f} to {100 * change['high']:.2f})"
+            cells.append(_p(change["p_holm"]))
+        table.add_row(metric_name(name), *cells, change["outcome"])
+    return table
 
 
 _COLUMNS = {

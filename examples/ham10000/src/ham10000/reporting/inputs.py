@@ -145,7 +145,8 @@ def open_source(folder: Path) -> ReportSource:
         raise DataError(f"reading {folder / STUDY}: it has no runs. Run the study again.")
     names = [name for name in study["recipes"] if name in first]
     runs = tuple(_open(first[name], name) for name in names)
-    return ReportSource(" and ".join(names), folder, runs, study)
+    title = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    return ReportSource(title, folder, runs, study)
 
 
 def _open(folder: Path, name: str | None) -> EvaluatedRun:

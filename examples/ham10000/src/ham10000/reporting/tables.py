@@ -12,6 +12,7 @@ from ham10000.reporting.inputs import EvaluatedRun, ReportSource
 __all__ = [
     "PUBLISHED",
     "SOURCES",
+    "ArmTables",
     "Published",
     "Table",
     "class_table",
@@ -95,6 +96,17 @@ class Table:
     """Indices of the rows in bold type."""
 
 
+@dataclass(frozen=True)
+class ArmTables:
+    """Tables of one arm of a study and the control."""
+
+    title: str
+    planned: Table
+    """Primary and secondary metrics, with their outcome."""
+    others: Table
+    """All other metrics."""
+
+
 def summary_items(source: ReportSource) -> list[tuple[str, str]]:
     """Return the data, split, models and training of a report, as pairs of name and value."""
     recipes = [run.run.recipe for run in source.runs]
@@ -118,11 +130,11 @@ def summary_items(source: ReportSource) -> list[tuple[str, str]]:
 
 
 def headline(source: ReportSource) -> dict[str, Any]:
-    """Return the verdict, and the primary metric of each model with its interval."""
+    """Return the verdicts, and the primary metric of each model."""
     study = source.study
     primary = PRIMARY if study is None else str(study["primary"])
     return {
-        "verdict": None if study is None else study["verdict"],
+        "verdicts": [] if study is None else list(study["verdicts"].values()),
         "rule": None if study is None else study.get("rule"),
         "metric": metric_name(primary),
         "numbers": [
@@ -155,29 +167,12 @@ def published_table(source: ReportSource) -> Table | None:
     return Table(notes, head, rows, ours)
 
 
-def comparison_tables(source: ReportSource) -> list[Table]:
-    """Return the averages and the metrics of single classes of a study of two recipes."""
+def comparison_tables(source: ReportSource) -> list[ArmTables]:
+    """Return the comparison of each arm of a study with the control; empty for a run."""
     study = source.study
-    if study is None or not study.get("comparison"):
+    if study is None:
         return []
-    first, second = study["recipes"]
-    head = ["metric", first, second, "difference", "p", "p (Holm)"]
-    changes: Mapping[str, Any] = study["comparison"]
-    names = [name for name in METRICS if name in changes]
-    averages = [name for name in names if "/" not in name]
-    primary = study["primary"]
-    averages.sort(key=lambda name: name != primary)
-    caption = (
-        f"The difference is {second} minus {first}, over seeds and test lesions. Below each value: "
-        "its 95 % confidence interval. p (Holm) is corrected for the number of metrics, except for "
-        f"{metric_name(primary)}, which was chosen in advance."
-    )
-    tables = [Table(caption, head, [_change(study, name) for name in averages], frozenset({0}))]
-    classes = [name for name in names if "/" in name]
-    if classes:
-        rows = [_change(study, name) for name in classes]
-        tables.append(Table("p (Holm) is corrected for the number of rows.", head, rows))
-    return tables
+    return [_compare_arm(study, arm) for arm in study["arms"] if study["comparisons"][arm]]
 
 
 def look_table(source: ReportSource) -> Table | None:
@@ -190,7 +185,7 @@ def look_table(source: ReportSource) -> Table | None:
             look["time"],
             ", ".join(map(str, look["seeds"])),
             "exploratory" if look["exploratory"] else f"{look['level']:g}",
-            look["verdict"],
+            " ".join(look["verdicts"].values()),
         ]
         for look in source.study["looks_taken"]
     ]
@@ -239,16 +234,43 @@ def method_name(name: str) -> str:
     return _NAMES.get(name, name.replace("_", " "))
 
 
-def _change(study: Mapping[str, Any], name: str) -> list[str]:
-    change = study["comparison"][name]
-    both = study["metrics"].get(name, {})
-    difference = {**change, "mean": change["difference"]}
+def _compare_arm(study: Mapping[str, Any], arm: str) -> ArmTables:
+    control, primary = study["control"], study["primary"]
+    changes = study["comparisons"][arm]
+    head = ["metric", control, arm, "difference", "p", "p (Holm)"]
+    planned = [name for name in (primary, *study["secondaries"]) if name in changes]
+    others = [name for name in METRICS if name in changes and name not in planned]
+    level = f"{100 * (1 - study['look']['level']):g} %"
+    intervals = (
+        f"Below each difference: its {level} confidence interval over training runs and test "
+        f"lesions. p (Holm) is adjusted for the number of arms and, except for "
+        f"{metric_name(primary)}, which was chosen in advance, for the number of metrics."
+    )
+    caption = (
+        f"The difference is {arm} minus {control}, averaged over folds and seeds. Below each mean: "
+        "the standard deviation over seeds. "
+    )
+    if any(change["low"] is None for change in changes.values()):
+        intervals = "There are too few runs for intervals and p-values."
+    rows = [[*_change(study, arm, name), changes[name]["outcome"]] for name in planned]
+    more = [_change(study, arm, name) for name in others]
+    note = "These metrics are exploratory and have no verdict."
+    return ArmTables(
+        f"{arm} compared with {control}",
+        Table(caption + intervals, [*head, "outcome"], rows, frozenset({0})),
+        Table(note, head, more),
+    )
+
+
+def _change(study: Mapping[str, Any], arm: str, name: str) -> list[str]:
+    change, both = study["comparisons"][arm][name], study["metrics"][name]
+    tested = change["low"] is not None
+    difference = f"{change['mean']:+.4f}"
     return [
         metric_name(name),
-        *(_mean(both.get(recipe)) for recipe in study["recipes"]),
-        _mean(difference, "+"),
-        _p_value(change["p"]),
-        _p_value(change["p_holm"]),
+        *(_mean(both.get(recipe)) for recipe in (study["control"], arm)),
+        f"{difference}\n{change['low']:+.4f} to {change['high']:+.4f}" if tested else difference,
+        *(_p_value(change[key]) if tested else "" for key in ("p", "p_holm")),
     ]
 
 
@@ -258,11 +280,8 @@ def _value(source: ReportSource, run: EvaluatedRun, name: str) -> str:
     return _interval(run.evaluation.per_image.metrics[name])
 
 
-def _mean(found: Mapping[str, Any] | None, sign: str = "") -> str:
-    if found is None:
-        return "undefined"
-    mean, low, high = (format(found[key], f"{sign}.3f") for key in ("mean", "low", "high"))
-    return f"{mean}\n{low} to {high}"
+def _mean(found: Mapping[str, Any] | None) -> str:
+    return "undefined" if found is None else f"{found['mean']:.4f}\nsd {found['std']:.4f}"
 
 
 def _interval(found: Interval) -> str:

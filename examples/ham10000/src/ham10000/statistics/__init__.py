@@ -6,6 +6,7 @@ from ham10000.statistics.cells import (
     Verdict,
     decide,
     estimate_cells,
+    holm,
     seeds_needed,
     shared_variance,
 )
@@ -24,7 +25,6 @@ from ham10000.statistics.intervals import (
     spread,
     wilson,
 )
-from ham10000.statistics.seeds import Estimate, estimate, holm
 
 __all__ = [
     "LEVEL",
@@ -32,7 +32,6 @@ __all__ = [
     "NORMAL",
     "AreaDifference",
     "CellEstimate",
-    "Estimate",
     "Verdict",
     "area_covariance",
     "area_ends",
@@ -41,7 +40,6 @@ __all__ = [
     "correlation",
     "decide",
     "difference_ends",
-    "estimate",
     "estimate_cells",
     "holm",
     "log_ends",

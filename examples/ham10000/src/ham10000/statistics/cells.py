@@ -24,8 +24,9 @@ interval, Schuirmann, Journal of Pharmacokinetics and Biopharmaceutics 15 (1987)
 """
 
 import math
+from collections.abc import Hashable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,7 @@ __all__ = [
     "Verdict",
     "decide",
     "estimate_cells",
+    "holm",
     "seeds_needed",
     "shared_variance",
 ]
@@ -49,6 +51,7 @@ MIN_TRAINING_DF = 5
 """Fewest degrees of freedom of the training variance for which there is a verdict."""
 
 Floats = npt.NDArray[np.float64]
+Key = TypeVar("Key", bound=Hashable)
 Outcome = Literal["better", "worse", "equivalent", "undecided", "too few runs"]
 
 
@@ -227,8 +230,9 @@ def decide(
         return Verdict(
             "too few runs",
             f"{_count(folds, 'fold')} with {_count(seeds, 'seed')} "
-            f"{'has' if folds == 1 else 'have'} {found.training_df} degrees of freedom, fewer than "
-            f"{MIN_TRAINING_DF}; {_count(seeds_needed(folds), 'seed')} or more folds are needed",
+            f"{'has' if folds == 1 else 'have'} {_count(found.training_df, 'degree')} of freedom, "
+            f"fewer than {MIN_TRAINING_DF}; {_count(seeds_needed(folds), 'seed')} or "
+            f"{_count(_folds_needed(seeds), 'fold')} are needed",
         )
     if -margin <= found.low and found.high <= margin:
         return Verdict("equivalent", "the interval lies within the smallest difference of interest")
@@ -252,6 +256,24 @@ def seeds_needed(folds: int) -> int:
     return math.ceil(MIN_TRAINING_DF / folds) + 1
 
 
+def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
+    """Adjust p-values for multiple testing, controlling the family-wise error rate (Holm).
+
+    Example:
+        >>> from ham10000.statistics import holm
+        >>> holm({"accuracy": 0.04, "auc": 0.01, "f1": 0.03})
+        {'accuracy': 0.06, 'auc': 0.03, 'f1': 0.06}
+
+    Source: Holm, Scandinavian Journal of Statistics 6 (1979) 65-70.
+    """
+    corrected: dict[Key, float] = {}
+    least = 0.0
+    for place, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        least = max(least, min(1.0, p_values[name] * (len(p_values) - place)))
+        corrected[name] = least
+    return {name: corrected[name] for name in p_values}
+
+
 def _half_width(p: float, errors: tuple[float, float], degrees: tuple[int, int]) -> float:
     parts = (
         special.stdtrit(df, p / 2) * error
@@ -272,6 +294,11 @@ def _p_value(distance: float, errors: tuple[float, float], degrees: tuple[int, i
     if not excess(smallest) > 0:
         return 0.0
     return math.exp(float(brentq(excess, smallest, 0.0)))
+
+
+def _folds_needed(seeds: int) -> int:
+    # Cross-validation needs three: for testing, validation and training.
+    return max(math.ceil(MIN_TRAINING_DF / (seeds - 1)), 3)
 
 
 def _count(number: int, name: str) -> str:

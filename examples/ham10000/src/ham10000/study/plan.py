@@ -1,21 +1,37 @@
-"""Plan of a study: two recipes, their seeds and folds, and the rule of the verdict."""
+"""Plan of a study: a control and its arms, their seeds and folds, and the rule of the verdict."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ham10000.errors import ArgumentError, closest
-from ham10000.evaluation import summarize
+from ham10000.evaluation import EQUAL_METRICS, METRICS
 from ham10000.recipe import Recipe
+from ham10000.statistics import seeds_needed
 
-__all__ = ["RULE", "PlannedRun", "StudyPlan", "make_plan"]
+__all__ = ["PRIMARY", "RULE", "PlannedRun", "StudyPlan", "make_plan"]
+
+PRIMARY = "auc_macro"
+"""Default of the metric that decides the verdict: one-vs-rest AUC, averaged over classes."""
+
+SECONDARIES = (
+    "precision_weighted",
+    "balanced_accuracy",
+    "sensitivity_at_95_specificity/mel",
+    "brier",
+)
+"""Secondary metrics in order of interest. The paper reports weighted precision."""
 
 RULE = (
-    "The verdict follows from the confidence interval of the difference in the primary metric, "
-    "over seeds and test lesions. The recipes are equivalent if it lies within plus or minus the "
-    "smallest difference of interest; otherwise the second recipe is better or worse than the "
-    "first if it excludes 0; otherwise the result is undecided. The planned looks at the result "
-    "share a significance level of 0.05; later looks are exploratory. p-values of the other "
-    "metrics are corrected for the number of metrics (Holm)."
+    "Each arm is compared with the control, paired by fold, seed and test lesion. The verdict "
+    "follows from the confidence interval of the difference in the primary metric, which is "
+    "computed in each fold and averaged over folds and seeds. With fewer than five degrees of "
+    "freedom, folds x (seeds - 1), there are too few runs for a verdict. An arm is equivalent to "
+    "the control if the interval lies within plus or minus the smallest difference of interest; "
+    "it is better or worse if the interval excludes 0 and the p-value, adjusted for the number of "
+    "arms (Holm), is below the significance level; otherwise the result is undecided. The same "
+    "rule applies to the secondary metrics, with p-values adjusted for the number of arms and "
+    "metrics. All other metrics are exploratory. The planned looks at the result share a "
+    "significance level of 0.05; later looks are exploratory."
 )
 """Rule of the verdict, recorded in the study's folder before the first training."""
 
@@ -48,16 +64,30 @@ class PlannedRun:
 class StudyPlan:
     """Plan of a study, fixed before the first training."""
 
-    recipes: tuple[str, str]
-    """Names of the two recipes; the second is compared with the first."""
+    control: str
+    """Name of the recipe with which the others are compared."""
+    arms: tuple[str, ...]
+    """Names of the other recipes."""
     seeds: tuple[int, ...]
     folds: int | None
     primary: str
     """Name of the metric that decides the verdict."""
-    smallest_difference: float = SMALLEST_DIFFERENCE
-    """Smallest difference of interest in the primary metric; the margin of equivalence."""
+    secondaries: tuple[str, ...]
+    """Names of the other metrics that have an outcome."""
+    margins: Mapping[str, float]
+    """Smallest difference of interest by metric, primary and secondary; the equivalence margin."""
     looks: int = 1
     """Number of planned looks at the result, which share the significance level."""
+
+    @property
+    def recipes(self) -> tuple[str, ...]:
+        """Names of the control and the arms."""
+        return (self.control, *self.arms)
+
+    @property
+    def enough_runs(self) -> bool:
+        """Whether there are enough degrees of freedom for a verdict."""
+        return len(self.seeds) >= seeds_needed(self.folds or 1)
 
     @property
     def runs(self) -> list[PlannedRun]:
@@ -70,17 +100,15 @@ class StudyPlan:
             for recipe in self.recipes
         ]
 
-    def runs_of(self, recipe: str, seed: int) -> list[PlannedRun]:
-        """Return the runs of a recipe and a seed: one, or one per fold."""
-        return [run for run in self.runs if (run.recipe, run.seed) == (recipe, seed)]
-
     def terms(self) -> dict[str, object]:
         """Return what cannot change when seeds are added, as a JSON object."""
         return {
-            "recipes": list(self.recipes),
+            "control": self.control,
+            "arms": list(self.arms),
             "folds": self.folds,
             "primary": self.primary,
-            "smallest_difference": self.smallest_difference,
+            "secondaries": list(self.secondaries),
+            "margins": dict(self.margins),
             "looks": self.looks,
             "rule": RULE,
         }
@@ -88,15 +116,21 @@ class StudyPlan:
     def as_dict(self) -> dict[str, object]:
         """Return the plan as a JSON object."""
         runs = [run.as_dict() for run in self.runs]
-        return {**self.terms(), "seeds": list(self.seeds), "runs": runs}
+        return {
+            **self.terms(),
+            "recipes": list(self.recipes),
+            "seeds": list(self.seeds),
+            "runs": runs,
+        }
 
 
 def make_plan(
     recipes: Sequence[Recipe],
     seeds: Sequence[int],
     folds: int | None,
-    primary: str,
+    primary: str = PRIMARY,
     *,
+    control: str | None = None,
     smallest_difference: float | None = None,
     looks: int = 1,
 ) -> StudyPlan:
@@ -105,15 +139,18 @@ def make_plan(
     Example:
         >>> from ham10000.recipe import Recipe
         >>> from ham10000.study import make_plan
-        >>> plan = make_plan([Recipe("bare"), Recipe("attended")], [0, 1], None, "accuracy")
+        >>> plan = make_plan([Recipe("bare"), Recipe("se"), Recipe("sa")], [0, 1], folds=5)
+        >>> plan.control, plan.arms, plan.primary, plan.margins["auc_macro"]
+        ('bare', ('se', 'sa'), 'auc_macro', 0.005)
         >>> plan.runs[0].folder, len(plan.runs)
-        ('runs/bare-seed0', 4)
+        ('runs/bare-seed0-fold0', 30)
 
     Args:
-        recipes: Two recipes; the second is compared with the first.
+        recipes: Two or more recipes.
         seeds: At least two different seeds.
         folds: Number of folds; `None` for one split.
         primary: Name of the metric that decides the verdict.
+        control: Name of the recipe with which the others are compared. Defaults to the first.
         smallest_difference: Smallest difference of interest in the primary metric, in units of
             the metric. Defaults to 0.005 for areas under the ROC curve and 0.01 otherwise.
         looks: Number of planned looks at the result. Each uses an equal share of the significance
@@ -124,13 +161,17 @@ def make_plan(
     """
     doing = "planning a study"
     names = [recipe.name for recipe in recipes]
-    if len(names) != 2:
+    if len(names) < 2:
         raise ArgumentError(
-            f"{doing}: expected two recipes to compare, found {len(names)}. To compare more, "
-            "run one study for each pair."
+            f"{doing}: expected a control and at least one other recipe, found {len(names)}."
         )
-    if names[0] == names[1]:
-        raise ArgumentError(f"{doing}: both recipes are named {names[0]!r}. Rename one of them.")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ArgumentError(
+            f"{doing}: several recipes are named {repeated[0]!r}. Give each its own name."
+        )
+    if control is not None and control not in names:
+        raise ArgumentError(f"{doing}: unknown control {control!r}. {closest(control, names)}")
     if len(set(seeds)) != len(seeds) or len(seeds) < 2:
         raise ArgumentError(
             f"{doing}: expected at least two different seeds, found {list(seeds)}. The variance "
@@ -141,30 +182,40 @@ def make_plan(
             f"{doing}: expected at least 3 folds, found {folds}: one for testing, one for "
             "validation, the others for training."
         )
-    known = [name for name in summarize([0], [[1.0] + [0.0] * 6]) if "/" not in name]
+    known = [name for name in METRICS if "/" not in name]
     if primary not in known:
         raise ArgumentError(
             f"{doing}: unknown primary metric {primary!r}. {closest(primary, known)}"
         )
     _check_same_images(recipes, doing)
-    if smallest_difference is None:
-        smallest_difference = SMALLEST_DIFFERENCES.get(primary, SMALLEST_DIFFERENCE)
-    if not 0 <= smallest_difference < 1:
-        raise ArgumentError(
-            f"{doing}: expected a smallest difference of at least 0 and below 1, in units of "
-            f"{primary}, found {smallest_difference}."
-        )
     if looks < 1:
         raise ArgumentError(f"{doing}: expected at least one look at the result, found {looks}.")
-    return StudyPlan((names[0], names[1]), tuple(seeds), folds, primary, smallest_difference, looks)
+    same = EQUAL_METRICS.get(primary, primary)
+    secondaries = tuple(name for name in (PRIMARY, *SECONDARIES) if name != same)
+    margins = {
+        name: SMALLEST_DIFFERENCES.get(name, SMALLEST_DIFFERENCE)
+        for name in (primary, *secondaries)
+    }
+    if smallest_difference is not None:
+        margins[primary] = smallest_difference
+    if not 0 < margins[primary] < 1:
+        raise ArgumentError(
+            f"{doing}: expected a smallest difference above 0 and below 1, in units of {primary}, "
+            f"found {margins[primary]}."
+        )
+    first = names[0] if control is None else control
+    arms = tuple(name for name in names if name != first)
+    return StudyPlan(first, arms, tuple(seeds), folds, primary, secondaries, margins, looks)
 
 
 def _check_same_images(recipes: Sequence[Recipe], doing: str) -> None:
     for field in ("root", "protocol", "split", "split_seed", "fold", "pairs"):
-        first, second = (getattr(recipe.data, field) for recipe in recipes)
-        if first != second:
-            raise ArgumentError(
-                f"{doing}: data.{field} is {first} in {recipes[0].name} and {second} in "
-                f"{recipes[1].name}. Models are compared on the same images, so both recipes need "
-                "the same value."
-            )
+        first = getattr(recipes[0].data, field)
+        for recipe in recipes[1:]:
+            second = getattr(recipe.data, field)
+            if first != second:
+                raise ArgumentError(
+                    f"{doing}: data.{field} is {first} in {recipes[0].name} and {second} in "
+                    f"{recipe.name}. Models are compared on the same images, so all recipes need "
+                    "the same value."
+                )

@@ -51,7 +51,7 @@ class StudyRecord:
         >>> from ham10000.recipe import Recipe
         >>> from ham10000.study import StudyRecord, make_plan
         >>> recipes = [Recipe("bare"), Recipe("attended")]
-        >>> plan = make_plan(recipes, [0, 1], None, "accuracy")
+        >>> plan = make_plan(recipes, [0, 1], folds=None)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     StudyRecord(Path(folder)).register(plan, recipes, split="0a1b")
         ...     StudyRecord(Path(folder)).seeds
@@ -179,7 +179,11 @@ class StudyRecord:
             hashes: SHA-256 of the predictions by folder of the run.
         """
         if result["look"]["number"] > len(self.looks):
-            found = {"seeds": result["seeds"], "verdict": result["verdict"], "predictions": hashes}
+            found = {
+                "seeds": result["seeds"],
+                "verdicts": result["verdicts"],
+                "predictions": hashes,
+            }
             self._append("look", {**result["look"], **found})
 
     def _check_seeds(self, seeds: Sequence[int], extend: bool, doing: str) -> None:

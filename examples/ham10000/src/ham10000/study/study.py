@@ -10,13 +10,15 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import torch
 
 from ham10000.data import data_folder, open_cache, prepare, write_split
 from ham10000.errors import TrainingError
 from ham10000.recipe import Recipe, load_recipe
-from ham10000.study.plan import PlannedRun, StudyPlan, make_plan
+from ham10000.statistics import MIN_TRAINING_DF, seeds_needed
+from ham10000.study.plan import PRIMARY, PlannedRun, StudyPlan, make_plan
 from ham10000.study.preregistration import StudyRecord, split_hash
 from ham10000.study.summary import SPLIT, check_test_images, read_study, summarize_study
 from ham10000.training import RunDir, claim_run, lock_run, make_split
@@ -36,7 +38,8 @@ def run_study(
     out: Path,
     *,
     folds: int | None = None,
-    primary: str = "balanced_accuracy",
+    primary: str = PRIMARY,
+    control: str | None = None,
     smallest_difference: float | None = None,
     looks: int = 1,
     extend: bool = False,
@@ -44,7 +47,7 @@ def run_study(
     processes: int = 1,
     overrides: Sequence[str] = (),
     log: Callable[[str], None] = lambda text: None,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Train the missing runs of a study and summarize all of them.
 
     All runs share one split. It is drawn once, with `data.split_seed` of the recipes or, without
@@ -56,11 +59,12 @@ def run_study(
     be copied from another machine; keep recipe.yaml and split.csv beside it for the report.
 
     Args:
-        recipe_files: Two recipes; the second is compared with the first.
+        recipe_files: Two or more recipes.
         seeds: At least two seeds, and all recorded seeds if the study exists.
         out: Folder of the study, with plan.json, split.csv, runs/ and study.json.
         folds: Number of folds, each of which is the test set once. Defaults to one split.
         primary: Name of the metric that decides the verdict.
+        control: Name of the recipe with which the others are compared. Defaults to the first.
         smallest_difference: Smallest difference of interest in the primary metric; see
             `make_plan`.
         looks: Number of planned looks at the result.
@@ -78,7 +82,13 @@ def run_study(
     """
     recipes = [load_recipe(path, overrides) for path in recipe_files]
     plan = make_plan(
-        recipes, seeds, folds, primary, smallest_difference=smallest_difference, looks=looks
+        recipes,
+        seeds,
+        folds,
+        primary,
+        control=control,
+        smallest_difference=smallest_difference,
+        looks=looks,
     )
     record = StudyRecord(out)
     shared = [*_share_images(recipes, plan, out), *overrides]
@@ -87,18 +97,23 @@ def run_study(
     record.check_predictions(_hashes(finished, out))
     _check_recipes(finished, record, out)
     check_test_images(finished, out, recipes[0].data.fold)
-    files = dict(zip(plan.recipes, recipe_files, strict=True))
+    files = {each.name: path for each, path in zip(recipes, recipe_files, strict=True)}
     trainer = RunTrainer(out, files, shared, processes)
     for run in missing:  # refuses a folder with something else before any training
         with lock_run(out / run.folder):
             claim_run(out / run.folder, load_recipe(files[run.recipe], trainer.fields(run)))
     environments = worker_environments(parallel, len(missing), processes)
+    if not plan.enough_runs:
+        log(
+            f"Too few runs for a verdict: folds x (seeds - 1) is below {MIN_TRAINING_DF}. "
+            f"{seeds_needed(plan.folds or 1)} seeds are needed."
+        )
     log(f"{len(plan.runs)} runs, {len(missing)} to train, {len(environments)} at a time")
     train_missing(trainer, missing, environments, log)
     check_test_images(missing, out, recipes[0].data.fold)
     result = summarize_study(plan, read_study(plan, out), record.look_number(plan.seeds))
     record.add_look(result, _hashes(plan.runs, out))
-    taken = ("number", "time", "seeds", "level", "exploratory", "verdict")
+    taken = ("number", "time", "seeds", "level", "exploratory", "verdicts")
     result["looks_taken"] = [{name: look[name] for name in taken} for look in record.looks]
     write_text(out / RESULT, json.dumps(result, indent=2) + "\n")
     return result
