@@ -32,5 +32,5 @@ def test_ranks_draw_otherwise_and_states_come_back() -> None:
 
 def test_the_environment_names_versions_and_device() -> None:
     found = describe_environment(torch.device("cpu"), processes=3)
-    assert found["packages"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(found["packages"]["torch"])
     assert (found["device"], found["processes"]) == ("cpu", 3)

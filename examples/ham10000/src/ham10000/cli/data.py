@@ -111,7 +111,7 @@ def explore(*, out: Path, data: Data = None, seed: Seed = 0, workers: Workers = 
         out: Folder for explore.html.
     """
     page = explore_dataset(data_folder(data), out, seed=seed, workers=workers)
-    console().print(f"Written to {page}", markup=False)
+    console().print(f"Written to {page}", markup=False, soft_wrap=True)
     return 0
 
 
@@ -152,7 +152,7 @@ def split(
     counts = split_counts(made)
     title = f"{protocol}, seed {seed}" + (", fold 0" if protocol == "kfold" else "")
     print_counts(counts.assign(all=counts.sum(axis=1)), title)
-    console().print(f"Written to {out}", markup=False)
+    console().print(f"Written to {out}", markup=False, soft_wrap=True)
     return 0
 
 

@@ -73,7 +73,7 @@ def study(
         log=lambda text: screen.print(text, markup=False),
     )
     print_study(result)
-    screen.print(f"Written to {out}. Page: ham10000 report {out}", markup=False)
+    screen.print(f"Written to {out}. Page: ham10000 report {out}", markup=False, soft_wrap=True)
     return 0
 
 
