@@ -2,6 +2,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.models.segmentation import (
+    deeplabv3_mobilenet_v3_large,
+    lraspp_mobilenet_v3_large,
+)
 
 from softattn import ModelError, find_backbone
 from softattn.features.backbone import Source
@@ -10,6 +14,42 @@ from softattn.features.last_map import find_last_feature_map
 
 def conv(channels_in, channels_out):
     return nn.Sequential(nn.Conv2d(channels_in, channels_out, 3, 2, 1), nn.ReLU())
+
+
+class UNet(nn.Module):
+    """Encoder with a list of maps, and a decoder that upsamples to the input's size."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.ModuleDict({"stem": conv(3, 8), "stage": conv(8, 16)})
+        self.decoder = nn.Sequential(nn.Conv2d(24, 4, 3, padding=1), nn.Upsample(scale_factor=2))
+
+    def forward(self, x):
+        first = self.encoder["stem"](x)
+        last = self.encoder["stage"](first)
+        return {"masks": [self.decoder(torch.cat([first, F.interpolate(last, scale_factor=2)], 1))]}
+
+
+@pytest.mark.parametrize(
+    ("build", "encoder", "channels"),
+    [
+        (UNet, "encoder.stage", 16),
+        (lambda: deeplabv3_mobilenet_v3_large(weights_backbone=None), "backbone.16", 960),
+        (lambda: lraspp_mobilenet_v3_large(weights_backbone=None), "backbone.16", 960),
+    ],
+)
+def test_dense_predictors_are_refused_and_the_encoder_is_named(build, encoder, channels):
+    model = build().eval()
+    with pytest.raises(
+        ModelError, match=rf"64 x 64, as of a dense predictor.* at= .* such as '{encoder}'"
+    ):
+        find_backbone(model, input_size=(64, 64))
+    assert find_backbone(model, at=encoder, input_size=(64, 64)).feature_map.channels == channels
+
+
+def test_a_network_without_downsampling_may_return_a_map():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
+    assert find_backbone(model, input_size=(8, 8)).feature_map.size == (8, 8)
 
 
 def pooled(classes=5):

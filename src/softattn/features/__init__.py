@@ -16,6 +16,7 @@ from softattn.features.dry_run import (
     dry_run,
     image_size,
     random_images,
+    tensors_in,
 )
 from softattn.features.inference import (
     ANOTHER_ORDER,
@@ -51,4 +52,5 @@ __all__ = [
     "own_maps",
     "plan_backbone",
     "random_images",
+    "tensors_in",
 ]

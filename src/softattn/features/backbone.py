@@ -233,7 +233,8 @@ def find_backbone(
 
     Raises:
         ArgumentTypeError: `model` is not a module. For a model's name, use `wrap_backbone`.
-        ModelError: the model has no such map, or can't be run. It is left unchanged.
+        ModelError: the model has no such map, or can't be run, or is a dense predictor, which
+            returns a map of the input's size, and `at` is not given. It is left unchanged.
     """
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(

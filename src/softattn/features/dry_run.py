@@ -32,6 +32,7 @@ __all__ = [
     "image_size",
     "keep_random_state",
     "random_images",
+    "tensors_in",
 ]
 
 Inputs = tuple[Any, ...] | Mapping[str, Any]
@@ -170,6 +171,21 @@ def argument_values(inputs: Inputs) -> tuple[Any, ...]:
     (1, 2)
     """
     return tuple(inputs.values()) if isinstance(inputs, Mapping) else inputs
+
+
+def tensors_in(output: object) -> Iterator[Tensor]:
+    """Yield the tensors in a model's output, also inside tuples, lists and mappings.
+
+    >>> import torch
+    >>> from softattn.features.dry_run import tensors_in
+    >>> [tuple(x.shape) for x in tensors_in({"out": [torch.zeros(2), torch.zeros(3)]})]
+    [(2,), (3,)]
+    """
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, list | tuple | Mapping):
+        for part in output.values() if isinstance(output, Mapping) else output:
+            yield from tensors_in(part)
 
 
 def keep_random_state(model: nn.Module) -> AbstractContextManager[None]:

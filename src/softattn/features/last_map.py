@@ -1,6 +1,8 @@
 """Search for the last feature map in a traced model."""
 
 from collections.abc import Iterable
+from contextlib import ExitStack
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
@@ -15,6 +17,7 @@ from softattn.features.dry_run import (
     copy_sharing_parameters,
     keep_random_state,
     random_images,
+    tensors_in,
 )
 from softattn.features.inference import infer_layout
 from softattn.features.truncate import trace
@@ -43,13 +46,16 @@ def find_last_feature_map(model: nn.Module, input_size: ImageSize) -> str:
         The name of a module or of a node, for `truncate`.
 
     Raises:
-        ModelError: there is no map, or the model can't be traced, copied or run.
+        ModelError: there is no map, or the model can't be traced, copied or run, or it computes
+            dense predictions, whose last map is not a map of features.
     """
     model = copy_sharing_parameters(model, "looking for the last feature map")
     inside: set[str] = set()
     while True:
         nodes = trace(model, inside, training=False)
         values = _values(model, next(iter(nodes.values())).graph, input_size)
+        if not inside:
+            _refuse_dense_predictor(model, values[_output(values)], input_size)
         names = {node: name for name, node in nodes.items()}
         found, after = _last(model, values, input_size)
         closed = [node for node in after if _hides_map(model, node, found is None)]
@@ -100,6 +106,38 @@ def run_failed(model: nn.Module, input_size: ImageSize, error: Exception) -> Mod
         f"running {type(model).__name__} on an input of {input_size}: "
         f"{type(error).__name__}: {first_line}. If it needs an input of another size, pass "
         "input_size=(C, H, W)."
+    )
+
+
+def _refuse_dense_predictor(model: nn.Module, output: object, input_size: ImageSize) -> None:
+    """Raise an error if a model downsamples its input and upsamples its output, as U-Nets do."""
+    size = torch.Size(input_size[1:])
+    maps = (x for x in tensors_in(output) if x.ndim == 4)
+    if not any(x.shape[2] >= size[0] and x.shape[3] >= size[1] for x in maps):
+        return
+    sizes: dict[str, torch.Size] = {}  # in the order of calls
+
+    def note(name: str, _module: nn.Module, _args: object, value: object) -> None:
+        if isinstance(value, Tensor) and value.ndim == 4 and min(value.shape[2:]) > 1:
+            sizes[name] = value.shape[2:]
+
+    with torch.no_grad(), keep_random_state(model), ExitStack() as stack:
+        for name, module in model.named_modules():
+            stack.enter_context(module.register_forward_hook(partial(note, name)))
+        model(random_images(model, input_size))
+    smallest = min(sizes.values(), key=lambda found: found.numel(), default=size)
+    if smallest.numel() >= size.numel():
+        return
+    names = [name for name, found in sizes.items() if found == smallest]
+    encoder = names[0].partition(".")[0]
+    inside = [name for name in names if name.partition(".")[0] == encoder]
+    depth = min(name.count(".") for name in inside)
+    last = [name for name in inside if name.count(".") == depth][-1]
+    raise ModelError(
+        f"looking for the last feature map of {type(model).__name__}: its output is a map of the "
+        f"input's size, {size[0]} x {size[1]}, as of a dense predictor, and its last map holds "
+        f"predictions instead of features. Pass at= with the name of the last module of its "
+        f"encoder, such as {last!r}, or pass the encoder alone."
     )
 
 

@@ -3,7 +3,7 @@
 Everything is read from a dry run, so that errors are raised before a model is changed.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +27,7 @@ from softattn.features import (
     infer_layout_strictly,
     is_reordered,
     own_maps,
+    tensors_in,
 )
 from softattn.insertion.placement import find_hosts, host_of, run_with_parents
 
@@ -199,7 +200,7 @@ def _has_effect(run: DryRun, x: Tensor, layout: MapLayout) -> bool:
     # If the head reads only a class token, positions have no effect after the last block.
     if not layout.num_prefix_tokens or not x.requires_grad or x.is_meta:
         return True
-    outputs = [y for y in _tensors(run.output) if y.requires_grad]
+    outputs = [y for y in tensors_in(run.output) if y.requires_grad]
     # Random weights, since the plain sum may be constant, for example of probabilities.
     generator = torch.Generator().manual_seed(0)
     weights = [torch.randn(y.shape, generator=generator).to(y) for y in outputs]
@@ -208,14 +209,6 @@ def _has_effect(run: DryRun, x: Tensor, layout: MapLayout) -> bool:
         [grad] = torch.autograd.grad(outputs, x, weights, retain_graph=True, allow_unused=True)
         return grad is not None and bool(grad[:, layout.num_prefix_tokens :].any())
     return True
-
-
-def _tensors(output: object) -> Iterator[Tensor]:
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, list | tuple | Mapping):
-        for part in output.values() if isinstance(output, Mapping) else output:
-            yield from _tensors(part)
 
 
 def _shape_of_half(run: DryRun, host: str) -> tuple[int, ...] | None:
