@@ -16,6 +16,7 @@ from softattn import (
     SoftAttentionBlock,
     SoftAttnError,
 )
+from softattn.keras import KerasSoftAttention
 
 
 def test_the_module_is_the_function_with_its_parameters():
@@ -157,6 +158,10 @@ BAD_ARGUMENTS = [
     ({"gamma": math.nan}, ArgumentError, "gamma must be a finite number, found nan."),
     ({"gamma": math.inf}, ArgumentError, "gamma must be a finite number, found inf."),
     ({"gamma": False}, ArgumentTypeError, "gamma must be a finite number, found False (bool)."),
+    ({"gamma": 10**400}, ArgumentError, "gamma must be a finite number, found 1000"),
+    ({"aggregate": "no"}, ArgumentTypeError, "aggregate must be True or False, found 'no' (str)."),
+    ({"bias": torch.zeros(3)}, ArgumentTypeError, "bias must be True or False, found tensor"),
+    ({"bias": None}, ArgumentTypeError, "bias must be True or False, found None (NoneType)."),
     ({"activation": "rleu"}, ArgumentError, "unknown name 'rleu'. Closest: relu"),
 ]  # fmt: skip
 
@@ -184,6 +189,15 @@ def test_bad_arguments_of_the_block(arguments, error, message):
     with pytest.raises(error) as caught:
         SoftAttentionBlock(8, **arguments)
     assert str(caught.value).startswith(f"building SoftAttentionBlock: {message}")
+
+
+@pytest.mark.parametrize("module", [SoftAttention, KerasSoftAttention])
+@pytest.mark.parametrize("concat", ["no", 3, None])
+def test_concat_must_be_a_bool(module, concat):
+    with pytest.raises(
+        ArgumentTypeError, match=r"building \w+: concat must be True or False, found"
+    ):
+        module(8, concat=concat)
 
 
 def test_numpy_integers_are_whole_numbers():

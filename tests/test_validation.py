@@ -28,11 +28,13 @@ def test_whole_numbers(value):
     [
         (whole_number, 0, ArgumentError, "n must be a whole number of at least 1, found 0."),
         (whole_number, True, ArgumentTypeError, "at least 1, found True (bool)."),
+        (whole_number, torch.zeros(2), ArgumentTypeError, "found tensor([0., 0.]) (Tensor)."),
         (whole_number, 2.0, ArgumentTypeError, "at least 1, found 2.0 (float)."),
         (finite_number, "1", ArgumentTypeError, "n must be a finite number, found '1' (str)."),
         (finite_number, True, ArgumentTypeError, "n must be a finite number, found True (bool)."),
         (finite_number, float("nan"), ArgumentError, "n must be a finite number, found nan."),
         (finite_number, float("inf"), ArgumentError, "n must be a finite number, found inf."),
+        (finite_number, 10**400, ArgumentError, "00."),
         (fraction, 1.5, ArgumentError, "n must be between 0 and 1, found 1.5."),
         (fraction, -0.1, ArgumentError, "n must be between 0 and 1, found -0.1."),
         (odd_pair, (1, 2, 3), ArgumentError, "one number or (height, width), found (1, 2, 3)."),

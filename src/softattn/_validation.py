@@ -15,7 +15,10 @@ def whole_number(doing: str, name: str, value: object, *, least: int = 1) -> int
     expected = f"{doing}: {name} must be a whole number of at least {least}, found {value!r}"
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise ArgumentTypeError(f"{expected} ({type(value).__name__}).")
-    number = operator.index(value)
+    try:
+        number = operator.index(value)
+    except TypeError as error:  # of a tensor or an array with several elements
+        raise ArgumentTypeError(f"{expected} ({type(value).__name__}).") from error
     if number < least:
         raise ArgumentError(f"{expected}.")
     return number
@@ -26,9 +29,22 @@ def finite_number(doing: str, name: str, value: object) -> float:
     expected = f"{doing}: {name} must be a finite number, found {value!r}"
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ArgumentTypeError(f"{expected} ({type(value).__name__}).")
-    if not math.isfinite(value):
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
         raise ArgumentError(f"{expected}.")
-    return float(value)
+    return number
+
+
+def flag(doing: str, name: str, value: object) -> bool:
+    """Return `value` if it is a bool, or raise an error that names the argument."""
+    if not isinstance(value, bool):
+        raise ArgumentTypeError(
+            f"{doing}: {name} must be True or False, found {value!r} ({type(value).__name__})."
+        )
+    return value
 
 
 def fraction(doing: str, name: str, value: object) -> float:

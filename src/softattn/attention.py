@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from softattn import functional
-from softattn._validation import finite_number, fraction, odd_pair, whole_number
+from softattn._validation import finite_number, flag, fraction, odd_pair, whole_number
 from softattn.capture import SpatialAttention
 from softattn.functional import Activation
 from softattn.ops import is_exporting
@@ -88,8 +88,8 @@ class SoftAttention(SpatialAttention):
         self.in_channels = whole_number(doing, "in_channels", in_channels)
         self.num_maps = whole_number(doing, "num_maps", num_maps)
         self.kernel_size = odd_pair(doing, "kernel_size", kernel_size)
-        self.aggregate = aggregate
-        self.concat = concat
+        self.aggregate = flag(doing, "aggregate", aggregate)
+        self.concat = flag(doing, "concat", concat)
         self.initial_gamma = None if gamma is None else finite_number(doing, "gamma", gamma)
         functional.get_activation(activation)
         self.activation = activation
@@ -98,7 +98,7 @@ class SoftAttention(SpatialAttention):
             return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
 
         self.weight = parameter(self.num_maps, self.in_channels, *self.kernel_size)
-        self.bias = parameter(self.num_maps) if bias else None
+        self.bias = parameter(self.num_maps) if flag(doing, "bias", bias) else None
         self.gamma = None if gamma is None else parameter(1)
         self.reset_parameters()
 

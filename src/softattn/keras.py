@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from softattn import functional
 from softattn._keras_files import find_layer, open_file, read_mapping
-from softattn._validation import whole_number
+from softattn._validation import flag, whole_number
 from softattn.capture import SpatialAttention
 from softattn.errors import ArgumentTypeError
 
@@ -100,8 +100,8 @@ class KerasSoftAttention(SpatialAttention):
         doing = f"building {type(self).__name__}"
         self.in_channels = whole_number(doing, "in_channels", in_channels)
         self.num_maps = whole_number(doing, "num_maps", num_maps)
-        self.aggregate = aggregate
-        self.concat = concat
+        self.aggregate = flag(doing, "aggregate", aggregate)
+        self.concat = flag(doing, "concat", concat)
 
         def parameter(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
