@@ -38,6 +38,14 @@ def finite_number(doing: str, name: str, value: object) -> float:
     return number
 
 
+def not_negative(doing: str, name: str, value: object) -> float:
+    """Return `value` as a float of at least 0, or raise an error that names the argument."""
+    number = finite_number(doing, name, value)
+    if number < 0:
+        raise ArgumentError(f"{doing}: {name} must be at least 0, found {value!r}.")
+    return number
+
+
 def flag(doing: str, name: str, value: object) -> bool:
     """Return `value` if it is a bool, or raise an error that names the argument."""
     if not isinstance(value, bool):

@@ -83,6 +83,9 @@ def test_timms_factory_agrees(model, layer_decay):
     ("arguments", "error", "message"),
     [
         ({"lr": "fast"}, ArgumentTypeError, "making parameter groups: lr must be a finite number"),
+        ({"lr": -1}, ArgumentError, "lr must be at least 0, found -1"),
+        ({"lr": 1, "head_lr_scale": -2.0}, ArgumentError, "head_lr_scale must be at least 0"),
+        ({"lr": 1, "weight_decay": -0.1}, ArgumentError, "weight_decay must be at least 0"),
         ({"lr": 1, "layer_decay": 1.5}, ArgumentError, "layer_decay must be between 0 and 1"),
     ],
 )

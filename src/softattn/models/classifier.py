@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from softattn._validation import finite_number, fraction, whole_number
+from softattn._validation import fraction, not_negative, whole_number
 from softattn.errors import ModelError, ShapeError
 from softattn.features import SpatialBackbone
 from softattn.models.param_groups import decays, layer_ids, make_groups
@@ -314,9 +314,9 @@ class SoftAttentionClassifier(nn.Module):
             ArgumentTypeError: an argument is not a number.
         """
         doing = "making parameter groups"
-        lr = finite_number(doing, "lr", lr)
-        scale = finite_number(doing, "head_lr_scale", head_lr_scale)
-        weight_decay = finite_number(doing, "weight_decay", weight_decay)
+        lr = not_negative(doing, "lr", lr)
+        scale = not_negative(doing, "head_lr_scale", head_lr_scale)
+        weight_decay = not_negative(doing, "weight_decay", weight_decay)
         layer_decay = fraction(doing, "layer_decay", layer_decay)
         layers = self.group_matcher()
         kept, top = self.no_weight_decay(), layers("head")
