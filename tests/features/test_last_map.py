@@ -7,7 +7,7 @@ from torchvision.models.segmentation import (
     lraspp_mobilenet_v3_large,
 )
 
-from softattn import ModelError, find_backbone
+from softattn import ArgumentTypeError, ModelError, find_backbone
 from softattn.features.backbone import Source
 from softattn.features.last_map import find_last_feature_map
 
@@ -45,6 +45,12 @@ def test_dense_predictors_are_refused_and_the_encoder_is_named(build, encoder, c
     ):
         find_backbone(model, input_size=(64, 64))
     assert find_backbone(model, at=encoder, input_size=(64, 64)).feature_map.channels == channels
+
+
+@pytest.mark.parametrize("at", [3, ["0"]])
+def test_a_name_that_is_no_text_is_refused(at):
+    with pytest.raises(ArgumentTypeError, match=r"at must be the name of a module or of a node, f"):
+        find_backbone(nn.Sequential(conv(3, 8)), at=at)
 
 
 def test_a_network_without_downsampling_may_return_a_map():

@@ -232,7 +232,8 @@ def find_backbone(
         pretrained_cfg: preprocessing, with timm's keys, if the model doesn't declare it.
 
     Raises:
-        ArgumentTypeError: `model` is not a module. For a model's name, use `wrap_backbone`.
+        ArgumentTypeError: `model` is not a module, or `at` not a name. For a model's name, use
+            `wrap_backbone`.
         ModelError: the model has no such map, or can't be run, or is a dense predictor, which
             returns a map of the input's size, and `at` is not given. It is left unchanged.
     """
@@ -250,6 +251,11 @@ def plan_backbone(
     pretrained_cfg: Mapping[str, Any] | None = None,
 ) -> BackbonePlan:
     """Find the backbone of `find_backbone` without changing the model."""
+    if not isinstance(at, str | None):
+        raise ArgumentTypeError(
+            f"{_DOING}: at must be the name of a module or of a node, found {at!r} "
+            f"({type(at).__name__})."
+        )
     cfg = pretrained_cfg if pretrained_cfg is not None else getattr(model, "pretrained_cfg", None)
     cfg = dict(cfg) if isinstance(cfg, Mapping) else {}
     first, *others = candidate_sizes(model, cfg, input_size)
