@@ -10,6 +10,7 @@ from torchvision.models import SwinTransformer, VisionTransformer
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from softattn import (
+    ArgumentTypeError,
     ModelError,
     ShapeError,
     SoftAttentionBlock,
@@ -151,6 +152,33 @@ def test_the_size_of_the_classifier_is_checked():
     model = wrap_backbone("test_resnet", 3)
     with pytest.raises(ValueError, match=r"resetting the classifier: num_classes must be .* -1"):
         model.reset_classifier(-1)
+
+
+@pytest.mark.parametrize(
+    ("head", "text"),
+    [
+        (lambda c, n: nn.Linear(c + 1, n), r"the head Linear to a .* it raises RuntimeError: mat1"),
+        (lambda c, n: nn.Sequential(nn.Flatten(), nn.LazyLinear(n)), None),
+        (
+            lambda c, n: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c, n + 1)),
+            r"expected scores \(B, 3\), it returns a tensor \(1, 4\)",
+        ),
+    ],
+)
+def test_heads_that_do_not_fit_are_found_when_the_model_is_built(head, text, x):
+    if text is None:
+        assert wrap_backbone("test_resnet", 3, head=head, input_size=64).eval()(x).shape == (2, 3)
+        return
+    with pytest.raises(ModelError, match=text):
+        wrap_backbone("test_resnet", 3, head=head, input_size=64)
+
+
+def test_a_new_head_must_be_a_module():
+    model = wrap_backbone("test_resnet", 3)
+    before = model.head
+    with pytest.raises(ArgumentTypeError, match=r"resetting the classifier: head must return a t"):
+        model.reset_classifier(3, head=lambda c, n: None)
+    assert model.head is before
 
 
 def tiny_vit():

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from softattn._validation import fraction, not_negative, whole_number
-from softattn.errors import ModelError, ShapeError
+from softattn.errors import ArgumentTypeError, ModelError, ShapeError
 from softattn.features import SpatialBackbone
 from softattn.models.param_groups import decays, layer_ids, make_groups
 
@@ -212,12 +212,19 @@ class SoftAttentionClassifier(nn.Module):
 
         Raises:
             ArgumentError: `num_classes` is negative.
+            ArgumentTypeError: `head` returns something else than a module.
             ModelError: the head has no linear layer, and `head` is not given.
         """
         doing = "resetting the classifier"
         number = whole_number(doing, "num_classes", num_classes, least=0)
         if head is not None:
-            self.head = head(self.num_features, number).to(_device_and_dtype(self))
+            built = head(self.num_features, number)
+            if not isinstance(built, nn.Module):
+                raise ArgumentTypeError(
+                    f"{doing}: head must return a torch.nn.Module, found {built!r} "
+                    f"({type(built).__name__})."
+                )
+            self.head = built.to(_device_and_dtype(self))
             self._find_classifier()
         elif self._classifier is None:
             raise self._no_classifier(doing)

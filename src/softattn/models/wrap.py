@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from softattn._validation import (
     closest,
@@ -129,6 +130,8 @@ def wrap_backbone(
         attention = _module(doing, "block", make_attention(plan.feature_map)).to(like)
         attended = _attended(attention, plan.feature_map)
         new_head = _module(doing, "head", make_head(attended, num_classes, drop_rate)).to(like)
+    if not isinstance(head, str):
+        _check_head(new_head, attended, num_classes)
     config: dict[str, Any] | None = None
     if name is not None and isinstance(block, str | None) and isinstance(head, str):
         config = {"backbone": name, "num_classes": num_classes, "at": at, "block": block}
@@ -264,6 +267,21 @@ def _module(doing: str, name: str, built: object) -> nn.Module:
 def _linear_head(x: Tensor, num_classes: int, drop_rate: float, flatten: bool) -> nn.Module:
     size = (x.shape[2], x.shape[3]) if flatten else None
     return ClassifierHead(x.shape[1], num_classes, size, drop_rate)
+
+
+def _check_head(head: nn.Module, attended: Tensor, num_classes: int) -> None:
+    """Raise an error unless a head computes class scores of the attended feature map."""
+    if any(is_lazy(parameter) for parameter in head.parameters()):
+        return  # it gets its shape in the first pass
+    doing = f"applying the head {type(head).__name__} to a feature map {tuple(attended.shape)}"
+    try:
+        scores = dry_run(head, (attended.detach(),)).output
+    except Exception as error:
+        raise ModelError(f"{doing}: it raises {type(error).__name__}: {error}") from error
+    if not isinstance(scores, Tensor) or scores.shape[:2] != (len(attended), num_classes):
+        raise ModelError(
+            f"{doing}: expected scores (B, {num_classes}), it returns {describe(scores)}."
+        )
 
 
 def _attended(attention: nn.Module, found: FeatureMap) -> Tensor:
