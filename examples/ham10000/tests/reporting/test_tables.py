@@ -113,7 +113,9 @@ def test_a_comparison_of_too_few_runs_has_no_intervals(source: ReportSource) -> 
             missing = dict.fromkeys(("low", "high", "p", "p_holm"))
             changes[name] = {**change, **missing, "outcome": "too few runs"}
     first, _ = comparison_tables(found)
-    assert first.planned.rows[0][3:] == ["-0.0004", "", "", "too few runs"]
+    assert first.planned.rows[0][3:] == ["-0.0004", "too few runs"]
+    assert first.planned.head[3:] == ["difference", "outcome"]
+    assert first.others.head[3:] == ["difference"]
     assert "too few runs for intervals and p-values" in first.planned.caption
 
 

@@ -104,6 +104,18 @@ def test_folds_test_every_image_once(
     assert result["images"] == len(load_table(synthetic))
 
 
+def test_enough_folds_and_seeds_give_a_verdict_on_the_arms(
+    recipes: list[Path], synthetic: Path, tmp_path: Path, trained: list[str]
+) -> None:
+    options = {"folds": 3, "seeds": [0, 1, 2], "primary": "brier", "control": "sa"}
+    result = run(recipes, synthetic, tmp_path / "study", **options)
+    assert result["verdicts"].keys() == {"bare"}
+    assert result["verdicts"]["bare"].startswith("bare instead of sa changed Brier score by +")
+    assert result["verdicts"]["bare"].endswith("bare is worse.")
+    # All classes are always ranked correctly.
+    assert result["comparisons"]["bare"]["auc_macro"]["outcome"] == "equivalent"
+
+
 def test_another_study_in_the_folder_is_refused(
     recipes: list[Path], synthetic: Path, tmp_path: Path, trained: list[str]
 ) -> None:

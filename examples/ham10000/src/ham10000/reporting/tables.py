@@ -237,27 +237,30 @@ def method_name(name: str) -> str:
 def _compare_arm(study: Mapping[str, Any], arm: str) -> ArmTables:
     control, primary = study["control"], study["primary"]
     changes = study["comparisons"][arm]
-    head = ["metric", control, arm, "difference", "p", "p (Holm)"]
+    tested = all(change["low"] is not None for change in changes.values())
+    head = ["metric", control, arm, "difference", *(["p", "p (Holm)"] if tested else [])]
     planned = [name for name in (primary, *study["secondaries"]) if name in changes]
     others = [name for name in METRICS if name in changes and name not in planned]
     level = f"{100 * (1 - study['look']['level']):g} %"
     intervals = (
         f"Below each difference: its {level} confidence interval over training runs and test "
-        f"lesions. p (Holm) is adjusted for the number of arms and, except for "
-        f"{metric_name(primary)}, which was chosen in advance, for the number of metrics."
+        "lesions, conditional on the data set and its folds. p (Holm) is adjusted for the number "
+        f"of arms and, except for {metric_name(primary)}, which was chosen in advance, for the "
+        "number of metrics."
     )
     caption = (
         f"The difference is {arm} minus {control}, averaged over folds and seeds. Below each mean: "
         "the standard deviation over seeds. "
     )
-    if any(change["low"] is None for change in changes.values()):
+    if not tested:
         intervals = "There are too few runs for intervals and p-values."
     rows = [[*_change(study, arm, name), changes[name]["outcome"]] for name in planned]
     more = [_change(study, arm, name) for name in others]
+    strong = frozenset({0} if primary in changes else ())
     note = "These metrics are exploratory and have no verdict."
     return ArmTables(
         f"{arm} compared with {control}",
-        Table(caption + intervals, [*head, "outcome"], rows, frozenset({0})),
+        Table(caption + intervals, [*head, "outcome"], rows, strong),
         Table(note, head, more),
     )
 
@@ -270,7 +273,7 @@ def _change(study: Mapping[str, Any], arm: str, name: str) -> list[str]:
         metric_name(name),
         *(_mean(both.get(recipe)) for recipe in (study["control"], arm)),
         f"{difference}\n{change['low']:+.4f} to {change['high']:+.4f}" if tested else difference,
-        *(_p_value(change[key]) if tested else "" for key in ("p", "p_holm")),
+        *(_p_value(change[key]) for key in ("p", "p_holm") if tested),
     ]
 
 
