@@ -45,6 +45,40 @@ def test_the_data_folder_may_come_from_the_environment(
     assert sorted(pd.read_csv(out).fold.unique()) == [0, 1, 2]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--validation"], "--validation is for kfold, found --protocol lesion"),
+        (["--test-share", "0.2"], "--test-share is for paper and paper_val, found"),
+        (["--protocol", "paper", "--pairs", "pairs.csv"], "paper ignores duplicates"),
+    ],
+)
+def test_options_of_other_protocols_are_refused(
+    synthetic: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    out = tmp_path / "split.csv"
+    assert main(["split", "--data", str(synthetic), "--out", str(out), *arguments]) == 1
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not out.exists()
+
+
+def test_the_former_name_of_a_protocol_warns(
+    synthetic: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "pairs.csv").write_text("lesion_id,other_lesion_id\n")
+    for name in ("honest", "paper_val"):
+        split = ["split", "--protocol", name, "--pairs", str(tmp_path / "pairs.csv")]
+        split += ["--test-share", "0.2", "--data", str(synthetic)]
+        assert main([*split, "--out", str(tmp_path / f"{name}.csv")]) == 0
+        assert ("now called paper_val" in caplog.text) == (name == "honest")
+        caplog.clear()
+    assert (tmp_path / "honest.csv").read_bytes() == (tmp_path / "paper_val.csv").read_bytes()
+
+
 def test_offline_augmentation_needs_a_place(
     synthetic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,17 +9,24 @@ from PIL import Image
 from ham10000.data import (
     CLASSES,
     HAM10000,
+    convert_challenge,
     data_folder,
     find_table,
-    honest_split,
     load_table,
     open_folder,
+    paper_val_split,
     prepare,
+    read_table,
     verify_dataset,
 )
-from ham10000.data.isic2018 import GROUPINGS, TRUTH
+from ham10000.data.folder import GROUPINGS, TRUTH
 from ham10000.errors import DataError, MissingDataError
 
+ONE_HOT = "image,MEL,NV,BCC,AKIEC,BKL,DF,VASC\nI1,0.0,1.0,0.0,0.0,0.0,0.0,0.0\nI2,1,0,0,0,0,0,0\n"
+LESIONS = """image,lesion_id,diagnosis_confirm_type
+I2,L2,histopathology
+I1,L1,single image expert consensus
+"""
 FIRST, SECOND = "HAM10000_images_part_1", "HAM10000_images_part_2"
 
 
@@ -196,7 +203,7 @@ def test_the_ground_truth_of_the_challenge_will_do(
     pd.testing.assert_frame_equal(found.table[columns], expected[columns])
     assert found.table["age"].isna().all()
     assert set(found.table["sex"]) == {"unknown"}
-    assert honest_split(load_table(editable), seed=0)["split"].nunique() == 3
+    assert paper_val_split(load_table(editable), seed=0)["split"].nunique() == 3
     assert verify_dataset(editable).usable
 
 
@@ -207,3 +214,25 @@ def test_the_ground_truth_alone_does_not_say_which_images_are_of_one_lesion(edit
         MissingDataError, match=rf"there is no {GROUPINGS} next to it.*--source isic"
     ):
         open_folder(editable)
+
+
+def test_the_tables_of_the_challenge_become_ours(tmp_path: Path) -> None:
+    truth, groups, out = (tmp_path / name for name in ("truth.csv", "groups.csv", "out.csv"))
+    truth.write_text(ONE_HOT)
+    groups.write_text(LESIONS)
+    convert_challenge(truth, groups, out)
+    table = read_table(out)
+    assert table["dx"].tolist() == ["nv", "mel"]
+    assert table["lesion_id"].tolist() == ["L1", "L2"]
+    assert table["dx_type"].tolist() == ["consensus", "histo"]
+    assert table["age"].isna().all()
+    truth.write_text(ONE_HOT.replace("I2,1,0", "I2,1,1"))
+    with pytest.raises(DataError, match=r"row 3 \(image I2\) doesn't have exactly one diagnosis"):
+        convert_challenge(truth, groups, out)
+    truth.write_text(ONE_HOT)
+    groups.write_text(LESIONS.replace("I2,", "I3,"))
+    with pytest.raises(DataError, match="no row for the image I2"):
+        convert_challenge(truth, groups, out)
+    groups.write_text(LESIONS + "I1,L3,histopathology\n")
+    with pytest.raises(DataError, match="row 4 repeats the image I1"):
+        convert_challenge(truth, groups, out)

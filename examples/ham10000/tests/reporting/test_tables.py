@@ -49,7 +49,7 @@ def study_of(source: ReportSource) -> ReportSource:
 def test_the_summary_names_data_models_and_training(source: ReportSource) -> None:
     items = dict(summary_items(source))
     assert items["data"] == "synthetic data, 280 images"
-    assert items["split"].startswith("honest, ")
+    assert items["split"].startswith("lesion, ")
     assert items["backbone"] == "ham10000:tiny"
     assert items["epochs"] == "1"
     assert len(items["date"]) == len("2026-01-01")

@@ -105,7 +105,7 @@ def test_impossible_terms_are_refused(terms: dict[str, Any], message: str) -> No
             [0, 1],
             None,
             "accuracy",
-            "data.protocol is honest in bare and paper in attended",
+            "data.protocol is lesion in bare and paper in attended",
         ),
     ],
 )

@@ -63,7 +63,7 @@ MakeRecipe = Callable[..., Recipe]
 
 
 def test_the_split_of_a_run_is_made_once(recipe: MakeRecipe, tmp_path: Path) -> None:
-    run, mine = claim_run(tmp_path / "run", recipe(data={"protocol": "honest"}))
+    run, mine = claim_run(tmp_path / "run", recipe(data={"protocol": "lesion"}))
     cache = prepare_data(run, mine)
     assert cache == mine.data.cache
     before = run.split.read_bytes()
@@ -73,6 +73,39 @@ def test_the_split_of_a_run_is_made_once(recipe: MakeRecipe, tmp_path: Path) -> 
     run.split.write_bytes(before + b"\n")
     prepare_data(run, mine)
     assert run.split.read_bytes() == before + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("training", "schedule", "validation", "expected"),
+    [
+        ({"monitor": "epoch", "mode": "max"}, "one_cycle", None, ["train", "test"]),
+        ({"monitor": "epoch", "mode": "max"}, "one_cycle", True, ["train", "val", "test"]),
+        ({"monitor": "epoch", "mode": "max"}, "plateau", None, ["train", "val", "test"]),
+        (
+            {"monitor": "epoch", "mode": "max", "patience": 2},
+            "constant",
+            None,
+            ["train", "val", "test"],
+        ),
+        ({"monitor": "log_loss"}, "one_cycle", None, ["train", "val", "test"]),
+        ({"monitor": "log_loss"}, "one_cycle", False, ["train", "test"]),
+    ],
+)
+def test_a_fold_validates_only_if_something_depends_on_it(
+    recipe: MakeRecipe,
+    tmp_path: Path,
+    training: dict[str, object],
+    schedule: str,
+    validation: bool | None,
+    expected: list[str],
+) -> None:
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("lesion_id,other_lesion_id\n")
+    data = {"protocol": "kfold", "fold": 2, "validation": validation, "pairs": str(pairs)}
+    mine = recipe(data=data, training=training, schedule={"name": schedule})
+    run, mine = claim_run(tmp_path / "run", mine)
+    prepare_data(run, mine)
+    assert splits_of(run) == expected
 
 
 def test_the_cache_is_beside_the_run_by_default(recipe: MakeRecipe, tmp_path: Path) -> None:

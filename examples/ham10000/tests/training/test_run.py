@@ -22,7 +22,7 @@ from ham10000.training import RunDir, claim_run, find_predictions, open_run, tra
 def metadata_run(recipe: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "tiny"
     training = {"epochs": 2, "tta": 2, "monitor": "epoch", "mode": "max"}
-    mine = recipe(data={"protocol": "honest", "metadata": True}, training=training)
+    mine = recipe(data={"protocol": "lesion", "metadata": True}, training=training)
     assert ranks.run(train, mine, out) == [0]
     return out
 

@@ -9,18 +9,18 @@ from ham10000.cli.options import Data, Seed, Workers
 from ham10000.data import (
     IMAGE_WIDTH,
     LICENCE,
+    TEST_SHARE,
     Part,
+    SplitProtocol,
     data_folder,
     download_dataset,
-    honest_split,
-    kfold_split,
     load_table,
     offline_plan,
     open_folder,
-    paper_split,
     read_pairs,
     read_split,
     scan_pairs,
+    split_by_protocol,
     split_counts,
     verify_dataset,
     write_pairs,
@@ -119,35 +119,50 @@ def split(
     *,
     out: Path,
     data: Data = None,
-    protocol: Literal["honest", "paper", "kfold"] = "honest",
+    protocol: SplitProtocol = "lesion",
     seed: Seed = 0,
     folds: int = 5,
+    validation: bool = False,
+    test_share: float = TEST_SHARE,
     pairs: Path | None = None,
 ) -> int:
     """Split a data set by lesion into training, validation and test set.
 
     Args:
         out: Split file to write, a CSV file.
-        protocol: honest: with a validation set, duplicates kept together; paper: the authors'
-            split, without a validation set; kfold: like honest, in folds.
+        protocol: lesion: all lesions, stratified, duplicates kept together; kfold: the same in
+            folds; paper: the authors' split, without a validation set; paper_val: with one.
         folds: Number of folds, with kfold.
+        validation: Use the fold after the test fold as validation set, with kfold.
+        test_share: Share of the lesions with one image in the test set, with paper and paper_val.
         pairs: File of duplicates from `verify --pairs-out`. Defaults to a new search.
     """
     root = data_folder(data)
+    if validation and protocol != "kfold":
+        raise ArgumentError(
+            f"splitting: --validation is for kfold, found --protocol {protocol}. Omit it; lesion "
+            "and paper_val always have a validation set."
+        )
+    if test_share != TEST_SHARE and protocol in ("lesion", "kfold"):
+        raise ArgumentError(
+            f"splitting: --test-share is for paper and paper_val, found --protocol {protocol}. "
+            "Omit it."
+        )
+    found = None
     if protocol == "paper":
         if pairs is not None:
             raise ArgumentError(
                 "splitting: the protocol paper ignores duplicates. Omit --pairs, or use "
-                "--protocol honest."
+                "--protocol lesion."
             )
-        made = paper_split(load_table(root), seed)
+        table = load_table(root)
     else:
         folder = open_folder(root)
+        table = folder.table
         found = read_pairs(pairs) if pairs is not None else scan_pairs(folder)
-        if protocol == "honest":
-            made = honest_split(folder.table, seed, found)
-        else:
-            made = kfold_split(folder.table, seed, folds, found)
+    made = split_by_protocol(
+        table, protocol, seed, found, folds=folds, validation=validation, test_share=test_share
+    )
     write_split(made, out)
     counts = split_counts(made)
     title = f"{protocol}, seed {seed}" + (", fold 0" if protocol == "kfold" else "")

@@ -41,6 +41,7 @@ from ham10000.data.duplicates import (
 from ham10000.data.folder import (
     DATA_VARIABLE,
     Folder,
+    convert_challenge,
     data_folder,
     find_files,
     find_table,
@@ -48,7 +49,6 @@ from ham10000.data.folder import (
     open_folder,
 )
 from ham10000.data.images import read_image, read_mask, resize
-from ham10000.data.isic2018 import convert_challenge
 from ham10000.data.loader import Augmentation, Batch, Batches, BatchLoader
 from ham10000.data.metadata import (
     METADATA,
@@ -62,16 +62,22 @@ from ham10000.data.metadata import (
 )
 from ham10000.data.prepare import Prepared, prepare
 from ham10000.data.samplers import BALANCES, EpochSampler, SequentialShard
-from ham10000.data.splits import (
+from ham10000.data.split_file import (
     SPLITS,
     check_split,
-    honest_split,
-    kfold_split,
-    paper_split,
     read_split,
     split_counts,
     split_rows,
     write_split,
+)
+from ham10000.data.splits import (
+    TEST_SHARE,
+    SplitProtocol,
+    kfold_split,
+    lesion_split,
+    paper_split,
+    paper_val_split,
+    split_by_protocol,
 )
 from ham10000.data.synthetic import synthesize, synthetic_table
 from ham10000.data.verify import Finding, Report, verify_dataset
@@ -98,6 +104,7 @@ __all__ = [
     "SOURCES",
     "SPLITS",
     "TABLE_COLUMNS",
+    "TEST_SHARE",
     "Augment",
     "Augmentation",
     "Batch",
@@ -113,6 +120,7 @@ __all__ = [
     "Preset",
     "Report",
     "SequentialShard",
+    "SplitProtocol",
     "augment_offline",
     "check_cache",
     "check_metadata",
@@ -126,10 +134,10 @@ __all__ = [
     "find_files",
     "find_pairs",
     "find_table",
-    "honest_split",
     "kfold_split",
     "known_pairs",
     "lesion_groups",
+    "lesion_split",
     "load_table",
     "metadata_features",
     "mixup",
@@ -138,6 +146,7 @@ __all__ = [
     "open_cache",
     "open_folder",
     "paper_split",
+    "paper_val_split",
     "prepare",
     "read_csv",
     "read_image",
@@ -148,6 +157,7 @@ __all__ = [
     "read_table",
     "resize",
     "scan_pairs",
+    "split_by_protocol",
     "split_counts",
     "split_rows",
     "synthesize",

@@ -15,7 +15,7 @@ from ham10000.data.constants import CLASSES
 from ham10000.data.folder import data_folder, open_folder
 from ham10000.data.images import read_image, read_mask, resize
 from ham10000.data.metadata import check_metadata, encode_metadata
-from ham10000.data.splits import read_split, split_rows
+from ham10000.data.split_file import read_split, split_rows
 from ham10000.errors import ArgumentError, MissingDataError
 
 __all__ = ["HAM10000", "CachedHAM10000"]

@@ -1,43 +1,176 @@
-"""Splits by lesion: the protocol of the paper, a leak-free one, k folds, and the split file."""
+"""Splits by lesion, by protocol."""
 
-from pathlib import Path
+import logging
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold, train_test_split
+from sklearn.model_selection import train_test_split
 
-from ham10000.data.constants import CLASSES
+from ham10000.data.constants import CLASSES, DX_TYPES
 from ham10000.data.duplicates import lesion_groups
-from ham10000.data.metadata import read_csv
-from ham10000.errors import ArgumentError, SplitError, closest, some
-from ham10000.utils import write_text
+from ham10000.data.metadata import encode_metadata
+from ham10000.data.split_file import check_split
+from ham10000.errors import ArgumentError, SplitError
 
 __all__ = [
-    "SPLITS",
-    "check_split",
-    "honest_split",
+    "TEST_SHARE",
+    "SplitProtocol",
     "kfold_split",
+    "lesion_split",
     "paper_split",
-    "read_split",
-    "split_counts",
-    "split_rows",
-    "write_split",
+    "paper_val_split",
+    "split_by_protocol",
 ]
 
-# The authors test on 15 % of the lesions that have one image.
+_LOG = logging.getLogger(__name__)
+
+SplitProtocol = Literal["lesion", "kfold", "paper", "paper_val", "honest"]
+"""Names of the protocols. `honest` is the former name of `paper_val`."""
+
 TEST_SHARE = 0.15
+"""Share of the lesions with one image that the authors test on. They also report 0.2 and 0.3."""
+
+_LESION_SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
 
 
-def paper_split(table: pd.DataFrame, seed: int) -> pd.DataFrame:
+def split_by_protocol(
+    table: pd.DataFrame,
+    protocol: SplitProtocol,
+    seed: int,
+    pairs: pd.DataFrame | None = None,
+    *,
+    folds: int = 5,
+    validation: bool = False,
+    test_share: float = TEST_SHARE,
+) -> pd.DataFrame:
+    """Split by the protocol of this name: see the function of each.
+
+    Example:
+        >>> from ham10000.data import split_by_protocol, synthetic_table
+        >>> split = split_by_protocol(synthetic_table(images=900, seed=0), "lesion", seed=42)
+        >>> sorted(set(split["split"]))
+        ['test', 'train', 'val']
+
+    Args:
+        table: as `read_table` returns it.
+        protocol: lesion, kfold, paper or paper_val; `honest` is paper_val, with a warning.
+        seed: seed of all draws.
+        pairs: detected duplicates, from `find_pairs`. paper ignores them.
+        folds: number of folds of kfold.
+        validation: whether kfold has a validation fold.
+        test_share: share of the test set of paper and paper_val.
+
+    Returns:
+        A table like that of `lesion_split`; with kfold like that of `kfold_split`.
+
+    Raises:
+        ArgumentError: an argument is out of range.
+        SplitError: a class has too few lesions.
+    """
+    if protocol == "honest":
+        _LOG.warning("The split protocol honest is now called paper_val; use this name")
+    if protocol == "lesion":
+        return lesion_split(table, seed, pairs)
+    if protocol == "kfold":
+        return kfold_split(table, seed, folds, pairs, validation=validation)
+    if protocol == "paper":
+        return paper_split(table, seed, test_share)
+    return paper_val_split(table, seed, pairs, test_share=test_share)
+
+
+def lesion_split(table: pd.DataFrame, seed: int, pairs: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Split all lesions: 20 % of the images for the test, 10 % for validation.
+
+    Lesions that known or detected duplicates connect are in one split. Each stratum has the same
+    share in every split, up to a few images: the strata are the combinations of diagnosis, one or
+    several images of the lesion, and diagnosis by follow-up or not.
+
+    Example:
+        >>> from ham10000.data import lesion_split, synthetic_table
+        >>> split = lesion_split(synthetic_table(images=900, seed=0), seed=42)
+        >>> split["split"].value_counts(normalize=True).round(2).to_dict()
+        {'train': 0.7, 'test': 0.2, 'val': 0.1}
+
+    Args:
+        table: as `read_table` returns it.
+        seed: seed of the draw.
+        pairs: duplicates besides the known ones, from `find_pairs`.
+
+    Returns:
+        One row per image with image_id, lesion_id, dx and split, in the order of the table.
+
+    Raises:
+        SplitError: a class has fewer than three lesions.
+    """
+    doing = "splitting by lesion"
+    sides = _allocate(table, pairs, list(_LESION_SHARES.values()), seed, doing)
+    split = _as_split(table, np.array(list(_LESION_SHARES))[sides])
+    check_split(split, table, doing)
+    return split
+
+
+def kfold_split(
+    table: pd.DataFrame,
+    seed: int,
+    folds: int = 5,
+    pairs: pd.DataFrame | None = None,
+    *,
+    validation: bool = False,
+) -> pd.DataFrame:
+    """Split into folds, each of which is the test set once.
+
+    Folds have the groups and strata of `lesion_split`.
+
+    Example:
+        >>> from ham10000.data import kfold_split, synthetic_table
+        >>> split = kfold_split(synthetic_table(images=900, seed=0), seed=42, folds=3)
+        >>> split[split["split"] == "test"]["image_id"].is_unique, len(split)
+        (True, 2700)
+
+    Args:
+        table: as `read_table` returns it.
+        seed: seed of the draw.
+        folds: number of folds, at least 2, and with a validation fold at least 3.
+        pairs: duplicates besides the known ones, from `find_pairs`.
+        validation: whether the fold after the test fold is the validation set, and not part of
+            the training set.
+
+    Returns:
+        A table like that of `lesion_split` with a column fold. The rows of each fold are a split.
+
+    Raises:
+        ArgumentError: too few folds.
+        SplitError: a class has fewer lesions than there are folds.
+    """
+    doing = f"splitting into {folds} folds"
+    least = 3 if validation else 2
+    if folds < least:
+        raise ArgumentError(
+            f"{doing}: one fold tests, {'one validates, ' * validation}and the others train. Pass "
+            f"at least {least} folds."
+        )
+    sides = _allocate(table, pairs, [1 / folds] * folds, seed, doing)
+    parts = []
+    for fold in range(folds):
+        splits = np.where(sides == fold, "test", "train").astype("<U5")
+        if validation:
+            splits[sides == (fold + 1) % folds] = "val"
+        parts.append(_as_split(table, splits).assign(fold=fold))
+    split = pd.concat(parts, ignore_index=True)
+    check_split(split, table, doing)
+    return split
+
+
+def paper_split(table: pd.DataFrame, seed: int, test_share: float = TEST_SHARE) -> pd.DataFrame:
     """Split as the authors do: test on 15 % of the lesions that have one image.
 
     The authors draw without a seed and validate on the test set. Here the draw has a seed, and
     there is no validation set, since the authors have none.
 
     Example:
-        >>> from ham10000.data import paper_split, split_counts
-        >>> from ham10000.data import synthetic_table
+        >>> from ham10000.data import paper_split, synthetic_table
         >>> split = paper_split(synthetic_table(images=600, seed=0), seed=42)
         >>> sorted(set(split["split"]))
         ['test', 'train']
@@ -45,21 +178,27 @@ def paper_split(table: pd.DataFrame, seed: int) -> pd.DataFrame:
     Args:
         table: as `read_table` returns it. The draw depends on the order of its rows.
         seed: seed of the draw.
+        test_share: share of these lesions in the test set; the paper has 0.15, 0.2 and 0.3.
 
     Returns:
-        One row per image with image_id, lesion_id, dx and split, in the order of the table.
+        A table like that of `lesion_split`.
 
     Raises:
+        ArgumentError: the share is out of range.
         SplitError: a class has too few lesions with one image.
     """
-    drawn = _draw_test(table, seed)
+    drawn = _draw_test(table, seed, test_share)
     split = _as_split(table, np.where(drawn, "test", "train"))
     check_split(split, table, "splitting by the rule of the paper")
     return split
 
 
-def honest_split(
-    table: pd.DataFrame, seed: int, pairs: pd.DataFrame | None = None, val_share: float = 0.1
+def paper_val_split(
+    table: pd.DataFrame,
+    seed: int,
+    pairs: pd.DataFrame | None = None,
+    val_share: float = 0.1,
+    test_share: float = TEST_SHARE,
 ) -> pd.DataFrame:
     """Split into training, validation and test sets that share no lesion and no given pair.
 
@@ -69,9 +208,8 @@ def honest_split(
     in `pairs` may be in two splits.
 
     Example:
-        >>> from ham10000.data import honest_split
-        >>> from ham10000.data import synthetic_table
-        >>> split = honest_split(synthetic_table(images=900, seed=0), seed=42)
+        >>> from ham10000.data import paper_val_split, synthetic_table
+        >>> split = paper_val_split(synthetic_table(images=900, seed=0), seed=42)
         >>> sorted(set(split["split"]))
         ['test', 'train', 'val']
 
@@ -80,21 +218,22 @@ def honest_split(
         seed: seed of all draws.
         pairs: duplicates, from `find_pairs`.
         val_share: share of the validation set in the images outside the test set, at most 0.5.
+        test_share: as in `paper_split`.
 
     Returns:
-        A table like that of `paper_split`.
+        A table like that of `lesion_split`.
 
     Raises:
-        ArgumentError: the share is out of range.
+        ArgumentError: a share is out of range.
         SplitError: a class has too few lesions.
     """
-    doing = "splitting honestly"
+    doing = "splitting by the rule of the paper, with a validation set"
     if not 0 < val_share <= 0.5:
         raise ArgumentError(
             f"{doing}: val_share must be above 0 and at most 0.5, found {val_share}."
         )
     groups = lesion_groups(table, pairs, known=False)
-    drawn = _draw_test(table, seed)
+    drawn = _draw_test(table, seed, test_share)
     size = np.bincount(groups)
     inside = np.bincount(groups[drawn], minlength=len(size))
     splits = np.where((inside == size)[groups], "test", "train").astype("<U5")
@@ -105,78 +244,66 @@ def honest_split(
     return split
 
 
-def kfold_split(
-    table: pd.DataFrame, seed: int, folds: int = 5, pairs: pd.DataFrame | None = None
-) -> pd.DataFrame:
-    """Split into folds. Each fold is the test set once, with the next one as validation set.
-
-    Example:
-        >>> from ham10000.data import kfold_split
-        >>> from ham10000.data import synthetic_table
-        >>> split = kfold_split(synthetic_table(images=900, seed=0), seed=42, folds=3)
-        >>> split[split["split"] == "test"]["image_id"].is_unique, len(split)
-        (True, 2700)
-
-    Args:
-        table: as `read_table` returns it.
-        seed: seed of the draw.
-        folds: number of folds, at least 3.
-        pairs: duplicates besides the known ones, from `find_pairs`.
-
-    Returns:
-        A table like that of `paper_split` with a column fold. The rows of each fold are a split.
-
-    Raises:
-        ArgumentError: fewer than three folds.
-        SplitError: a class has fewer lesions than there are folds.
-    """
-    doing = f"splitting into {folds} folds"
-    if folds < 3:
-        raise ArgumentError(
-            f"{doing}: one fold tests, one validates and the others train. Pass at least 3 folds."
+def _allocate(
+    table: pd.DataFrame,
+    pairs: pd.DataFrame | None,
+    shares: list[float],
+    seed: int,
+    doing: str,
+) -> NDArray[np.int64]:
+    """Assign each image to a side, so that each side has its share of every stratum."""
+    follow_up = encode_metadata(table, ["dx_type"])["dx_type"] == 1 + DX_TYPES.index("follow_up")
+    several = table.groupby("lesion_id")["image_id"].transform("size") > 1
+    numbers = lesion_groups(table, pairs)
+    images = pd.DataFrame(
+        {"dx": table["dx"], "several": several, "follow_up": follow_up.numpy(), "size": 1}
+    )
+    groups = images.groupby(numbers).agg(
+        {"dx": "first", "several": "max", "follow_up": "max", "size": "sum"}
+    )
+    rng = np.random.default_rng(seed)
+    groups = groups.iloc[rng.permutation(len(groups))]
+    side_of = np.zeros(len(groups), dtype=np.int64)
+    for dx, of_dx in groups.groupby("dx"):
+        if len(of_dx) < len(shares):
+            raise SplitError(
+                f"{doing}: {dx} has {len(of_dx)} lesions, fewer than the {len(shares)} parts that "
+                "each need one. Use more images or fewer folds."
+            )
+        # The first groups go to one side each, so that every side has the class. The others come
+        # by stratum, the largest first, and each goes to the side that lacks the most images.
+        least = of_dx.iloc[: len(shares)]
+        rest = of_dx.iloc[len(shares) :].sort_values(
+            ["several", "follow_up", "size"], ascending=[False, True, False], kind="stable"
         )
-    groups = lesion_groups(table, pairs)
-    tests = [rows for _, rows in _folds(table, groups, np.arange(len(table)), folds, seed, doing)]
-    parts = []
-    for fold in range(folds):
-        splits = np.full(len(table), "train", dtype="<U5")
-        splits[tests[fold]] = "test"
-        splits[tests[(fold + 1) % folds]] = "val"
-        parts.append(_as_split(table, splits).assign(fold=fold))
-    split = pd.concat(parts, ignore_index=True)
-    check_split(split, table, doing)
-    return split
+        members = pd.concat([least, rest])
+        order = rng.permutation(len(shares))  # of equal sides, the first in this order is chosen
+        lacking = np.zeros(len(shares))
+        for position, size in enumerate(members["size"]):
+            lacking += np.array(shares)[order] * size
+            chosen = position if position < len(shares) else int(lacking.argmax())
+            lacking[chosen] -= size
+            side_of[members.index[position]] = order[chosen]
+    return side_of[numbers]
 
 
-def split_counts(split: pd.DataFrame) -> pd.DataFrame:
-    """Count the images of each class in each split, or in those of the first fold.
-
-    Returns:
-        One row per split, in the order train, val, test, and one column per class.
-    """
-    if "fold" in split.columns:
-        split = split[split["fold"] == split["fold"].min()]
-    counts = pd.crosstab(split["split"], split["dx"])
-    order = [name for name in ("train", "val", "test") if name in counts.index]
-    return counts.reindex(index=order, columns=list(CLASSES), fill_value=0)
-
-
-def _draw_test(table: pd.DataFrame, seed: int) -> NDArray[np.bool_]:
+def _draw_test(table: pd.DataFrame, seed: int, share: float) -> NDArray[np.bool_]:
+    doing = "drawing the test set"
+    if not 0 < share <= 0.5:
+        raise ArgumentError(f"{doing}: test_share must be above 0 and at most 0.5, found {share}.")
     # This form repeats the authors' draw exactly: the images of lesions with one image, in the
     # order of the table, stratified by dx.
     sizes = table.groupby("lesion_id")["image_id"].transform("size")
     single = table[sizes == 1]
     counts = single["dx"].value_counts()
     few = [name for name in CLASSES if (table["dx"] == name).any() and counts.get(name, 0) < 2]
-    if few or len(single) * TEST_SHARE < table["dx"].nunique():
+    if few or len(single) * share < table["dx"].nunique():
         raise SplitError(
-            f"drawing the test set: {', '.join(few) or 'some class'} has too few lesions with one "
-            f"image for 15 % of them to contain every class ({len(single)} in all). "
-            "Use more images, or the protocol kfold."
+            f"{doing}: {', '.join(few) or 'some class'} has too few lesions with one "
+            f"image for {share:.0%} of them to contain every class ({len(single)} in all). "
+            "Use more images, or the protocol lesion or kfold."
         )
-    _, test = train_test_split(
-        single, test_size=TEST_SHARE, stratify=single["dx"], random_state=seed
-    )
+    _, test = train_test_split(single, test_size=share, stratify=single["dx"], random_state=seed)
     drawn: NDArray[np.bool_] = table["image_id"].isin(test["image_id"]).to_numpy()
     return drawn
 
@@ -203,189 +330,5 @@ def _draw_val(
     return rows[np.isin(groups[rows], val.to_numpy())]
 
 
-def _folds(
-    table: pd.DataFrame,
-    groups: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    folds: int,
-    seed: int,
-    doing: str,
-) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    labels, of_rows = table["dx"].to_numpy()[rows], groups[rows]
-    lesions = pd.DataFrame({"dx": labels, "group": of_rows}).groupby("dx")["group"].nunique()
-    few = lesions.index[lesions < folds]
-    if len(few):
-        raise SplitError(
-            f"{doing}: {few[0]} has {lesions[few[0]]} lesions, fewer than the {folds} folds that "
-            "each need one. Use more images or fewer folds."
-        )
-    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
-    parts = splitter.split(rows, labels, of_rows)
-    return [(rows[train], rows[tests]) for train, tests in parts]
-
-
 def _as_split(table: pd.DataFrame, splits: NDArray[np.str_]) -> pd.DataFrame:
     return table[["image_id", "lesion_id", "dx"]].reset_index(drop=True).assign(split=splits)
-
-
-SPLITS = ("train", "val", "test")
-COLUMNS = ("image_id", "lesion_id", "dx", "split")
-
-
-def write_split(split: pd.DataFrame, path: Path) -> None:
-    """Write a split file atomically. Equal splits are written as identical bytes."""
-    write_text(path, split.to_csv(index=False, lineterminator="\n"))
-
-
-def read_split(path: Path, table: pd.DataFrame) -> pd.DataFrame:
-    """Read a split file and check it against the data set.
-
-    Args:
-        path: a table with the columns image_id, lesion_id, dx and split (train, val or test), and
-            optionally fold. The rows of each fold are then a split.
-        table: as `read_table` returns it.
-
-    Returns:
-        These columns, fold as an integer.
-
-    Raises:
-        MissingDataError: there is no such file.
-        DataError: it is not such a table.
-        SplitError: a lesion is in two splits, an image is unknown or repeated, or a class is
-            missing from a split. The message names the row.
-    """
-    split = read_csv(path, COLUMNS)
-    if "fold" in split.columns:
-        folds = pd.to_numeric(split["fold"], errors="coerce")
-        wrong = folds.isna() | (folds % 1 != 0)
-        if wrong.any():
-            row = int(wrong.to_numpy().argmax())
-            raise SplitError(
-                f"reading {path}: row {row + 2} has fold {split['fold'].iloc[row]!r}, "
-                "which is not an integer."
-            )
-        split["fold"] = folds.astype("int64")
-    check_split(split, table, f"reading {path}")
-    return split
-
-
-def check_split(split: pd.DataFrame, table: pd.DataFrame, doing: str = "checking a split") -> None:
-    """Check that a split keeps lesions together and has every class in each part.
-
-    Example:
-        >>> import pandas as pd
-        >>> from ham10000.data import check_split
-        >>> table = pd.DataFrame({"image_id": ["a", "b"], "lesion_id": ["x", "x"], "dx": "nv"})
-        >>> check_split(table.assign(split=["train", "test"]), table)
-        Traceback (most recent call last):
-            ...
-        ham10000.errors.SplitError: checking a split: lesion x is in two splits: train (a, row 2)...
-
-    Raises:
-        SplitError: see `read_split`.
-    """
-    unknown = ~split["split"].isin(SPLITS)
-    if unknown.any():
-        row, name = _first(unknown), str(split["split"][unknown].iloc[0])
-        raise SplitError(
-            f"{doing}: row {row} has split {name!r}. Expected {', '.join(SPLITS)}. "
-            f"{closest(name, SPLITS)}"
-        )
-    _check_against(split, table, doing)
-    if "fold" not in split.columns:
-        _check_splits(split, doing)
-        return
-    for fold, rows in split.groupby("fold"):
-        _check_splits(rows, f"{doing}, fold {fold}")
-
-
-def _check_against(split: pd.DataFrame, table: pd.DataFrame, doing: str) -> None:
-    known = table.set_index("image_id")
-    unknown = ~split["image_id"].isin(known.index)
-    if unknown.any():
-        names = split["image_id"][unknown]
-        raise SplitError(
-            f"{doing}: row {_first(unknown)} names the image {names.iloc[0]}, which the data set "
-            f"doesn't have ({len(names)} in all: {some(names)}). Make the split from this data set."
-        )
-    for column in ("lesion_id", "dx"):
-        expected = known[column].reindex(split["image_id"]).to_numpy()
-        differs = pd.Series(split[column].to_numpy() != expected)
-        if differs.any():
-            row = int(differs.to_numpy().argmax())
-            raise SplitError(
-                f"{doing}: row {row + 2} has the {column} {split[column].iloc[row]} for the image "
-                f"{split['image_id'].iloc[row]}, but the data set has {expected[row]}. "
-                "Make the split from this data set."
-            )
-
-
-def _check_splits(rows: pd.DataFrame, doing: str) -> None:
-    repeated = rows["image_id"].duplicated()
-    if repeated.any():
-        name = rows["image_id"][repeated].iloc[0]
-        raise SplitError(
-            f"{doing}: the image {name} is repeated in row "
-            f"{rows.index[repeated][0] + 2}. Keep one row per image."
-        )
-    spread = rows.groupby("lesion_id")["split"].nunique()
-    torn = spread.index[spread > 1]
-    if len(torn):
-        of_it = rows[rows["lesion_id"] == torn[0]]
-        places = [
-            f"{name} ({first['image_id'].iloc[0]}, row {first.index[0] + 2})"
-            for name, first in of_it.groupby("split", sort=False)
-        ]
-        raise SplitError(
-            f"{doing}: lesion {torn[0]} is in two splits: {' and '.join(places)}; "
-            f"{len(torn)} such lesions in all. Images of one lesion must stay in one split: make "
-            "the split with ham10000 split."
-        )
-    present = set(rows["split"])
-    for required in ("train", "test"):
-        if required not in present:
-            raise SplitError(f"{doing}: no row has split {required!r}, so it is empty.")
-    counts = pd.crosstab(rows["split"], rows["dx"])
-    for name in counts.index:
-        empty = [dx for dx in CLASSES if dx in counts and counts.loc[name, dx] == 0]
-        if empty:
-            raise SplitError(
-                f"{doing}: {name} has no image of {', '.join(empty)}, so nothing can be learned or "
-                "measured about it. Use more images, fewer folds, or another seed."
-            )
-
-
-def split_rows(
-    splits: pd.DataFrame, table: pd.DataFrame, split: str, fold: int | None = None
-) -> list[int]:
-    """Return the rows of the table that are in a split, in the order of the table.
-
-    Args:
-        splits: from `read_split`.
-        table: as `read_table` returns it.
-        split: train, val or test.
-        fold: the fold, if the split file has folds.
-
-    Raises:
-        SplitError: there is no such split or fold, or the split has folds and `fold` is `None`.
-    """
-    doing = f"reading {split!r} from a split file"
-    if "fold" in splits.columns:
-        folds = sorted(set(splits["fold"]))
-        if fold not in folds:
-            raise SplitError(
-                f"{doing}: expected one of the folds {', '.join(map(str, folds))}, found "
-                f"fold={fold}."
-            )
-        splits = splits[splits["fold"] == fold]
-    elif fold is not None:
-        raise SplitError(f"{doing}: it has no folds, found fold={fold}. Omit the fold.")
-    if split not in set(splits["split"]):
-        present = sorted(set(splits["split"]))
-        raise SplitError(f"{doing}: it has no such split. {closest(split, present)}")
-    chosen = set(splits["image_id"][splits["split"] == split])
-    return [row for row, name in enumerate(table["image_id"]) if name in chosen]
-
-
-def _first(rows: "pd.Series[bool]") -> int:
-    return int(rows.to_numpy().argmax()) + 2

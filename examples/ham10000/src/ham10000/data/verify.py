@@ -276,7 +276,8 @@ def _check_known(known: pd.DataFrame, pairs: pd.DataFrame) -> Finding:
     )
     message = (
         f"{len(known)} published pairs cross lesion ids, of which the search in these images finds "
-        f"{recall} (recall {recall / len(known):.0%}). kfold keeps all of them in one split."
+        f"{recall} (recall {recall / len(known):.0%}). lesion and kfold keep each pair in "
+        "one split."
     )
     return Finding(check, "warning", message, _names(known))
 
@@ -298,7 +299,8 @@ def _check_detected(table: pd.DataFrame, pairs: pd.DataFrame) -> Finding:
     number = int((merged.groupby("group").size() > 1).sum())
     message = (
         f"{number} groups of detected duplicates cross lesion ids ({len(pairs)} pairs). The splits "
-        "honest and kfold keep each group in one split; paper doesn't, like the authors' code."
+        "lesion, kfold and paper_val keep each group in one split; paper does not, like the "
+        "authors' code."
     )
     return Finding(check, "warning", message, _names(pairs))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from ham10000.data import CLASSES, PRESETS
+from ham10000.data import CLASSES, PRESETS, TEST_SHARE, SplitProtocol
 
 __all__ = [
     "DataRecipe",
@@ -91,9 +91,14 @@ class DataRecipe:
     """Width and height of the resized images in pixels."""
     split: Path | None = None
     """Split file. Defaults to a split made by `protocol`."""
-    protocol: Literal["honest", "paper", "kfold"] = "honest"
-    """honest: with a validation set, duplicates kept together; paper: the authors' split;
-    kfold: like honest, in folds."""
+    protocol: SplitProtocol = "lesion"
+    """lesion: all lesions, stratified, duplicates kept together; kfold: the same in folds; paper:
+    the authors' split, without a validation set; paper_val: with one."""
+    test_share: Annotated[float, Range(0, 0.5, open_low=True)] = TEST_SHARE
+    """Share of the lesions with one image in the test set of paper and paper_val."""
+    validation: bool | None = None
+    """Whether kfold has a validation fold. Defaults to whether a validation metric selects the
+    weights, stops training or drives the schedule."""
     split_seed: Annotated[int | None, _NOT_NEGATIVE] = None
     """Seed of the split. Defaults to `seed`."""
     fold: Annotated[int | None, _NOT_NEGATIVE] = None

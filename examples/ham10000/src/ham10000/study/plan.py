@@ -209,7 +209,8 @@ def make_plan(
 
 
 def _check_same_images(recipes: Sequence[Recipe], doing: str) -> None:
-    for field in ("root", "protocol", "split", "split_seed", "fold", "pairs"):
+    protocol = ("protocol", "test_share", "validation", "pairs")
+    for field in ("root", *protocol, "split", "split_seed", "fold"):
         first = getattr(recipes[0].data, field)
         for recipe in recipes[1:]:
             second = getattr(recipe.data, field)

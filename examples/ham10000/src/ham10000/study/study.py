@@ -21,7 +21,7 @@ from ham10000.statistics import MIN_TRAINING_DF, seeds_needed
 from ham10000.study.plan import PRIMARY, PlannedRun, StudyPlan, make_plan
 from ham10000.study.preregistration import StudyRecord, split_hash
 from ham10000.study.summary import SPLIT, check_test_images, read_study, summarize_study
-from ham10000.training import RunDir, claim_run, lock_run, make_split
+from ham10000.training import RunDir, claim_run, lock_run, make_split, wants_validation
 from ham10000.utils import available_cores, write_text
 
 __all__ = ["RESULT", "RunTrainer", "run_study", "train_missing", "worker_environments"]
@@ -275,5 +275,6 @@ def _share_images(recipes: Sequence[Recipe], plan: StudyPlan, out: Path) -> list
     if not split.exists():
         seed = plan.seeds[0] if data.split_seed is None else data.split_seed
         kind = replace(data, protocol="kfold") if plan.folds is not None else data
-        write_split(make_split(kind, seed, open_cache(cache).table, plan.folds or 5), split)
+        table, validation = open_cache(cache).table, any(map(wants_validation, recipes))
+        write_split(make_split(kind, seed, table, plan.folds or 5, validation=validation), split)
     return [*shared, f"data.split={split.absolute()}"]

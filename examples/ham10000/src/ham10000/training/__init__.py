@@ -3,7 +3,7 @@
 Other packages import these names from here, and none from the modules of this package.
 """
 
-from ham10000.training.data import make_split
+from ham10000.training.data import make_split, wants_validation
 from ham10000.training.lock import LAUNCHER_LOCK, TRAINER_LOCK, lock_run
 from ham10000.training.losses import build_loss
 from ham10000.training.optim import Schedule, build_optimizer, build_schedule
@@ -33,4 +33,5 @@ __all__ = [
     "open_run",
     "predict",
     "train",
+    "wants_validation",
 ]

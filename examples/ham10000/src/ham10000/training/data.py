@@ -10,16 +10,14 @@ from ham10000.data import (
     check_cache,
     check_split,
     data_folder,
-    honest_split,
-    kfold_split,
     open_cache,
     open_folder,
-    paper_split,
     prepare,
     read_manifest,
     read_pairs,
     read_split,
     scan_pairs,
+    split_by_protocol,
     write_split,
 )
 from ham10000.errors import ArgumentError, CacheError, MissingDataError, SplitError
@@ -27,7 +25,15 @@ from ham10000.models import METADATA_COLUMNS
 from ham10000.recipe import DataRecipe, Recipe
 from ham10000.training.run_dir import RunDir
 
-__all__ = ["EpochPlan", "find_cache", "make_split", "open_split", "prepare_data", "splits_of"]
+__all__ = [
+    "EpochPlan",
+    "find_cache",
+    "make_split",
+    "open_split",
+    "prepare_data",
+    "splits_of",
+    "wants_validation",
+]
 
 _MIN_IMAGES = 2  # per rank and batch: batch norm has no variance of a single image
 
@@ -118,7 +124,8 @@ def prepare_data(run: RunDir, recipe: Recipe) -> Path:
         if not run.split.exists():
             data, table = recipe.data, open_cache(cache).table
             seed = recipe.seed if data.split_seed is None else data.split_seed
-            write_split(_one_fold(make_split(data, seed, table), data.fold, table), run.split)
+            made = make_split(data, seed, table, validation=wants_validation(recipe))
+            write_split(_one_fold(made, data.fold, table), run.split)
     return cache
 
 
@@ -175,7 +182,23 @@ def _prepare_cache(run: RunDir, data: DataRecipe) -> Path:
     return cache
 
 
-def make_split(data: DataRecipe, seed: int, table: pd.DataFrame, folds: int = 5) -> pd.DataFrame:
+def wants_validation(recipe: Recipe) -> bool:
+    """Return whether kfold has a validation fold in a run of this recipe."""
+    if recipe.data.validation is not None:
+        return recipe.data.validation
+    training = recipe.training
+    stops = training.patience is not None
+    return training.monitor != "epoch" or stops or recipe.schedule.name == "plateau"
+
+
+def make_split(
+    data: DataRecipe,
+    seed: int,
+    table: pd.DataFrame,
+    folds: int = 5,
+    *,
+    validation: bool = False,
+) -> pd.DataFrame:
     """Return the split of a recipe: from its split file, or by its protocol.
 
     Args:
@@ -183,19 +206,26 @@ def make_split(data: DataRecipe, seed: int, table: pd.DataFrame, folds: int = 5)
         seed: seed of the split.
         table: the metadata table of the data set.
         folds: number of folds, with kfold.
+        validation: whether kfold has a validation fold.
 
     Raises:
         Ham10000Error: the split file or the data set is missing or invalid.
     """
     if data.split is not None:
         return read_split(data.split, table)
-    if data.protocol == "paper":
-        return paper_split(table, seed)
-    root = data_folder(data.root)
-    pairs = read_pairs(data.pairs) if data.pairs else scan_pairs(open_folder(root))
-    if data.protocol == "honest":
-        return honest_split(table, seed, pairs=pairs)
-    return kfold_split(table, seed, folds, pairs=pairs)
+    pairs = None
+    if data.protocol != "paper":
+        root = data_folder(data.root)
+        pairs = read_pairs(data.pairs) if data.pairs else scan_pairs(open_folder(root))
+    return split_by_protocol(
+        table,
+        data.protocol,
+        seed,
+        pairs,
+        folds=folds,
+        validation=validation,
+        test_share=data.test_share,
+    )
 
 
 def _one_fold(split: pd.DataFrame, fold: int | None, table: pd.DataFrame) -> pd.DataFrame:

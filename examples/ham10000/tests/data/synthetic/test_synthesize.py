@@ -11,8 +11,8 @@ from ham10000.data import (
     Batches,
     CachedHAM10000,
     EpochSampler,
-    honest_split,
     open_folder,
+    paper_val_split,
     prepare,
     read_mask,
     read_table,
@@ -86,7 +86,7 @@ def small_network() -> nn.Sequential:
 def test_it_can_be_learned_and_is_not_trivial(tmp_path: Path) -> None:
     synthesize(tmp_path / "set", images=1200, seed=0, width=64)
     table = read_table(tmp_path / "set" / "HAM10000_metadata.csv")
-    write_split(honest_split(table, seed=0), tmp_path / "split.csv")
+    write_split(paper_val_split(table, seed=0), tmp_path / "split.csv")
     prepare(tmp_path / "set", tmp_path / "cache", 40)
     train = CachedHAM10000(tmp_path / "cache", "train", split_file=tmp_path / "split.csv")
     test = CachedHAM10000(tmp_path / "cache", "test", split_file=tmp_path / "split.csv")

@@ -21,7 +21,7 @@ from ham10000.data.augment.rng import uniform
 from ham10000.data.constants import CLASSES
 from ham10000.data.folder import Folder
 from ham10000.data.images import read_image, resize
-from ham10000.data.splits import split_rows
+from ham10000.data.split_file import split_rows
 from ham10000.errors import SplitError, cannot_write
 from ham10000.utils import in_order, new_folder
 
@@ -69,7 +69,7 @@ def offline_plan(split: pd.DataFrame) -> pd.DataFrame:
     if "fold" in split.columns:
         raise SplitError(
             "augmenting offline: this split has folds, and each would need its own files. "
-            "Use a split of the protocol paper or honest."
+            "Use a split of the protocol lesion, paper or paper_val."
         )
     train = split[split["split"] == "train"]["dx"].value_counts()
     counts = [offline_counts(int(train.get(name, 0))) for name in CLASSES]

@@ -9,7 +9,7 @@ import kagglehub
 
 from ham10000.data.download.archive import extract
 from ham10000.data.download.http import Patience, fetch
-from ham10000.data.isic2018 import convert_challenge
+from ham10000.data.folder import convert_challenge
 from ham10000.errors import ArgumentError, DownloadError, cannot_write, closest
 
 __all__ = ["KAGGLE_HANDLE", "PARTS", "SOURCES", "Part", "RemoteFile", "by_hand", "download_dataset"]

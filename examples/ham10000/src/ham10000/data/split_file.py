@@ -1,0 +1,187 @@
+"""The split file: reading, checks, writing, and its rows."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from ham10000.data.constants import CLASSES
+from ham10000.data.metadata import read_csv
+from ham10000.errors import SplitError, closest, some
+from ham10000.utils import write_text
+
+__all__ = ["SPLITS", "check_split", "read_split", "split_counts", "split_rows", "write_split"]
+
+SPLITS = ("train", "val", "test")
+COLUMNS = ("image_id", "lesion_id", "dx", "split")
+
+
+def write_split(split: pd.DataFrame, path: Path) -> None:
+    """Write a split file atomically. Equal splits are written as identical bytes."""
+    write_text(path, split.to_csv(index=False, lineterminator="\n"))
+
+
+def read_split(path: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """Read a split file and check it against the data set.
+
+    Args:
+        path: a table with the columns image_id, lesion_id, dx and split (train, val or test), and
+            optionally fold. The rows of each fold are then a split.
+        table: as `read_table` returns it.
+
+    Returns:
+        These columns, fold as an integer.
+
+    Raises:
+        MissingDataError: there is no such file.
+        DataError: it is not such a table.
+        SplitError: a lesion is in two splits, an image is unknown or repeated, or a class is
+            missing from a split. The message names the row.
+    """
+    split = read_csv(path, COLUMNS)
+    if "fold" in split.columns:
+        folds = pd.to_numeric(split["fold"], errors="coerce")
+        wrong = folds.isna() | (folds % 1 != 0)
+        if wrong.any():
+            row = int(wrong.to_numpy().argmax())
+            raise SplitError(
+                f"reading {path}: row {row + 2} has fold {split['fold'].iloc[row]!r}, "
+                "which is not an integer."
+            )
+        split["fold"] = folds.astype("int64")
+    check_split(split, table, f"reading {path}")
+    return split
+
+
+def check_split(split: pd.DataFrame, table: pd.DataFrame, doing: str = "checking a split") -> None:
+    """Check that a split keeps lesions together and has every class in each part.
+
+    Example:
+        >>> import pandas as pd
+        >>> from ham10000.data import check_split
+        >>> table = pd.DataFrame({"image_id": ["a", "b"], "lesion_id": ["x", "x"], "dx": "nv"})
+        >>> check_split(table.assign(split=["train", "test"]), table)
+        Traceback (most recent call last):
+            ...
+        ham10000.errors.SplitError: checking a split: lesion x is in two splits: train (a, row 2)...
+
+    Raises:
+        SplitError: see `read_split`.
+    """
+    unknown = ~split["split"].isin(SPLITS)
+    if unknown.any():
+        row, name = _first(unknown), str(split["split"][unknown].iloc[0])
+        raise SplitError(
+            f"{doing}: row {row} has split {name!r}. Expected {', '.join(SPLITS)}. "
+            f"{closest(name, SPLITS)}"
+        )
+    _check_against(split, table, doing)
+    if "fold" not in split.columns:
+        _check_splits(split, doing)
+        return
+    for fold, rows in split.groupby("fold"):
+        _check_splits(rows, f"{doing}, fold {fold}")
+
+
+def _check_against(split: pd.DataFrame, table: pd.DataFrame, doing: str) -> None:
+    known = table.set_index("image_id")
+    unknown = ~split["image_id"].isin(known.index)
+    if unknown.any():
+        names = split["image_id"][unknown]
+        raise SplitError(
+            f"{doing}: row {_first(unknown)} names the image {names.iloc[0]}, which the data set "
+            f"doesn't have ({len(names)} in all: {some(names)}). Make the split from this data set."
+        )
+    for column in ("lesion_id", "dx"):
+        expected = known[column].reindex(split["image_id"]).to_numpy()
+        differs = pd.Series(split[column].to_numpy() != expected)
+        if differs.any():
+            row = int(differs.to_numpy().argmax())
+            raise SplitError(
+                f"{doing}: row {row + 2} has the {column} {split[column].iloc[row]} for the image "
+                f"{split['image_id'].iloc[row]}, but the data set has {expected[row]}. "
+                "Make the split from this data set."
+            )
+
+
+def _check_splits(rows: pd.DataFrame, doing: str) -> None:
+    repeated = rows["image_id"].duplicated()
+    if repeated.any():
+        name = rows["image_id"][repeated].iloc[0]
+        raise SplitError(
+            f"{doing}: the image {name} is repeated in row "
+            f"{rows.index[repeated][0] + 2}. Keep one row per image."
+        )
+    spread = rows.groupby("lesion_id")["split"].nunique()
+    torn = spread.index[spread > 1]
+    if len(torn):
+        of_it = rows[rows["lesion_id"] == torn[0]]
+        places = [
+            f"{name} ({first['image_id'].iloc[0]}, row {first.index[0] + 2})"
+            for name, first in of_it.groupby("split", sort=False)
+        ]
+        raise SplitError(
+            f"{doing}: lesion {torn[0]} is in two splits: {' and '.join(places)}; "
+            f"{len(torn)} such lesions in all. Images of one lesion must stay in one split: make "
+            "the split with ham10000 split."
+        )
+    present = set(rows["split"])
+    for required in ("train", "test"):
+        if required not in present:
+            raise SplitError(f"{doing}: no row has split {required!r}, so it is empty.")
+    counts = pd.crosstab(rows["split"], rows["dx"])
+    for name in counts.index:
+        empty = [dx for dx in CLASSES if dx in counts and counts.loc[name, dx] == 0]
+        if empty:
+            raise SplitError(
+                f"{doing}: {name} has no image of {', '.join(empty)}, so nothing can be learned or "
+                "measured about it. Use more images, fewer folds, or another seed."
+            )
+
+
+def split_counts(split: pd.DataFrame) -> pd.DataFrame:
+    """Count the images of each class in each split, or in those of the first fold.
+
+    Returns:
+        One row per split, in the order train, val, test, and one column per class.
+    """
+    if "fold" in split.columns:
+        split = split[split["fold"] == split["fold"].min()]
+    counts = pd.crosstab(split["split"], split["dx"])
+    order = [name for name in ("train", "val", "test") if name in counts.index]
+    return counts.reindex(index=order, columns=list(CLASSES), fill_value=0)
+
+
+def split_rows(
+    splits: pd.DataFrame, table: pd.DataFrame, split: str, fold: int | None = None
+) -> list[int]:
+    """Return the rows of the table that are in a split, in the order of the table.
+
+    Args:
+        splits: from `read_split`.
+        table: as `read_table` returns it.
+        split: train, val or test.
+        fold: the fold, if the split file has folds.
+
+    Raises:
+        SplitError: there is no such split or fold, or the split has folds and `fold` is `None`.
+    """
+    doing = f"reading {split!r} from a split file"
+    if "fold" in splits.columns:
+        folds = sorted(set(splits["fold"]))
+        if fold not in folds:
+            raise SplitError(
+                f"{doing}: expected one of the folds {', '.join(map(str, folds))}, found "
+                f"fold={fold}."
+            )
+        splits = splits[splits["fold"] == fold]
+    elif fold is not None:
+        raise SplitError(f"{doing}: it has no folds, found fold={fold}. Omit the fold.")
+    if split not in set(splits["split"]):
+        present = sorted(set(splits["split"]))
+        raise SplitError(f"{doing}: it has no such split. {closest(split, present)}")
+    chosen = set(splits["image_id"][splits["split"] == split])
+    return [row for row, name in enumerate(table["image_id"]) if name in chosen]
+
+
+def _first(rows: "pd.Series[bool]") -> int:
+    return int(rows.to_numpy().argmax()) + 2
