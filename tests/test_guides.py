@@ -135,7 +135,7 @@ def messages(folder):
 
 def test_messages_in_the_headings_of_troubleshooting_exist():
     page = (ROOT / "docs" / "guides" / "troubleshooting.md").read_text()
-    quoted = re.findall(r"^#### `(.+)`$", page, re.MULTILINE)
+    quoted = re.findall(r"^### `(.+)`$", page, re.MULTILINE)
     example = ROOT / "examples" / "ham10000" / "src" / "ham10000"
     texts = [*messages(ROOT / "src" / "softattn"), *messages(example)]
     for heading in quoted:
