@@ -344,3 +344,36 @@ def test_an_unknown_activation():
         "choosing the activation before the softmax: expected a function, its name, "
         "or None, found 3 (int)."
     )
+
+
+X, WEIGHT = torch.zeros(1, 4, 5, 5), torch.zeros(3, 4, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "message"),
+    [
+        (soft_attention, ([1], WEIGHT), r"x must be a tensor, found \[1\] \(list\)"),
+        (soft_attention, (X, None), r"weight must be a tensor, found None \(NoneType\)"),
+        (soft_attention, (X, WEIGHT, [1, 2, 3]), "bias must be a tensor"),
+        (attention_maps, (None, WEIGHT), "x must be a tensor"),
+        (attention_maps, (X, "w"), "weight must be a tensor"),
+        (attend, (X, [1]), "maps must be a tensor"),
+        (attend, (3, X), "x must be a tensor"),
+        (spatial_softmax, ([1.0],), "logits must be a tensor"),
+    ],
+)
+def test_arguments_that_are_no_tensors(function, arguments, message):
+    with pytest.raises(ArgumentTypeError, match=message):
+        function(*arguments)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 2), (1, 2, 3), (1, 1, 1, 2, 2)])
+def test_logits_of_another_shape(shape):
+    with pytest.raises(ShapeError, match=r"expected logits of shape \(B, K, H, W\), found"):
+        spatial_softmax(torch.zeros(shape))
+
+
+def test_an_activation_that_returns_something_else():
+    for activation in (lambda x: None, lambda x: x.sum()):
+        with pytest.raises(SoftAttnError, match="logits"):
+            soft_attention(X, WEIGHT, activation=activation)

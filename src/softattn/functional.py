@@ -101,8 +101,10 @@ def soft_attention(
         with `concat`. With `return_maps`, also the result of `attention_maps`.
 
     Raises:
-        ShapeError: the shapes of `x`, `weight` and `bias` don't match.
+        ArgumentTypeError: one of them is not a tensor.
+        ShapeError: the shapes of `x`, `weight` and `bias` do not match.
     """
+    _check_tensors("computing soft attention", x=x, weight=weight)
     features, maps = with_low_memory_gradient(
         _features_and_maps,
         x,
@@ -155,7 +157,8 @@ def attention_maps(
         large maps. Each map is positive and sums to 1 over its H * W positions.
 
     Raises:
-        ShapeError: the shapes of `x`, `weight` and `bias` don't match.
+        ArgumentTypeError: one of them is not a tensor.
+        ShapeError: the shapes of `x`, `weight` and `bias` do not match.
     """
     _check_shapes(x, weight, bias)
     height, width = weight.shape[2:]
@@ -178,7 +181,17 @@ def spatial_softmax(logits: Tensor) -> Tensor:
 
     Returns:
         (B, K, H, W), in float32 or wider.
+
+    Raises:
+        ArgumentTypeError: the logits are not a tensor.
+        ShapeError: they are not 4-D.
     """
+    doing = "computing a softmax over positions"
+    _check_tensors(doing, logits=logits)
+    if logits.ndim != 4:
+        raise ShapeError(
+            f"{doing}: expected logits of shape (B, K, H, W), found {tuple(logits.shape)}."
+        )
     dtype = torch.promote_types(logits.dtype, torch.float32)
     return logits.flatten(2).softmax(dim=-1, dtype=dtype).view_as(logits)
 
@@ -213,8 +226,11 @@ def attend(
         (B, C', H, W) in the dtype and the memory format of `x`; C' as in `soft_attention`.
 
     Raises:
+        ArgumentTypeError: `x` or `maps` is not a tensor.
         ShapeError: `x` and `maps` are not both 4-D with the same B, H and W.
     """
+    doing = "scaling a feature map by attention maps"
+    _check_tensors(doing, x=x, maps=maps)
     if x.ndim != 4 or x.shape[0] != maps.shape[0] or x.shape[2:] != maps.shape[2:]:
         raise ShapeError(
             "scaling a feature map by attention maps: expected x (B, C, H, W) and maps "
@@ -273,8 +289,17 @@ def _identity(x: Tensor) -> Tensor:
     return x
 
 
+def _check_tensors(doing: str, **arguments: object) -> None:
+    for name, value in arguments.items():
+        if not isinstance(value, Tensor):
+            raise ArgumentTypeError(
+                f"{doing}: {name} must be a tensor, found {value!r} ({type(value).__name__})."
+            )
+
+
 def _check_shapes(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     doing = "computing attention maps"
+    _check_tensors(doing, x=x, weight=weight, **({} if bias is None else {"bias": bias}))
     if weight.ndim != 4 or not (weight.shape[2] % 2 and weight.shape[3] % 2):
         raise ShapeError(
             f"{doing}: expected a weight of shape (K, C, kh, kw) with odd kh and kw, "
