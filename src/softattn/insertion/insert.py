@@ -50,8 +50,7 @@ def insert_attention(
     Example:
         >>> import torch
         >>> from torchvision.models import resnet18
-        >>> from softattn import capture_maps
-        >>> from softattn import insert_attention, remove_attention
+        >>> from softattn import capture_maps, insert_attention, remove_attention
         >>> model, x = resnet18().eval(), torch.randn(1, 3, 64, 64)
         >>> before = model(x)
         >>> model = insert_attention(model, at=["layer3", "layer4"])

@@ -86,7 +86,7 @@ def change(column: str, value: object, row: int = 2) -> Callable[[pd.DataFrame],
 BAD: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
     "NaN": (change("nv", math.nan), r"row 4 \(image ISIC_.*non-finite probability \(1 such rows\)"),
     "infinite": (change("nv", "inf"), "row 4 .*non-finite probability"),
-    "no number": (change("nv", "high"), "row 4 .*non-finite probability.*Predict again"),
+    "text": (change("nv", "high"), "row 4 .*non-finite probability.*Predict again"),
     "not 1": (change("nv", 3.0), "row 4 .*sum to 3.*, not 1"),
     "negative": (change("nv", -0.5), "row 4 .*a negative probability"),
     "doubled": (

@@ -92,7 +92,7 @@ def test_impossible_terms_are_refused(terms: dict[str, Any], message: str) -> No
         ([ONE, ONE], [0, 1], None, "accuracy", "several recipes are named 'bare'"),
         ([ONE, OTHER], [0], None, "accuracy", r"at least two different seeds, found \[0\]"),
         ([ONE, OTHER], [1, 1], None, "accuracy", r"at least two different seeds, found \[1, 1\]"),
-        ([ONE, OTHER], [0, 1], 2, "accuracy", "expected at least 3 folds, found 2"),
+        ([ONE, OTHER], [0, 1], 1, "accuracy", "expected at least 2 folds, found 1"),
         (
             [ONE, OTHER],
             [0, 1],

@@ -33,8 +33,7 @@ class HAM10000(Dataset[Item]):
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from ham10000.data import HAM10000
-        >>> from ham10000.data import synthesize
+        >>> from ham10000.data import HAM10000, synthesize
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     synthesize(Path(folder) / "set", images=20, seed=0, width=60)
         ...     data = HAM10000(Path(folder) / "set", size=32, metadata=["age"])
@@ -177,9 +176,7 @@ class CachedHAM10000(HAM10000):
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from ham10000.data import CachedHAM10000
-        >>> from ham10000.data import prepare
-        >>> from ham10000.data import synthesize
+        >>> from ham10000.data import CachedHAM10000, prepare, synthesize
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     synthesize(Path(folder) / "set", images=20, seed=0, width=60)
         ...     _ = prepare(Path(folder) / "set", Path(folder) / "cache", size=32)

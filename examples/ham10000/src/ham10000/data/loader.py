@@ -73,10 +73,7 @@ class Batches(Dataset[Batch]):
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from ham10000.data import Batches
-        >>> from ham10000.data import HAM10000
-        >>> from ham10000.data import EpochSampler
-        >>> from ham10000.data import synthesize
+        >>> from ham10000.data import Batches, EpochSampler, HAM10000, synthesize
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     synthesize(Path(folder) / "set", images=20, seed=0, width=60)
         ...     data = HAM10000(Path(folder) / "set", size=32)
@@ -161,11 +158,7 @@ class BatchLoader:
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from ham10000.data import Augment
-        >>> from ham10000.data import HAM10000
-        >>> from ham10000.data import BatchLoader
-        >>> from ham10000.data import EpochSampler
-        >>> from ham10000.data import synthesize
+        >>> from ham10000.data import Augment, BatchLoader, EpochSampler, HAM10000, synthesize
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     synthesize(Path(folder) / "set", images=20, seed=0, width=60)
         ...     data = HAM10000(Path(folder) / "set", size=32)

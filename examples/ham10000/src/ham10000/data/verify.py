@@ -86,8 +86,7 @@ def verify_dataset(root: Path, workers: int | None = None) -> Report:
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from ham10000.data import synthesize
-        >>> from ham10000.data import verify_dataset
+        >>> from ham10000.data import synthesize, verify_dataset
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     synthesize(Path(folder) / "set", images=40, seed=0, width=60)
         ...     report = verify_dataset(Path(folder) / "set")

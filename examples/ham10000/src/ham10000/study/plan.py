@@ -161,35 +161,14 @@ def make_plan(
     """
     doing = "planning a study"
     names = [recipe.name for recipe in recipes]
-    if len(names) < 2:
-        raise ArgumentError(
-            f"{doing}: expected a control and at least one other recipe, found {len(names)}."
-        )
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise ArgumentError(
-            f"{doing}: several recipes are named {repeated[0]!r}. Give each its own name."
-        )
-    if control is not None and control not in names:
-        raise ArgumentError(f"{doing}: unknown control {control!r}. {closest(control, names)}")
-    if len(set(seeds)) != len(seeds) or len(seeds) < 2:
-        raise ArgumentError(
-            f"{doing}: expected at least two different seeds, found {list(seeds)}. The variance "
-            "over seeds cannot be estimated from fewer."
-        )
-    if folds is not None and folds < 3:
-        raise ArgumentError(
-            f"{doing}: expected at least 3 folds, found {folds}: one for testing, one for "
-            "validation, the others for training."
-        )
+    _check_names(names, control, doing)
+    _check_same_images(recipes, doing)
+    _check_counts(seeds, folds, looks, doing)
     known = [name for name in METRICS if "/" not in name]
     if primary not in known:
         raise ArgumentError(
             f"{doing}: unknown primary metric {primary!r}. {closest(primary, known)}"
         )
-    _check_same_images(recipes, doing)
-    if looks < 1:
-        raise ArgumentError(f"{doing}: expected at least one look at the result, found {looks}.")
     same = EQUAL_METRICS.get(primary, primary)
     secondaries = tuple(name for name in (PRIMARY, *SECONDARIES) if name != same)
     margins = {
@@ -206,6 +185,35 @@ def make_plan(
     first = names[0] if control is None else control
     arms = tuple(name for name in names if name != first)
     return StudyPlan(first, arms, tuple(seeds), folds, primary, secondaries, margins, looks)
+
+
+def _check_names(names: Sequence[str], control: str | None, doing: str) -> None:
+    if len(names) < 2:
+        raise ArgumentError(
+            f"{doing}: expected a control and at least one other recipe, found {len(names)}."
+        )
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ArgumentError(
+            f"{doing}: several recipes are named {repeated[0]!r}. Give each its own name."
+        )
+    if control is not None and control not in names:
+        raise ArgumentError(f"{doing}: unknown control {control!r}. {closest(control, names)}")
+
+
+def _check_counts(seeds: Sequence[int], folds: int | None, looks: int, doing: str) -> None:
+    if len(set(seeds)) != len(seeds) or len(seeds) < 2:
+        raise ArgumentError(
+            f"{doing}: expected at least two different seeds, found {list(seeds)}. The variance "
+            "over seeds cannot be estimated from fewer."
+        )
+    if folds is not None and folds < 2:
+        raise ArgumentError(
+            f"{doing}: expected at least 2 folds, found {folds}: one for testing, the others for "
+            "training."
+        )
+    if looks < 1:
+        raise ArgumentError(f"{doing}: expected at least one look at the result, found {looks}.")
 
 
 def _check_same_images(recipes: Sequence[Recipe], doing: str) -> None:

@@ -43,7 +43,7 @@ class EpochPlan:
     """The steps of an epoch, counted over all ranks.
 
     A step is an update of the weights, from `accumulate` batches. The last batch can be short. It
-    is left out if a rank would get fewer than two of its images; the next epoch draws anew.
+    is left out if a rank would get fewer than two of its images; the next epoch has another order.
 
     Example:
         >>> from ham10000.training.data import EpochPlan

@@ -129,7 +129,7 @@ class Journal:
 
     @contextmanager
     def epoch(self, counters: Counters, steps: int) -> Iterator[None]:
-        """Show the progress of an epoch of so many steps within the context."""
+        """Show a progress bar for the steps of an epoch within the context."""
         self.progress = EpochProgress(
             f"epoch {counters.epoch + 1}/{self.epochs}",
             steps,
