@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
@@ -60,7 +60,7 @@ class HAM10000(Dataset[Item]):
     """
 
     classes = CLASSES
-    class_to_idx = dict(zip(CLASSES, range(len(CLASSES)), strict=True))  # noqa: RUF012
+    class_to_idx: ClassVar = {name: index for index, name in enumerate(CLASSES)}
 
     def __init__(
         self,

@@ -167,8 +167,8 @@ def saliency_section(run: EvaluatedRun, data: Path | None) -> dict[str, Any]:
         )
         title = "Probability of the predicted class during deletion and insertion"
         alt = f"Deletion and insertion curves of {run.name}. Areas under the curves: {listed}."
-        draw = lambda theme: figures.faithfulness_figure(curves, theme=theme)  # noqa: E731
-        drawn.append((title, embed(draw, alt)))
+        picture = embed(lambda theme: figures.faithfulness_figure(curves, theme=theme), alt)
+        drawn.append((title, picture))
     return {"name": run.name, "missing": None, "tables": tables, "figures": drawn}
 
 
