@@ -9,9 +9,8 @@ from ham10000.saliency.evaluate import (
     image_reader,
     write_saliency,
 )
-from ham10000.saliency.faithfulness import CURVES, curve_area
-from ham10000.saliency.localization import SCORES, localization_scores
 from ham10000.saliency.methods import attention_maps, grad_cam_maps
+from ham10000.saliency.scores import CURVES, SCORES, curve_area, localization_scores
 
 __all__ = [
     "CURVES",

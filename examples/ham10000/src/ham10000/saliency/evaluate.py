@@ -18,19 +18,20 @@ from torch import Tensor, nn
 from ham10000.data import HAM10000, Augment, data_folder, open_folder, read_mask, resize
 from ham10000.errors import MissingDataError, some
 from ham10000.evaluation import RESAMPLES, draw_lesions
-from ham10000.saliency.faithfulness import (
-    CURVES,
-    curve_area,
-    faithfulness_curves,
-    rank_positions,
-)
-from ham10000.saliency.localization import SCORES, localization_scores
 from ham10000.saliency.methods import (
     attention_maps,
     feature_size,
     gaussian_map,
     grad_cam_maps,
     random_maps,
+)
+from ham10000.saliency.scores import (
+    CURVES,
+    SCORES,
+    curve_area,
+    faithfulness_curves,
+    localization_scores,
+    rank_positions,
 )
 from ham10000.training import Run
 from ham10000.utils import write_text

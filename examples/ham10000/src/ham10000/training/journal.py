@@ -1,4 +1,4 @@
-"""The record of a run: progress, the lines of its log, metrics.jsonl and the loggers."""
+"""The record of a run: text log, progress, metrics.jsonl, loggers, and messages for failures."""
 
 import json
 import logging
@@ -6,15 +6,18 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ham10000.errors import Ham10000Error
+from ham10000.errors import Ham10000Error, TrainingError
 from ham10000.evaluation import Predictions
+from ham10000.recipe import Recipe
 from ham10000.training.loggers import Loggers
 from ham10000.training.run_dir import RunDir
 from ham10000.training.session import Setup
@@ -22,9 +25,21 @@ from ham10000.training.state import Counters, TrainState
 from ham10000.training.step import StepTimer
 from ham10000.utils import write_text
 
-__all__ = ["EpochProgress", "Journal", "try_write_metrics", "write_metrics"]
+__all__ = [
+    "EpochProgress",
+    "Journal",
+    "explain_failures",
+    "log_to",
+    "try_write_metrics",
+    "write_metrics",
+]
 
 _LOG = logging.getLogger(__name__)
+_PACKAGE = logging.getLogger("ham10000")
+_RAISED = {"raised": True}
+"""Marks records of errors that are raised as well, and so printed by the caller."""
+_LOST = ("Connection closed by peer", "Connection reset by peer", "timed out", "Timed out", "NCCL")
+_MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _SHOWN = ("loss", "accuracy", "balanced_accuracy", "auc_weighted")
 _SHORT = {"balanced_accuracy": "balanced", "auc_weighted": "AUC"}
 _SECONDS = 60.0
@@ -218,3 +233,77 @@ def _brief(record: dict[str, Any]) -> str:
     return " ".join(
         f"{_SHORT.get(name, name)} {record[name]:.4f}" for name in _SHOWN if name in record
     )
+
+
+@contextmanager
+def log_to(path: Path, *, shown: bool) -> Iterator[None]:
+    """Log to standard error and, if `shown`, to a file; other ranks log only errors."""
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    handlers[0].setFormatter(logging.Formatter("%(message)s"))
+    handlers[0].addFilter(lambda record: not getattr(record, "raised", False))
+    if shown:
+        handlers.append(_QuietFile(path, encoding="utf-8", delay=True))
+        handlers[1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    level = _PACKAGE.level
+    _PACKAGE.setLevel(logging.INFO if shown else logging.ERROR)
+    for handler in handlers:
+        _PACKAGE.addHandler(handler)
+    try:
+        yield
+    finally:
+        _PACKAGE.setLevel(level)
+        for handler in handlers:
+            _PACKAGE.removeHandler(handler)
+            handler.close()
+
+
+@contextmanager
+def explain_failures(recipe: Recipe, run: RunDir) -> Iterator[None]:
+    """Log errors, and turn failures of the machine into errors that say what would help.
+
+    Raises:
+        TrainingError: memory ran out, or another process has ended.
+    """
+    try:
+        yield
+    except Ham10000Error as error:
+        _PACKAGE.error("%s", error, extra=_RAISED)
+        raise
+    except (RuntimeError, MemoryError) as error:
+        message = _explain(error, recipe, run)
+        if message is None:
+            _PACKAGE.exception("Training failed", extra=_RAISED)
+            raise
+        _PACKAGE.error("%s", message, extra=_RAISED)
+        raise TrainingError(message) from error
+
+
+def _explain(error: Exception, recipe: Recipe, run: RunDir) -> str | None:
+    text = str(error)
+    memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    if memory or any(part in text for part in _MEMORY):
+        return (
+            f"training: out of memory with training.batch_size {recipe.training.batch_size} and "
+            f"data.size {recipe.data.size}. Lower training.batch_size and raise "
+            "optimizer.accumulate by the same factor, lower data.size, or use "
+            "training.precision bf16."
+        )
+    if any(part in text for part in _LOST):
+        steps = run.step_checkpoints()
+        then = f"Continue from {steps[0].name} with" if steps else "Start again with"
+        return (
+            "training: another process of this run has ended or does not answer "
+            f"({text.splitlines()[0][:120]}). {then}: ham10000 train --resume {run.path}"
+        )
+    return None
+
+
+class _QuietFile(logging.FileHandler):
+    """A log file that prints no traceback for each line when the disk is full."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        pass
+
+    def close(self) -> None:
+        with suppress(OSError):  # writes what is buffered
+            super().close()

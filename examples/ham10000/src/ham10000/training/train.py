@@ -29,10 +29,15 @@ from ham10000.training.distributed import (
     local_processes,
     start_fabric,
 )
-from ham10000.training.journal import Journal, try_write_metrics, write_metrics
+from ham10000.training.journal import (
+    Journal,
+    explain_failures,
+    log_to,
+    try_write_metrics,
+    write_metrics,
+)
 from ham10000.training.lock import LAUNCHER_LOCK, TRAINER_LOCK, lock_run
 from ham10000.training.loggers import Loggers, open_loggers, trace_steps
-from ham10000.training.logs import explain_failures, log_to
 from ham10000.training.predict import predict
 from ham10000.training.processes import (
     INTERRUPTED,
