@@ -162,3 +162,24 @@ def test_a_run_predicts_the_official_test_set(
     assert main([*arguments, "--data", str(tmp_path), "--out", str(out)]) == 0
     assert "14 images of the official test set" in capsys.readouterr().out.replace("\n", " ")
     assert pd.read_csv(out)["image"].tolist() == sorted(chosen["image_id"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["localise", "run", "--faithful", "-1"], "--faithful must be 0 or more, found -1"),
+        (["report", "run", "--out", "page.html", "--each", "-1"], "--each must be 0 or more"),
+        (["explain", "run", "--out", "figures"], "no images are selected. Pass --image"),
+        (["explain", "run", "--out", "figures", "--worst", "3"], "ham10000 train RECIPE --out run"),
+    ],
+)
+def test_refusals_of_what_shows_images(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 1
+    assert message in capsys.readouterr().err

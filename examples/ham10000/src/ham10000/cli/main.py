@@ -27,9 +27,9 @@ COMMANDS = {
     "evaluate": "evaluation",
     "compare": "evaluation",
     "submission": "evaluation",
-    "localise": "reporting",
-    "explain": "reporting",
-    "report": "reporting",
+    "localise": "evaluation",
+    "explain": "evaluation",
+    "report": "evaluation",
     "study": "study",
     "demo": "study",
 }
