@@ -1,0 +1,244 @@
+"""Train the missing runs of a study: as processes of this machine, or as jobs of a cluster.
+
+A launcher is called with the missing runs and yields each of them as soon as its predictions are
+written. `run_study` knows nothing else about launchers, so runs that are trained in another way
+need only another launcher.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import Protocol
+
+import torch
+
+from ham10000.errors import TrainingError
+from ham10000.recipe import Recipe
+from ham10000.study.plan import PlannedRun
+from ham10000.training import RunDir, claim_run, lock_run
+from ham10000.utils import available_cores
+
+__all__ = [
+    "Launcher",
+    "LocalLauncher",
+    "RunTrainer",
+    "claim_runs",
+    "train_in_parallel",
+    "worker_environments",
+]
+
+Environment = dict[str, str]
+"""Environment variables that assign devices or cores to a process."""
+
+
+class Launcher(Protocol):
+    """Callable that trains runs and yields each of them when it is finished.
+
+    A run is finished when `RunDir(study / run.folder).done`. A launcher claims the folders of all
+    runs (see `claim_runs`) before the first training, trains any number of runs at a time, and
+    resumes interrupted runs. When its iterator is closed, as after Ctrl-C, it starts no further
+    run.
+
+    Example:
+        >>> from collections.abc import Callable, Iterator, Mapping
+        >>> from pathlib import Path
+        >>> from ham10000.recipe import Recipe
+        >>> from ham10000.study.launcher import Launcher, PlannedRun, claim_runs
+        >>> class InProcess:
+        ...     def __init__(self, study: Path) -> None:
+        ...         self.study = study
+        ...
+        ...     def __call__(
+        ...         self, runs: Mapping[PlannedRun, Recipe], log: Callable[[str], None]
+        ...     ) -> Iterator[PlannedRun]:
+        ...         claim_runs(self.study, runs)
+        ...         for run, recipe in runs.items():
+        ...             ...  # train it, and write its predictions
+        ...             yield run
+        >>> launcher: Launcher = InProcess(Path("study"))
+        >>> list(launcher({}, print))
+        []
+    """
+
+    def __call__(
+        self, runs: Mapping[PlannedRun, Recipe], log: Callable[[str], None]
+    ) -> Iterator[PlannedRun]:
+        """Train runs.
+
+        Args:
+            runs: Missing runs, each with its recipe, in which the seed, the fold and all overrides
+                are set.
+            log: Called with one line for each step other than a finished run.
+
+        Yields:
+            Each run, as soon as it is finished.
+
+        Raises:
+            TrainingError: A run failed. Runs in progress are not lost.
+        """
+        ...
+
+
+def claim_runs(study: Path, runs: Mapping[PlannedRun, Recipe]) -> None:
+    """Create the folders of runs with their resolved recipes, or check that they match.
+
+    Args:
+        study: Folder of the study.
+        runs: Runs with their recipes.
+
+    Raises:
+        ArgumentError: A folder holds other files.
+        RecipeError: A folder belongs to another recipe.
+        TrainingError: Another process is training one of the runs.
+    """
+    for run, recipe in runs.items():
+        with lock_run(study / run.folder):
+            claim_run(study / run.folder, recipe)
+
+
+@dataclass(frozen=True)
+class LocalLauncher:
+    """Launcher that trains runs in processes of this machine; see `Launcher`."""
+
+    study: Path
+    """Folder of the study."""
+    parallel: int | None = None
+    """Number of runs at a time. Defaults to one per GPU, or per core without a GPU."""
+    processes: int = 1
+    """Number of training processes of one run."""
+
+    def __call__(
+        self, runs: Mapping[PlannedRun, Recipe], log: Callable[[str], None]
+    ) -> Iterator[PlannedRun]:
+        """Train runs; see `Launcher`."""
+        claim_runs(self.study, runs)
+        environments = worker_environments(self.parallel, len(runs), self.processes)
+        log(f"Training {len(environments)} at a time on this machine")
+        trainer = RunTrainer(self.study, self.processes)
+        yield from train_in_parallel(trainer, list(runs), environments)
+
+
+@dataclass(frozen=True)
+class RunTrainer:
+    """Callable that trains a claimed run with `ham10000 train --resume` in a subprocess."""
+
+    study: Path
+    """Folder of the study."""
+    processes: int = 1
+    """Number of training processes of one run."""
+
+    def command(self, run: PlannedRun) -> list[str]:
+        """Return the command that trains a run, from the start or from its last checkpoint."""
+        return [
+            *(sys.executable, "-m", "ham10000", "train", "--resume", str(self.study / run.folder)),
+            *("--processes", str(self.processes)),
+        ]
+
+    def output(self, run: PlannedRun) -> Path:
+        """Return the text file beside the folder of a run to which its output is appended."""
+        return self.study / f"{run.folder}.txt"
+
+    def start(self, run: PlannedRun, environment: Environment) -> "subprocess.Popen[bytes]":
+        """Start to train a run in an environment."""
+        with self.output(run).open("ab") as file:
+            return subprocess.Popen(
+                self.command(run),
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **environment},
+            )
+
+    def check(self, run: PlannedRun, status: int) -> None:
+        """Raise an error if the process of a run failed, or ended before the run was finished.
+
+        Raises:
+            TrainingError: The message ends with the last line of output.
+        """
+        if status or not RunDir(self.study / run.folder).done:
+            text = self.output(run).read_text(errors="replace").strip()
+            last = text.splitlines()[-1] if text else "(no output)"
+            raise TrainingError(
+                f"training {run.folder}: the process exited with status {status}. "
+                f"Last line of its output: {last} The full output is in {self.output(run)}. Run "
+                "the same command again to resume."
+            )
+
+    def __call__(self, run: PlannedRun, environment: Environment) -> None:
+        """Train a run to its end.
+
+        Raises:
+            TrainingError: The process failed. The message ends with its last line of output.
+        """
+        self.check(run, self.start(run, environment).wait())
+
+
+def worker_environments(
+    parallel: int | None, num_runs: int, processes: int = 1
+) -> list[Environment]:
+    """Return one environment for each run that trains at the same time.
+
+    Example:
+        >>> from ham10000.study.launcher import worker_environments
+        >>> len(worker_environments(parallel=2, num_runs=6))
+        2
+
+    With GPUs, each training process gets a GPU of its own. On the CPU, cores are divided evenly.
+
+    Args:
+        parallel: Number of runs at a time. Defaults to one per GPU, or per core without a GPU.
+        num_runs: Number of runs to train.
+        processes: Number of training processes of one run.
+    """
+    gpus, cores = torch.cuda.device_count(), available_cores()
+    number = max(1, min(parallel or max(1, (gpus or cores) // processes), num_runs))
+    if gpus:
+        first = [worker * processes for worker in range(number)]
+        owned = [[str((start + rank) % gpus) for rank in range(processes)] for start in first]
+        return [{"CUDA_VISIBLE_DEVICES": ",".join(devices)} for devices in owned]
+    return [{"OMP_NUM_THREADS": str(max(1, cores // number // processes))} for _ in range(number)]
+
+
+def train_in_parallel(
+    trainer: Callable[[PlannedRun, Environment], None],
+    runs: Sequence[PlannedRun],
+    environments: Sequence[Environment],
+) -> Iterator[PlannedRun]:
+    """Train runs in parallel, one at a time in each environment, and yield each finished run.
+
+    Args:
+        trainer: Trains one run in an environment.
+        runs: Runs to train.
+        environments: From `worker_environments`.
+
+    Raises:
+        TrainingError: A run failed. Runs in progress finish first, and no further run starts.
+    """
+    free, stopped = list(environments), Event()
+
+    def train_one(run: PlannedRun) -> PlannedRun | None:
+        if stopped.is_set():
+            return None
+        environment = free.pop()
+        try:
+            trainer(run, environment)
+        except BaseException:
+            stopped.set()
+            raise
+        finally:
+            free.append(environment)
+        return run
+
+    with ThreadPoolExecutor(len(environments)) as pool:
+        futures = [pool.submit(train_one, run) for run in runs]
+        try:
+            for future in as_completed(futures):
+                run = future.result()
+                if run is not None:
+                    yield run
+        finally:  # also after Ctrl-C: runs in progress save and end, and no further run starts
+            stopped.set()

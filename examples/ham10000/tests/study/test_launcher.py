@@ -1,0 +1,111 @@
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from ham10000.errors import ArgumentError, TrainingError
+from ham10000.recipe import Recipe
+from ham10000.study import launcher
+from ham10000.study.launcher import (
+    LocalLauncher,
+    RunTrainer,
+    train_in_parallel,
+    worker_environments,
+)
+from ham10000.study.plan import PlannedRun
+
+RUNS = [PlannedRun("bare", seed) for seed in range(5)]
+
+
+def test_a_run_is_the_command_that_a_person_would_type(tmp_path: Path) -> None:
+    command = RunTrainer(tmp_path, processes=2).command(PlannedRun("bare", 3, fold=1))
+    assert command[1:4] == ["-m", "ham10000", "train"]
+    run = str(tmp_path / "runs/bare-seed3-fold1")
+    assert command[4:] == ["--resume", run, "--processes", "2"]
+
+
+def test_a_failure_quotes_the_output_of_the_run(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(TrainingError, match=r"exited with status 1.*no recipe\.yaml.*to resume"):
+        RunTrainer(tmp_path)(PlannedRun("bare", 0), {})
+
+
+def test_a_folder_with_something_else_is_refused_before_any_training(tmp_path: Path) -> None:
+    runs = {run: Recipe(run.recipe, seed=run.seed) for run in RUNS}
+    other = tmp_path / RUNS[-1].folder
+    other.mkdir(parents=True)
+    (other / "thesis.tex").touch()
+    with pytest.raises(ArgumentError, match="thesis"):
+        next(LocalLauncher(tmp_path)(runs, print))
+    assert not list(tmp_path.glob("runs/*.txt"))
+
+
+def test_an_environment_has_one_run_at_a_time() -> None:
+    lock, busy, most = threading.Lock(), set[str](), 0
+
+    def trainer(run: PlannedRun, environment: dict[str, str]) -> None:
+        nonlocal most
+        with lock:
+            assert environment["name"] not in busy
+            busy.add(environment["name"])
+            most = max(most, len(busy))
+        time.sleep(0.02)
+        with lock:
+            busy.remove(environment["name"])
+
+    finished = list(train_in_parallel(trainer, RUNS, [{"name": "a"}, {"name": "b"}]))
+    assert most == 2
+    assert sorted(run.seed for run in finished) == [0, 1, 2, 3, 4]
+
+
+def test_no_run_starts_after_a_failure() -> None:
+    begun: list[int] = []
+
+    def trainer(run: PlannedRun, environment: dict[str, str]) -> None:
+        begun.append(run.seed)
+        time.sleep(0.02)
+        raise TrainingError("no")
+
+    with pytest.raises(TrainingError):
+        list(train_in_parallel(trainer, RUNS, [{}, {}]))
+    assert len(begun) <= 2
+
+
+def test_no_run_starts_after_the_iterator_is_closed() -> None:
+    begun: list[int] = []
+
+    def trainer(run: PlannedRun, environment: dict[str, str]) -> None:
+        begun.append(run.seed)
+        time.sleep(0.02)
+
+    finished = train_in_parallel(trainer, RUNS, [{}])
+    next(finished)
+    finished.close()
+    assert len(begun) <= 2
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cores", "parallel", "processes", "runs", "expected"),
+    [
+        (0, 8, None, 1, 3, [{"OMP_NUM_THREADS": "2"}] * 3),
+        (0, 2, None, 1, 4, [{"OMP_NUM_THREADS": "1"}] * 2),
+        (0, 2, 1, 1, 4, [{"OMP_NUM_THREADS": "2"}]),
+        (2, 8, None, 1, 4, [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]),
+        (0, 8, None, 2, 4, [{"OMP_NUM_THREADS": "1"}] * 4),
+        (4, 8, None, 2, 4, [{"CUDA_VISIBLE_DEVICES": "0,1"}, {"CUDA_VISIBLE_DEVICES": "2,3"}]),
+        (0, 2, None, 1, 0, [{"OMP_NUM_THREADS": "2"}]),
+    ],
+)
+def test_worker_environments(
+    gpus: int,
+    cores: int,
+    parallel: int | None,
+    processes: int,
+    runs: int,
+    expected: list[dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(launcher.torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(launcher, "available_cores", lambda: cores)
+    assert worker_environments(parallel, runs, processes) == expected
