@@ -47,7 +47,7 @@ def cells() -> tuple[Cells, Cells]:
 
 def test_each_cell_has_the_difference_of_its_own_metrics(cells: tuple[Cells, Cells]) -> None:
     control, treatment = cells
-    found = compare_cells(control, treatment, resamples=40)
+    found = compare_cells(control, {"sa": treatment}, resamples=40)["sa"]
     assert set(found) < set(METRICS)
     assert "recall/df" not in found, "a class without images is undefined"
     for name in ("auc_macro", "brier", "sensitivity_at_95_specificity/mel"):
@@ -66,7 +66,8 @@ def test_lesions_are_resampled_within_folds_and_alike_for_all_models(
     cells: tuple[Cells, Cells],
 ) -> None:
     control, treatment = cells
-    found = compare_cells(control, treatment, metrics=["accuracy"], resamples=60, seed=5)
+    options = {"metrics": ["accuracy"], "resamples": 60, "seed": 5}
+    found = compare_cells(control, {"sa": treatment}, **options)["sa"]
     drawn = np.zeros((2, 60))
     for number in range(3):
         first = control[number, 0]
@@ -90,9 +91,8 @@ def test_the_order_of_images_does_not_matter(cells: tuple[Cells, Cells]) -> None
         for key, each in treatment.items()
     }
     names = ["auc_macro", "accuracy"]
-    one, other = (
-        compare_cells(control, each, metrics=names, resamples=20) for each in (treatment, shuffled)
-    )
+    arms = {"one": treatment, "other": shuffled}
+    one, other = compare_cells(control, arms, metrics=names, resamples=20).values()
     for name in names:
         assert one[name].mean == pytest.approx(other[name].mean, abs=1e-12)
         assert one[name].lesion_error == pytest.approx(other[name].lesion_error)
@@ -100,25 +100,50 @@ def test_the_order_of_images_does_not_matter(cells: tuple[Cells, Cells]) -> None
 
 def test_equal_recipes_have_no_difference(cells: tuple[Cells, Cells]) -> None:
     control, _ = cells
-    found = compare_cells(control, control, metrics=["auc_macro"], resamples=20)["auc_macro"]
+    arms = {"same": control}
+    found = compare_cells(control, arms, metrics=["auc_macro"], resamples=20)["same"]["auc_macro"]
     assert (found.mean, found.low, found.high, found.p) == (0, 0, 0, 1)
+
+
+def test_the_interval_is_unknown_if_nothing_varies_but_the_predictions() -> None:
+    def perfect(skill: float) -> Cells:
+        cells = {}
+        for key in [(0, 0), (0, 1)]:
+            base = fold(0)
+            sure = (1 - skill) / 7 + skill * np.eye(7)[base.targets]
+            cells[key] = make_predictions(base.table, sure)
+        return cells
+
+    arms = {"surer": perfect(0.9), "same": perfect(0.5)}
+    found = compare_cells(perfect(0.5), arms, metrics=["auc_macro"], resamples=20)
+    surer, same = found["surer"]["auc_macro"], found["same"]["auc_macro"]
+    assert (surer.mean, surer.low, surer.high) == (0, -1, 1)
+    assert (same.mean, same.low, same.high) == (0, 0, 0)
+
+
+def test_arms_do_not_affect_one_another(cells: tuple[Cells, Cells]) -> None:
+    control, treatment = cells
+    worse = {key: perturbed(one, 5) for key, one in control.items()}
+    together = compare_cells(control, {"sa": treatment, "se": worse}, resamples=20)
+    for arm, each in (("sa", treatment), ("se", worse)):
+        assert compare_cells(control, {arm: each}, resamples=20)[arm] == together[arm]
 
 
 def test_incomplete_or_overlapping_cells_are_refused(cells: tuple[Cells, Cells]) -> None:
     control, treatment = cells
     part = {key: each for key, each in treatment.items() if key != (1, 7)}
     with pytest.raises(ArgumentError, match=r"\(1, 7\) \(fold, seed\) are in only one"):
-        compare_cells(control, part)
+        compare_cells(control, {"sa": part})
     with pytest.raises(ArgumentError, match=r"\(1, 7\) \(fold, seed\) are missing"):
-        compare_cells(part, part)
+        compare_cells(part, {"sa": part})
     with pytest.raises(ArgumentError, match="all cells"):
-        compare_cells({}, {})
+        compare_cells({}, {"sa": {}})
     same = {(number, seed): control[0, seed] for number in range(2) for seed in (0, 7)}
     with pytest.raises(ArgumentError, match="fold 1 tests on lesions of an earlier fold"):
-        compare_cells(same, same)
+        compare_cells(same, {"sa": same})
     less = {**treatment, (2, 7): Predictions(treatment[2, 7].table.iloc[1:])}
-    with pytest.raises(PredictionError, match="treatment, fold 2, seed 7: no row for the image"):
-        compare_cells(control, less)
+    with pytest.raises(PredictionError, match="sa, fold 2, seed 7: no row for the image"):
+        compare_cells(control, {"sa": less})
 
 
 def test_equal_metrics_count_once() -> None:

@@ -63,12 +63,27 @@ def test_p_is_small_where_one_source_of_variation_is_missing() -> None:
     cells = np.array(FIVE_BY_TWO) + 100
     assert 0 < estimate_cells(cells, 0.0, 100).p < 1e-15
     assert 0 < estimate_cells(np.full((5, 2), 0.1), 0.01**2, 500).p < 1e-15
-    assert estimate_cells(np.full((5, 2), 0.1), 0.0, 500).p == 0
 
 
-def test_no_difference_anywhere_is_certain_and_bounds_hold() -> None:
-    found = estimate_cells(np.zeros((5, 2)), 0.0, 100)
-    assert (found.mean, found.low, found.high, found.p) == (0, 0, 0, 1)
+@pytest.mark.parametrize("difference", [0.0, 0.1])
+def test_without_any_variation_only_identical_predictions_are_certain(difference: float) -> None:
+    same = estimate_cells(np.zeros((5, 2)), 0.0, 100, identical=True)
+    assert (same.mean, same.low, same.high, same.p) == (0, 0, 0, 1)
+    assert decide(same, 0.005).outcome == "equivalent"
+    # Three values of 0.1 have a mean that differs from 0.1 in the last bit.
+    found = estimate_cells(np.full((5, 3), difference), 1e-32, 100, bounds=(-1.0, 1.0))
+    assert (found.standard_error, found.low, found.high, found.p) == (0, -1, 1, 1)
+    verdict = decide(found, 0.005)
+    assert verdict.outcome == "undecided"
+    assert "standard error is unknown" in verdict.reason
+
+
+def test_identical_predictions_of_few_runs_give_no_verdict() -> None:
+    found = estimate_cells(np.zeros((2, 3)), 0.0, 100, identical=True)
+    assert decide(found, 0.005).outcome == "too few runs"
+
+
+def test_bounds_hold() -> None:
     wide = estimate_cells([[0.9, -0.9], [0.5, -0.5]], 1.0, 100, bounds=(-1.0, 1.0))
     assert (wide.low, wide.high) == (-1, 1)
 

@@ -1,13 +1,13 @@
-"""Paired comparison of two recipes over folds and seeds.
+"""Paired comparison of recipes with a control over folds and seeds.
 
 A cell is one trained model: a fold and a seed. Metrics are computed in each cell, on the test
 images of its fold, and averaged over cells. Predictions of different models are never pooled, since
 their scores are not on the same scale. Lesions are resampled within each fold, the same resamples
-for all seeds and both recipes. `ham10000.statistics.estimate_cells` combines the variances.
+for all seeds and recipes. `ham10000.statistics.estimate_cells` combines the variances.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -29,67 +29,51 @@ Floats = npt.NDArray[np.float64]
 
 def compare_cells(
     control: Cells,
-    treatment: Cells,
+    arms: Mapping[str, Cells],
     *,
     metrics: Sequence[str] = METRICS,
     level: float = LEVEL,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> dict[str, CellEstimate]:
-    """Estimate the difference of two recipes, treatment minus control.
+) -> dict[str, dict[str, CellEstimate]]:
+    """Estimate the difference of each arm from the control, arm minus control.
 
     Args:
         control: predictions of the control, by fold and seed: every fold with every seed. With one
             split there is one fold.
-        treatment: predictions of the treatment in the same cells, for the same images.
+        arms: predictions of each arm in the same cells, for the same images.
         metrics: names of metrics.
         level: nominal coverage of the intervals.
         resamples: number of bootstrap resamples of lesions.
         seed: seed of the resamples.
 
     Returns:
-        The estimate of each metric, without the metrics that are undefined in a fold.
+        By arm, the estimate of each metric, without the metrics that are undefined in a fold.
 
     Raises:
         ArgumentError: a cell is missing, or folds have lesions in common.
         PredictionError: models of a fold were tested on different images.
     """
-    folds, seeds = _grid(control, treatment)
+    for cells in arms.values():
+        _check_same_cells(control, cells)
+    folds, seeds = _grid(control)
     _check_disjoint(control, folds, seeds)
-    values = {name: np.empty((len(folds), len(seeds))) for name in metrics}
-    drawn = {name: np.zeros((len(seeds), resamples)) for name in metrics}
+    found = {arm: _Differences.empty(metrics, len(folds), len(seeds), resamples) for arm in arms}
     lesions = np.zeros((len(folds), len(CLASSES)))
     for row, fold in enumerate(folds):
         first = control[fold, seeds[0]]
         counts = draw_lesions(first.targets, first.lesions, resamples, [seed, row])
         lesions[row] = _lesions_of_class(first)
         for column, each in enumerate(seeds):
-            pair = [
-                _aligned(cells[fold, each], first, f"{name}, fold {fold}, seed {each}")
-                for name, cells in (("control", control), ("treatment", treatment))
-            ]
-            a, b = (summarize(one.targets, one.probabilities) for one in pair)
-            again_a, again_b = (
-                summarize_weighted(one.targets, one.probabilities, counts) for one in pair
+            base = _Cell.of(
+                control[fold, each], first, counts, f"control, fold {fold}, seed {each}"
             )
-            for name in metrics:
-                values[name][row, column] = b[name] - a[name]
-                drawn[name][column] += (again_b[name] - again_a[name]) / len(folds)
-    found = {}
-    for name in metrics:
-        if not np.isfinite(values[name]).all():
-            continue
-        number = _limiting(name, lesions)
-        # n lesions drawn with replacement have a variance that is too small by (n - 1) / n.
-        scale = float(np.mean(number / np.maximum(number - 1, 1)))
-        found[name] = estimate_cells(
-            values[name],
-            scale * shared_variance(drawn[name]),
-            int(number.sum()),
-            level=level,
-            bounds=(-upper_bound(name), upper_bound(name)),
-        )
-    return found
+            for arm, cells in arms.items():
+                other = _Cell.of(
+                    cells[fold, each], first, counts, f"{arm}, fold {fold}, seed {each}"
+                )
+                found[arm].add(row, column, base, other)
+    return {arm: each.estimate(lesions, level) for arm, each in found.items()}
 
 
 def adjust_p_values(p_values: Mapping[tuple[str, str], float]) -> dict[tuple[str, str], float]:
@@ -120,21 +104,84 @@ def adjust_p_values(p_values: Mapping[tuple[str, str], float]) -> dict[tuple[str
     }
 
 
-def _grid(control: Cells, treatment: Cells) -> tuple[list[int], list[int]]:
-    doing = "comparing recipes over folds and seeds"
-    if set(control) != set(treatment):
-        missing = sorted(set(control) ^ set(treatment))
-        raise ArgumentError(
-            f"{doing}: {some(missing)} (fold, seed) are in only one of the two. Run both recipes "
-            "in the same cells."
+@dataclass(frozen=True)
+class _Cell:
+    """Metrics of one model, on its test images and on their resamples."""
+
+    probabilities: Floats
+    values: Mapping[str, float]
+    drawn: Mapping[str, Floats]
+
+    @classmethod
+    def of(cls, one: Predictions, first: Predictions, counts: Floats, name: str) -> "_Cell":
+        one = _aligned(one, first, name)
+        truth, scores = one.targets, one.probabilities
+        return cls(scores, summarize(truth, scores), summarize_weighted(truth, scores, counts))
+
+
+@dataclass
+class _Differences:
+    """Differences of an arm from the control."""
+
+    values: dict[str, Floats]
+    """By metric, the difference of each fold and seed, (F, S)."""
+    drawn: dict[str, Floats]
+    """By metric, the difference of each seed on each resample, averaged over folds, (S, R)."""
+    identical: bool = True
+    """Whether all predictions are equal."""
+
+    @classmethod
+    def empty(
+        cls, metrics: Sequence[str], folds: int, seeds: int, resamples: int
+    ) -> "_Differences":
+        return cls(
+            {name: np.empty((folds, seeds)) for name in metrics},
+            {name: np.zeros((seeds, resamples)) for name in metrics},
         )
+
+    def add(self, row: int, column: int, a: _Cell, b: _Cell) -> None:
+        self.identical &= np.array_equal(a.probabilities, b.probabilities)
+        for name, values in self.values.items():
+            values[row, column] = b.values[name] - a.values[name]
+            self.drawn[name][column] += (b.drawn[name] - a.drawn[name]) / len(values)
+
+    def estimate(self, lesions: Floats, level: float) -> dict[str, CellEstimate]:
+        found = {}
+        for name, values in self.values.items():
+            if not np.isfinite(values).all():
+                continue
+            number = _limiting(name, lesions)
+            # n lesions drawn with replacement have a variance that is too small by (n - 1) / n.
+            scale = float(np.mean(number / np.maximum(number - 1, 1)))
+            found[name] = estimate_cells(
+                values,
+                scale * shared_variance(self.drawn[name]),
+                int(number.sum()),
+                level=level,
+                bounds=(-upper_bound(name), upper_bound(name)),
+                identical=self.identical,
+            )
+        return found
+
+
+def _check_same_cells(control: Cells, arm: Cells) -> None:
+    if set(control) != set(arm):
+        missing = sorted(set(control) ^ set(arm))
+        raise ArgumentError(
+            f"comparing recipes over folds and seeds: {some(missing)} (fold, seed) are in only one "
+            "of the two. Run both recipes in the same cells."
+        )
+
+
+def _grid(control: Cells) -> tuple[list[int], list[int]]:
     folds = sorted({fold for fold, _ in control})
     seeds = sorted({seed for _, seed in control})
     lacking = [(fold, seed) for fold in folds for seed in seeds if (fold, seed) not in control]
     if lacking or not control:
         raise ArgumentError(
-            f"{doing}: {some(lacking) if lacking else 'all cells'} (fold, seed) are missing. Run "
-            "every fold with every seed."
+            "comparing recipes over folds and seeds: "
+            f"{some(lacking) if lacking else 'all cells'} (fold, seed) are missing. Run every fold "
+            "with every seed."
         )
     return folds, seeds
 

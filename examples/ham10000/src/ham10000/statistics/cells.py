@@ -50,6 +50,9 @@ __all__ = [
 MIN_TRAINING_DF = 5
 """Fewest degrees of freedom of the training variance for which there is a verdict."""
 
+_ROUNDING = 1e-12
+"""Standard errors up to this are rounding errors."""
+
 Floats = npt.NDArray[np.float64]
 Key = TypeVar("Key", bound=Hashable)
 Outcome = Literal["better", "worse", "equivalent", "undecided", "too few runs"]
@@ -96,8 +99,12 @@ def estimate_cells(
     *,
     level: float = LEVEL,
     bounds: tuple[float, float] = (-math.inf, math.inf),
+    identical: bool = False,
 ) -> CellEstimate:
     """Estimate a paired difference from its value in each cell.
+
+    If neither seeds nor lesions change the difference, its standard error cannot be estimated,
+    unless the predictions are identical: the interval is then `bounds`, and p is 1.
 
     Example:
         >>> from ham10000.statistics import estimate_cells
@@ -114,6 +121,8 @@ def estimate_cells(
             less.
         level: nominal coverage of the interval.
         bounds: smallest and largest possible difference.
+        identical: whether the predictions of both recipes are equal, so that the difference is 0
+            without error.
 
     Returns:
         The estimate. Its unit is the unit of `values`.
@@ -137,14 +146,15 @@ def estimate_cells(
     folds, seeds = cells.shape
     mean, training_df = float(cells.mean()), folds * (seeds - 1)
     within = float(cells.var(axis=1, ddof=1).mean())
-    errors = (math.sqrt(within / (folds * seeds)), math.sqrt(lesion_variance))
+    errors = _without_rounding(math.sqrt(within / (folds * seeds)), math.sqrt(lesion_variance))
     degrees = (training_df, max(lesions - 1, 1))
-    half = _half_width(1 - level, errors, degrees)
+    unknown = not any(errors) and not identical
+    half = math.inf if unknown else _half_width(1 - level, errors, degrees)
     return CellEstimate(
         mean=mean,
         low=max(mean - half, bounds[0]),
         high=min(mean + half, bounds[1]),
-        p=_p_value(abs(mean), errors, degrees),
+        p=1.0 if unknown else _p_value(abs(mean), errors, degrees),
         level=level,
         standard_error=math.hypot(*errors),
         training_error=errors[0],
@@ -200,9 +210,9 @@ def decide(
     """Derive the verdict on the treatment from the estimated difference, treatment minus control.
 
     The first rule that applies decides: "too few runs" with fewer than `MIN_TRAINING_DF` degrees of
-    freedom of the training variance; "equivalent" if the interval lies within the margin; "better"
-    or "worse" if the interval excludes 0, and the adjusted p-value is below 1 - level; otherwise
-    "undecided".
+    freedom of the training variance; "undecided" if the standard error is unknown; "equivalent" if
+    the interval lies within the margin; "better" or "worse" if the interval excludes 0, and the
+    adjusted p-value is below 1 - level; otherwise "undecided".
 
     Example:
         >>> from ham10000.statistics import decide, estimate_cells
@@ -233,6 +243,12 @@ def decide(
             f"{'has' if folds == 1 else 'have'} {_count(found.training_df, 'degree')} of freedom, "
             f"fewer than {MIN_TRAINING_DF}; {_count(seeds_needed(folds), 'seed')} or "
             f"{_count(_folds_needed(seeds), 'fold')} are needed",
+        )
+    if found.standard_error == 0 and found.low < found.high:
+        return Verdict(
+            "undecided",
+            "the predictions differ, but the metric varies neither between seeds nor between "
+            "lesions, so its standard error is unknown",
         )
     if -margin <= found.low and found.high <= margin:
         return Verdict("equivalent", "the interval lies within the smallest difference of interest")
@@ -274,7 +290,12 @@ def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
     return {name: corrected[name] for name in p_values}
 
 
-def _half_width(p: float, errors: tuple[float, float], degrees: tuple[int, int]) -> float:
+def _without_rounding(*errors: float) -> tuple[float, ...]:
+    # Equal values of a metric can differ in the last bits.
+    return tuple(error if error > _ROUNDING else 0.0 for error in errors)
+
+
+def _half_width(p: float, errors: tuple[float, ...], degrees: tuple[int, int]) -> float:
     parts = (
         special.stdtrit(df, p / 2) * error
         for df, error in zip(degrees, errors, strict=True)
@@ -283,13 +304,13 @@ def _half_width(p: float, errors: tuple[float, float], degrees: tuple[int, int])
     return math.hypot(*map(float, parts))
 
 
-def _p_value(distance: float, errors: tuple[float, float], degrees: tuple[int, int]) -> float:
+def _p_value(distance: float, errors: tuple[float, ...], degrees: tuple[int, int]) -> float:
     # 1 - p is the level of the widest interval that excludes 0.
     def excess(log_p: float) -> float:
         return _half_width(math.exp(log_p), errors, degrees) - distance
 
     smallest = -600.0
-    if distance == 0:
+    if not distance > _ROUNDING:
         return 1.0
     if not excess(smallest) > 0:
         return 0.0

@@ -105,12 +105,13 @@ def summarize_study(
     """
     planned = look <= plan.looks
     alpha = (1 - LEVEL) / plan.looks if planned else 1 - LEVEL
-    changes = {
-        arm: compare_cells(
-            cells[plan.control], cells[arm], level=1 - alpha, resamples=resamples, seed=seed
-        )
-        for arm in plan.arms
-    }
+    changes = compare_cells(
+        cells[plan.control],
+        {arm: cells[arm] for arm in plan.arms},
+        level=1 - alpha,
+        resamples=resamples,
+        seed=seed,
+    )
     defined = [name for name in METRICS if all(name in found for found in changes.values())]
     adjusted = _adjust(plan, changes, defined)
     verdicts = {
