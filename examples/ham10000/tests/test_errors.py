@@ -19,6 +19,7 @@ from ham10000 import errors
         (errors.CacheError, ValueError),
         (errors.CheckpointError, ValueError),
         (errors.TrainingError, RuntimeError),
+        (errors.LockedError, RuntimeError),
         (errors.DownloadError, ConnectionError),
         (errors.ArchiveError, ValueError),
         (errors.WriteError, OSError),

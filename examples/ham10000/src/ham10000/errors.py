@@ -55,6 +55,10 @@ class TrainingError(Ham10000Error, RuntimeError):
     """Training cannot start or continue."""
 
 
+class LockedError(Ham10000Error, RuntimeError):
+    """Another process is using a folder."""
+
+
 class DownloadError(Ham10000Error, ConnectionError):
     """A download failed, or a checksum does not match."""
 

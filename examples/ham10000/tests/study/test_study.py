@@ -8,6 +8,7 @@ from ham10000.data import CLASSES, load_table, read_split
 from ham10000.errors import (
     ArgumentError,
     DataError,
+    LockedError,
     PredictionError,
     RecipeError,
     SplitError,
@@ -213,3 +214,21 @@ def test_other_predictions_are_refused(
     path.write_text("".join(rows[:-1]))
     with pytest.raises(PredictionError, match=r"no row for the image .* the test set of"):
         run(recipes, synthetic, tmp_path / "study")
+
+
+def test_a_second_study_in_the_folder_is_refused_while_the_first_trains(
+    recipes: list[Path], synthetic: Path, tmp_path: Path, trained: list[str]
+) -> None:
+    refusals: list[str] = []
+
+    def log(line: str) -> None:
+        if line.endswith(", 1 of 4"):
+            before = (tmp_path / "study/plan.json").read_bytes()
+            with pytest.raises(LockedError, match=r"a study in .+: process .+ has locked") as e:
+                run(recipes, synthetic, tmp_path / "study", seeds=[0, 1, 2], extend=True)
+            refusals.append(str(e.value))
+            assert (tmp_path / "study/plan.json").read_bytes() == before
+
+    run(recipes, synthetic, tmp_path / "study", log=log)
+    assert len(refusals) == 1
+    assert len(trained) == 4

@@ -1,11 +1,14 @@
 import errno
+import os
+import signal
 import stat
 from pathlib import Path
 
 import pytest
+import ranks
 
-from ham10000.errors import ArgumentError, WriteError
-from ham10000.utils import new_folder, replacing, write_text
+from ham10000.errors import ArgumentError, LockedError, WriteError
+from ham10000.utils import lock_folder, new_folder, replacing, write_text
 
 
 def test_a_failure_keeps_what_was_there(tmp_path: Path) -> None:
@@ -62,3 +65,38 @@ def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
     with new_folder(tmp_path / "empty") as partial:
         (partial / "file").touch()
     assert (tmp_path / "empty" / "file").exists()
+
+
+def hold_and_fork(folder: Path) -> None:
+    with lock_folder(folder, "a.lock", "holding", ""):
+        if os.fork() == 0:
+            (folder / "forked").write_text(str(os.getpid()))
+        signal.pause()
+
+
+def test_a_lock_ends_with_its_process_even_if_forked_ones_live_on(tmp_path: Path) -> None:
+    holders = ranks.start(hold_and_fork, tmp_path)
+    ranks.wait_for(
+        lambda: bool((tmp_path / "forked").exists() and (tmp_path / "forked").read_text())
+    )
+    forked = int((tmp_path / "forked").read_text())
+    message = rf"waiting: process {holders[0].pid} on .+ has locked {tmp_path}\. .+ Try later\."
+    lock = ("a.lock", "waiting", "Try later.")
+    with pytest.raises(LockedError, match=message), lock_folder(tmp_path, *lock):
+        pass
+    with lock_folder(tmp_path, "b.lock", "another lock of the folder", ""):
+        pass
+    ranks.kill(holders)
+    try:
+        os.kill(forked, 0)
+        with lock_folder(tmp_path, *lock):
+            pass
+    finally:
+        os.kill(forked, signal.SIGKILL)
+
+
+def test_a_folder_that_cannot_be_locked_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "run"
+    with pytest.raises(WriteError, match="writing"), lock_folder(folder, "a.lock", "locking", ""):
+        pass

@@ -94,7 +94,7 @@ def claim_runs(study: Path, runs: Mapping[PlannedRun, Recipe]) -> None:
     Raises:
         ArgumentError: A folder holds other files.
         RecipeError: A folder belongs to another recipe.
-        TrainingError: Another process is training one of the runs.
+        LockedError: Another process is training one of the runs.
     """
     for run, recipe in runs.items():
         with lock_run(study / run.folder):

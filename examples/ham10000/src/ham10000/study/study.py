@@ -15,11 +15,12 @@ from ham10000.study.plan import PRIMARY, PlannedRun, StudyPlan, make_plan
 from ham10000.study.preregistration import StudyRecord, split_hash
 from ham10000.study.summary import SPLIT, check_test_images, read_study, summarize_study
 from ham10000.training import RunDir, make_split, wants_validation
-from ham10000.utils import write_text
+from ham10000.utils import lock_folder, write_text
 
 __all__ = ["RESULT", "run_study"]
 
 RESULT = "study.json"
+LOCK = ".study.lock"
 
 
 def run_study(
@@ -68,6 +69,7 @@ def run_study(
         The content of study.json.
 
     Raises:
+        LockedError: Another process is running a study in the folder.
         Ham10000Error: The study cannot be planned, trained or summarized.
     """
     recipes = [load_recipe(path, overrides) for path in recipe_files]
@@ -80,30 +82,32 @@ def run_study(
         smallest_difference=smallest_difference,
         looks=looks,
     )
-    record = StudyRecord(out)
-    shared = [*_share_images(recipes, plan, out), *overrides]
-    record.register(plan, recipes, split_hash(out / SPLIT), extend=extend)
-    finished, missing = _by_state(plan, out)
-    record.check_predictions(_hashes(finished, out))
-    _check_recipes(finished, record, out)
-    check_test_images(finished, out, recipes[0].data.fold)
-    files = {each.name: path for each, path in zip(recipes, recipe_files, strict=True)}
-    resolved = {run: _recipe_of(run, files[run.recipe], shared) for run in missing}
-    if not plan.enough_runs:
-        log(
-            f"Too few runs for a verdict: folds x (seeds - 1) is below {MIN_TRAINING_DF}. "
-            f"{seeds_needed(plan.folds or 1)} seeds are needed."
-        )
-    log(f"{len(plan.runs)} runs, {len(missing)} to train")
-    launcher: Launcher = LocalLauncher(out, parallel, processes)
-    for number, run in enumerate(launcher(resolved, log), start=1):
-        log(f"{run.folder}: trained, {number} of {len(missing)}")
-    check_test_images(missing, out, recipes[0].data.fold)
-    result = summarize_study(plan, read_study(plan, out), record.look_number(plan.seeds))
-    record.add_look(result, _hashes(plan.runs, out))
-    taken = ("number", "time", "seeds", "level", "exploratory", "verdicts")
-    result["looks_taken"] = [{name: look[name] for name in taken} for look in record.looks]
-    write_text(out / RESULT, json.dumps(result, indent=2) + "\n")
+    advice = "Wait until it has ended, stop it, or choose another folder."
+    with lock_folder(out, LOCK, doing=f"running a study in {out}", advice=advice):
+        record = StudyRecord(out)
+        shared = [*_share_images(recipes, plan, out), *overrides]
+        record.register(plan, recipes, split_hash(out / SPLIT), extend=extend)
+        finished, missing = _by_state(plan, out)
+        record.check_predictions(_hashes(finished, out))
+        _check_recipes(finished, record, out)
+        check_test_images(finished, out, recipes[0].data.fold)
+        files = {each.name: path for each, path in zip(recipes, recipe_files, strict=True)}
+        resolved = {run: _recipe_of(run, files[run.recipe], shared) for run in missing}
+        if not plan.enough_runs:
+            log(
+                f"Too few runs for a verdict: folds x (seeds - 1) is below {MIN_TRAINING_DF}. "
+                f"{seeds_needed(plan.folds or 1)} seeds are needed."
+            )
+        log(f"{len(plan.runs)} runs, {len(missing)} to train")
+        launcher: Launcher = LocalLauncher(out, parallel, processes)
+        for number, run in enumerate(launcher(resolved, log), start=1):
+            log(f"{run.folder}: trained, {number} of {len(missing)}")
+        check_test_images(missing, out, recipes[0].data.fold)
+        result = summarize_study(plan, read_study(plan, out), record.look_number(plan.seeds))
+        record.add_look(result, _hashes(plan.runs, out))
+        taken = ("number", "time", "seeds", "level", "exploratory", "verdicts")
+        result["looks_taken"] = [{name: look[name] for name in taken} for look in record.looks]
+        write_text(out / RESULT, json.dumps(result, indent=2) + "\n")
     return result
 
 

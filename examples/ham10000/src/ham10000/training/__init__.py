@@ -4,13 +4,19 @@ Other packages import these names from here, and none from the modules of this p
 """
 
 from ham10000.training.data import make_split, wants_validation
-from ham10000.training.lock import LAUNCHER_LOCK, TRAINER_LOCK, lock_run
 from ham10000.training.losses import build_loss
 from ham10000.training.optim import Schedule, build_optimizer, build_schedule
 from ham10000.training.predict import predict
 from ham10000.training.processes import INTERRUPTED, LAUNCHED, launch
 from ham10000.training.run import Run, find_predictions, open_run
-from ham10000.training.run_dir import RunDir, claim_run, find_run
+from ham10000.training.run_dir import (
+    LAUNCHER_LOCK,
+    TRAINER_LOCK,
+    RunDir,
+    claim_run,
+    find_run,
+    lock_run,
+)
 from ham10000.training.train import train
 
 __all__ = [

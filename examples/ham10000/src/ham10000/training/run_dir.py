@@ -2,6 +2,8 @@
 
 import io
 import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +20,24 @@ from ham10000.errors import (
     cannot_write,
 )
 from ham10000.recipe import Recipe, field_values, load_recipe, make_recipe, save_recipe
+from ham10000.utils import lock_folder
 
 __all__ = [
+    "LAUNCHER_LOCK",
+    "TRAINER_LOCK",
     "RunDir",
     "check_same_recipe",
     "check_same_split",
     "claim_run",
     "differing_fields",
     "find_run",
+    "lock_run",
 ]
+
+LAUNCHER_LOCK = ".launcher.lock"
+TRAINER_LOCK = ".trainer.lock"
+"""Locks of a run. There are two, because a launcher and rank 0 are two processes and either can
+outlive the other. Without our launcher, rank 0 holds both."""
 
 FREE_FIELDS = (
     "data.root",
@@ -130,6 +141,32 @@ def find_run(path: Path) -> RunDir:
             f"Train one with: ham10000 train RECIPE --out {path}"
         )
     return run
+
+
+@contextmanager
+def lock_run(folder: Path, *names: str) -> Iterator[None]:
+    """Hold locks of the folder of a run, so that one set of processes trains in it at a time.
+
+    Args:
+        folder: the folder of the run, which is created if it does not exist.
+        names: names of the locks; both by default.
+
+    Raises:
+        LockedError: another process holds one of them.
+        WriteError: the folder cannot be locked; see `lock_folder`.
+    """
+    with ExitStack() as held:
+        for name in names or (LAUNCHER_LOCK, TRAINER_LOCK):
+            held.enter_context(
+                lock_folder(
+                    folder,
+                    name,
+                    doing=f"training into {folder}",
+                    advice="Wait until it has ended, stop it (SIGTERM saves a checkpoint), or "
+                    "choose another folder.",
+                )
+            )
+        yield
 
 
 def claim_run(out: Path, recipe: Recipe) -> tuple[RunDir, Recipe]:

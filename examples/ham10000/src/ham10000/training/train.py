@@ -36,7 +36,6 @@ from ham10000.training.journal import (
     try_write_metrics,
     write_metrics,
 )
-from ham10000.training.lock import LAUNCHER_LOCK, TRAINER_LOCK, lock_run
 from ham10000.training.loggers import Loggers, open_loggers, trace_steps
 from ham10000.training.predict import predict
 from ham10000.training.processes import (
@@ -48,7 +47,7 @@ from ham10000.training.processes import (
     share_cores,
 )
 from ham10000.training.reproducibility import describe_environment, set_deterministic
-from ham10000.training.run_dir import RunDir, claim_run
+from ham10000.training.run_dir import LAUNCHER_LOCK, TRAINER_LOCK, RunDir, claim_run, lock_run
 from ham10000.training.session import Setup, build_session, wrap_model
 from ham10000.training.state import RunningMetrics, TrainState
 from ham10000.training.step import StepTimer, last_checkpoint, remaining_batches, train_step

@@ -1,12 +1,20 @@
-"""Utilities of all packages: atomic writes and threads."""
+"""Utilities of all packages: atomic writes, locks and threads."""
 
-from ham10000.utils.files import PARTIAL, new_folder, replacing, sync_folder, write_text
+from ham10000.utils.files import (
+    PARTIAL,
+    lock_folder,
+    new_folder,
+    replacing,
+    sync_folder,
+    write_text,
+)
 from ham10000.utils.parallel import available_cores, in_order, on_threads, with_bar
 
 __all__ = [
     "PARTIAL",
     "available_cores",
     "in_order",
+    "lock_folder",
     "new_folder",
     "on_threads",
     "replacing",

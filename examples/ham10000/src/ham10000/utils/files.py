@@ -1,16 +1,21 @@
-"""Atomic writes: a temporary name in the same folder, fsync, rename."""
+"""Atomic writes (a temporary name in the same folder, fsync, rename), and locks on folders."""
 
 import os
 import shutil
+import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from ham10000.errors import ArgumentError, Ham10000Error, cannot_write
+from ham10000.errors import ArgumentError, Ham10000Error, LockedError, WriteError, cannot_write
 
-__all__ = ["new_folder", "replacing", "sync_folder", "write_text"]
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["lock_folder", "new_folder", "replacing", "sync_folder", "write_text"]
 
 PARTIAL = ".ham10000-part-"
 """Prefix of the names of unfinished files."""
@@ -102,6 +107,87 @@ def sync_folder(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def lock_folder(folder: Path, name: str, doing: str, advice: str) -> Iterator[None]:
+    """Hold a lock of a folder, and create the folder if it does not exist.
+
+    The operating system releases a lock when the process that holds it ends, however it ends, so
+    there are no stale locks. Processes that are forked within the context do not hold it.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ham10000.utils import lock_folder
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     folder = Path(name)
+        ...     with lock_folder(folder, ".lock", "writing", ""):
+        ...         with lock_folder(folder, ".lock", "writing there", "Wait until it has ended."):
+        ...             pass
+        Traceback (most recent call last):
+        ham10000.errors.LockedError: writing there: process ... has locked ... Wait until it has...
+
+    Args:
+        folder: the folder.
+        name: name of the lock file in it.
+        doing: the operation, as the start of the error message.
+        advice: what to do while another process holds the lock, as the end of the error message.
+
+    Raises:
+        LockedError: another process holds the lock.
+        WriteError: the folder or the lock file cannot be created, or the file system has no locks.
+    """
+    path = folder / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    _HELD.add(handle)
+    try:
+        _acquire(handle, path, doing, advice)
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        yield
+    finally:
+        if handle in _HELD:  # in a forked process it is closed already
+            _HELD.remove(handle)
+            os.close(handle)
+
+
+def _acquire(handle: int, path: Path, doing: str, advice: str) -> None:
+    if sys.platform == "win32":
+        return  # no flock
+    # On NFS the kernel turns flock into a lock on the server, which other hosts see unless the
+    # mount has `nolock` or `local_lock`. Lustre needs the mount option `flock`.
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = path.read_text(errors="replace") or "another process"
+        raise LockedError(
+            f"{doing}: {holder} has locked {path.parent}. Nothing was changed. {advice}"
+        ) from error
+    except OSError as error:
+        raise WriteError(
+            f"locking {path}: {(error.strerror or str(error)).lower()}. Two processes could "
+            "overwrite each other's files there. Choose a folder on a file system with locks (NFS "
+            "with a lock manager, Lustre mounted with -o flock, or a local disk)."
+        ) from error
+
+
+_HELD: set[int] = set()
+
+
+def _forget() -> None:
+    # A forked process shares the open file, and with it the lock: loader workers would keep the
+    # folder locked for seconds after their trainer was killed.
+    while _HELD:
+        os.close(_HELD.pop())
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_forget)
 
 
 def _umask() -> int:
