@@ -12,15 +12,16 @@ from ham10000.models import (
     count_parameters,
     parameter_table,
 )
-from ham10000.recipe import ModelRecipe
+from ham10000.recipe import AttentionRecipe, ModelRecipe
 
-RECIPE = ModelRecipe("ham10000:tiny", attention=True)
+RECIPE = ModelRecipe("ham10000:tiny")
+PAPER = AttentionRecipe("soft", "paper")
 
 
 @pytest.fixture
 def model() -> LesionClassifier:
     torch.manual_seed(0)
-    return build_model(RECIPE, size=32, metadata=True)
+    return build_model(RECIPE, attention=PAPER, size=32, metadata=True)
 
 
 @pytest.fixture
@@ -62,13 +63,13 @@ def test_metadata_must_match_the_model(model: LesionClassifier, inputs: Inputs) 
     with pytest.raises(ArgumentError, match="built with metadata and called without"):
         model(inputs[0])
     with pytest.raises(ArgumentError, match="built without metadata and called with"):
-        build_model(RECIPE, size=32)(*inputs)
+        build_model(RECIPE, attention=PAPER, size=32)(*inputs)
 
 
 def test_maps_where_there_is_no_attention(inputs: Inputs) -> None:
     model = build_model(ModelRecipe("ham10000:tiny"), size=32)
     assert not model.has_attention
-    with pytest.raises(ArgumentError, match=r"model\.attention: true"):
+    with pytest.raises(ArgumentError, match=r"attention\.layer .* soft, placebo, keras"):
         model(inputs[0], return_maps=True)
 
 
@@ -83,14 +84,14 @@ def test_copies_and_pickles_compute_the_same(model: LesionClassifier, inputs: In
     scores = model(*inputs)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(other(*inputs), scores)
-    fresh = build_model(RECIPE, size=32, metadata=True).eval()
+    fresh = build_model(RECIPE, attention=PAPER, size=32, metadata=True).eval()
     fresh.load_state_dict(model.state_dict())
     assert torch.equal(fresh(*inputs), scores)
 
 
 @pytest.mark.parametrize("backbone", ["ham10000:tiny", "timm:test_resnet"])
 def test_it_compiles_in_one_graph(backbone: str) -> None:
-    model = build_model(ModelRecipe(backbone, attention=True), size=64, metadata=True).eval()
+    model = build_model(ModelRecipe(backbone), attention=PAPER, size=64, metadata=True).eval()
     inputs = torch.randn(2, 3, 64, 64), torch.rand(2, model.metadata_features)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     assert torch.allclose(compiled(*inputs), model(*inputs), atol=1e-6)
@@ -133,7 +134,7 @@ def shown(*args: object) -> str:
 
 
 def test_counts_are_those_of_the_parts() -> None:
-    model = build_model(ModelRecipe("ham10000:tiny", attention=True), size=32, metadata=True)
+    model = build_model(RECIPE, attention=PAPER, size=32, metadata=True)
     counts = count_parameters(model)
     assert sum(counts.values()) == sum(p.numel() for p in model.parameters())
     assert counts["attention"] == 32 * 9 * 16 + 16 + 1
@@ -141,7 +142,7 @@ def test_counts_are_those_of_the_parts() -> None:
 
 
 def test_the_table_has_the_authors_counts_where_known() -> None:
-    model = build_model(ModelRecipe("ham10000:tiny", attention=True), size=32)
+    model = build_model(RECIPE, attention=PAPER, size=32)
     assert "the authors'" not in shown(model)
     text = shown(model, {"backbone": 1_000, "attention": 234, "head": 5})
     assert "the authors'" in text

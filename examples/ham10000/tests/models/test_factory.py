@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -7,18 +8,19 @@ from softattn import SoftAttention, SoftAttentionBlock
 from ham10000.errors import RecipeError
 from ham10000.models import build_model
 from ham10000.models.factory import load_backbone
-from ham10000.recipe import ModelRecipe
+from ham10000.recipe import AttentionRecipe, ModelRecipe
 
-TINY = ModelRecipe("ham10000:tiny", at="block2", attention=True)
+TINY = ModelRecipe("ham10000:tiny", at="block2")
+PAPER = AttentionRecipe("soft", "paper")
 
 
 @pytest.mark.parametrize("head", ["pool", "flatten", "rest"])
-@pytest.mark.parametrize("attention", [False, True])
-def test_heads(head: str, attention: bool) -> None:
-    recipe = replace(TINY, head=head, attention=attention)  # type: ignore[arg-type]
-    model = build_model(recipe, 5, size=32)
+@pytest.mark.parametrize("attention", [None, PAPER])
+def test_heads(head: str, attention: AttentionRecipe | None) -> None:
+    recipe = replace(TINY, head=head)  # type: ignore[arg-type]
+    model = build_model(recipe, 5, attention=attention, size=32)
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, 5)
-    assert model.has_attention is attention
+    assert model.has_attention is (attention is not None)
     # With a whole image the scores depend on all parts.
     model(torch.randn(2, 3, 32, 32)).sum().backward()
     assert all(p.grad is not None for p in model.parameters())
@@ -26,31 +28,34 @@ def test_heads(head: str, attention: bool) -> None:
 
 def test_the_rest_takes_twice_the_channels_after_the_papers_block() -> None:
     recipe = replace(TINY, head="rest")
-    plain = build_model(replace(recipe, attention=False), size=32).network.head
-    attended = build_model(recipe, size=32).network.head
+    plain = build_model(recipe, size=32).network.head
+    attended = build_model(recipe, attention=PAPER, size=32).network.head
     assert [name for name, _ in plain.named_children()] == ["pool2", "block3", "classifier"]
     assert [name for name, _ in attended.named_children()] == ["block3", "classifier"]
     widths = [head.get_submodule("block3.0.0").in_channels for head in (plain, attended)]
     assert widths == [16, 32]
     # If the attention does not pool, the pooling stage of the network stays.
-    unpooled = build_model(replace(recipe, pool=1), size=32).network.head
+    unpooled = build_model(recipe, attention=replace(PAPER, pool=1), size=32).network.head
     assert next(name for name, _ in unpooled.named_children()) == "pool2"
 
 
 def test_the_fields_reach_the_attention() -> None:
-    recipe = replace(TINY, num_maps=3, gamma=None, pool=3, block_drop_rate=0.25)
-    block = build_model(recipe, size=32).network.attention
+    recipe = replace(PAPER, num_maps=3, kernel_size=5, gamma=None, pool=3, drop_rate=0.25)
+    block = build_model(TINY, attention=recipe, size=32).network.attention
     assert isinstance(block, SoftAttentionBlock)
     assert (block.pool, block.drop_rate, block.attention.gamma) == (3, 0.25, None)
-    plain = build_model(replace(recipe, block="plain"), size=32).network.attention
+    assert block.attention.weight.shape == (3, 16, 5, 5)
+    recipe = AttentionRecipe("soft", num_maps=3, aggregate=False, concat=True)
+    plain = build_model(TINY, attention=recipe, size=32).network.attention
     assert isinstance(plain, SoftAttention)
-    assert plain.num_maps == 3
+    assert (plain.num_maps, plain.out_channels) == (3, 4 * 16)
 
 
+@pytest.mark.parametrize("layer", ["soft", "placebo"])
 @pytest.mark.parametrize("block", ["plain", "paper"])
-def test_uniform_gamma_is_positions_by_maps(block: str) -> None:
-    recipe = replace(TINY, num_maps=2, gamma="uniform", block=block)  # type: ignore[arg-type]
-    network = build_model(recipe, size=32).network.eval()
+def test_uniform_gamma_is_positions_by_maps(layer: Any, block: Any) -> None:
+    recipe = AttentionRecipe(layer, block, num_maps=2, gamma="uniform")
+    network = build_model(TINY, attention=recipe, size=32).network.eval()
     (attention,) = (m for m in network.modules() if isinstance(m, SoftAttention))
     height, width = network.backbone.feature_map.size
     assert attention.gamma is not None
@@ -61,7 +66,7 @@ def test_uniform_gamma_is_positions_by_maps(block: str) -> None:
 
 
 def test_without_attention_there_may_be_a_relu() -> None:
-    recipe = replace(TINY, attention=False, activation="relu")
+    recipe = replace(TINY, activation="relu")
     network = build_model(recipe, size=32).network.eval()
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(network.forward_features(x), network.backbone(x).relu())
@@ -81,7 +86,8 @@ def test_what_cannot_be_built(recipe: ModelRecipe, message: str) -> None:
 
 
 def test_torchvisions_models() -> None:
-    model = build_model(ModelRecipe("torchvision:resnet18", attention=True), size=64).eval()
+    recipe = ModelRecipe("torchvision:resnet18")
+    model = build_model(recipe, attention=AttentionRecipe("soft"), size=64).eval()
     scores, maps = model(torch.randn(1, 3, 64, 64), return_maps=True)
     assert (scores.shape, maps.shape) == ((1, 7), (1, 16, 2, 2))
 

@@ -22,7 +22,7 @@ from ham10000.recipe.fields import describe_type
         ("optimizer", "lr", float("inf"), "optimizer.lr must be more than 0, found inf"),
         ("optimizer", "weight_decay", float("nan"), "must be 0 or more, found nan"),
         ("model", "mean", [0.5, float("nan"), 0.5], "model.mean must be a finite number"),
-        ("model", "gamma", float("inf"), "model.gamma must be a finite number, found inf"),
+        ("attention", "gamma", float("inf"), "attention.gamma must be a finite number, found inf"),
         ("model", "authors_parameters", {"head": -1}, "authors_parameters of head must be 0 or"),
         ("data", "size", None, "data.size must be a whole number, found null"),
         ("loss", "name", None, "loss.name must be one of cross_entropy, focal, class_balanced"),
@@ -50,6 +50,38 @@ def test_values_that_do_not_go_together(part: str, fields: dict[str, object], me
     with pytest.raises(RecipeError) as caught:
         make_recipe({"name": "x", part: fields})
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("attention", "message"),
+    [
+        ({"kernel_size": 4}, "attention.kernel_size must be odd, found 4"),
+        ({"layer": "softt"}, "attention.layer must be one of none, soft, placebo, keras, se, ese"),
+        ({"layer": "bottleneck"}, "gca, cbam, lcbam, found 'bottleneck'"),
+        ({"layer": "se", "gamma": 1.0}, "attention.gamma has no effect with attention.layer se"),
+        ({"layer": "se", "block": "paper"}, "to its default, plain; found paper"),
+        ({"layer": "keras", "gamma": None}, "layer keras and attention.block plain"),
+        ({"layer": "keras", "kernel_size": 5}, "attention.kernel_size has no effect"),
+        (
+            {"layer": "soft", "pool": 1},
+            "attention.pool has no effect with attention.layer soft and",
+        ),
+        ({"layer": "soft", "drop_rate": 0.1}, "attention.drop_rate has no effect"),
+        ({"layer": "placebo", "block": "paper", "concat": True}, "attention.concat has no effect"),
+    ],
+)
+def test_fields_of_attention_without_effect(attention: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        make_recipe({"name": "x", "attention": attention})
+    assert message in str(caught.value)
+
+
+def test_without_attention_its_fields_may_have_any_value() -> None:
+    # They are those of the recipes of which this one is the base.
+    unused = {"block": "paper", "pool": 1, "gamma": None, "concat": True}
+    assert make_recipe({"name": "x", "attention": unused}).attention.pool == 1
+    with pytest.raises(RecipeError, match=r"model\.activation relu is for models without attenti"):
+        make_recipe({"name": "x", "attention": {"layer": "se"}, "model": {"activation": "relu"}})
 
 
 def test_every_field_is_described() -> None:

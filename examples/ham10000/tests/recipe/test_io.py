@@ -5,6 +5,7 @@ import pytest
 
 from ham10000.errors import MissingDataError, RecipeError
 from ham10000.recipe import (
+    AttentionRecipe,
     DataRecipe,
     LossRecipe,
     ModelRecipe,
@@ -28,7 +29,8 @@ def test_a_saved_recipe_loads_back_equal(tmp_path: Path) -> None:
         "größer",
         seed=7,
         data=DataRecipe(root=Path("set"), fold=2, metadata=True),
-        model=ModelRecipe("timm:resnet18", gamma=None, mean=(0.1, 0.2, 0.3)),
+        model=ModelRecipe("timm:resnet18", mean=(0.1, 0.2, 0.3)),
+        attention=AttentionRecipe("soft", gamma=None),
         optimizer=OptimizerRecipe(lr=1e-05, betas=(0.8, 0.99)),
         loss=LossRecipe(class_weights={"mel": 5.0}),
     )
@@ -54,9 +56,9 @@ def test_a_recipe_overrides_its_base_field_by_field(tmp_path: Path) -> None:
         ("optimizer.lr=1e-3", ("optimizer", "lr", 0.001)),
         ("data.root=some/where", ("data", "root", Path("some/where"))),
         ("data.root=null", ("data", "root", None)),
-        ("model.gamma=null", ("model", "gamma", None)),
-        ("model.gamma=uniform", ("model", "gamma", "uniform")),
-        ("model.gamma=0.5", ("model", "gamma", 0.5)),
+        ("attention.gamma=null", ("attention", "gamma", None)),
+        ("attention.gamma=uniform", ("attention", "gamma", "uniform")),
+        ("attention.gamma=0.5", ("attention", "gamma", 0.5)),
         ("model.mean=[0.1, 0.2, 0.3]", ("model", "mean", (0.1, 0.2, 0.3))),
         ("loss.class_weights={nv: 2}", ("loss", "class_weights", {"nv": 2.0})),
         ("training.precision=32", ("training", "precision", "32")),
@@ -76,6 +78,8 @@ def test_changes_are_read_as_yaml(
     [
         ("name: x\noptimiser: {lr: 1}", "no field optimiser. Closest: optimizer.lr"),
         ("name: x\noptimizer: {lrr: 1}", "no field optimizer.lrr. Closest: optimizer.lr"),
+        ("name: x\nmodel: {gamma: 1}", "no field model.gamma. Closest: attention.gamma, loss.gam"),
+        ("name: x\nmodel: {attention: true}", "model.attention. Closest: attention.layer"),
         ("name: x\noptimizer: 3", "optimizer is a section with fields"),
         ("name: x\noptimizer: {lr: fast}", "optimizer.lr must be a number, found 'fast'"),
         ("name: x\ndata: {size: 1.5}", "data.size must be a whole number, found 1.5"),

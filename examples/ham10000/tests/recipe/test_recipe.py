@@ -11,7 +11,12 @@ import torch
 from rich.console import Console
 
 from ham10000.data import DATA_VARIABLE, HAM10000, Augment, encode_metadata, metadata_features
-from ham10000.models import METADATA_COLUMNS, build_model, parameter_table
+from ham10000.models import (
+    METADATA_COLUMNS,
+    LesionClassifier,
+    build_model,
+    parameter_table,
+)
 from ham10000.recipe import Recipe, load_recipe
 from ham10000.training import build_loss, build_optimizer, build_schedule
 
@@ -24,6 +29,15 @@ ALL = [name for pair in PAIRS for name in (pair, f"{pair}_sa")] + ["best"]
 
 def read(name: str, *changes: str) -> Recipe:
     return load_recipe(FOLDER / f"{name}.yaml", changes)
+
+
+def build(recipe: Recipe) -> LesionClassifier:
+    return build_model(
+        recipe.model,
+        attention=recipe.attention,
+        size=recipe.data.size,
+        metadata=recipe.data.metadata,
+    )
 
 
 def flat(recipe: Recipe) -> dict[str, Any]:
@@ -55,13 +69,13 @@ def test_each_recipe_has_the_name_of_its_file(name: str) -> None:
 OWN = {
     "densenet201": {"model.drop_rate"},
     "irv2": {"model.drop_rate", "model.activation", "model.authors_parameters"},
-    "lite0": {"model.block"},
+    "smoke": {"attention.block"},
 }
 
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_with_attention_nothing_else_is_different(name: str) -> None:
-    expected = {"name", "model.attention", *OWN.get(name, ())}
+    expected = {"name", "attention.layer", *OWN.get(name, ())}
     assert different(read(name), read(f"{name}_sa")) == expected
 
 
@@ -97,7 +111,7 @@ MAPS = {
 def test_attention_goes_where_the_paper_has_it(name: str, end: str) -> None:
     recipe = read(f"{name}{end}", "model.pretrained=false")
     with torch.device("meta"):
-        network = build_model(recipe.model, size=recipe.data.size).network
+        network = build(recipe).network
     found = network.backbone.feature_map
     assert (found.channels, *found.size) == MAPS[name]
     assert network.get_classifier().out_features == 7
@@ -107,13 +121,15 @@ def test_attention_goes_where_the_paper_has_it(name: str, end: str) -> None:
 def test_the_count_is_the_authors(name: str) -> None:
     recipe = read(name, "model.pretrained=false")
     with torch.device("meta"):
-        model = build_model(recipe.model, size=recipe.data.size)
+        model = build(recipe)
     counted = {part: sum(p.numel() for p in m.parameters()) for part, m in model.parts().items()}
     authors = dict(recipe.model.authors_parameters or {})
     # Keras counts two running statistics a channel and has no scale here; timm has the scale.
     channels = sum(b.numel() for n, b in model.named_buffers() if n.endswith("running_mean"))
     counted["backbone"] += 2 * channels - channels
-    counted["attention"] -= recipe.model.attention  # gamma, which the authors' layer lacks
+    counted["attention"] -= (
+        recipe.attention.layer == "soft"
+    )  # gamma, which the authors' layer lacks
     assert counted == authors
     assert sum(authors.values()) == {"irv2": 47_550_631, "irv2_sa": 47_535_287}[name]
 
@@ -134,7 +150,7 @@ def take_steps(recipe: Recipe, folder: Path, steps: int = 3) -> list[float]:
     if recipe.data.metadata:
         table = data.table.iloc[pair]
         metadata = metadata_features(encode_metadata(table, METADATA_COLUMNS))
-    model = build_model(recipe.model, size=recipe.data.size, metadata=recipe.data.metadata)
+    model = build(recipe)
     Console().print(recipe.name, parameter_table(model, recipe.model.authors_parameters))
     augment = Augment(recipe.data.augment, recipe.seed, recipe.model.mean, recipe.model.std)
     optimizer = build_optimizer(recipe.optimizer, model)

@@ -17,9 +17,8 @@ def run(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             "model": {
                 "backbone": "ham10000:tiny",
                 "at": "block2",
-                "attention": True,
-                "num_maps": 2,
             },
+            "attention": {"layer": "soft", "block": "paper", "num_maps": 2},
             "training": {"epochs": 1, "batch_size": 16},
             "logging": {"tensorboard": False},
         }

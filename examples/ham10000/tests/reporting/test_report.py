@@ -71,7 +71,7 @@ def test_the_page_of_a_run_has_every_part(page: Path) -> None:
     text = page.read_text()
     for title in ("Results of tiny_sa", "Saliency compared", "Examples", "Data, recipe"):
         assert title in text
-    for where in ("soft attention", "Grad-CAM", "centred Gaussian", "random map"):
+    for where in ("attention", "Grad-CAM", "centred Gaussian", "random map"):
         assert f'<th scope="row">{where}</th>' in text
     assert "SHA-256" in text
     assert "backbone: ham10000:tiny" in text

@@ -155,7 +155,7 @@ def test_the_headline_of_a_study_is_over_its_seeds(source: ReportSource) -> None
 def test_names_of_methods_are_words() -> None:
     names = ["attention", "grad_cam", "gaussian", "random", "iou", "energy_inside"]
     assert [method_name(name) for name in names] == [
-        "soft attention",
+        "attention",
         "Grad-CAM",
         "centred Gaussian",
         "random map",

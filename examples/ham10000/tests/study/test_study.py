@@ -196,7 +196,7 @@ def test_runs_of_another_recipe_or_seed_are_refused(
     with pytest.raises(RecipeError, match="sa-seed1 was trained with seed 5, and the plan has 1"):
         run(recipes, synthetic, tmp_path / "study")
     (folder / "recipe.yaml").write_text(recipe.replace("num_maps: 16", "num_maps: 3"))
-    with pytest.raises(RecipeError, match=r"model\.num_maps 3, and the plan has 16"):
+    with pytest.raises(RecipeError, match=r"attention\.num_maps 3, and the plan has 16"):
         run(recipes, synthetic, tmp_path / "study")
 
 

@@ -34,10 +34,10 @@ def recipe(synthetic: Path, cache: Path) -> Callable[..., Recipe]:
             "model": {
                 "backbone": "ham10000:tiny",
                 "at": "block2",
-                "attention": True,
                 "head": "pool",
                 "drop_rate": 0.3,
             },
+            "attention": {"layer": "soft", "block": "paper"},
             "schedule": {"name": "one_cycle"},
             "training": {"epochs": 3, "batch_size": 16, "ema": 0.9, "checkpoint_steps": 2},
             "logging": {"tensorboard": False},

@@ -9,7 +9,7 @@ from torch import nn
 
 from ham10000.errors import TrainingError
 from ham10000.models import build_model
-from ham10000.recipe import ModelRecipe, Recipe
+from ham10000.recipe import AttentionRecipe, ModelRecipe, Recipe
 from ham10000.training.data import prepare_data
 from ham10000.training.distributed import start_fabric
 from ham10000.training.reproducibility import random_state, set_random_state
@@ -79,8 +79,9 @@ def test_a_metric_that_does_not_exist_is_named(build: Any, field: str) -> None:
 @torch.no_grad()
 def test_synchronized_norms_keep_the_activations_in_them() -> None:
     torch.manual_seed(0)
-    recipe = ModelRecipe("timm:tf_efficientnet_lite0", attention=True, block="plain")
-    model, images = build_model(recipe, size=64).eval(), torch.randn(2, 3, 64, 64)
+    recipe = ModelRecipe("timm:tf_efficientnet_lite0")
+    model = build_model(recipe, attention=AttentionRecipe("soft"), size=64).eval()
+    images = torch.randn(2, 3, 64, 64)
     before = model(images)
     model = convert_sync_norms(model)
     assert any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())

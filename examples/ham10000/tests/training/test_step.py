@@ -56,7 +56,8 @@ def test_gradients_do_not_depend_on_how_images_are_shared_out(
     # 37 images: two batches of 16, and a last one of 5, which is 3 for one rank and 2 for another.
     mine = recipe(
         data={"epoch_samples": 37},
-        model={"drop_rate": 0.0, "block_drop_rate": 0.0},
+        model={"drop_rate": 0.0},
+        attention={"drop_rate": 0.0},
         optimizer={"name": "sgd", "lr": 0.01, "momentum": 0.0, "accumulate": accumulate},
         loss={"class_weights": {"mel": 5.0, "nv": 0.5}},
     )

@@ -1,15 +1,22 @@
 """Networks of the recipes: backbone, attention, head and optional metadata."""
 
 from ham10000.models.classifier import LesionClassifier, count_parameters, parameter_table
-from ham10000.models.factory import METADATA_COLUMNS, build_model
+from ham10000.models.factory import (
+    METADATA_COLUMNS,
+    build_attention,
+    build_model,
+    start_uniform,
+)
 from ham10000.models.weights import PACKAGED, packaged_weights
 
 __all__ = [
     "METADATA_COLUMNS",
     "PACKAGED",
     "LesionClassifier",
+    "build_attention",
     "build_model",
     "count_parameters",
     "packaged_weights",
     "parameter_table",
+    "start_uniform",
 ]

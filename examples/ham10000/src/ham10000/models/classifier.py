@@ -8,6 +8,7 @@ from softattn import SoftAttentionClassifier, SpatialAttention
 from torch import Tensor, nn
 
 from ham10000.errors import ArgumentError
+from ham10000.recipe import MAP_LAYERS
 
 __all__ = ["LesionClassifier", "MetadataHead", "count_parameters", "parameter_table"]
 
@@ -42,9 +43,9 @@ class LesionClassifier(nn.Module):
     Example:
         >>> import torch
         >>> from ham10000.models import build_model
-        >>> from ham10000.recipe import ModelRecipe
-        >>> recipe = ModelRecipe("ham10000:tiny", attention=True, at="block3")
-        >>> model = build_model(recipe, size=64, metadata=True).eval()
+        >>> from ham10000.recipe import AttentionRecipe, ModelRecipe
+        >>> recipe, attention = ModelRecipe("ham10000:tiny", at="block3"), AttentionRecipe("soft")
+        >>> model = build_model(recipe, attention=attention, size=64, metadata=True).eval()
         >>> images, metadata = torch.randn(2, 3, 64, 64), torch.rand(2, model.metadata_features)
         >>> scores, maps = model(images, metadata, return_maps=True)
         >>> scores.shape, maps.shape
@@ -85,7 +86,7 @@ class LesionClassifier(nn.Module):
         """Return the logits, or (logits, maps) with `return_maps`.
 
         Raises:
-            ArgumentError: Metadata is missing or unexpected, or the model has no attention.
+            ArgumentError: Metadata is missing or unexpected, or the model has no maps.
         """
         if (metadata is None) != (self.metadata is None):
             given, built = ("without", "with") if metadata is None else ("with", "without")
@@ -98,8 +99,8 @@ class LesionClassifier(nn.Module):
             return self._fuse(scores, metadata)
         if not self.has_attention:
             raise ArgumentError(
-                "returning attention maps: this model has no attention. Set model.attention: true "
-                "in its recipe."
+                "returning attention maps: this model has none. Set attention.layer in its recipe "
+                f"to one of {', '.join(MAP_LAYERS)}."
             )
         scores, maps = self.network(x, return_maps=True)
         return self._fuse(scores, metadata), maps
@@ -141,9 +142,10 @@ def count_parameters(model: LesionClassifier) -> dict[str, int]:
 
     Example:
         >>> from ham10000.models import build_model, count_parameters
-        >>> from ham10000.recipe import ModelRecipe
-        >>> count_parameters(build_model(ModelRecipe("ham10000:tiny", attention=True)))
-        {'backbone': 7264, 'attention': 4625, 'head': 455}
+        >>> from ham10000.recipe import AttentionRecipe, ModelRecipe
+        >>> attention = AttentionRecipe("soft")
+        >>> count_parameters(build_model(ModelRecipe("ham10000:tiny"), attention=attention))
+        {'backbone': 7264, 'attention': 4625, 'head': 231}
     """
     return {name: _parameters(part) for name, part in model.parts().items()}
 

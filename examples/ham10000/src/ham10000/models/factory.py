@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import timm
 import torch
@@ -13,6 +14,8 @@ from softattn import (
     SoftAttnError,
     wrap_backbone,
 )
+from softattn.keras import KerasSoftAttention
+from timm.layers.create_attn import get_attn
 from torch import nn
 
 from ham10000.data import CLASSES, feature_names
@@ -20,9 +23,9 @@ from ham10000.errors import RecipeError, closest
 from ham10000.models.authors import NETWORKS, Network, output_shape
 from ham10000.models.classifier import LesionClassifier, MetadataHead
 from ham10000.models.weights import load_weights
-from ham10000.recipe import ModelRecipe
+from ham10000.recipe import MAP_LAYERS, AttentionRecipe, ModelRecipe
 
-__all__ = ["METADATA_COLUMNS", "build_model", "load_backbone"]
+__all__ = ["METADATA_COLUMNS", "build_attention", "build_model", "load_backbone", "start_uniform"]
 
 METADATA_COLUMNS = ("age", "sex", "localization")
 """Columns of the metadata table that a model with metadata gets, encoded by `metadata_features`."""
@@ -36,6 +39,7 @@ def build_model(
     recipe: ModelRecipe,
     num_classes: int = len(CLASSES),
     *,
+    attention: AttentionRecipe | None = None,
     size: int = 224,
     metadata: bool = False,
 ) -> LesionClassifier:
@@ -44,15 +48,16 @@ def build_model(
     Example:
         >>> import torch
         >>> from ham10000.models import build_model
-        >>> from ham10000.recipe import ModelRecipe
-        >>> recipe = ModelRecipe("timm:test_resnet", attention=True, head="flatten")
-        >>> model = build_model(recipe, size=64)
+        >>> from ham10000.recipe import AttentionRecipe, ModelRecipe
+        >>> recipe = ModelRecipe("timm:test_resnet", head="flatten")
+        >>> model = build_model(recipe, attention=AttentionRecipe("soft"), size=64)
         >>> model(torch.randn(2, 3, 64, 64)).shape
         torch.Size([2, 7])
 
     Args:
         recipe: Section `model` of a recipe.
         num_classes: Number of classes.
+        attention: Section `attention` of a recipe. Defaults to no attention.
         size: Width and height of the images in pixels; `data.size` of the recipe.
         metadata: Whether the model also gets metadata; `data.metadata` of the recipe.
 
@@ -61,66 +66,119 @@ def build_model(
         MissingDataError: The file with the weights does not exist.
         MissingPackageError: The package with the weights is not installed.
     """
-    network = _network(recipe, num_classes, size)
+    network = _network(recipe, attention or AttentionRecipe(), num_classes, size)
     if not metadata:
         return LesionClassifier(network)
     width = len(feature_names(METADATA_COLUMNS))
     return LesionClassifier(network, MetadataHead(width, num_classes), width)
 
 
-def _network(recipe: ModelRecipe, num_classes: int, size: int) -> SoftAttentionClassifier:
+def _network(
+    recipe: ModelRecipe, attention: AttentionRecipe, num_classes: int, size: int
+) -> SoftAttentionClassifier:
     own = _authors_network(recipe.backbone)
     at = recipe.at if own is None or recipe.at is not None else list(own.stages)[-1]
     head: str | HeadFactory = recipe.head
     if recipe.head == "rest":
-        head = _rest(recipe, own, at, size)
+        head = _rest(recipe, attention, own, at, size)
     backbone = load_backbone(recipe.backbone, at, recipe.pretrained, recipe.weights)
     try:
         network = wrap_backbone(
             backbone,
             num_classes,
             at=at,
-            block=_block(recipe),
+            block=_block(recipe, attention),
             head=head,
             drop_rate=recipe.drop_rate,
             input_size=size,
         )
     except SoftAttnError as error:
         raise RecipeError(f"building {recipe.backbone}: {error}") from error
-    if recipe.attention and recipe.gamma == "uniform":
-        _start_uniform(network)
+    start_uniform(attention, network.attention, network.backbone.feature_map.size)
     return network
 
 
-def _start_uniform(network: SoftAttentionClassifier) -> None:
-    # As wrap_backbone does by default: gamma is positions / maps, whose number is known only after
-    # building, and the maps are almost uniform.
-    height, width = network.backbone.feature_map.size
-    for module in network.attention.modules():
+def build_attention(recipe: AttentionRecipe, channels: int) -> nn.Module:
+    """Build the module between backbone and head; the identity for layer none.
+
+    With gamma uniform, call `start_uniform` as soon as the size of the feature map is known.
+
+    Example:
+        >>> import torch
+        >>> from ham10000.models import build_attention
+        >>> from ham10000.recipe import AttentionRecipe
+        >>> attention = build_attention(AttentionRecipe("placebo", num_maps=4), channels=8)
+        >>> features, maps = attention(torch.randn(2, 8, 5, 5), return_maps=True)
+        >>> features.shape, bool((maps == 1 / 25).all())
+        (torch.Size([2, 8, 5, 5]), True)
+
+    Args:
+        recipe: Section `attention` of a recipe.
+        channels: Number of channels of the feature map.
+    """
+    if recipe.layer == "none":
+        return nn.Identity()
+    if recipe.layer not in MAP_LAYERS:
+        factory: Callable[[int], nn.Module] = get_attn(recipe.layer)  # type: ignore[no-untyped-call]
+        return factory(channels)
+    layer = _map_layer(recipe, channels)
+    if recipe.block == "plain":
+        return layer
+    # The block itself builds equation 1 only. On "meta", that layer, which is replaced, takes
+    # neither memory nor random numbers.
+    with torch.device("meta"):
+        block = SoftAttentionBlock(channels, pool=recipe.pool, drop_rate=recipe.drop_rate)
+    block.attention = layer  # type: ignore[assignment]
+    return block
+
+
+def _map_layer(recipe: AttentionRecipe, channels: int) -> SoftAttention | KerasSoftAttention:
+    shared: dict[str, Any] = {"aggregate": recipe.aggregate, "concat": recipe.concat}
+    if recipe.layer == "keras":
+        return KerasSoftAttention(channels, recipe.num_maps, **shared)
+    gamma = 1.0 if recipe.gamma == "uniform" else recipe.gamma
+    layer = SoftAttention(channels, recipe.num_maps, recipe.kernel_size, gamma=gamma, **shared)
+    if recipe.layer == "placebo":
+        # Built like soft attention, so that the next random numbers, for the head, are the same.
+        for parameter in (layer.weight, layer.bias):
+            if parameter is not None:
+                nn.init.zeros_(parameter).requires_grad_(False)
+    return layer
+
+
+def start_uniform(recipe: AttentionRecipe, attention: nn.Module, size: tuple[int, int]) -> None:
+    """Set gamma to positions / maps, and make the maps almost uniform, if gamma is uniform.
+
+    The features then pass almost unchanged at first, as `softattn.wrap_backbone` does by default.
+
+    Args:
+        recipe: Section `attention` of the recipe; without gamma uniform nothing happens.
+        attention: The module that `build_attention` built.
+        size: Height and width of the feature map.
+    """
+    if recipe.gamma != "uniform":
+        return
+    for module in attention.modules():
         if isinstance(module, SoftAttention) and module.gamma is not None:
-            module.initial_gamma = height * width / module.num_maps
+            module.initial_gamma = size[0] * size[1] / module.num_maps
             nn.init.constant_(module.gamma, module.initial_gamma)
             with torch.no_grad():
                 module.weight.mul_(0.01)
 
 
-def _block(recipe: ModelRecipe) -> Callable[[int], nn.Module]:
-    """Return the factory of the module between backbone and head."""
-    if not recipe.attention:
-        return lambda channels: nn.ReLU() if recipe.activation == "relu" else nn.Identity()
-    gamma = 1.0 if recipe.gamma == "uniform" else recipe.gamma  # set once the network is built
-    if recipe.block == "plain":
-        return partial(SoftAttention, num_maps=recipe.num_maps, gamma=gamma)
-    return partial(
-        SoftAttentionBlock,
-        num_maps=recipe.num_maps,
-        gamma=gamma,
-        pool=recipe.pool,
-        drop_rate=recipe.block_drop_rate,
-    )
+def _block(recipe: ModelRecipe, attention: AttentionRecipe) -> Callable[[int], nn.Module]:
+    if recipe.activation == "relu":  # only without attention
+        return lambda channels: nn.ReLU()
+    return partial(build_attention, attention)
 
 
-def _rest(recipe: ModelRecipe, network: Network | None, at: str | None, size: int) -> HeadFactory:
+def _rest(
+    recipe: ModelRecipe,
+    attention: AttentionRecipe,
+    network: Network | None,
+    at: str | None,
+    size: int,
+) -> HeadFactory:
     """Return the factory of the remaining stages of an authors' network as the head."""
     if network is None or at is None:
         raise RecipeError(
@@ -128,9 +186,9 @@ def _rest(recipe: ModelRecipe, network: Network | None, at: str | None, size: in
             f'only. Use "pool" or "flatten", which drop the layers after model.at.'
         )
     attended = output_shape(
-        _block(recipe), output_shape(lambda _: network.front(at), (3, size, size))
+        _block(recipe, attention), output_shape(lambda _: network.front(at), (3, size, size))
     )
-    pooled = recipe.attention and recipe.block == "paper" and recipe.pool > 1
+    pooled = attention.layer != "none" and attention.block == "paper" and attention.pool > 1
     return lambda channels, num_classes: network.rest(at, attended, num_classes, pooled=pooled)
 
 

@@ -10,6 +10,8 @@ from ham10000.recipe.io import (
     shipped_recipes,
 )
 from ham10000.recipe.recipe import (
+    MAP_LAYERS,
+    AttentionRecipe,
     DataRecipe,
     LoggingRecipe,
     LossRecipe,
@@ -21,6 +23,8 @@ from ham10000.recipe.recipe import (
 )
 
 __all__ = [
+    "MAP_LAYERS",
+    "AttentionRecipe",
     "DataRecipe",
     "FieldInfo",
     "LoggingRecipe",

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from docstring_parser import parse_from_object
 
 from ham10000.errors import RecipeError, closest
-from ham10000.recipe.recipe import OneOf, Range, Recipe
+from ham10000.recipe.recipe import MAP_LAYERS, OneOf, Range, Recipe
 
 __all__ = ["FieldInfo", "check_values", "describe_type", "field_values", "recipe_fields"]
 
@@ -104,6 +104,7 @@ def check_values(recipe: Recipe, doing: str) -> None:
     """
     for name, info in recipe_fields().items():
         _check_value(name, attrgetter(name)(recipe), info, doing)
+    _check_attention(recipe, doing)
     model, loss, schedule = recipe.model, recipe.loss, recipe.schedule
     if model.pretrained and model.weights is not None:
         raise RecipeError(
@@ -124,6 +125,35 @@ def check_values(recipe: Recipe, doing: str) -> None:
             f"{doing}: loss.class_weights and loss.name class_balanced both weight the classes. "
             "Remove one of them."
         )
+
+
+def _check_attention(recipe: Recipe, doing: str) -> None:
+    attention = recipe.attention
+    if attention.kernel_size % 2 == 0:
+        raise RecipeError(
+            f"{doing}: attention.kernel_size must be odd, found {attention.kernel_size}."
+        )
+    if attention.layer == "none":
+        return
+    if recipe.model.activation != "none":
+        raise RecipeError(
+            f"{doing}: model.activation {recipe.model.activation} is for models without attention, "
+            f"and attention.layer is {attention.layer}. Set model.activation to none."
+        )
+    used, setting = {"layer"}, f"attention.layer {attention.layer}"
+    if attention.layer in MAP_LAYERS:
+        used |= {"block", "num_maps", "aggregate"}
+        used |= {"pool", "drop_rate"} if attention.block == "paper" else {"concat"}
+        setting += f" and attention.block {attention.block}"
+    if attention.layer in ("soft", "placebo"):
+        used |= {"kernel_size", "gamma"}
+    for field in fields(attention):
+        value = getattr(attention, field.name)
+        if field.name not in used and value != field.default:
+            raise RecipeError(
+                f"{doing}: attention.{field.name} has no effect with {setting}. Remove it, or set "
+                f"it to its default, {_short(field.default)}; found {_short(value)}."
+            )
 
 
 def _recipe_fields(kind: type, prefix: str) -> Iterator[tuple[str, FieldInfo]]:

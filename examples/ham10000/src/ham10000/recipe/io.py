@@ -232,7 +232,14 @@ def _check_names(content: Mapping[str, Any], doing: str) -> None:
                 f"{closest(name, known)}"
             )
         if name not in known:
-            raise RecipeError(f"{doing}: there is no field {name}. {closest(name, known)}")
+            raise RecipeError(f"{doing}: there is no field {name}. {_suggest(name, known)}")
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    # A field of this name in another section is closer than any other spelling.
+    own = name.rpartition(".")[2]
+    moved = [other for other in known if own in other.split(".")]
+    return f"Closest: {', '.join(moved[:3])}." if moved else closest(name, known)
 
 
 def _given(content: Mapping[str, Any], parts: Iterable[str]) -> list[str]:

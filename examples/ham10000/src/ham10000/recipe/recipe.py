@@ -4,11 +4,13 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from ham10000.data import CLASSES, PRESETS, TEST_SHARE, SplitProtocol
 
 __all__ = [
+    "MAP_LAYERS",
+    "AttentionRecipe",
     "DataRecipe",
     "LoggingRecipe",
     "LossRecipe",
@@ -121,7 +123,7 @@ class DataRecipe:
 
 @dataclass(frozen=True)
 class ModelRecipe:
-    """Network and attention."""
+    """Backbone and head."""
 
     backbone: str = "timm:resnet50"
     """Model name with its source: `timm:`, `torchvision:` or, for the authors' networks,
@@ -130,24 +132,11 @@ class ModelRecipe:
     """Whether to start from the ImageNet weights of timm or torchvision, downloaded once."""
     weights: str | None = None
     """File with a state dict of the backbone, or name of weights from an installed package."""
-    attention: bool = False
-    """Whether the network has soft attention."""
     at: str | None = None
-    """Name of the module whose output is attended. Defaults to the last feature map."""
-    block: Literal["plain", "paper"] = "paper"
-    """plain: the attended map; paper: feature map and attended map pooled and concatenated, with
-    ReLU and dropout."""
-    num_maps: Annotated[int, _POSITIVE] = 16
-    """Number of attention maps K."""
-    gamma: float | Literal["uniform"] | None = 0.01
-    """Initial value of the learned factor of the attended map; uniform for positions / num_maps,
-    with which uniform maps leave the features unchanged; null for no factor."""
-    pool: Annotated[int, _POSITIVE] = 2
-    """Max-pooling of the paper's block; 1 for none."""
-    block_drop_rate: Annotated[float, _BELOW_ONE] = 0.5
-    """Dropout of the paper's block."""
+    """Name of the module that computes the input of the attention, or of the head if there is
+    none. Defaults to the last feature map."""
     activation: Literal["none", "relu"] = "none"
-    """Activation between the map at `at` and the head, in models without attention."""
+    """Activation between the map at `at` and the head; only without attention."""
     head: Literal["pool", "flatten", "rest"] = "pool"
     """pool: linear layer after global average pooling; flatten: linear layer on all positions;
     rest: remaining stages of a `ham10000:` network."""
@@ -159,6 +148,49 @@ class ModelRecipe:
     """Standard deviation of each channel that is divided by."""
     authors_parameters: Annotated[dict[str, int] | None, _NOT_NEGATIVE] = None
     """Parameter counts of the authors' model by part, printed for comparison."""
+
+
+MapLayer = Literal["soft", "placebo", "keras"]
+TimmLayer = Literal["se", "ese", "eca", "ceca", "gc", "gca", "cbam", "lcbam"]
+# timm's other attentions replace a convolution (sk, splat), need the size of the map (bottleneck,
+# halo, coord) or a multiple of channels (bat), or fail when built from their defaults (ge).
+
+MAP_LAYERS: tuple[str, ...] = get_args(MapLayer)
+"""Values of `attention.layer` with attention maps."""
+
+
+@dataclass(frozen=True)
+class AttentionRecipe:
+    """Attention between backbone and head.
+
+    A field that the layer does not use must have its default value. With layer none, all fields are
+    ignored, so that a recipe without attention can be the base of recipes with attention.
+    """
+
+    layer: Literal["none", MapLayer, TimmLayer] = "none"
+    """soft: equation 1 of the paper; placebo: the same, with the convolution frozen at zero, which
+    makes the maps uniform; keras: the layer in the authors' code; otherwise an attention of timm,
+    by its name there."""
+    block: Literal["plain", "paper"] = "plain"
+    """plain: the attended map; paper: feature map and attended map pooled and concatenated, with
+    ReLU and dropout (soft, placebo, keras)."""
+    num_maps: Annotated[int, _POSITIVE] = 16
+    """Number of attention maps K (soft, placebo, keras)."""
+    kernel_size: Annotated[int, _POSITIVE] = 3
+    """Width and height of the convolution that computes the maps, an odd number (soft, placebo)."""
+    aggregate: bool = True
+    """Whether the features are multiplied by the sum of the maps; otherwise by each of them, which
+    gives K times as many channels (soft, placebo, keras)."""
+    concat: bool = False
+    """Whether the unchanged features are passed on too, as more channels (soft, placebo, keras in
+    the plain block)."""
+    gamma: float | Literal["uniform"] | None = 0.01
+    """Initial value of the learned factor of the attended map; uniform for positions / num_maps,
+    with which uniform maps leave the features unchanged; null for no factor (soft, placebo)."""
+    pool: Annotated[int, _POSITIVE] = 2
+    """Size of the max-pooling of the paper's block; 1 for none."""
+    drop_rate: Annotated[float, _BELOW_ONE] = 0.5
+    """Dropout of the paper's block."""
 
 
 @dataclass(frozen=True)
@@ -301,6 +333,7 @@ class Recipe:
     """Seed of weights, sampling, augmentation and, without `data.split_seed`, of the split."""
     data: DataRecipe = field(default_factory=DataRecipe)
     model: ModelRecipe = field(default_factory=ModelRecipe)
+    attention: AttentionRecipe = field(default_factory=AttentionRecipe)
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
     loss: LossRecipe = field(default_factory=LossRecipe)

@@ -175,7 +175,11 @@ def saliency_section(run: EvaluatedRun, data: Path | None) -> dict[str, Any]:
 def gallery_section(source: ReportSource, data: Path | None, each: int) -> dict[str, Any]:
     """Return test images of every class with attention, predicted correctly and incorrectly."""
     run = next(
-        (each for each in reversed(source.runs) if each.run.recipe.model.attention),
+        (
+            each
+            for each in reversed(source.runs)
+            if each.run.recipe.attention.layer in ("soft", "keras")
+        ),
         source.runs[-1],
     )
     section: dict[str, Any] = {"name": run.name, "missing": None, "cases": [], "attention": False}
@@ -254,7 +258,7 @@ def _saliency_tables(found: Mapping[str, Any], caption: str) -> list[Table]:
             [method_name(method), *(_with_interval(values[score], "+") for score in scores)]
             for method, values in found["differences"].items()
         ]
-        caption = "Paired difference on the same images: soft attention minus each other map."
+        caption = "Paired difference on the same images: attention minus each other map."
         tables.append(Table(caption, ["attention minus", *head], rows))
     return tables
 

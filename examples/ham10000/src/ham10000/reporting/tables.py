@@ -33,7 +33,12 @@ _NAMES = {
     "grad_cam": "Grad-CAM",
     "gaussian": "centred Gaussian",
     "random": "random map",
-    "attention": "soft attention",
+}
+_LAYERS = {
+    "none": "without attention",
+    "soft": "with soft attention",
+    "placebo": "with uniform maps",
+    "keras": "with the authors' layer",
 }
 
 
@@ -152,7 +157,7 @@ def published_table(source: ReportSource) -> Table | None:
         return None
     rows = [
         [
-            f"{run.name}\nthis report, {_attention(run.run.recipe.model.attention)}",
+            f"{run.name}\nthis report, {_with_layer(run.run.recipe.attention.layer)}",
             *(_value(source, run, name) for name in _PUBLISHED_METRICS),
         ]
         for run in source.runs
@@ -160,7 +165,8 @@ def published_table(source: ReportSource) -> Table | None:
     ours = frozenset(range(len(rows)))
     for each in PUBLISHED:
         numbers = (each.balanced_accuracy, each.accuracy, each.auc, each.precision)
-        model = f"{each.backbone}\n{each.source}, {_attention(each.attention)}"
+        attention = _with_layer("soft" if each.attention else "none")
+        model = f"{each.backbone}\n{each.source}, {attention}"
         rows.append([model, *(f"{number:.3f}" for number in numbers)])
     notes = " ".join(f"{name.capitalize()}: {text}" for name, text in SOURCES.items())
     head = ["model", *(metric_name(name) for name in _PUBLISHED_METRICS)]
@@ -297,8 +303,8 @@ def _p_value(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _attention(attention: bool) -> str:
-    return "with soft attention" if attention else "without attention"
+def _with_layer(layer: str) -> str:
+    return _LAYERS.get(layer, f"with {layer.upper()}")
 
 
 def _unique(values: Iterable[str]) -> str:

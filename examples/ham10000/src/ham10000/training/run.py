@@ -81,7 +81,12 @@ class Run:
             split = self.files.split.read_text(encoding="utf-8")
             check_same_split(content["split"], split, doing)
         bare = replace(recipe.model, pretrained=False, weights=None)  # replaced below
-        model = build_model(bare, size=recipe.data.size, metadata=recipe.data.metadata)
+        model = build_model(
+            bare,
+            attention=recipe.attention,
+            size=recipe.data.size,
+            metadata=recipe.data.metadata,
+        )
         model.load_state_dict(content["model"])
         if recipe.training.channels_last:
             model = model.to(memory_format=torch.channels_last)
