@@ -126,3 +126,12 @@ def test_without_a_network_the_error_says_what_to_do(
 def test_our_networks_have_no_weights_to_download() -> None:
     with pytest.raises(RecipeError, match=r"no published weights.*model\.pretrained=false"):
         load_backbone("ham10000:tiny", "block3", pretrained=True, weights=None)
+
+
+@pytest.mark.parametrize("head", ["max", "probe"])
+def test_other_heads_train_with_any_backbone(head: str) -> None:
+    recipe = ModelRecipe("timm:test_resnet", head=head, num_queries=8)  # type: ignore[arg-type]
+    model = build_model(recipe, attention=AttentionRecipe("soft"), size=64)
+    model(torch.randn(2, 3, 64, 64)).sum().backward()
+    assert type(model.network.head).__name__ == f"{head.capitalize()}Head"
+    assert all(p.grad is not None for p in model.network.head.parameters())

@@ -23,6 +23,7 @@ COMMANDS = {
     "prepare": "data",
     "augment-offline": "data",
     "recipes": "training",
+    "features": "training",
     "train": "training",
     "evaluate": "evaluation",
     "compare": "evaluation",

@@ -1,6 +1,7 @@
-"""Commands for recipes and training."""
+"""Commands for recipes, features and training."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from ham10000.training import (
     LAUNCHED,
     LAUNCHER_LOCK,
     TRAINER_LOCK,
+    RunDir,
     claim_run,
     find_run,
     launch,
     lock_run,
+    prepare_features,
 )
 from ham10000.training import train as train_run
 
@@ -38,6 +41,25 @@ def recipes() -> int:
     screen = console()
     screen.print(table)
     screen.print("\nAll fields of a recipe: ham10000 train RECIPE --print-config")
+    return 0
+
+
+def features(recipe: str, /, *, out: Path, **overrides: Any) -> int:
+    """Compute the feature maps of all images with the backbone of a recipe.
+
+    Recipes with a frozen backbone train on them. They are computed only once, so this command is
+    needed only to do it in advance. Every field of the recipe can be overridden:
+    section.field=value, or --section.field VALUE.
+
+    Args:
+        recipe: Name of a recipe (see `ham10000 recipes`), or a YAML file.
+        out: Folder of the features, for data.features.
+    """
+    loaded = load_recipe(recipe, recipe_overrides(overrides))
+    loaded = replace(loaded, data=replace(loaded.data, features=out))
+    found = prepare_features(RunDir(out), loaded)
+    shape = " x ".join(map(str, found.maps.shape))
+    console().print(f"Features of {loaded.model.backbone}: {out}, {shape} float16", markup=False)
     return 0
 
 

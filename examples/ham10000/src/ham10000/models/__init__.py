@@ -7,15 +7,27 @@ from ham10000.models.factory import (
     build_model,
     start_uniform,
 )
+from ham10000.models.features import (
+    FeatureMaps,
+    check_features,
+    extract_features,
+    features_name,
+    open_features,
+)
 from ham10000.models.weights import PACKAGED, packaged_weights
 
 __all__ = [
     "METADATA_COLUMNS",
     "PACKAGED",
+    "FeatureMaps",
     "LesionClassifier",
     "build_attention",
     "build_model",
+    "check_features",
     "count_parameters",
+    "extract_features",
+    "features_name",
+    "open_features",
     "packaged_weights",
     "parameter_table",
     "start_uniform",

@@ -22,6 +22,7 @@ from ham10000.data import CLASSES, feature_names
 from ham10000.errors import RecipeError, closest
 from ham10000.models.authors import NETWORKS, Network, output_shape
 from ham10000.models.classifier import LesionClassifier, MetadataHead
+from ham10000.models.heads import MaxHead, ProbeHead
 from ham10000.models.weights import load_weights
 from ham10000.recipe import MAP_LAYERS, AttentionRecipe, ModelRecipe
 
@@ -81,6 +82,10 @@ def _network(
     head: str | HeadFactory = recipe.head
     if recipe.head == "rest":
         head = _rest(recipe, attention, own, at, size)
+    elif recipe.head == "max":
+        head = partial(MaxHead, drop_rate=recipe.drop_rate)
+    elif recipe.head == "probe":
+        head = partial(ProbeHead, num_queries=recipe.num_queries, drop_rate=recipe.drop_rate)
     backbone = load_backbone(recipe.backbone, at, recipe.pretrained, recipe.weights)
     try:
         network = wrap_backbone(

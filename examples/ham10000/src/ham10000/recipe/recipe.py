@@ -88,7 +88,10 @@ class DataRecipe:
     cache: Path | None = None
     """Folder of decoded images. Defaults to a folder next to the run, which is made if missing."""
     check_cache: bool = True
-    """Whether to verify the checksum of the cache at the start (1.2 s at 224 pixels)."""
+    """Whether to verify the checksums of cache and features at the start (1.2 s at 224 pixels)."""
+    features: Path | None = None
+    """Folder of the feature maps of a frozen backbone. Defaults to a folder next to the run, which
+    is made if missing."""
     size: Annotated[int, _POSITIVE] = 224
     """Width and height of the resized images in pixels."""
     split: Path | None = None
@@ -137,9 +140,12 @@ class ModelRecipe:
     none. Defaults to the last feature map."""
     activation: Literal["none", "relu"] = "none"
     """Activation between the map at `at` and the head; only without attention."""
-    head: Literal["pool", "flatten", "rest"] = "pool"
-    """pool: linear layer after global average pooling; flatten: linear layer on all positions;
-    rest: remaining stages of a `ham10000:` network."""
+    head: Literal["pool", "max", "flatten", "probe", "rest"] = "pool"
+    """pool: linear layer after global average pooling; max: after global max pooling; flatten:
+    linear layer on all positions; probe: multi-query attentive probe; rest: remaining stages of a
+    `ham10000:` network."""
+    num_queries: Annotated[int, _POSITIVE] = 16
+    """Number of queries of the head probe; a divisor of the number of channels."""
     drop_rate: Annotated[float, _BELOW_ONE] = 0.0
     """Dropout before the linear layer of the head."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)

@@ -28,6 +28,7 @@ UNPLANNED = (
     "seed",
     "data.root",
     "data.cache",
+    "data.features",
     "data.split",
     "data.split_seed",
     "data.fold",

@@ -3,7 +3,7 @@
 Other packages import these names from here, and none from the modules of this package.
 """
 
-from ham10000.training.data import make_split, wants_validation
+from ham10000.training.data import make_split, prepare_features, wants_validation
 from ham10000.training.losses import build_loss
 from ham10000.training.optim import Schedule, build_optimizer, build_schedule
 from ham10000.training.predict import predict
@@ -38,6 +38,7 @@ __all__ = [
     "make_split",
     "open_run",
     "predict",
+    "prepare_features",
     "train",
     "wants_validation",
 ]

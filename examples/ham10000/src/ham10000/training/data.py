@@ -21,16 +21,18 @@ from ham10000.data import (
     write_split,
 )
 from ham10000.errors import ArgumentError, CacheError, MissingDataError, SplitError
-from ham10000.models import METADATA_COLUMNS
+from ham10000.models import METADATA_COLUMNS, FeatureMaps, extract_features, features_name
 from ham10000.recipe import DataRecipe, Recipe
 from ham10000.training.run_dir import RunDir
 
 __all__ = [
     "EpochPlan",
     "find_cache",
+    "find_features",
     "make_split",
     "open_split",
     "prepare_data",
+    "prepare_features",
     "splits_of",
     "wants_validation",
 ]
@@ -138,6 +140,26 @@ def find_cache(run: RunDir, data: DataRecipe) -> Path:
         return data.cache
     return (
         run.path.absolute().parent / f"{data_folder(data.root).absolute().name}-cache-{data.size}"
+    )
+
+
+def find_features(run: RunDir, recipe: Recipe) -> Path:
+    """Return the folder of a run's features: the recipe's, or one beside the run."""
+    return recipe.data.features or run.path.absolute().parent / features_name(recipe)
+
+
+def prepare_features(run: RunDir, recipe: Recipe) -> FeatureMaps:
+    """Compute the features of a run, and the cache that they are computed from, if missing.
+
+    Several processes may call this at once.
+
+    Raises:
+        Ham10000Error: the data set is unusable, or the features cannot be computed; see
+            `extract_features`.
+    """
+    cache = _prepare_cache(run, recipe.data)
+    return extract_features(
+        recipe, cache, find_features(run, recipe), check=recipe.data.check_cache
     )
 
 

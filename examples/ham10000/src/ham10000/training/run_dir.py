@@ -43,6 +43,7 @@ FREE_FIELDS = (
     "data.root",
     "data.cache",
     "data.check_cache",
+    "data.features",
     "data.workers",
     "training.keep",
     "training.checkpoint_steps",
@@ -281,7 +282,7 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     data = recipe.data
     paths: dict[str, Any] = {
         name: value.absolute()
-        for name in ("root", "cache", "split", "pairs")
+        for name in ("root", "cache", "features", "split", "pairs")
         if (value := getattr(data, name)) is not None
     }
     return replace(recipe, data=replace(data, **paths))
