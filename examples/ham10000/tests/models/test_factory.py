@@ -1,14 +1,15 @@
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
-from softattn import SoftAttention, SoftAttentionBlock
+from softattn import SoftAttention, SoftAttentionBlock, SpatialAttention
+from softattn.keras import KerasSoftAttention
 
 from ham10000.errors import RecipeError
-from ham10000.models import build_model
+from ham10000.models import build_attention, build_model
 from ham10000.models.factory import load_backbone
-from ham10000.recipe import AttentionRecipe, ModelRecipe
+from ham10000.recipe import MAP_LAYERS, AttentionRecipe, ModelRecipe, recipe_fields
 
 TINY = ModelRecipe("ham10000:tiny", at="block2")
 PAPER = AttentionRecipe("soft", "paper")
@@ -63,6 +64,119 @@ def test_uniform_gamma_is_positions_by_maps(layer: Any, block: Any) -> None:
     torch.nn.init.zeros_(attention.weight)
     features = network.backbone(torch.randn(2, 3, 32, 32))
     torch.testing.assert_close(attention(features), features)
+
+
+@pytest.mark.parametrize("block", ["plain", "paper"])
+def test_the_placebo_is_soft_attention_with_uniform_maps_that_stay(block: Any) -> None:
+    recipe = AttentionRecipe("placebo", block, gamma=0.5)
+    models = {}
+    for layer in ("soft", "placebo"):
+        torch.manual_seed(0)
+        models[layer] = build_model(TINY, attention=replace(recipe, layer=layer), size=32)
+    soft, placebo = models["soft"], models["placebo"]
+    # Keys, shapes and initial values are equal, except for the convolution of the maps.
+    ours, theirs = soft.state_dict(), placebo.state_dict()
+    other = {name for name in ours if not torch.equal(ours[name], theirs[name])}
+    assert ours.keys() == theirs.keys()
+    assert {name.rpartition(".")[2] for name in other} == {"weight"}
+    assert len(other) == 1
+    frozen = {name for name, p in placebo.named_parameters() if not p.requires_grad}
+    assert frozen == {*other, other.pop().replace("weight", "bias")}
+    # With uniform maps in soft attention too, outputs and gradients are equal to the last bit.
+    soft.load_state_dict(theirs)
+    x = torch.randn(2, 3, 32, 32)
+    for model in models.values():
+        torch.manual_seed(1)  # dropout
+        model(x).square().sum().backward()
+    for name, parameter in placebo.named_parameters():
+        if name not in frozen:
+            assert torch.equal(parameter.grad, soft.get_parameter(name).grad), name  # type: ignore[arg-type]
+    assert torch.equal(soft.eval()(x), placebo.eval()(x))
+    # Training, with weight decay, changes gamma and not the maps.
+    optimizer = torch.optim.AdamW(placebo.param_groups(0.1, 1.0, weight_decay=0.5, layer_decay=1))
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for _ in range(3):
+        optimizer.zero_grad()
+        placebo.train()(x).square().sum().backward()
+        optimizer.step()
+    maps = placebo.eval()(x, return_maps=True)[1]
+    assert (maps == 1 / 64).all()  # 8 x 8 positions
+    (gamma,) = (p for name, p in placebo.named_parameters() if name.endswith("gamma"))
+    assert gamma.item() != 0.5
+    for name in frozen:
+        parameter = placebo.get_parameter(name)
+        assert parameter.grad is None
+        assert id(parameter) not in held
+        assert not parameter.any()
+    placebo.unfreeze_backbone()
+    assert {name for name, p in placebo.named_parameters() if not p.requires_grad} == frozen
+
+
+@pytest.mark.parametrize("block", ["plain", "paper"])
+def test_the_authors_layer_is_as_in_their_code(block: Any) -> None:
+    torch.manual_seed(0)
+    attention = build_attention(AttentionRecipe("keras", block, num_maps=16), 64).eval()
+    (layer,) = (m for m in attention.modules() if isinstance(m, SpatialAttention))
+    assert isinstance(layer, KerasSoftAttention)
+    assert {name for name, _ in layer.named_parameters()} == {"weight", "bias"}  # no gamma
+    assert (layer.aggregate, layer.concat, layer.num_maps) == (True, False, 16)
+    # he_uniform of Keras: uniform up to sqrt(6 / fan_in), with the fan of a (C, 3, 3) kernel.
+    bound = (6 / (64 * 3 * 3)) ** 0.5
+    assert 0.99 * bound < layer.weight.abs().max() <= bound
+    assert layer.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
+    assert not layer.bias.any()
+    x = torch.randn(2, 64, 8, 8)
+    features, maps = attention(x, return_maps=True)
+    expected = x * maps.sum(dim=1, keepdim=True)
+    assert maps.shape == (2, 16, 8, 8)
+    if block == "plain":
+        torch.testing.assert_close(features, expected)
+    else:
+        pooled = [torch.nn.functional.max_pool2d(each, 2) for each in (x, expected)]
+        torch.testing.assert_close(features, torch.cat(pooled, dim=1).relu())
+    # Only the first three channels reach the maps.
+    x[:, 3:] = 0
+    assert torch.equal(attention(x, return_maps=True)[1], maps)
+
+
+LAYERS = get_args(recipe_fields()["attention.layer"].kind)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_each_layer_trains_with_ddp(layer: Any) -> None:
+    # DDP raises an error in the second pass if a trained parameter got no gradient in the first.
+    recipe = AttentionRecipe(layer, num_maps=2)
+    model = build_model(TINY, attention=recipe, size=32)
+    assert model.has_attention is (layer in MAP_LAYERS)
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        parallel = torch.nn.parallel.DistributedDataParallel(model)
+        for _ in range(2):
+            parallel(torch.randn(2, 3, 32, 32)).sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert all(p.grad is not None for p in trained)
+    assert len(trained) == len(list(model.parameters())) - 2 * (layer == "placebo")
+
+
+@pytest.mark.parametrize("layer", [name for name in LAYERS if name not in (*MAP_LAYERS, "none")])
+def test_timms_attentions_take_any_number_of_channels_and_positions(layer: Any) -> None:
+    for channels, size in ((16, 1), (320, 5)):
+        attention = build_attention(AttentionRecipe(layer), channels)
+        assert type(attention).__module__.startswith("timm.layers")
+        x = torch.randn(2, channels, size, size + 1)
+        assert attention(x).shape == x.shape
+        assert not torch.equal(attention(x), x)
+
+
+@pytest.mark.parametrize("layer", ["none", "placebo", "keras", "se", "cbam"])
+def test_each_layer_can_be_exported(layer: Any) -> None:
+    model = build_model(TINY, attention=AttentionRecipe(layer, num_maps=2), size=32).eval()
+    x = torch.randn(2, 3, 32, 32)
+    exported = torch.export.export(model, (x,)).module()
+    torch.testing.assert_close(exported(x), model(x))
 
 
 def test_without_attention_there_may_be_a_relu() -> None:

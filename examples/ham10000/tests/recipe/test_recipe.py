@@ -24,7 +24,16 @@ FOLDER = Path(__file__).parents[2] / "recipes"
 PAPER = ("vgg16", "resnet34", "resnet50", "densenet201", "irv2")
 OTHERS = ("lite0", "smoke")
 PAIRS = (*PAPER, *OTHERS)
-ALL = [name for pair in PAIRS for name in (pair, f"{pair}_sa")] + ["best"]
+ARMS = {
+    "smoke_placebo": ("smoke_sa", {"attention.layer": "placebo"}),
+    "lite0_placebo": ("lite0_sa", {"attention.layer": "placebo"}),
+    "lite0_sa1": ("lite0_sa", {"attention.gamma": 1.0}),
+    "lite0_keras": ("lite0_sa", {"attention.layer": "keras"}),
+    "lite0_se": ("lite0", {"attention.layer": "se"}),
+    "lite0_eca": ("lite0", {"attention.layer": "eca"}),
+    "lite0_cbam": ("lite0", {"attention.layer": "cbam"}),
+}
+ALL = [name for pair in PAIRS for name in (pair, f"{pair}_sa")] + ["best", *ARMS]
 
 
 def read(name: str, *changes: str) -> Recipe:
@@ -77,6 +86,13 @@ OWN = {
 def test_with_attention_nothing_else_is_different(name: str) -> None:
     expected = {"name", "attention.layer", *OWN.get(name, ())}
     assert different(read(name), read(f"{name}_sa")) == expected
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_an_arm_differs_from_its_base_in_one_field(name: str) -> None:
+    base, expected = ARMS[name]
+    assert different(read(name), read(base)) == {"name", *expected}
+    assert expected.items() <= flat(read(name)).items()
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -141,7 +157,7 @@ def folder(synthetic: Path) -> Path:
 
 
 def take_steps(recipe: Recipe, folder: Path, steps: int = 3) -> list[float]:
-    """Train a model on two images and return the losses; every parameter must get a gradient."""
+    """Train a model on two images and return the losses; a trained parameter gets a gradient."""
     torch.manual_seed(recipe.seed)
     data = HAM10000(folder, size=recipe.data.size, split=None)
     pair = [list(data.targets).index(label) for label in (4, 5)]  # of two classes
@@ -162,7 +178,7 @@ def take_steps(recipe: Recipe, folder: Path, steps: int = 3) -> list[float]:
         mean = loss(scores, targets).mean()
         optimizer.zero_grad()
         mean.backward()
-        assert all(p.grad is not None for p in model.parameters())
+        assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
         optimizer.step()
         schedule.step()
         losses.append(float(mean.detach()))
@@ -180,8 +196,8 @@ def test_each_of_the_papers_models_trains(name: str, end: str, folder: Path) -> 
     assert losses[0] != losses[1]
 
 
-@pytest.mark.parametrize("name", ["lite0", "lite0_sa", "smoke", "smoke_sa", "best"])
 @pytest.mark.parametrize("metadata", ["false", "true"])
+@pytest.mark.parametrize("name", ["lite0", "lite0_sa", "smoke", "smoke_sa", "best"])
 def test_the_others_train(name: str, metadata: str, folder: Path) -> None:
     recipe = read(
         name,
@@ -190,6 +206,12 @@ def test_the_others_train(name: str, metadata: str, folder: Path) -> None:
         "data.size=64",
         f"data.metadata={metadata}",
     )
+    assert len(set(take_steps(recipe, folder))) == 3
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_the_arms_train(name: str, folder: Path) -> None:
+    recipe = read(name, "model.weights=null", "data.size=64")
     assert len(set(take_steps(recipe, folder))) == 3
 
 

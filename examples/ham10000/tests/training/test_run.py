@@ -193,3 +193,21 @@ def test_a_run_predicts_the_official_test_set_as_it_does_its_own(
     own = pd.concat(splits).set_index("image_id").loc[truth["image_id"]]
     expected = own[list(OfficialTest.classes)].to_numpy()
     assert found.probabilities == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("layer", ["placebo", "keras", "se", "eca", "cbam"])
+def test_a_run_with_any_attention_can_be_opened(
+    layer: str, recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    mine = recipe(
+        data={"epoch_samples": 16},
+        attention={"layer": layer, "block": "plain"},
+        training={"epochs": 1, "checkpoint_steps": None},
+    )
+    assert ranks.run(train, mine, tmp_path / "run") == [0]
+    opened = open_run(tmp_path / "run")
+    assert opened.recipe.attention.layer == layer
+    written = read_predictions(tmp_path / "run" / "predictions.csv")
+    assert opened.predict("test").table.equals(written.table)
+    frozen = [name for name, p in opened.load_model().named_parameters() if not p.requires_grad]
+    assert len(frozen) == 2 * (layer == "placebo")
