@@ -6,6 +6,7 @@ import pytest
 from ham10000.cli import main, study
 from ham10000.data import DATA_VARIABLE, find_table, read_table
 from ham10000.recipe import shipped_recipes
+from ham10000.study import JobOptions
 
 
 def test_study_takes_names_and_overrides(
@@ -26,10 +27,31 @@ def test_study_takes_names_and_overrides(
     assert f"ham10000 report {tmp_path}" in capsys.readouterr().out
 
 
+def test_study_on_a_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr(study, "run_study", lambda *args, **options: calls.append(options) or {})
+    monkeypatch.setattr(study, "print_study", lambda result: None)
+    arguments = ["lite0", "lite0_sa", "--seeds", "0", "1", "--out", str(tmp_path)]
+    slurm = ["--partition", "gpu", "--timeout-min", "90", "--gpus-per-node", "1"]
+    slurm += ["--cpus-per-task", "8", "--mem-gb", "32", "--sbatch", "--account=vision --qos=high"]
+    assert main(["study", *arguments, "--launcher", "submitit", *slurm, "seed=3"]) == 0
+    assert main(["study", *arguments, "--launcher", "submitit", "--sbatch", "account=vision"]) == 0
+    assert main(["study", *arguments]) == 0
+    assert [call["jobs"] for call in calls] == [
+        JobOptions("gpu", 90, 1, 8, 32, "--account=vision --qos=high"),
+        JobOptions(sbatch="account=vision"),
+        None,
+    ]
+    assert main(["study", *arguments, "--mem-gb", "32"]) == 1
+    assert "--mem-gb needs --launcher submitit" in capsys.readouterr().err
+
+
 def test_study_of_an_unknown_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "study"
     assert main(["study", "lite0", "lite0_s", "--seeds", "0", "1", "--out", str(out)]) == 1
-    assert "Closest: lite0_sa" in capsys.readouterr().err
+    assert ", lite0_sa," in capsys.readouterr().err
     assert not out.exists()
 
 

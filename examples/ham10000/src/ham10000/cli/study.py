@@ -3,13 +3,14 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ham10000.cli.options import recipe_overrides
 from ham10000.data import DATA_VARIABLE, synthesize
+from ham10000.errors import ArgumentError
 from ham10000.recipe import find_recipe
 from ham10000.reporting import console, print_study, write_report
-from ham10000.study import PRIMARY, run_study
+from ham10000.study import PRIMARY, JobOptions, run_study
 
 _DEMO_IMAGES = 1200
 """Number of synthetic images, if there is no data set."""
@@ -35,6 +36,13 @@ def study(
     extend: bool = False,
     parallel: int | None = None,
     processes: int = 1,
+    launcher: Literal["local", "submitit"] = "local",
+    partition: str | None = None,
+    timeout_min: int | None = None,
+    gpus_per_node: int | None = None,
+    cpus_per_task: int | None = None,
+    mem_gb: float | None = None,
+    sbatch: str | None = None,
     **overrides: Any,
 ) -> int:
     """Train recipes with several seeds, and compare each with the control.
@@ -53,9 +61,31 @@ def study(
             for one percentage point; smaller differences count as equivalent.
         looks: Number of planned looks at the result, which share the significance level.
         extend: Add seeds to a study, which is recorded in its plan.
-        parallel: Number of runs at the same time. Defaults to one per GPU, or one per core.
+        parallel: Number of runs at the same time. Defaults to one per GPU, or one per core, and
+            with submitit to the limits of the cluster.
         processes: Number of training processes of one run.
+        launcher: Where runs are trained: on this machine, or each in a Slurm job of its own. If
+            this command is interrupted, jobs continue; repeat it to wait for them again.
+        partition: Partition of the jobs, with --launcher submitit.
+        timeout_min: Time limit of a job in minutes, 60 by default. A run that takes longer saves
+            and is requeued.
+        gpus_per_node: Number of GPUs of a job.
+        cpus_per_task: Number of cores of a job.
+        mem_gb: Memory of a job in GB.
+        sbatch: Other options of sbatch, as in "--account=vision --qos=high".
     """
+    resources = {
+        "partition": partition,
+        "timeout_min": timeout_min,
+        "gpus_per_node": gpus_per_node,
+        "cpus_per_task": cpus_per_task,
+        "mem_gb": mem_gb,
+        "sbatch": sbatch,
+    }
+    given: dict[str, Any] = {name: value for name, value in resources.items() if value is not None}
+    if launcher == "local" and given:
+        option = next(iter(given)).replace("_", "-")
+        raise ArgumentError(f"running a study: --{option} needs --launcher submitit.")
     screen = console()
     result = run_study(
         [find_recipe(recipe) for recipe in recipes],
@@ -69,6 +99,7 @@ def study(
         extend=extend,
         parallel=parallel,
         processes=processes,
+        jobs=JobOptions(**given) if launcher == "submitit" else None,
         overrides=recipe_overrides(overrides),
         log=lambda text: screen.print(text, markup=False),
     )

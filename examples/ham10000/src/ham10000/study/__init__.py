@@ -1,5 +1,6 @@
 """A comparison of recipes with a control over folds and seeds: plan, runs and result."""
 
+from ham10000.study.cluster import JobOptions
 from ham10000.study.plan import PRIMARY, RULE, PlannedRun, StudyPlan, make_plan
 from ham10000.study.preregistration import PLAN, StudyRecord
 from ham10000.study.study import RESULT, run_study
@@ -15,6 +16,7 @@ __all__ = [
     "PRIMARY",
     "RESULT",
     "RULE",
+    "JobOptions",
     "PlannedRun",
     "StudyPlan",
     "StudyRecord",

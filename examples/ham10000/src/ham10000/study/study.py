@@ -10,6 +10,7 @@ from typing import Any
 from ham10000.data import data_folder, open_cache, prepare, write_split
 from ham10000.recipe import Recipe, load_recipe
 from ham10000.statistics import MIN_TRAINING_DF, seeds_needed
+from ham10000.study.cluster import JobOptions, SubmititLauncher
 from ham10000.study.launcher import Launcher, LocalLauncher
 from ham10000.study.plan import PRIMARY, PlannedRun, StudyPlan, make_plan
 from ham10000.study.preregistration import StudyRecord, split_hash
@@ -36,6 +37,7 @@ def run_study(
     extend: bool = False,
     parallel: int | None = None,
     processes: int = 1,
+    jobs: JobOptions | None = None,
     overrides: Sequence[str] = (),
     log: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
@@ -62,6 +64,8 @@ def run_study(
         extend: Add seeds to a study. This is recorded; a look that was not planned is exploratory.
         parallel: Number of runs that train at the same time.
         processes: Number of training processes of one run.
+        jobs: Resources of a Slurm job. With them, each missing run is trained in a job of its own
+            instead of on this machine; see `SubmititLauncher`.
         overrides: Recipe fields that every run overrides, as `part.field=value`.
         log: Called with one line for each step.
 
@@ -72,6 +76,9 @@ def run_study(
         LockedError: Another process is running a study in the folder.
         Ham10000Error: The study cannot be planned, trained or summarized.
     """
+    launcher: Launcher = LocalLauncher(out, parallel, processes)
+    if jobs is not None:
+        launcher = SubmititLauncher(out, jobs, parallel, processes)
     recipes = [load_recipe(path, overrides) for path in recipe_files]
     plan = make_plan(
         recipes,
@@ -99,7 +106,6 @@ def run_study(
                 f"{seeds_needed(plan.folds or 1)} seeds are needed."
             )
         log(f"{len(plan.runs)} runs, {len(missing)} to train")
-        launcher: Launcher = LocalLauncher(out, parallel, processes)
         for number, run in enumerate(launcher(resolved, log), start=1):
             log(f"{run.folder}: trained, {number} of {len(missing)}")
         check_test_images(missing, out, recipes[0].data.fold)
