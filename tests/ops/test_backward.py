@@ -146,6 +146,17 @@ def test_a_gradient_that_is_expanded(calls):
     assert calls
 
 
+def test_maps_do_not_depend_on_gamma(calls):
+    given = inputs()
+    for name in ("x", "weight", "bias"):
+        given[name].requires_grad_(False)
+    _, maps = soft_attention(*given.values(), return_maps=True)
+    wanted = [given["gamma"]]
+    found = torch.autograd.grad(maps.sum(), wanted, create_graph=True, allow_unused=True)
+    assert found == (None,)
+    assert calls
+
+
 @pytest.mark.parametrize(("aggregate", "concat"), OPTIONS)
 def test_second_derivatives(calls, aggregate, concat):
     x, weight = torch.randn(2, 2, 3, 2, dtype=torch.float64), torch.randn(2, 2, 1, 3).double()
