@@ -32,7 +32,7 @@ def printed(capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_evaluate_prints_and_writes(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = path.parent / "out"
-    assert main(["evaluate", "--predictions", str(path), "--out", str(out)]) == 0
+    assert main(["evaluate", str(path), "--out", str(out)]) == 0
     text = printed(capsys)
     found = json.loads((out / "metrics.json").read_text())["per_image"]["metrics"]
     for name, words in (("balanced_accuracy", "balanced accuracy"), ("auc_macro", "macro AUC")):
@@ -54,10 +54,45 @@ def test_an_absent_class_is_reported_as_left_out(
 ) -> None:
     write_predictions(make({"bkl": 20, "mel": 20, "nv": 20}), tmp_path / "p.csv")
     out = tmp_path / "out"
-    assert main(["evaluate", "--predictions", str(tmp_path / "p.csv"), "--out", str(out)]) == 0
+    assert main(["evaluate", str(tmp_path / "p.csv"), "--out", str(out)]) == 0
     text = printed(capsys)
     assert "There are no images of akiec, bcc, df, vasc" in text
     assert text.count("undefined") == 4 * 3
+
+
+def test_several_runs_are_one_row_each(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other, out = path.parent / "a_long_name_of_a_second_run.csv", path.parent / "out"
+    write_predictions(make({"bkl": 20, "mel": 20, "nv": 20}), other)
+    assert main(["evaluate", str(path), str(other), "--out", str(out)]) == 0
+    text = printed(capsys)
+    values = [
+        json.loads((out / name / "metrics.json").read_text())["per_image"]["metrics"]
+        for name in ("a", "a_long_name_of_a_second_run")
+    ]
+    for metrics, start in zip(values, ("a ", "a_long_name_of_a"), strict=True):
+        row = next(line for line in text.splitlines() if line.startswith(start))
+        for name in ("balanced_accuracy", "auc_macro", "precision_weighted"):
+            assert f"{metrics[name]['value']:.3f}" in row
+    assert "a_long_name_of_a_second_run: There are no images of akiec, bcc" in text
+    assert "a: Left out: histologically confirmed" in text
+
+
+def test_strata_are_printed_with_intervals_and_counts(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    assert main(["evaluate", str(copy), str(run), "--out", str(tmp_path / "out")]) == 0
+    several = printed(capsys)
+    assert main(["evaluate", str(copy)]) == 0
+    text = printed(capsys)
+    strata = json.loads((copy / "evaluation" / "metrics.json").read_text())["strata"]
+    assert list(strata) == ["histologically_confirmed", "several_images", "without_follow_up_nevi"]
+    for stratum in strata.values():
+        count, each = stratum["per_image"]["count"], stratum["per_image"]["metrics"]["accuracy"]
+        assert f"{count:,} images" in text
+        assert f"{each['value']:.3f} [{each['low']:.3f}, {each['high']:.3f}]" in text
+        each = stratum["per_image"]["metrics"]["auc_macro"]
+        assert several.count(f"[{each['low']:.3f}, {each['high']:.3f}]") >= 2
 
 
 def test_compare_prints_and_writes(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,7 +122,7 @@ def test_submission_without_a_truth_is_of_the_test_split(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = path.parent / "s.csv"
-    assert main(["submission", "--predictions", str(path), "--out", str(out)]) == 0
+    assert main(["submission", str(path), "--out", str(out)]) == 0
     assert "1,512 images of the test split" in capsys.readouterr().out.replace("\n", " ")
     assert len(pd.read_csv(out)) == 1512
 
@@ -101,7 +136,7 @@ def test_submission_is_scored_against_the_truth(
         table[name] = (dx == name).astype(float)
     truth = path.parent / "truth.csv"
     table.to_csv(truth, index=False)
-    arguments = ["submission", "--predictions", str(path), "--out", str(path.parent / "s.csv")]
+    arguments = ["submission", str(path), "--out", str(path.parent / "s.csv")]
     assert main([*arguments, "--groundtruth", str(truth)]) == 0
     assert "Balanced accuracy on the official test set: 0." in capsys.readouterr().out
     table.iloc[1:].to_csv(truth, index=False)
@@ -109,28 +144,17 @@ def test_submission_is_scored_against_the_truth(
     assert "a row for the image" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["evaluate", "submission"])
-def test_predictions_come_from_one_place(
-    path: Path, command: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = str(path.parent / "out")
-    assert main([command, "--out", out]) == 1
-    assert "found neither" in capsys.readouterr().err
-    assert main([command, str(path.parent), "--predictions", str(path), "--out", out]) == 1
-    assert "found both" in capsys.readouterr().err
-
-
 def test_bad_predictions_are_one_line(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copy(path, path.parent / "b.csv")
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines, lines[1]]) + "\n")
-    assert main(["evaluate", "--predictions", str(path), "--out", str(path.parent / "o")]) == 1
+    assert main(["evaluate", str(path), "--out", str(path.parent / "o")]) == 1
     error = capsys.readouterr().err
     assert f"reading {path}: row 1514 (image " in error
     assert error.count("\n") == 1
     assert not (path.parent / "o").exists()
-    assert main(["evaluate", "--predictions", str(path)]) == 1
-    assert "--predictions needs --out" in capsys.readouterr().err
+    assert main(["evaluate", str(path)]) == 1
+    assert "a file of predictions needs --out" in capsys.readouterr().err
 
 
 def test_a_run_is_evaluated_into_its_own_folder(

@@ -64,8 +64,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         found.update(options, recipes=[path.stem for path in recipes])
         return {"verdicts": {"smoke_sa": "undecided"}}
 
-    def write_report(folder: Path, page: Path) -> Path:
-        found.update(report=folder)
+    def write_report(folders: list[Path], page: Path) -> Path:
+        found.update(report=folders)
         return page
 
     monkeypatch.setattr(study, "run_study", run_study)
@@ -84,7 +84,8 @@ def test_a_demo_without_a_data_set_generates_one_once(
     assert main(["demo", "--out", str(tmp_path)]) == 0
     assert len(read_table(find_table(tmp_path / "data"))) == 28
     assert calls["recipes"] == ["smoke", "smoke_sa"]
-    assert calls["out"] == calls["report"] == tmp_path / "study"
+    assert calls["out"] == tmp_path / "study"
+    assert calls["report"] == [tmp_path / "study"]
     assert f"data.root={(tmp_path / 'data').absolute()}" in calls["overrides"]
     first = capsys.readouterr().out
     assert first.startswith("Generating 28 synthetic images")

@@ -1,21 +1,28 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from making import make
 
-from ham10000.data import CLASSES
+from ham10000.data import CLASSES, load_table
+from ham10000.errors import PredictionError
 from ham10000.evaluation import (
     METRICS,
+    STRATA,
+    Predictions,
     by_lesion,
     confusion,
     evaluate,
+    make_predictions,
     read_predictions,
     summarize,
     to_json,
     write_evaluation,
 )
+from ham10000.evaluation.evaluate import strata_of
 
 
 def test_measures_per_image_and_per_lesion() -> None:
@@ -57,3 +64,92 @@ def test_json_has_null_for_non_finite_values() -> None:
     assert to_json({"a": [float("inf"), (1.5, None)]}) == (
         '{\n  "a": [\n    null,\n    [\n      1.5,\n      null\n    ]\n  ]\n}\n'
     )
+
+
+def test_the_strata_of_ham10000_have_the_known_sizes(real: Path) -> None:
+    table = load_table(real)
+    members = strata_of(table).set_index(table.index)
+    several, without = members["several_images"], members["without_follow_up_nevi"]
+    assert (len(table), several.sum(), (~several).sum()) == (10015, 4501, 5514)
+    assert (~several & without).sum() == 1810
+    nevi = table["dx"] == "nv"
+    follow_up = table["dx_type"] == "follow_up"
+    assert round(100 * follow_up[nevi & ~several].mean()) == 84
+    assert not follow_up[nevi & several].any()
+    assert members["histologically_confirmed"].equals(table["dx_type"] == "histo")
+    # A lesion is in a stratum with all of its images.
+    assert (members.groupby(table["lesion_id"]).nunique() == 1).all(axis=None)
+
+
+def test_strata_of_a_test_set_equal_a_plain_computation(real: Path) -> None:
+    table = load_table(real)
+    tested = table.sample(400, random_state=0).assign(split="test")
+    predictions = predict_from(tested)
+    found = evaluate(predictions, resamples=20, seed=3, table=table)
+    assert found.strata_left_out == {}
+    images = table["lesion_id"].value_counts()
+    populations = {
+        "histologically_confirmed": tested["dx_type"] == "histo",
+        "several_images": tested["lesion_id"].map(images) > 1,
+        "without_follow_up_nevi": (tested["dx"] != "nv") | (tested["dx_type"] != "follow_up"),
+    }
+    # Most of these lesions have only one image in the test set.
+    assert populations["several_images"].sum() > 4 * tested["lesion_id"].duplicated().sum()
+    for name, inside in populations.items():
+        stratum = found.strata[name]
+        only = replace(predictions, table=predictions.table[inside.to_numpy()])
+        assert stratum.per_image.count == inside.sum()
+        assert stratum.per_lesion.count == tested["lesion_id"][inside].nunique()
+        values = {metric: each.value for metric, each in stratum.per_image.metrics.items()}
+        expected = summarize(only.targets, only.probabilities)
+        assert values == pytest.approx(expected, nan_ok=True)
+        as_test_set = evaluate(only, resamples=20, seed=3)
+        assert str(stratum.per_image) == str(as_test_set.per_image)
+        assert str(stratum.per_lesion) == str(as_test_set.per_lesion)
+
+
+def test_without_a_table_strata_are_left_out() -> None:
+    found = evaluate(make({"mel": 4, "nv": 6}), resamples=5)
+    assert found.strata == {}
+    assert set(found.strata_left_out) == set(STRATA)
+    assert set(found.strata_left_out.values()) == {"no table of the data set was given."}
+
+
+def test_empty_and_unknown_strata_are_left_out_with_the_reason(table: pd.DataFrame) -> None:
+    single = table.drop_duplicates("lesion_id", keep=False)
+    found = evaluate(predict_from(single), resamples=5, table=table)
+    assert found.strata_left_out == {"several_images": "there are no such images."}
+    unknown = table.assign(dx_type="unknown")
+    found = evaluate(predict_from(table), resamples=5, table=unknown)
+    assert list(found.strata) == ["several_images"]
+    assert set(found.strata_left_out) == {"histologically_confirmed", "without_follow_up_nevi"}
+    assert "does not say how" in found.strata_left_out["without_follow_up_nevi"]
+
+
+def test_metrics_that_a_stratum_lacks_are_undefined(table: pd.DataFrame) -> None:
+    table = table[table["dx"].isin(["mel", "nv"])].assign(dx_type="histo")
+    table.loc[table["dx"] == "nv", "dx_type"] = "follow_up"
+    found = evaluate(predict_from(table), resamples=5, table=table)
+    stratum = found.strata["histologically_confirmed"]
+    assert "nv" in stratum.absent_classes
+    assert "nv" not in found.absent_classes
+    for name in ("recall/nv", "auc/mel", "auc_macro"):
+        assert stratum.per_image.metrics[name].method == "undefined"
+    assert stratum.per_image.metrics["balanced_accuracy"].method != "undefined"
+
+
+def test_a_table_of_other_images_is_refused(table: pd.DataFrame) -> None:
+    predictions = predict_from(table)
+    with pytest.raises(PredictionError, match="a row for the image"):
+        evaluate(predictions, resamples=5, table=table.iloc[1:])
+    with pytest.raises(PredictionError, match="has the lesion_id"):
+        evaluate(predictions, resamples=5, table=table.assign(lesion_id=table["image_id"]))
+
+
+def predict_from(table: pd.DataFrame) -> Predictions:
+    """Make predictions with some skill for the images of a table."""
+    rng = np.random.default_rng(0)
+    own = table["dx"].to_numpy()[:, None] == np.array(CLASSES)
+    scores = np.exp(rng.normal(size=own.shape) + 2 * own)
+    scores /= scores.sum(axis=1, keepdims=True)
+    return make_predictions(table.assign(split="test"), scores)

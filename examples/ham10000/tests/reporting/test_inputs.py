@@ -5,15 +5,17 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from making import make
 
-from ham10000.errors import DataError
-from ham10000.reporting.inputs import ReportSource, open_source, read_json
+from ham10000.errors import ArgumentError, DataError, PredictionError
+from ham10000.evaluation import STRATA, write_predictions
+from ham10000.reporting.inputs import ReportSource, evaluate_sources, open_source, read_json
 
 
 def source(first: int, count: int, prefix: str = "ISIC_") -> ReportSource:
     names = [f"{prefix}{number:07d}" for number in range(first, first + count)]
     run: Any = SimpleNamespace(run=SimpleNamespace(split_table=pd.DataFrame({"image_id": names})))
-    return ReportSource("a run", Path(), (run,))
+    return ReportSource("a run", (run,))
 
 
 @pytest.mark.parametrize(
@@ -37,10 +39,10 @@ def test_the_data_set_is_recognized_by_its_images(
 
 
 def test_a_run_is_opened_with_its_evaluation(run: Path) -> None:
-    found = open_source(run)
+    found = open_source([run])
     assert found.title == "tiny_sa"
     assert found.num_images == 280
-    assert found.num_test_images == found.runs[0].evaluation.per_image.count
+    assert found.num_test_images == [found.runs[0].evaluation.per_image.count]
     assert len(found.runs[0].split_hash) == 64
     assert found.runs[0].split_counts.to_numpy().sum() == 280
 
@@ -59,4 +61,48 @@ def test_a_damaged_json_file_is_named(tmp_path: Path, text: str, message: str) -
 def test_a_study_without_runs_is_refused(tmp_path: Path) -> None:
     (tmp_path / "study.json").write_text(json.dumps({"recipes": ["a", "b"]}))
     with pytest.raises(DataError, match="it has no runs"):
-        open_source(tmp_path)
+        open_source([tmp_path])
+
+
+def test_names_of_sources_tell_them_apart(tmp_path: Path) -> None:
+    table = make({"mel": 3, "nv": 4})
+    paths = [tmp_path / name for name in ("a/one.csv", "b/one.csv", "a/two.csv")]
+    for path in paths:
+        write_predictions(table, path)
+    assert [each.name for each in evaluate_sources(paths[1:])] == ["one", "two"]
+    assert [each.name for each in evaluate_sources(paths)] == [
+        "a_one",
+        "b_one",
+        "a_two",
+    ]
+    with pytest.raises(ArgumentError, match="given more than once"):
+        evaluate_sources([paths[0], tmp_path / "b" / ".." / "a" / "one.csv"])
+
+
+def test_the_table_comes_from_the_recipe_or_from_the_data_set(
+    run: Path, synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (of_run,) = evaluate_sources([run])
+    assert set(of_run.evaluation.strata) == set(STRATA)
+    path = tmp_path / "theirs.csv"
+    write_predictions(of_run.predictions, path)
+    (without,) = evaluate_sources([path])
+    assert without.evaluation.strata == {}
+    assert "HAM10000_DIR" in without.evaluation.strata_left_out["several_images"]
+    (given,) = evaluate_sources([path], data=synthetic)
+    monkeypatch.setenv("HAM10000_DIR", str(synthetic))
+    (found,) = evaluate_sources([path])
+    # Undefined metrics are NaN, which differs from itself.
+    assert str(given.evaluation) == str(found.evaluation) == str(of_run.evaluation)
+    # Metrics do not need the table, unless it was asked for.
+    write_predictions(make({"mel": 3, "nv": 4}), path)
+    (others,) = evaluate_sources([path])
+    assert "a row for the image" in others.evaluation.strata_left_out["several_images"]
+    with pytest.raises(PredictionError, match="a row for the image"):
+        evaluate_sources([path], data=synthetic)
+
+
+def test_a_study_is_reported_alone(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "study.json").write_text("{}")
+    with pytest.raises(ArgumentError, match="is a study, which has its own page"):
+        open_source([run, tmp_path])

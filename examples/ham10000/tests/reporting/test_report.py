@@ -35,7 +35,7 @@ FLAGS = [
 
 @pytest.fixture(scope="module")
 def page(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(run, tmp_path_factory.mktemp("report") / "report.html")
+    return write_report([run], tmp_path_factory.mktemp("report") / "report.html")
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_synthetic_data_are_marked_and_not_compared_with_published_results(page:
 
 
 def test_every_entry_of_the_contents_has_its_section(study: Path, tmp_path: Path) -> None:
-    text = write_report(study, tmp_path / "report.html", each=0).read_text()
+    text = write_report([study], tmp_path / "report.html", each=0).read_text()
     targets = re.findall(r'href="#([^"]+)"', text)
     assert targets == ["comparison", "results-1", "results-2", "saliency", "gallery", "setup"]
     for target in targets:
@@ -122,7 +122,7 @@ def test_the_page_needs_nothing_and_every_picture_is_described(page: Path) -> No
 def test_saliency_is_measured_once(page: Path, run: Path, tmp_path: Path) -> None:
     place = run / "evaluation" / "localisation.json"
     before = place.stat().st_mtime_ns
-    again = write_report(run, tmp_path / "again.html")
+    again = write_report([run], tmp_path / "again.html")
     assert place.stat().st_mtime_ns == before
     assert again.read_bytes() == page.read_bytes()
 
@@ -135,20 +135,20 @@ def test_saliency_of_other_weights_is_measured_again(run: Path, page: Path, tmp_
 
     invented = {**measured, "mask_share": 0.99, "weights": "another"}
     place.write_text(json.dumps(invented))
-    text = write_report(copy, tmp_path / "report.html").read_text()
+    text = write_report([copy], tmp_path / "report.html").read_text()
     assert "cover 99% of an image" not in text
     assert json.loads(place.read_text()) == measured
 
     # Scores of another split are not used in the report, and are kept.
     place.write_text(json.dumps({**measured, "mask_share": 0.99, "split": "val"}))
-    text = write_report(copy, tmp_path / "report.html").read_text()
+    text = write_report([copy], tmp_path / "report.html").read_text()
     assert "cover 99% of an image" not in text
     assert json.loads(place.read_text())["split"] == "val"
 
     # Without weights, nothing can be measured again, and nothing contradicts what was.
     place.write_text(json.dumps({**measured, "mask_share": 0.99}))
     shutil.rmtree(copy / "checkpoints")
-    text = write_report(copy, tmp_path / "report.html", each=0).read_text()
+    text = write_report([copy], tmp_path / "report.html", each=0).read_text()
     assert "cover 99% of an image" in text
 
 
@@ -166,11 +166,11 @@ def test_predictions_of_other_images_than_the_splits_are_refused(run: Path, tmp_
     path = copy / "predictions.csv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(PredictionError, match=r"no row has the image|no row"):
-        write_report(copy, tmp_path / "report.html")
+        write_report([copy], tmp_path / "report.html")
 
 
 def test_a_study_says_its_verdict_and_what_changed(study: Path, tmp_path: Path) -> None:
-    text = write_report(study, tmp_path / "report.html").read_text()
+    text = write_report([study], tmp_path / "report.html").read_text()
     assert "attended changed &lt;nothing&gt; of note." in text
     assert "No evidence where the interval holds 0." in text
     head = re.findall(r'<th scope="col">(.*?)</th>', text)
@@ -188,7 +188,7 @@ def test_without_the_data_the_page_says_what_is_missing(run: Path, tmp_path: Pat
     shutil.rmtree(copy / "evaluation", ignore_errors=True)
     recipe = copy / "recipe.yaml"
     recipe.write_text(re.sub(r"  root: .*", f"  root: {tmp_path / 'gone'}", recipe.read_text()))
-    text = write_report(copy, tmp_path / "report.html").read_text()
+    text = write_report([copy], tmp_path / "report.html").read_text()
     assert "Not measured: " in text
     assert "There is no gallery: " in text
     assert "CC BY-NC" not in text
@@ -196,11 +196,11 @@ def test_without_the_data_the_page_says_what_is_missing(run: Path, tmp_path: Pat
 
 def test_what_is_neither_run_nor_study_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(MissingDataError, match=r"neither the study\.json .* nor the recipe\.yaml"):
-        write_report(tmp_path, tmp_path / "report.html")
+        write_report([tmp_path], tmp_path / "report.html")
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     (copy / "predictions.csv").unlink()
     with pytest.raises(MissingDataError, match="Resume training with: ham10000 train --resume"):
-        write_report(copy, tmp_path / "report.html")
+        write_report([copy], tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
 
 
@@ -244,7 +244,7 @@ def test_a_browser_shows_it_without_complaint(
 
 @pytest.fixture
 def evaluated(run: Path) -> EvaluatedRun:
-    return open_source(run).runs[0]
+    return open_source([run]).runs[0]
 
 
 def test_results_have_all_metrics_and_five_figures(evaluated: EvaluatedRun) -> None:
@@ -275,7 +275,7 @@ def test_a_failure_to_measure_saliency_is_shown_instead(
 
 
 def test_the_gallery_prefers_a_run_with_attention(evaluated: EvaluatedRun) -> None:
-    source = ReportSource("two", Path(), (evaluated, replace(evaluated, name="second")))
+    source = ReportSource("two", (evaluated, replace(evaluated, name="second")))
     assert gallery_section(source, None, each=0)["missing"] == "no images were requested."
     section = gallery_section(source, None, each=1)
     assert section["name"] == "second"

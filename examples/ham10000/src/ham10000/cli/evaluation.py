@@ -21,9 +21,11 @@ from ham10000.evaluation import evaluate as evaluate_predictions
 from ham10000.reporting import (
     choose,
     console,
+    evaluate_sources,
     make_cases,
     print_comparison,
     print_evaluation,
+    print_evaluations,
     print_saliency,
     write_case,
     write_figures,
@@ -34,43 +36,48 @@ from ham10000.training import find_predictions, open_run
 from ham10000.utils import write_text
 
 _Run = Annotated[Path, Option("Folder of a run.")]
-_RunOrNone = Annotated[Path | None, Option("Folder of a run.")]
 _RunData = Annotated[
     Path | None, Option("Folder of the data set. Defaults to the data set of the training.")
 ]
-_Predictions = Annotated[Path | None, Option("File of predictions, instead of RUN.")]
 _RunOrFile = Annotated[Path, Option("Folder of a run, or file of predictions.")]
 
 
 def evaluate(
-    run: _RunOrNone = None,
+    runs: Annotated[Sequence[Path], Option("Folders of runs, or files of predictions.")],
     /,
     *,
-    predictions: _Predictions = None,
     data: _RunData = None,
     split: Split = "test",
     tta: Tta = None,
     out: Path | None = None,
     seed: Seed = 0,
 ) -> int:
-    """Compute all metrics of a model with confidence intervals.
+    """Compute all metrics of models with confidence intervals, also within strata of the images.
 
-    Stored predictions of the run are used if they fit --split and --tta. With --data, their images
+    Stored predictions of a run are used if they fit --split and --tta. With --data, their images
     are compared with those of the data set.
 
     Args:
-        out: Folder for predictions.csv, metrics.json and figures. Defaults to RUN/evaluation.
+        out: Folder for predictions.csv, metrics.json and figures; with several runs, each has a
+            folder in it. Defaults to RUN/evaluation, and is required for a file of predictions.
     """
-    source = _one_source("evaluating", run, predictions)
-    if out is None and run is None:
-        raise ArgumentError("evaluating: --predictions needs --out with a folder.")
-    folder = out if out is not None else source / "evaluation"
-    found = find_predictions(source, split, tta, data and data_folder(data))
-    evaluation = evaluate_predictions(found, seed=seed)
-    write_evaluation(evaluation, found, folder)
-    write_figures(evaluation, found, folder)
-    print_evaluation(evaluation)
-    console().print(f"Written to {folder}", markup=False, soft_wrap=True)
+    if out is None and not all(run.is_dir() for run in runs if run.exists()):
+        raise ArgumentError("evaluating: a file of predictions needs --out with a folder.")
+    found = evaluate_sources(runs, split=split, tta=tta, data=data, seed=seed)
+    folders = []
+    for each in found:
+        folder = each.source / "evaluation" if out is None else out
+        if out is not None and len(found) > 1:
+            folder = out / each.name
+        write_evaluation(each.evaluation, each.predictions, folder)
+        write_figures(each.evaluation, each.predictions, folder)
+        folders.append(folder)
+    if len(found) == 1:
+        print_evaluation(found[0].evaluation)
+    else:
+        print_evaluations(found)
+    for folder in folders:
+        console().print(f"Written to {folder}", markup=False, soft_wrap=True)
     return 0
 
 
@@ -105,11 +112,10 @@ def compare(
 
 
 def submission(
-    run: _RunOrNone = None,
+    run: _RunOrFile,
     /,
     *,
     out: Path,
-    predictions: _Predictions = None,
     groundtruth: Path | None = None,
     data: Annotated[
         Path | None, Option("Folder with the official test images. Defaults to HAM10000_DIR.")
@@ -126,16 +132,15 @@ def submission(
         groundtruth: Ground truth of the official test set, from Dataverse (1,511 images) or from
             the challenge (1,512 images).
     """
-    source = _one_source("writing a submission", run, predictions)
     screen = console()
     if groundtruth is None:
-        found = find_predictions(source, tta=tta)
+        found = find_predictions(run, tta=tta)
     else:
         truth = read_groundtruth(groundtruth)
-        if run is not None:
+        if run.is_dir():
             found = open_run(run).predict_official(data_folder(data), truth, tta)
         else:
-            found = read_predictions(source)
+            found = read_predictions(run)
             check_images(found, truth[["image_id", "dx"]], str(groundtruth))
         score = evaluate_predictions(scored(found)).per_image.metrics["balanced_accuracy"]
         screen.print(
@@ -211,33 +216,22 @@ def explain(
 
 
 def report(
-    folder: Path,
+    folders: Annotated[Sequence[Path], Option("Folders of runs, or the folder of a study.")],
     /,
     *,
     out: Path,
     data: _RunData = None,
     each: int = 1,
 ) -> int:
-    """Write the results of a run or a study as one self-contained HTML page.
+    """Write the results of runs or a study as one self-contained HTML page.
 
     Args:
-        folder: Folder of a run or a study.
         out: HTML file to write.
         each: Number of correctly and of incorrectly classified images of each class in the gallery;
             0 for no images of the data set.
     """
     if each < 0:
         raise ArgumentError(f"reporting: --each must be 0 or more, found {each}.")
-    page = write_report(folder, out, data=data, each=each)
+    page = write_report(folders, out, data=data, each=each)
     console().print(f"Written to {page}", markup=False, soft_wrap=True)
     return 0
-
-
-def _one_source(doing: str, run: Path | None, predictions: Path | None) -> Path:
-    source = run if predictions is None else predictions
-    if source is None or (run is not None and predictions is not None):
-        found = "neither" if source is None else "both"
-        raise ArgumentError(
-            f"{doing}: expected the folder of a run or --predictions with a file, found {found}."
-        )
-    return source

@@ -142,7 +142,7 @@ def demo(*, out: Path = Path("demo"), data: Path | None = None) -> int:
         ],
         log=log,
     )
-    page = write_report(out / "study", out / "report.html")
+    page = write_report([out / "study"], out / "report.html")
     for verdict in result["verdicts"].values():
         log(verdict)
     screen.print(f"The report: {page}", markup=False, soft_wrap=True)

@@ -11,7 +11,15 @@ from ham10000.evaluation.compare import (
     mcnemar,
     paired_differences,
 )
-from ham10000.evaluation.evaluate import Evaluation, Level, evaluate, to_json, write_evaluation
+from ham10000.evaluation.evaluate import (
+    STRATA,
+    Evaluation,
+    Level,
+    Stratum,
+    evaluate,
+    to_json,
+    write_evaluation,
+)
 from ham10000.evaluation.intervals import Interval, intervals
 from ham10000.evaluation.metrics import (
     CLASS_METRICS,
@@ -50,6 +58,7 @@ __all__ = [
     "METRICS",
     "NUM_BINS",
     "RESAMPLES",
+    "STRATA",
     "Cells",
     "Comparison",
     "Difference",
@@ -60,6 +69,7 @@ __all__ = [
     "McNemar",
     "OfficialTest",
     "Predictions",
+    "Stratum",
     "absent_classes",
     "adjust_p_values",
     "by_lesion",

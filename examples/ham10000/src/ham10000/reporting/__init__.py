@@ -6,6 +6,7 @@ from ham10000.reporting.console import (
     print_comparison,
     print_counts,
     print_evaluation,
+    print_evaluations,
     print_report,
     print_run,
     print_saliency,
@@ -13,18 +14,22 @@ from ham10000.reporting.console import (
 )
 from ham10000.reporting.explore import explore_dataset
 from ham10000.reporting.figures import write_figures
+from ham10000.reporting.inputs import Evaluated, evaluate_sources
 from ham10000.reporting.report import write_report
 from ham10000.reporting.style import data_uri
 
 __all__ = [
+    "Evaluated",
     "choose",
     "console",
     "data_uri",
+    "evaluate_sources",
     "explore_dataset",
     "make_cases",
     "print_comparison",
     "print_counts",
     "print_evaluation",
+    "print_evaluations",
     "print_report",
     "print_run",
     "print_saliency",

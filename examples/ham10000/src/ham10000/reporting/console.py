@@ -1,7 +1,7 @@
 """The console of the commands, and the tables they print, at most 80 columns wide."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -12,6 +12,7 @@ from rich.table import Table
 
 from ham10000.data import CLASSES, Report
 from ham10000.evaluation import (
+    STRATA,
     Comparison,
     Differences,
     Evaluation,
@@ -20,7 +21,8 @@ from ham10000.evaluation import (
     read_predictions,
     summarize,
 )
-from ham10000.reporting.tables import method_name
+from ham10000.reporting.inputs import Evaluated
+from ham10000.reporting.tables import method_name, strata_notes
 from ham10000.statistics import AreaDifference
 from ham10000.training import RunDir
 
@@ -29,6 +31,7 @@ __all__ = [
     "print_comparison",
     "print_counts",
     "print_evaluation",
+    "print_evaluations",
     "print_report",
     "print_run",
     "print_saliency",
@@ -105,10 +108,14 @@ _HEADLINES = (
     "log_loss",
 )
 _OF_CLASSES = ("recall", "precision", "auc")
+_OF_RUNS = ("balanced_accuracy", "auc_macro", "precision_weighted")
+_OF_STRATA = ("auc_macro", "balanced_accuracy")
+_NAME = 16
+"""Width of the column of names, where four intervals beside it fill 80 columns."""
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
-    """Print averages per image and per lesion, and three metrics of each class."""
+    """Print averages per image and per lesion, metrics of each class, and averages by stratum."""
     out = console()
     image, lesion = evaluation.per_image, evaluation.per_lesion
     table = _table("")
@@ -129,11 +136,58 @@ def print_evaluation(evaluation: Evaluation) -> None:
         count = f"{image.class_counts[name]:,}"
         table.add_row(name, count, *(_interval(each) for each in intervals))
     out.print(table, "")
+    if evaluation.strata:
+        out.print(_strata_table(evaluation), "")
     _print_absent(evaluation.absent_classes)
-    out.print(
-        f"In brackets: 95 % confidence intervals from {evaluation.resamples:,} bootstrap resamples "
-        f"of lesions, seed {evaluation.seed}."
-    )
+    for note in strata_notes(evaluation):
+        out.print(note, markup=False)
+    _print_resamples(evaluation)
+
+
+def print_evaluations(runs: Sequence[Evaluated]) -> None:
+    """Print the most important metrics of several runs side by side, also by stratum."""
+    out = console()
+    table = _table("", width=_NAME)
+    table.add_column("images", justify="right", no_wrap=True)
+    for metric in _OF_RUNS:
+        table.add_column(metric_name(metric), width=14)
+    for run in runs:
+        image = run.evaluation.per_image
+        cells = (_two_lines(image.metrics[metric]) for metric in _OF_RUNS)
+        table.add_row(escape(run.name), f"{image.count:,}", *cells)
+    out.print(table, "")
+    for metric in _OF_STRATA if any(run.evaluation.strata for run in runs) else ():
+        table = _table(metric_name(metric), width=_NAME)
+        for title in ("all images", *STRATA.values()):
+            table.add_column(title, width=14)
+        for run in runs:
+            strata = {"": run.evaluation, **run.evaluation.strata}
+            cells = (
+                f"{_two_lines(strata[name].per_image.metrics[metric])}\n"
+                f"{strata[name].per_image.count:,} images"
+                if name in strata
+                else "left out"
+                for name in ("", *STRATA)
+            )
+            table.add_row(escape(run.name), *cells)
+        out.print(table, "")
+    for run in runs:
+        _print_absent(run.evaluation.absent_classes, f"{run.name}: ")
+        for note in strata_notes(run.evaluation):
+            out.print(f"{run.name}: {note}", markup=False)
+    _print_resamples(runs[0].evaluation)
+
+
+def _strata_table(evaluation: Evaluation) -> Table:
+    # The names of metrics are folded, so that three columns of intervals fit into 80 columns.
+    table = _table("", width=14)
+    for name, stratum in evaluation.strata.items():
+        count = stratum.per_image.count
+        table.add_column(f"{STRATA[name]}\n{count:,} images", width=20)
+    for metric in _HEADLINES:
+        intervals = (stratum.per_image.metrics[metric] for stratum in evaluation.strata.values())
+        table.add_row(metric_name(metric), *(_interval(each) for each in intervals))
+    return table
 
 
 def print_comparison(comparison: Comparison) -> None:
@@ -169,17 +223,25 @@ def print_comparison(comparison: Comparison) -> None:
     )
 
 
-def _table(corner: str) -> Table:
+def _table(corner: str, width: int | None = None) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-    table.add_column(corner, no_wrap=True)
+    table.add_column(corner, width=width, overflow="fold", no_wrap=width is None)
     return table
 
 
-def _print_absent(names: list[str]) -> None:
+def _print_resamples(evaluation: Evaluation) -> None:
+    console().print(
+        f"In brackets: 95 % confidence intervals from {evaluation.resamples:,} bootstrap resamples "
+        f"of lesions, seed {evaluation.seed}."
+    )
+
+
+def _print_absent(names: list[str], of: str = "") -> None:
     if names:
         console().print(
-            f"There are no images of {', '.join(names)}; averages leave these classes out.",
+            f"{of}There are no images of {', '.join(names)}; averages leave these classes out.",
             style="yellow",
+            markup=False,
         )
 
 
@@ -202,6 +264,10 @@ def _interval(found: Interval) -> str:
     if math.isnan(found.value):
         return "undefined"
     return f"{found.value:.3f} \\[{found.low:.3f}, {found.high:.3f}]"
+
+
+def _two_lines(found: Interval) -> str:
+    return _interval(found).replace(" ", "\n", 1)
 
 
 def _p(value: float) -> str:

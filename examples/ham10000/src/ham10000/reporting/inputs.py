@@ -1,21 +1,33 @@
-"""Inputs of a report: an evaluated run, or a study with the first run of each recipe."""
+"""Evaluated runs and predictions, and the inputs of a report: runs, or a study.
+
+Strata are evaluated if there is a table of the data set that fits the predictions.
+"""
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from ham10000.data import NUM_IMAGES
-from ham10000.errors import DataError, MissingDataError
-from ham10000.evaluation import Evaluation, Predictions, evaluate
+from ham10000.data import NUM_IMAGES, data_folder, load_table
+from ham10000.errors import ArgumentError, DataError, Ham10000Error, MissingDataError
+from ham10000.evaluation import STRATA, Evaluation, Predictions, evaluate
+from ham10000.recipe import load_recipe
 from ham10000.training import Run, find_predictions, open_run
 
-__all__ = ["EvaluatedRun", "ReportSource", "open_source", "read_json"]
+__all__ = [
+    "Evaluated",
+    "EvaluatedRun",
+    "ReportSource",
+    "evaluate_sources",
+    "open_source",
+    "read_json",
+]
 
 STUDY = "study.json"
 
@@ -31,13 +43,22 @@ leave out some duplicates."""
 
 
 @dataclass(frozen=True)
-class EvaluatedRun:
-    """A run with its predictions of the test set and their evaluation."""
+class Evaluated:
+    """Predictions of a run or from a file, and their evaluation."""
 
     name: str
-    run: Run
+    """Name of the recipe or the file; if several have it, with the folders that tell them apart."""
+    source: Path
+    """Folder of the run, or file of the predictions."""
     predictions: Predictions
     evaluation: Evaluation
+
+
+@dataclass(frozen=True)
+class EvaluatedRun(Evaluated):
+    """A run with its predictions of the test set and their evaluation."""
+
+    run: Run
 
     @property
     def epochs(self) -> list[dict[str, Any]]:
@@ -75,12 +96,11 @@ class EvaluatedRun:
 
 @dataclass(frozen=True)
 class ReportSource:
-    """A run or a study to report on."""
+    """Runs or a study to report on."""
 
     title: str
-    folder: Path
     runs: tuple[EvaluatedRun, ...]
-    """One run, or the first run of each recipe of a study."""
+    """Runs, or the first run of each recipe of a study."""
     study: Mapping[str, Any] | None = None
     """Content of study.json."""
 
@@ -106,37 +126,92 @@ class ReportSource:
 
     @property
     def num_images(self) -> int:
-        """Number of images in all splits."""
-        return len(self.runs[0].run.split_table)
+        """Number of images in all splits of all runs."""
+        return len(set().union(*(run.run.split_table["image_id"] for run in self.runs)))
 
     @property
-    def num_test_images(self) -> int:
-        """Number of test images, over all folds."""
+    def num_test_images(self) -> list[int]:
+        """Different numbers of test images of the runs; of a study, the number over all folds."""
         if self.study is not None and "images" in self.study:
-            return int(self.study["images"])
-        return self.runs[0].evaluation.per_image.count
+            return [int(self.study["images"])]
+        return list(dict.fromkeys(run.evaluation.per_image.count for run in self.runs))
+
+    @property
+    def same_test_images(self) -> bool:
+        """Whether all runs were tested on the same images."""
+        tested = [frozenset(run.predictions.table["image_id"]) for run in self.runs]
+        return len(set(tested)) == 1
 
     @cached_property
     def _numbers(self) -> set[int]:
-        names = self.runs[0].run.split_table["image_id"].str.removeprefix("ISIC_")
-        return set(pd.to_numeric(names, errors="coerce").fillna(-1).astype(int))
+        tables = pd.concat([run.run.split_table["image_id"] for run in self.runs])
+        numbers = pd.to_numeric(tables.str.removeprefix("ISIC_"), errors="coerce")
+        return set(numbers.fillna(-1).astype(int))
 
 
-def open_source(folder: Path) -> ReportSource:
-    """Open the folder of a study or a run.
+def evaluate_sources(
+    sources: Sequence[Path],
+    *,
+    split: str = "test",
+    tta: int | None = None,
+    data: Path | None = None,
+    seed: int = 0,
+) -> list[Evaluated]:
+    """Evaluate the predictions of runs, or predictions from files.
+
+    Args:
+        sources: Folders of runs, or files of predictions.
+        split: "train", "val" or "test".
+        tta: Number of views whose probabilities are averaged; needs folders of runs.
+        data: Folder of the data set. Defaults to that of the recipe of a run, or HAM10000_DIR. If
+            it is given, all predictions must be of its images.
+        seed: Seed of the bootstrap.
 
     Raises:
-        MissingDataError: The folder is neither, or is not finished.
+        Ham10000Error: Predictions cannot be found, or are not valid.
+    """
+    names = _names(sources, [_recipe_name(source) for source in sources])
+    root = None if data is None else data_folder(data)
+    found = []
+    for name, source in zip(names, sources, strict=True):
+        predictions = find_predictions(source, split, tta, root)
+        evaluation = _evaluate(predictions, source, root, seed)
+        found.append(Evaluated(name, source, predictions, evaluation))
+    return found
+
+
+def open_source(folders: Sequence[Path], *, data: Path | None = None) -> ReportSource:
+    """Open the folders of runs, or the folder of a study.
+
+    Args:
+        folders: Folders of runs, or one folder of a study.
+        data: Folder of the data set. Defaults to the one in the recipe of each run.
+
+    Raises:
+        ArgumentError: A study is not the only folder.
+        MissingDataError: A folder is neither, or is not finished.
         Ham10000Error: A file cannot be read.
     """
-    if not (folder / STUDY).is_file():
+    studies = [folder for folder in folders if (folder / STUDY).is_file()]
+    if studies and len(folders) > 1:
+        raise ArgumentError(
+            f"reporting on {len(folders)} folders: {studies[0]} is a study, which has its own "
+            "page. Pass it alone, or pass folders of runs."
+        )
+    if studies:
+        return _open_study(studies[0], data)
+    for folder in folders:
         if not (folder / "recipe.yaml").is_file():
             raise MissingDataError(
                 f"reporting on {folder}: it has neither the {STUDY} of a study nor the recipe.yaml "
                 "of a run. Train a run with: ham10000 train RECIPE --out RUN"
             )
-        found = _open(folder, None)
-        return ReportSource(found.name, folder, (found,))
+    names = _names(folders, [_recipe_name(folder) for folder in folders])
+    runs = [_open(folder, name, data) for folder, name in zip(folders, names, strict=True)]
+    return ReportSource(_listed(names), tuple(runs))
+
+
+def _open_study(folder: Path, data: Path | None) -> ReportSource:
     study = read_json(folder / STUDY)
     first: dict[str, Path] = {}
     for run in study.get("runs", []):
@@ -144,12 +219,11 @@ def open_source(folder: Path) -> ReportSource:
     if not first:
         raise DataError(f"reading {folder / STUDY}: it has no runs. Run the study again.")
     names = [name for name in study["recipes"] if name in first]
-    runs = tuple(_open(first[name], name) for name in names)
-    title = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
-    return ReportSource(title, folder, runs, study)
+    runs = tuple(_open(first[name], name, data) for name in names)
+    return ReportSource(_listed(names), runs, study)
 
 
-def _open(folder: Path, name: str | None) -> EvaluatedRun:
+def _open(folder: Path, name: str, data: Path | None) -> EvaluatedRun:
     run = open_run(folder)
     path = folder / "predictions.csv"
     if not path.is_file():
@@ -158,7 +232,44 @@ def _open(folder: Path, name: str | None) -> EvaluatedRun:
             f"Resume training with: ham10000 train --resume {folder}"
         )
     predictions = find_predictions(folder)
-    return EvaluatedRun(name or run.recipe.name, run, predictions, evaluate(predictions))
+    return EvaluatedRun(name, folder, predictions, _evaluate(predictions, folder, data), run)
+
+
+def _evaluate(
+    predictions: Predictions, source: Path, data: Path | None, seed: int = 0
+) -> Evaluation:
+    try:
+        if data is None and (source / "recipe.yaml").is_file():
+            data = load_recipe(source / "recipe.yaml").data.root
+        return evaluate(predictions, seed=seed, table=load_table(data_folder(data)))
+    except Ham10000Error as error:
+        # Metrics do not need the table, and a run may have been moved away from its data set.
+        without = evaluate(predictions, seed=seed)
+        return replace(without, strata_left_out=dict.fromkeys(STRATA, str(error)))
+
+
+def _recipe_name(source: Path) -> str:
+    if (source / "recipe.yaml").is_file():
+        return load_recipe(source / "recipe.yaml").name
+    return source.stem if source.is_file() else source.resolve().name
+
+
+def _names(sources: Sequence[Path], wanted: Sequence[str]) -> list[str]:
+    # The wanted names if they differ, or else the fewest last parts of the paths that differ.
+    paths = [source.resolve() for source in sources]
+    twice = [path for path, count in Counter(paths).items() if count > 1]
+    if twice:
+        raise ArgumentError(f"evaluating: {twice[0]} is given more than once.")
+    names = list(wanted)
+    for length in range(1, 1 + max(len(path.parts) for path in paths)):
+        if len(set(names)) == len(names):
+            break
+        names = ["_".join(path.parts[1:][-length:]).removesuffix(".csv") for path in paths]
+    return names
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:

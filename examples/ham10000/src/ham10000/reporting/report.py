@@ -11,17 +11,20 @@ from ham10000.data import CLASS_NAMES, CLASSES, LICENCE
 from ham10000.errors import Ham10000Error
 from ham10000.reporting import figures
 from ham10000.reporting.cases import gallery, make_cases, thumbnail
+from ham10000.reporting.comparison import (
+    comparison_tables,
+    headline,
+    look_table,
+    published_table,
+)
 from ham10000.reporting.inputs import EvaluatedRun, ReportSource, open_source, read_json
 from ham10000.reporting.style import DARK, LIGHT, Embedded, embed, embed_photo
 from ham10000.reporting.tables import (
     Table,
     class_table,
-    comparison_tables,
-    headline,
-    look_table,
     method_name,
     metric_table,
-    published_table,
+    strata_tables,
     summary_items,
 )
 from ham10000.saliency import LOCALIZATION_JSON, evaluate_saliency, write_saliency
@@ -39,16 +42,18 @@ NUM_FAITHFULNESS_IMAGES = 50
 """Number of images for deletion and insertion, which take most of the time of a report."""
 
 
-def write_report(folder: Path, out: Path, *, data: Path | None = None, each: int = 1) -> Path:
-    """Write the report of a run or a study.
+def write_report(
+    folders: Sequence[Path], out: Path, *, data: Path | None = None, each: int = 1
+) -> Path:
+    """Write the report of runs or a study.
 
     Saliency is measured unless `evaluation/` of the run has it for the run's weights; measured
     results are stored there. A report on synthetic data says so and has no published results.
 
     Args:
-        folder: Folder of a run or a study.
+        folders: Folders of runs, or the folder of one study.
         out: Path of the page.
-        data: Folder of the data set, for masks and images. Defaults to the one in the recipe.
+        data: Folder of the data set, for strata, masks and images. Defaults to that of the recipe.
             Without a data set, the page says what is missing.
         each: Number of images in the gallery for each class and outcome (correct and incorrect).
 
@@ -57,10 +62,10 @@ def write_report(folder: Path, out: Path, *, data: Path | None = None, each: int
         the data applies to it.
 
     Raises:
-        Ham10000Error: The run or the study cannot be read.
+        Ham10000Error: A run or the study cannot be read.
         WriteError: The page cannot be written.
     """
-    source = open_source(folder)
+    source = open_source(folders, data=data)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ham10000.reporting", "templates"),
         autoescape=True,
@@ -134,6 +139,7 @@ def results_section(run: EvaluatedRun) -> dict[str, Any]:
         "seed": run.run.recipe.seed,
         "metrics": metric_table(run),
         "classes": class_table(run),
+        "strata": strata_tables(run),
         "figures": [(title, embed(draw, alt)) for title, draw, alt in drawn],
     }
 

@@ -1,92 +1,48 @@
-"""Tables of a report: summary, metrics, comparison, and published results."""
+"""Tables of a run: summary, metrics, classes, strata."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ham10000.data import CLASSES
-from ham10000.evaluation import CLASS_METRICS, METRICS, Interval, metric_name
-from ham10000.reporting.inputs import EvaluatedRun, ReportSource
+from ham10000.evaluation import (
+    CLASS_METRICS,
+    METRICS,
+    STRATA,
+    Evaluation,
+    Interval,
+    Stratum,
+    metric_name,
+)
+from ham10000.reporting.inputs import Evaluated, ReportSource
 
 __all__ = [
-    "PUBLISHED",
-    "SOURCES",
-    "ArmTables",
-    "Published",
+    "AVERAGES",
+    "OF_CLASSES",
     "Table",
     "class_table",
-    "comparison_tables",
-    "headline",
-    "look_table",
+    "columns_of_strata",
+    "interval_cell",
     "method_name",
     "metric_table",
-    "published_table",
+    "sizes_of_test_sets",
+    "strata_notes",
+    "strata_tables",
     "summary_items",
 ]
 
-PRIMARY = "balanced_accuracy"
-_PUBLISHED_METRICS = ("balanced_accuracy", "accuracy", "auc_weighted", "precision_weighted")
-_AVERAGES = tuple(name for name in METRICS if "/" not in name)
+AVERAGES = tuple(name for name in METRICS if "/" not in name)
+"""Metrics over all classes."""
+
+OF_CLASSES = tuple(name for name in METRICS if "/" in name)
+"""Metrics of one class."""
+
 _NAMES = {
     "iou": "IoU",
     "grad_cam": "Grad-CAM",
     "gaussian": "centred Gaussian",
     "random": "random map",
 }
-_LAYERS = {
-    "none": "without attention",
-    "soft": "with soft attention",
-    "placebo": "with uniform maps",
-    "keras": "with the authors' layer",
-}
-
-
-@dataclass(frozen=True)
-class Published:
-    """Published results of one model."""
-
-    source: str
-    """Key of `SOURCES`."""
-    backbone: str
-    attention: bool
-    precision: float
-    """Average weighted by class frequency, like accuracy and the AUC."""
-    accuracy: float
-    auc: float
-    balanced_accuracy: float
-    """Mean recall over the classes."""
-
-
-SOURCES = {
-    "authors": (
-        "Datta, Shaikh, Srihari and Gao, Soft-Attention Improves Skin Cancer Classification "
-        "Performance, iMIMIC 2021, doi:10.1007/978-3-030-87444-5_2. From the notebooks of their "
-        "repository, skrantidatta/Attention-based-Skin-Cancer-Classification. One run each; "
-        "weights were selected on the test set."
-    ),
-    "re-run": (
-        "An independent reproduction in Keras 3 with the same split and augmentation and one seed, "
-        "kanhaiyak23/skin-lesion-soft-attention-reproduction. Its intervals for the weighted "
-        "precision are 0.887 to 0.932 without and 0.891 to 0.935 with soft attention."
-    ),
-}
-"""Description of each source, shown below the table."""
-
-PUBLISHED = (
-    Published("authors", "VGG16", False, 0.862, 0.870, 0.951, 0.567),
-    Published("authors", "VGG16", True, 0.882, 0.877, 0.949, 0.673),
-    Published("authors", "ResNet34", False, 0.858, 0.862, 0.942, 0.631),
-    Published("authors", "ResNet34", True, 0.866, 0.877, 0.957, 0.572),
-    Published("authors", "ResNet50", False, 0.898, 0.905, 0.973, 0.722),
-    Published("authors", "ResNet50", True, 0.911, 0.915, 0.979, 0.690),
-    Published("authors", "DenseNet201", False, 0.904, 0.908, 0.974, 0.640),
-    Published("authors", "DenseNet201", True, 0.910, 0.908, 0.976, 0.720),
-    Published("authors", "Inception-ResNet-v2", False, 0.906, 0.912, 0.983, 0.689),
-    Published("authors", "Inception-ResNet-v2", True, 0.938, 0.935, 0.984, 0.719),
-    Published("re-run", "Inception-ResNet-v2", False, 0.909, 0.916, 0.978, 0.720),
-    Published("re-run", "Inception-ResNet-v2", True, 0.913, 0.918, 0.981, 0.713),
-)
 
 
 @dataclass(frozen=True)
@@ -99,17 +55,6 @@ class Table:
     """Cells. The lines after the first are set in small type, as intervals are."""
     strong: frozenset[int] = frozenset()
     """Indices of the rows in bold type."""
-
-
-@dataclass(frozen=True)
-class ArmTables:
-    """Tables of one arm of a study and the control."""
-
-    title: str
-    planned: Table
-    """Primary and secondary metrics, with their outcome."""
-    others: Table
-    """All other metrics."""
 
 
 def summary_items(source: ReportSource) -> list[tuple[str, str]]:
@@ -125,7 +70,7 @@ def summary_items(source: ReportSource) -> list[tuple[str, str]]:
     times = [str(run.environment["time"])[:10] for run in source.runs if "time" in run.environment]
     return [
         ("data", f"{source.data_name}, {source.num_images:,} images"),
-        ("split", f"{protocol}, {source.num_test_images:,} test images"),
+        ("split", f"{protocol}, {sizes_of_test_sets(source)} test images"),
         ("backbone", _unique(recipe.model.backbone for recipe in recipes)),
         ("input", sizes),
         ("epochs", epochs),
@@ -134,77 +79,12 @@ def summary_items(source: ReportSource) -> list[tuple[str, str]]:
     ]
 
 
-def headline(source: ReportSource) -> dict[str, Any]:
-    """Return the verdicts, and the primary metric of each model."""
-    study = source.study
-    primary = PRIMARY if study is None else str(study["primary"])
-    return {
-        "verdicts": [] if study is None else list(study["verdicts"].values()),
-        "rule": None if study is None else study.get("rule"),
-        "metric": metric_name(primary),
-        "numbers": [
-            {"name": run.name, "text": _value(source, run, primary)} for run in source.runs
-        ],
-        "images": source.num_test_images,
-        "seeds": None if study is None else len(study["seeds"]),
-        "absent": source.runs[0].evaluation.absent_classes,
-    }
-
-
-def published_table(source: ReportSource) -> Table | None:
-    """Return a table of our results and published ones; `None` if the data are not HAM10000."""
-    if not source.is_ham10000:
-        return None
-    rows = [
-        [
-            f"{run.name}\nthis report, {_with_layer(run.run.recipe.attention.layer)}",
-            *(_value(source, run, name) for name in _PUBLISHED_METRICS),
-        ]
-        for run in source.runs
-    ]
-    ours = frozenset(range(len(rows)))
-    for each in PUBLISHED:
-        numbers = (each.balanced_accuracy, each.accuracy, each.auc, each.precision)
-        attention = _with_layer("soft" if each.attention else "none")
-        model = f"{each.backbone}\n{each.source}, {attention}"
-        rows.append([model, *(f"{number:.3f}" for number in numbers)])
-    notes = " ".join(f"{name.capitalize()}: {text}" for name, text in SOURCES.items())
-    head = ["model", *(metric_name(name) for name in _PUBLISHED_METRICS)]
-    return Table(notes, head, rows, ours)
-
-
-def comparison_tables(source: ReportSource) -> list[ArmTables]:
-    """Return the comparison of each arm of a study with the control; empty for a run."""
-    study = source.study
-    if study is None:
-        return []
-    return [_compare_arm(study, arm) for arm in study["arms"] if study["comparisons"][arm]]
-
-
-def look_table(source: ReportSource) -> Table | None:
-    """Return the recorded looks at the result of a study; `None` if there are none."""
-    if source.study is None or not source.study.get("looks_taken"):
-        return None
-    rows = [
-        [
-            str(look["number"]),
-            look["time"],
-            ", ".join(map(str, look["seeds"])),
-            "exploratory" if look["exploratory"] else f"{look['level']:g}",
-            " ".join(look["verdicts"].values()),
-        ]
-        for look in source.study["looks_taken"]
-    ]
-    caption = "Looks at the result, as recorded in plan.json."
-    return Table(caption, ["look", "time", "seeds", "level", "verdict"], rows)
-
-
-def metric_table(run: EvaluatedRun) -> Table:
+def metric_table(run: Evaluated) -> Table:
     """Return all averages of a run, per image and per lesion."""
     image, lesion = run.evaluation.per_image, run.evaluation.per_lesion
     rows = [
-        [metric_name(name), _interval(image.metrics[name]), _interval(lesion.metrics[name])]
-        for name in _AVERAGES
+        [metric_name(name), interval_cell(image.metrics[name]), interval_cell(lesion.metrics[name])]
+        for name in AVERAGES
     ]
     head = ["metric", f"{image.count:,} images", f"{lesion.count:,} lesions"]
     caption = (
@@ -214,19 +94,74 @@ def metric_table(run: EvaluatedRun) -> Table:
     return Table(caption, head, rows)
 
 
-def class_table(run: EvaluatedRun) -> Table:
+def class_table(run: Evaluated) -> Table:
     """Return all metrics of each class of a run, per image."""
     image = run.evaluation.per_image
     rows = [
         [
             name,
             f"{image.class_counts[name]:,}",
-            *(_interval(image.metrics[f"{metric}/{name}"]) for metric in CLASS_METRICS),
+            *(interval_cell(image.metrics[f"{metric}/{name}"]) for metric in CLASS_METRICS),
         ]
         for name in CLASSES
     ]
     head = ["class", "images", *(metric_name(metric) for metric in CLASS_METRICS)]
     return Table("Each class against all others, per image.", head, rows)
+
+
+def strata_tables(run: Evaluated) -> list[Table]:
+    """Return the averages of a run within each stratum, and the metrics of classes, per image."""
+    columns = columns_of_strata(run.evaluation)
+    head = [
+        f"{title}\n{each.per_image.count:,} images, {each.per_lesion.count:,} lesions"
+        for title, each in columns.items()
+    ]
+    tables = []
+    for names, notes in (
+        (AVERAGES, strata_notes(run.evaluation)),
+        (OF_CLASSES, ["Each class against all others, per image."]),
+    ):
+        rows = [
+            [
+                metric_name(name),
+                *(interval_cell(each.per_image.metrics[name]) for each in columns.values()),
+            ]
+            for name in names
+        ]
+        tables.append(Table(" ".join(notes), ["metric", *head], rows))
+    return tables
+
+
+def columns_of_strata(evaluation: Evaluation) -> dict[str, Stratum]:
+    """Return all images and each stratum that was evaluated, by display name."""
+    found = {STRATA[name]: each for name, each in evaluation.strata.items()}
+    return {"all images": evaluation, **found}
+
+
+def strata_notes(evaluation: Evaluation) -> list[str]:
+    """Return which strata were left out and why, and which classes a stratum lacks.
+
+    Example:
+        >>> import numpy as np
+        >>> from ham10000.evaluation import evaluate, make_predictions
+        >>> from ham10000.reporting.tables import strata_notes
+        >>> sure = make_predictions([("I1", "L1", "nv", "test")], np.eye(7)[[5]])
+        >>> [note] = strata_notes(evaluate(sure, resamples=2))
+        >>> note.split(": ")[0], note.split(": ")[-1]
+        ('Left out', 'no table of the data set was given.')
+    """
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in evaluation.strata_left_out.items():
+        by_reason.setdefault(reason, []).append(STRATA[name])
+    notes = [f"Left out: {', '.join(names)}: {reason}" for reason, names in by_reason.items()]
+    for name, stratum in evaluation.strata.items():
+        lacking = [dx for dx in stratum.absent_classes if dx not in evaluation.absent_classes]
+        if lacking:
+            notes.append(
+                f"There are no images of {', '.join(lacking)} in the stratum {STRATA[name]}; its "
+                "averages leave these classes out."
+            )
+    return notes
 
 
 def method_name(name: str) -> str:
@@ -240,71 +175,16 @@ def method_name(name: str) -> str:
     return _NAMES.get(name, name.replace("_", " "))
 
 
-def _compare_arm(study: Mapping[str, Any], arm: str) -> ArmTables:
-    control, primary = study["control"], study["primary"]
-    changes = study["comparisons"][arm]
-    tested = all(change["low"] is not None for change in changes.values())
-    head = ["metric", control, arm, "difference", *(["p", "p (Holm)"] if tested else [])]
-    planned = [name for name in (primary, *study["secondaries"]) if name in changes]
-    others = [name for name in METRICS if name in changes and name not in planned]
-    level = f"{100 * (1 - study['look']['level']):g} %"
-    intervals = (
-        f"Below each difference: its {level} confidence interval over training runs and test "
-        "lesions, conditional on the data set and its folds. p (Holm) is adjusted for the number "
-        f"of arms and, except for {metric_name(primary)}, which was chosen in advance, for the "
-        "number of metrics."
-    )
-    caption = (
-        f"The difference is {arm} minus {control}, averaged over folds and seeds. Below each mean: "
-        "the standard deviation over seeds. "
-    )
-    if not tested:
-        intervals = "There are too few runs for intervals and p-values."
-    rows = [[*_change(study, arm, name), changes[name]["outcome"]] for name in planned]
-    more = [_change(study, arm, name) for name in others]
-    strong = frozenset({0} if primary in changes else ())
-    note = "These metrics are exploratory and have no verdict."
-    return ArmTables(
-        f"{arm} compared with {control}",
-        Table(caption + intervals, [*head, "outcome"], rows, strong),
-        Table(note, head, more),
-    )
+def sizes_of_test_sets(source: ReportSource) -> str:
+    """Return the number of test images as text, or the different numbers of the runs."""
+    return " or ".join(f"{count:,}" for count in source.num_test_images)
 
 
-def _change(study: Mapping[str, Any], arm: str, name: str) -> list[str]:
-    change, both = study["comparisons"][arm][name], study["metrics"][name]
-    tested = change["low"] is not None
-    difference = f"{change['mean']:+.4f}"
-    return [
-        metric_name(name),
-        *(_mean(both.get(recipe)) for recipe in (study["control"], arm)),
-        f"{difference}\n{change['low']:+.4f} to {change['high']:+.4f}" if tested else difference,
-        *(_p_value(change[key]) for key in ("p", "p_holm") if tested),
-    ]
-
-
-def _value(source: ReportSource, run: EvaluatedRun, name: str) -> str:
-    if source.study is not None:
-        return _mean(source.study["metrics"].get(name, {}).get(run.name))
-    return _interval(run.evaluation.per_image.metrics[name])
-
-
-def _mean(found: Mapping[str, Any] | None) -> str:
-    return "undefined" if found is None else f"{found['mean']:.4f}\nsd {found['std']:.4f}"
-
-
-def _interval(found: Interval) -> str:
+def interval_cell(found: Interval) -> str:
+    """Return a value with its interval on the next line, as a cell of a `Table`."""
     if math.isnan(found.value):
         return "undefined"
     return f"{found.value:.3f}\n{found.low:.3f} to {found.high:.3f}"
-
-
-def _p_value(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _with_layer(layer: str) -> str:
-    return _LAYERS.get(layer, f"with {layer.upper()}")
 
 
 def _unique(values: Iterable[str]) -> str:

@@ -1,0 +1,280 @@
+"""Tables that compare models: arms of a study, several runs, and published results."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ham10000.evaluation import METRICS, STRATA, Difference, Stratum, compare, metric_name
+from ham10000.reporting.inputs import Evaluated, ReportSource
+from ham10000.reporting.tables import AVERAGES, OF_CLASSES, Table, interval_cell, sizes_of_test_sets
+
+__all__ = [
+    "PUBLISHED",
+    "SOURCES",
+    "Published",
+    "TableGroup",
+    "comparison_tables",
+    "headline",
+    "look_table",
+    "published_table",
+]
+
+PRIMARY = "balanced_accuracy"
+_LAYERS = {
+    "none": "without attention",
+    "soft": "with soft attention",
+    "placebo": "with uniform maps",
+    "keras": "with the authors' layer",
+}
+_PUBLISHED_METRICS = ("balanced_accuracy", "accuracy", "auc_weighted", "precision_weighted")
+
+
+@dataclass(frozen=True)
+class Published:
+    """Published results of one model."""
+
+    source: str
+    """Key of `SOURCES`."""
+    backbone: str
+    attention: bool
+    precision: float
+    """Average weighted by class frequency, like accuracy and the AUC."""
+    accuracy: float
+    auc: float
+    balanced_accuracy: float
+    """Mean recall over the classes."""
+
+
+SOURCES = {
+    "authors": (
+        "Datta, Shaikh, Srihari and Gao, Soft-Attention Improves Skin Cancer Classification "
+        "Performance, iMIMIC 2021, doi:10.1007/978-3-030-87444-5_2. From the notebooks of their "
+        "repository, skrantidatta/Attention-based-Skin-Cancer-Classification. One run each; "
+        "weights were selected on the test set."
+    ),
+    "re-run": (
+        "An independent reproduction in Keras 3 with the same split and augmentation and one seed, "
+        "kanhaiyak23/skin-lesion-soft-attention-reproduction. Its intervals for the weighted "
+        "precision are 0.887 to 0.932 without and 0.891 to 0.935 with soft attention."
+    ),
+}
+"""Description of each source, shown below the table."""
+
+PUBLISHED = (
+    Published("authors", "VGG16", False, 0.862, 0.870, 0.951, 0.567),
+    Published("authors", "VGG16", True, 0.882, 0.877, 0.949, 0.673),
+    Published("authors", "ResNet34", False, 0.858, 0.862, 0.942, 0.631),
+    Published("authors", "ResNet34", True, 0.866, 0.877, 0.957, 0.572),
+    Published("authors", "ResNet50", False, 0.898, 0.905, 0.973, 0.722),
+    Published("authors", "ResNet50", True, 0.911, 0.915, 0.979, 0.690),
+    Published("authors", "DenseNet201", False, 0.904, 0.908, 0.974, 0.640),
+    Published("authors", "DenseNet201", True, 0.910, 0.908, 0.976, 0.720),
+    Published("authors", "Inception-ResNet-v2", False, 0.906, 0.912, 0.983, 0.689),
+    Published("authors", "Inception-ResNet-v2", True, 0.938, 0.935, 0.984, 0.719),
+    Published("re-run", "Inception-ResNet-v2", False, 0.909, 0.916, 0.978, 0.720),
+    Published("re-run", "Inception-ResNet-v2", True, 0.913, 0.918, 0.981, 0.713),
+)
+
+
+@dataclass(frozen=True)
+class TableGroup:
+    """Tables of one comparison, such as an arm of a study and the control."""
+
+    title: str
+    main: Table
+    """The most important metrics; of a study, those of the plan, with their outcome."""
+    others: Table
+    """All other metrics."""
+
+
+def headline(source: ReportSource) -> dict[str, Any]:
+    """Return the verdicts, and the primary metric of each model."""
+    study = source.study
+    primary = PRIMARY if study is None else str(study["primary"])
+    return {
+        "verdicts": [] if study is None else list(study["verdicts"].values()),
+        "rule": None if study is None else study.get("rule"),
+        "metric": metric_name(primary),
+        "numbers": [
+            {"name": run.name, "text": _value(source, run, primary)} for run in source.runs
+        ],
+        "images": sizes_of_test_sets(source),
+        "comparable": study is not None or source.same_test_images,
+        "seeds": None if study is None else len(study["seeds"]),
+        "absent": source.runs[0].evaluation.absent_classes,
+    }
+
+
+def published_table(source: ReportSource) -> Table | None:
+    """Return a table of our results and published ones; `None` if the data are not HAM10000."""
+    if not source.is_ham10000:
+        return None
+    rows = [
+        [
+            f"{run.name}\nthis report, {_with_layer(run.run.recipe.attention.layer)}",
+            *(_value(source, run, name) for name in _PUBLISHED_METRICS),
+        ]
+        for run in source.runs
+    ]
+    ours = frozenset(range(len(rows)))
+    for each in PUBLISHED:
+        numbers = (each.balanced_accuracy, each.accuracy, each.auc, each.precision)
+        attention = _with_layer("soft" if each.attention else "none")
+        model = f"{each.backbone}\n{each.source}, {attention}"
+        rows.append([model, *(f"{number:.3f}" for number in numbers)])
+    notes = " ".join(f"{name.capitalize()}: {text}" for name, text in SOURCES.items())
+    head = ["model", *(metric_name(name) for name in _PUBLISHED_METRICS)]
+    return Table(notes, head, rows, ours)
+
+
+def comparison_tables(source: ReportSource) -> list[TableGroup]:
+    """Return the comparison of each arm of a study with the control, or of several runs.
+
+    Runs that were tested on the images of the first one are also compared with it image by image.
+    """
+    study = source.study
+    if study is not None:
+        return [_compare_arm(study, arm) for arm in study["arms"] if study["comparisons"][arm]]
+    return _compare_runs(source.runs) if len(source.runs) > 1 else []
+
+
+def look_table(source: ReportSource) -> Table | None:
+    """Return the recorded looks at the result of a study; `None` if there are none."""
+    if source.study is None or not source.study.get("looks_taken"):
+        return None
+    rows = [
+        [
+            str(look["number"]),
+            look["time"],
+            ", ".join(map(str, look["seeds"])),
+            "exploratory" if look["exploratory"] else f"{look['level']:g}",
+            " ".join(look["verdicts"].values()),
+        ]
+        for look in source.study["looks_taken"]
+    ]
+    caption = "Looks at the result, as recorded in plan.json."
+    return Table(caption, ["look", "time", "seeds", "level", "verdict"], rows)
+
+
+def _compare_arm(study: Mapping[str, Any], arm: str) -> TableGroup:
+    control, primary = study["control"], study["primary"]
+    changes = study["comparisons"][arm]
+    tested = all(change["low"] is not None for change in changes.values())
+    head = ["metric", control, arm, "difference", *(["p", "p (Holm)"] if tested else [])]
+    planned = [name for name in (primary, *study["secondaries"]) if name in changes]
+    others = [name for name in METRICS if name in changes and name not in planned]
+    level = f"{100 * (1 - study['look']['level']):g} %"
+    intervals = (
+        f"Below each difference: its {level} confidence interval over training runs and test "
+        "lesions, conditional on the data set and its folds. p (Holm) is adjusted for the number "
+        f"of arms and, except for {metric_name(primary)}, which was chosen in advance, for the "
+        "number of metrics."
+    )
+    caption = (
+        f"The difference is {arm} minus {control}, averaged over folds and seeds. Below each mean: "
+        "the standard deviation over seeds. "
+    )
+    if not tested:
+        intervals = "There are too few runs for intervals and p-values."
+    rows = [[*_change(study, arm, name), changes[name]["outcome"]] for name in planned]
+    more = [_change(study, arm, name) for name in others]
+    strong = frozenset({0} if primary in changes else ())
+    note = "These metrics are exploratory and have no verdict."
+    return TableGroup(
+        f"{arm} compared with {control}",
+        Table(caption + intervals, [*head, "outcome"], rows, strong),
+        Table(note, head, more),
+    )
+
+
+def _change(study: Mapping[str, Any], arm: str, name: str) -> list[str]:
+    change, both = study["comparisons"][arm][name], study["metrics"][name]
+    tested = change["low"] is not None
+    difference = f"{change['mean']:+.4f}"
+    return [
+        metric_name(name),
+        *(_mean(both.get(recipe)) for recipe in (study["control"], arm)),
+        f"{difference}\n{change['low']:+.4f} to {change['high']:+.4f}" if tested else difference,
+        *(_p_value(change[key]) for key in ("p", "p_holm") if tested),
+    ]
+
+
+def _compare_runs(runs: Sequence[Evaluated]) -> list[TableGroup]:
+    groups = [_side_by_side("All images", {run.name: run.evaluation for run in runs})]
+    for name, title in STRATA.items():
+        columns = {
+            run.name: run.evaluation.strata[name] for run in runs if name in run.evaluation.strata
+        }
+        if columns:
+            groups.append(_side_by_side(title.capitalize(), columns))
+    first, *others = runs
+    tested = set(first.predictions.table["image_id"])
+    changes = {
+        run.name: compare(first.predictions, run.predictions, (first.name, run.name)).per_image
+        for run in others
+        if set(run.predictions.table["image_id"]) == tested
+    }
+    if changes:
+        caption = (
+            f"Each run minus {first.name}, on the same images. Below each difference: its 95 % "
+            "confidence interval over lesions and its p-value, which are not adjusted for the "
+            "number of metrics or runs. They do not include variation between training runs."
+        )
+        groups.append(
+            TableGroup(f"Differences to {first.name}", *_tables(caption, changes, _difference))
+        )
+    return groups
+
+
+def _side_by_side(title: str, columns: Mapping[str, Stratum]) -> TableGroup:
+    caption = "Below each value: its 95 % confidence interval over lesions."
+    for name, stratum in columns.items():
+        if stratum.absent_classes:
+            lacking = ", ".join(stratum.absent_classes)
+            caption += f" {name}: no images of {lacking}; averages leave these classes out."
+    levels = {name: stratum.per_image for name, stratum in columns.items()}
+    return TableGroup(title, *_tables(caption, levels, interval_cell))
+
+
+def _tables(
+    caption: str, columns: Mapping[str, Any], cell: Callable[[Any], str]
+) -> tuple[Table, Table]:
+    """Return the averages and the metrics of classes, with one column for each run."""
+    head = ["metric", *(f"{name}\n{each.count:,} images" for name, each in columns.items())]
+    main, others = (
+        [
+            [metric_name(name), *(cell(each.metrics[name]) for each in columns.values())]
+            for name in names
+        ]
+        for names in (AVERAGES, OF_CLASSES)
+    )
+    return Table(caption, head, main), Table("Each class against all others.", head, others)
+
+
+def _difference(found: Difference) -> str:
+    if math.isnan(found.difference):
+        return "undefined"
+    p_value = _p_value(found.p_value)
+    return (
+        f"{found.difference:+.3f}\n{found.low:+.3f} to {found.high:+.3f}\n"
+        f"p {p_value if p_value.startswith('<') else f'= {p_value}'}"
+    )
+
+
+def _value(source: ReportSource, run: Evaluated, name: str) -> str:
+    if source.study is not None:
+        return _mean(source.study["metrics"].get(name, {}).get(run.name))
+    return interval_cell(run.evaluation.per_image.metrics[name])
+
+
+def _mean(found: Mapping[str, Any] | None) -> str:
+    return "undefined" if found is None else f"{found['mean']:.4f}\nsd {found['std']:.4f}"
+
+
+def _p_value(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _with_layer(layer: str) -> str:
+    return _LAYERS.get(layer, f"with {layer.upper()}")
