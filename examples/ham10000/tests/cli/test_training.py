@@ -2,6 +2,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 import yaml
 
 from ham10000.cli import main
@@ -77,3 +79,22 @@ def test_train_passes_its_arguments_on(tmp_path: Path, monkeypatch: pytest.Monke
     assert (run.path, processes, restarts) == (out, 2, 3)
     assert printed == ("printed", out)
     assert (out / "recipe.yaml").exists()
+
+
+def test_a_frozen_recipe_needs_no_processes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", "frozen_sa", "--out", str(tmp_path / "run"), "--processes", "2"]
+    assert main(arguments) == 1
+    assert "trained in this process. Leave out --processes" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_features(synthetic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "tiny.pth")
+    arguments = ["features", "frozen", "--out", str(tmp_path / "features"), "data.size=64"]
+    arguments += [f"data.root={synthetic}", "model.backbone=timm:test_resnet"]
+    assert main([*arguments, f"model.weights={tmp_path / 'tiny.pth'}"]) == 0
+    assert "280 x 96 x 2 x 2 float16" in " ".join(capsys.readouterr().out.split())
+    assert main([*arguments, "model.weights=null"]) == 1
+    assert "has no pretrained weights" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from ham10000.models import (
     parameter_table,
 )
 from ham10000.recipe import Recipe, load_recipe
-from ham10000.training import build_loss, build_optimizer, build_schedule
+from ham10000.training import build_loss, build_optimizer, build_schedule, check_frozen
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 PAPER = ("vgg16", "resnet34", "resnet50", "densenet201", "irv2")
@@ -33,7 +33,16 @@ ARMS = {
     "lite0_eca": ("lite0", {"attention.layer": "eca"}),
     "lite0_cbam": ("lite0", {"attention.layer": "cbam"}),
 }
-ALL = [name for pair in PAIRS for name in (pair, f"{pair}_sa")] + ["best", *ARMS]
+FROZEN = {
+    "frozen_max": {"model.head"},
+    "frozen_probe": {"model.head"},
+    "frozen_placebo": {"attention.layer", "attention.gamma"},
+    "frozen_sa": {"attention.layer", "attention.gamma"},
+    "frozen_se": {"attention.layer"},
+    "frozen_eca": {"attention.layer"},
+    "frozen_cbam": {"attention.layer"},
+}
+ALL = [name for pair in PAIRS for name in (pair, f"{pair}_sa")] + ["best", *ARMS, "frozen", *FROZEN]
 
 
 def read(name: str, *changes: str) -> Recipe:
@@ -93,6 +102,14 @@ def test_an_arm_differs_from_its_base_in_one_field(name: str) -> None:
     base, expected = ARMS[name]
     assert different(read(name), read(base)) == {"name", *expected}
     assert expected.items() <= flat(read(name)).items()
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_frozen_arms_differ_from_the_control_in_one_thing(name: str) -> None:
+    recipe = read(name)
+    assert different(read("frozen"), recipe) == {"name", *FROZEN[name]}
+    check_frozen(recipe)
+    build_model(recipe.model, attention=recipe.attention, feature_map=(1280, 4, 4))
 
 
 @pytest.mark.parametrize("name", PAPER)

@@ -1,19 +1,24 @@
+import json
 import threading
 import time
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 
-from ham10000.errors import ArgumentError, TrainingError
+from ham10000.errors import ArgumentError, RecipeError, TrainingError
 from ham10000.recipe import Recipe
-from ham10000.study import launcher
+from ham10000.study import launcher, run_study
 from ham10000.study.launcher import (
+    FrozenLauncher,
     LocalLauncher,
     RunTrainer,
     train_in_parallel,
     worker_environments,
 )
 from ham10000.study.plan import PlannedRun
+from ham10000.training import RunDir, open_run
 
 RUNS = [PlannedRun("bare", seed) for seed in range(5)]
 
@@ -109,3 +114,71 @@ def test_worker_environments(
     monkeypatch.setattr(launcher.torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(launcher, "available_cores", lambda: cores)
     assert worker_environments(parallel, runs, processes) == expected
+
+
+def write_frozen_recipes(folder: Path, data: Path) -> list[Path]:
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_resnet").state_dict(), folder / "tiny.pth")
+    base = {
+        "name": "mean",
+        "data": {"root": str(data), "size": 64, "augment": "none", "epoch_samples": 64},
+        "model": {"backbone": "timm:test_resnet", "frozen": True},
+        "training": {"epochs": 1, "monitor": "epoch", "mode": "max"},
+    }
+    base["model"] |= {"weights": str(folder / "tiny.pth")}  # type: ignore[operator]
+    soft = {**base, "name": "soft", "attention": {"layer": "soft", "gamma": "uniform"}}
+    paths = [folder / "mean.yaml", folder / "soft.yaml"]
+    for path, content in zip(paths, (base, soft), strict=True):
+        path.write_text(json.dumps(content))  # JSON is YAML
+    return paths
+
+
+def test_a_frozen_study(synthetic: Path, tmp_path: Path) -> None:
+    out, lines = tmp_path / "study", list[str]()
+    recipes = write_frozen_recipes(tmp_path, synthetic)
+    result = run_study(recipes, [0, 1], out, folds=2, parallel=1, log=lines.append)
+    assert set(result["comparisons"]) == {"soft"}
+    assert len([line for line in lines if "trained, " in line]) == 8
+    assert [line.split(":")[0] for line in lines].count("Features of timm") == 1
+    runs = sorted((out / "runs").glob("*-seed*"))
+    assert len(runs) == 8
+    for fold in (0, 1):
+        own = [run for run in runs if run.name.endswith(f"fold{fold}")]
+        assert len({(run / "split.csv").stat().st_ino for run in own}) == 1
+    assert open_run(runs[0]).load_model() is not None
+
+    # The same command trains only what is missing, with the same result.
+    lost = RunDir(runs[-1])
+    before = lost.predictions().read_bytes()
+    lost.predictions().unlink()
+    lines.clear()
+    again = run_study(recipes, [0, 1], out, folds=2, parallel=1, log=lines.append)
+    assert [line for line in lines if "trained, " in line] == [
+        f"runs/{runs[-1].name}: trained, 1 of 1"
+    ]
+    assert lost.predictions().read_bytes() == before
+    assert again["comparisons"] == result["comparisons"]
+
+
+def test_a_frozen_recipe_with_augmentation_is_refused_before_any_training(
+    synthetic: Path, tmp_path: Path
+) -> None:
+    recipes = write_frozen_recipes(tmp_path, synthetic)
+    out = tmp_path / "study"
+    with pytest.raises(RecipeError, match=r"so data\.augment cannot be 'flips'"):
+        run_study(recipes, [0, 1], out, overrides=["data.augment=flips"])
+    assert not (out / "runs").exists()
+
+
+def test_no_frozen_runs(tmp_path: Path) -> None:
+    assert list(FrozenLauncher(tmp_path)({}, print)) == []
+
+
+def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError("no links")
+
+    monkeypatch.setattr(launcher.os, "link", refuse)
+    (tmp_path / "a.csv").write_text("image_id\n")
+    launcher._link(tmp_path / "a.csv", tmp_path / "b.csv")
+    assert (tmp_path / "b.csv").read_text() == "image_id\n"

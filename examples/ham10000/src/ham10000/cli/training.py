@@ -111,6 +111,11 @@ def train(
             "training: expected a recipe and --out, or --resume alone. "
             "Example: ham10000 train lite0_sa --out runs/lite0_sa"
         )
+    if loaded.model.frozen and (processes > 1 or elastic):
+        raise ArgumentError(
+            f"training {loaded.name}: the head on a frozen backbone is trained in this process. "
+            "Leave out --processes and --elastic."
+        )
     if "RANK" not in os.environ and (processes > 1 or elastic):
         with lock_run(folder, LAUNCHER_LOCK):
             with lock_run(folder, TRAINER_LOCK):  # fails if a killed launcher left processes

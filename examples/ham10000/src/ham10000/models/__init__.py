@@ -12,6 +12,7 @@ from ham10000.models.features import (
     check_features,
     extract_features,
     features_name,
+    hash_weights,
     open_features,
 )
 from ham10000.models.weights import PACKAGED, packaged_weights
@@ -27,6 +28,7 @@ __all__ = [
     "count_parameters",
     "extract_features",
     "features_name",
+    "hash_weights",
     "open_features",
     "packaged_weights",
     "parameter_table",

@@ -1,11 +1,13 @@
 """Build the network of a recipe: backbone, attention and head."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import timm
 import torch
+import torch.nn.functional as F
 import torchvision
 from softattn import (
     SoftAttention,
@@ -16,7 +18,7 @@ from softattn import (
 )
 from softattn.keras import KerasSoftAttention
 from timm.layers.create_attn import get_attn
-from torch import nn
+from torch import Tensor, nn
 
 from ham10000.data import CLASSES, feature_names
 from ham10000.errors import RecipeError, closest
@@ -43,6 +45,7 @@ def build_model(
     attention: AttentionRecipe | None = None,
     size: int = 224,
     metadata: bool = False,
+    feature_map: tuple[int, int, int] | None = None,
 ) -> LesionClassifier:
     """Build the network of a recipe.
 
@@ -61,21 +64,39 @@ def build_model(
         attention: Section `attention` of a recipe. Defaults to no attention.
         size: Width and height of the images in pixels; `data.size` of the recipe.
         metadata: Whether the model also gets metadata; `data.metadata` of the recipe.
+        feature_map: Shape (C, H, W) of the map that the backbone computes. With it, the backbone is
+            not built, and only attention and head of the model can be used.
 
     Raises:
         RecipeError: The model or its module `at` does not exist, or its weights cannot be loaded.
         MissingDataError: The file with the weights does not exist.
         MissingPackageError: The package with the weights is not installed.
     """
-    network = _network(recipe, attention or AttentionRecipe(), num_classes, size)
+    network = _network(recipe, attention or AttentionRecipe(), num_classes, size, feature_map)
     if not metadata:
         return LesionClassifier(network)
     width = len(feature_names(METADATA_COLUMNS))
     return LesionClassifier(network, MetadataHead(width, num_classes), width)
 
 
+class _NoBackbone(nn.Module):
+    # Has an output of the right shape, which is all that `wrap_backbone` needs.
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels, height, width = self.shape
+        pooled = F.adaptive_avg_pool2d(x[:, :1], (height, width))
+        return pooled.expand(-1, channels, -1, -1)
+
+
 def _network(
-    recipe: ModelRecipe, attention: AttentionRecipe, num_classes: int, size: int
+    recipe: ModelRecipe,
+    attention: AttentionRecipe,
+    num_classes: int,
+    size: int,
+    feature_map: tuple[int, int, int] | None,
 ) -> SoftAttentionClassifier:
     own = _authors_network(recipe.backbone)
     at = recipe.at if own is None or recipe.at is not None else list(own.stages)[-1]
@@ -86,7 +107,10 @@ def _network(
         head = partial(MaxHead, drop_rate=recipe.drop_rate)
     elif recipe.head == "probe":
         head = partial(ProbeHead, num_queries=recipe.num_queries, drop_rate=recipe.drop_rate)
-    backbone = load_backbone(recipe.backbone, at, recipe.pretrained, recipe.weights)
+    if feature_map is None:
+        backbone = load_backbone(recipe.backbone, at, recipe.pretrained, recipe.weights)
+    else:
+        backbone, at = nn.Sequential(OrderedDict(maps=_NoBackbone(feature_map))), "maps"
     try:
         network = wrap_backbone(
             backbone,

@@ -41,6 +41,7 @@ __all__ = [
     "check_features",
     "extract_features",
     "features_name",
+    "hash_weights",
     "open_features",
 ]
 
@@ -61,6 +62,8 @@ class FeatureMaps:
     """Metadata table; row n belongs to map n."""
     maps: NDArray[np.float16]
     """(N, C, H, W), mapped."""
+    weights: str
+    """Hash of the backbone's weights, from `hash_weights`."""
 
     def read(self, rows: NDArray[np.int64]) -> Tensor:
         """Return the maps of some rows, (B, C, H, W), float32."""
@@ -114,7 +117,7 @@ def extract_features(recipe: Recipe, cache: Path, out: Path, *, check: bool = Tr
         )
     with FileLock(out / _LOCK):
         backbone = build_model(recipe.model, size=recipe.data.size).network.backbone.eval()
-        fields = {**_fields(recipe), "weights_sha256": _hash_weights(backbone)}
+        fields = {**_fields(recipe), "weights_sha256": hash_weights(backbone)}
         images = open_cache(cache).inputs
         try:
             found = open_features(out, recipe)
@@ -158,7 +161,7 @@ def open_features(path: Path, recipe: Recipe) -> FeatureMaps:
     shape = tuple(manifest["shape"])
     if maps.shape != shape or maps.dtype != np.float16 or len(table) != len(maps):
         raise _damaged(path, f"{_MAPS} has {maps.dtype} {maps.shape}, expected float16 {shape}")
-    return FeatureMaps(path, table, maps)
+    return FeatureMaps(path, table, maps, manifest["fields"]["weights_sha256"])
 
 
 def check_features(path: Path) -> None:
@@ -221,7 +224,12 @@ def _check_fields(found: Mapping[str, Any], expected: Mapping[str, Any], path: P
         )
 
 
-def _hash_weights(backbone: nn.Module) -> str:
+def hash_weights(backbone: nn.Module) -> str:
+    """Return a SHA-256 of the names and values of a backbone's weights.
+
+    Args:
+        backbone: `network.backbone` of a model from `build_model`.
+    """
     whole = hashlib.sha256()
     for name, value in backbone.state_dict().items():
         whole.update(name.encode())
@@ -246,7 +254,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     valid = (
         isinstance(manifest, dict)
         and manifest.get("version") == _VERSION
-        and isinstance(manifest.get("fields"), dict)
+        and isinstance(fields := manifest.get("fields"), dict)
+        and isinstance(fields.get("weights_sha256"), str)
         and isinstance(manifest.get("images"), str)
         and isinstance(manifest.get("shape"), list)
         and isinstance(sums := manifest.get("sha256"), dict)

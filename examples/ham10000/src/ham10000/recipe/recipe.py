@@ -135,6 +135,9 @@ class ModelRecipe:
     """Whether to start from the ImageNet weights of timm or torchvision, downloaded once."""
     weights: str | None = None
     """File with a state dict of the backbone, or name of weights from an installed package."""
+    frozen: bool = False
+    """Whether the backbone is not trained. Attention and head are then trained on its feature maps,
+    which are computed once."""
     at: str | None = None
     """Name of the module that computes the input of the attention, or of the head if there is
     none. Defaults to the last feature map."""

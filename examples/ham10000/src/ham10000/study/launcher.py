@@ -6,24 +6,39 @@ need only another launcher.
 """
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from threading import Event
 from typing import Protocol
 
+import pandas as pd
 import torch
 
-from ham10000.errors import TrainingError
+from ham10000.errors import Ham10000Error, TrainingError
+from ham10000.models import open_features
 from ham10000.recipe import Recipe
 from ham10000.study.plan import PlannedRun
-from ham10000.training import RunDir, claim_run, lock_run
-from ham10000.utils import available_cores
+from ham10000.training import (
+    RunDir,
+    check_frozen,
+    claim_run,
+    find_features,
+    lock_run,
+    prepare_features,
+    prepare_split,
+    train_head,
+)
+from ham10000.utils import available_cores, write_text
 
 __all__ = [
+    "FrozenLauncher",
     "Launcher",
     "LocalLauncher",
     "RunTrainer",
@@ -121,6 +136,82 @@ class LocalLauncher:
         log(f"Training {len(environments)} at a time on this machine")
         trainer = RunTrainer(self.study, self.processes)
         yield from train_in_parallel(trainer, list(runs), environments)
+
+
+@dataclass(frozen=True)
+class FrozenLauncher:
+    """Launcher that trains runs with frozen backbones on this machine; see `Launcher`.
+
+    The features are computed once. The heads are then trained by worker processes, on one thread
+    each. Runs of the same fold share the file of the split.
+    """
+
+    study: Path
+    """Folder of the study."""
+    parallel: int | None = None
+    """Number of worker processes. Defaults to one per core."""
+
+    def __call__(
+        self, runs: Mapping[PlannedRun, Recipe], log: Callable[[str], None]
+    ) -> Iterator[PlannedRun]:
+        """Train runs; see `Launcher`."""
+        for recipe in runs.values():
+            check_frozen(recipe)
+        claim_runs(self.study, runs)
+        self._prepare(runs, log)
+        workers = max(1, min(self.parallel or available_cores(), len(runs)))
+        log(f"Training {workers} at a time on this machine, on stored features")
+        # Spawned, because a forked process can inherit the held lock of another thread.
+        with ProcessPoolExecutor(workers, get_context("spawn"), _ignore_interrupts) as pool:
+            futures = {
+                pool.submit(_train_one, self.study / run.folder, recipe): run
+                for run, recipe in runs.items()
+            }
+            try:
+                for future in as_completed(futures):
+                    run = futures[future]
+                    try:
+                        future.result()
+                    except (Ham10000Error, BrokenProcessPool) as error:
+                        raise TrainingError(f"training {run.folder}: {error}") from error
+                    yield run
+            finally:  # also after Ctrl-C: runs in progress end, and no further run starts
+                pool.shutdown(cancel_futures=True)
+
+    def _prepare(self, runs: Mapping[PlannedRun, Recipe], log: Callable[[str], None]) -> None:
+        tables: dict[Path, pd.DataFrame] = {}
+        splits: dict[tuple[Path | None, int | None], Path] = {}
+        for run, recipe in runs.items():
+            files = RunDir(self.study / run.folder)
+            features = find_features(files, recipe)
+            if features not in tables:
+                log(f"Features of {recipe.model.backbone}: {features}")
+                tables[features] = prepare_features(files, recipe).table
+            if not files.split.exists():
+                shared = splits.get((recipe.data.split, recipe.data.fold))
+                if shared is None:
+                    prepare_split(files, recipe, tables[features])
+                else:
+                    _link(shared, files.split)
+            splits[recipe.data.split, recipe.data.fold] = files.split
+
+
+def _link(source: Path, path: Path) -> None:
+    # Splits are replaced and never changed in place, so hundreds of runs can share one file.
+    try:
+        os.link(source, path)
+    except OSError:  # a file system without hard links
+        write_text(path, source.read_text(encoding="utf-8"))
+
+
+def _train_one(folder: Path, recipe: Recipe) -> None:
+    files = RunDir(folder)
+    with lock_run(folder):
+        train_head(recipe, files, open_features(find_features(files, recipe), recipe))
+
+
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
 
 
 @dataclass(frozen=True)

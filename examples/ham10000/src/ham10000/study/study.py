@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from ham10000.data import data_folder, open_cache, prepare, write_split
 from ham10000.recipe import Recipe, load_recipe
 from ham10000.statistics import MIN_TRAINING_DF, seeds_needed
 from ham10000.study.cluster import JobOptions, SubmititLauncher
-from ham10000.study.launcher import Launcher, LocalLauncher
+from ham10000.study.launcher import FrozenLauncher, Launcher, LocalLauncher
 from ham10000.study.plan import PRIMARY, PlannedRun, StudyPlan, make_plan
 from ham10000.study.preregistration import StudyRecord, split_hash
 from ham10000.study.summary import SPLIT, check_test_images, read_study, summarize_study
@@ -65,7 +65,8 @@ def run_study(
         parallel: Number of runs that train at the same time.
         processes: Number of training processes of one run.
         jobs: Resources of a Slurm job. With them, each missing run is trained in a job of its own
-            instead of on this machine; see `SubmititLauncher`.
+            instead of on this machine; see `SubmititLauncher`. Runs with a frozen backbone take
+            seconds, and are always trained on this machine.
         overrides: Recipe fields that every run overrides, as `part.field=value`.
         log: Called with one line for each step.
 
@@ -106,7 +107,8 @@ def run_study(
                 f"{seeds_needed(plan.folds or 1)} seeds are needed."
             )
         log(f"{len(plan.runs)} runs, {len(missing)} to train")
-        for number, run in enumerate(launcher(resolved, log), start=1):
+        trained = _train(resolved, FrozenLauncher(out, parallel), launcher, log)
+        for number, run in enumerate(trained, start=1):
             log(f"{run.folder}: trained, {number} of {len(missing)}")
         check_test_images(missing, out, recipes[0].data.fold)
         result = summarize_study(plan, read_study(plan, out), record.look_number(plan.seeds))
@@ -115,6 +117,19 @@ def run_study(
         result["looks_taken"] = [{name: look[name] for name in taken} for look in record.looks]
         write_text(out / RESULT, json.dumps(result, indent=2) + "\n")
     return result
+
+
+def _train(
+    recipes: Mapping[PlannedRun, Recipe],
+    frozen: Launcher,
+    others: Launcher,
+    log: Callable[[str], None],
+) -> Iterator[PlannedRun]:
+    """Train the runs with a frozen backbone, and then the others."""
+    for launcher, is_frozen in ((frozen, True), (others, False)):
+        own = {run: recipe for run, recipe in recipes.items() if recipe.model.frozen == is_frozen}
+        if own:
+            yield from launcher(own, log)
 
 
 def _by_state(plan: StudyPlan, out: Path) -> tuple[list[PlannedRun], list[PlannedRun]]:

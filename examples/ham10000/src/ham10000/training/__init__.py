@@ -3,7 +3,14 @@
 Other packages import these names from here, and none from the modules of this package.
 """
 
-from ham10000.training.data import make_split, prepare_features, wants_validation
+from ham10000.training.data import (
+    find_features,
+    make_split,
+    prepare_features,
+    prepare_split,
+    wants_validation,
+)
+from ham10000.training.frozen import check_frozen, train_head
 from ham10000.training.losses import build_loss
 from ham10000.training.optim import Schedule, build_optimizer, build_schedule
 from ham10000.training.predict import predict
@@ -30,7 +37,9 @@ __all__ = [
     "build_loss",
     "build_optimizer",
     "build_schedule",
+    "check_frozen",
     "claim_run",
+    "find_features",
     "find_predictions",
     "find_run",
     "launch",
@@ -39,6 +48,8 @@ __all__ = [
     "open_run",
     "predict",
     "prepare_features",
+    "prepare_split",
     "train",
+    "train_head",
     "wants_validation",
 ]

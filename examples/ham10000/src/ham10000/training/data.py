@@ -33,6 +33,7 @@ __all__ = [
     "open_split",
     "prepare_data",
     "prepare_features",
+    "prepare_split",
     "splits_of",
     "wants_validation",
 ]
@@ -122,13 +123,27 @@ def prepare_data(run: RunDir, recipe: Recipe) -> Path:
         Ham10000Error: the data set is unusable, or cannot be split as the recipe says.
     """
     cache = _prepare_cache(run, recipe.data)
+    prepare_split(run, recipe, open_cache(cache).table)
+    return cache
+
+
+def prepare_split(run: RunDir, recipe: Recipe, table: pd.DataFrame) -> None:
+    """Create the split of a run where it does not exist; several processes may call this at once.
+
+    Args:
+        run: the folder of the run.
+        recipe: its recipe.
+        table: the metadata table of the data set.
+
+    Raises:
+        Ham10000Error: the data set cannot be split as the recipe says.
+    """
     with run.lock():
         if not run.split.exists():
-            data, table = recipe.data, open_cache(cache).table
+            data = recipe.data
             seed = recipe.seed if data.split_seed is None else data.split_seed
             made = make_split(data, seed, table, validation=wants_validation(recipe))
             write_split(_one_fold(made, data.fold, table), run.split)
-    return cache
 
 
 def find_cache(run: RunDir, data: DataRecipe) -> Path:

@@ -22,6 +22,7 @@ from ham10000.models import METADATA_COLUMNS, build_model
 from ham10000.recipe import Recipe, load_recipe
 from ham10000.training.best_weights import best_file, read_best
 from ham10000.training.data import open_split, prepare_data, splits_of
+from ham10000.training.frozen import load_head
 from ham10000.training.predict import predict
 from ham10000.training.run_dir import RunDir, check_same_recipe, check_same_split, find_run
 
@@ -77,6 +78,10 @@ class Run:
         recipe, content = self.recipe, read_best(self.files)
         doing = f"loading the model of {self.folder}"
         check_same_recipe(content["recipe"], recipe, doing)
+        if recipe.model.frozen:
+            model = build_model(recipe.model, attention=recipe.attention, size=recipe.data.size)
+            load_head(model, content, self.files)
+            return _placed(model, recipe, device)
         if self.files.split.exists():
             split = self.files.split.read_text(encoding="utf-8")
             check_same_split(content["split"], split, doing)
@@ -88,9 +93,7 @@ class Run:
             metadata=recipe.data.metadata,
         )
         model.load_state_dict(content["model"])
-        if recipe.training.channels_last:
-            model = model.to(memory_format=torch.channels_last)
-        return model.to(device).eval()
+        return _placed(model, recipe, device)
 
     def dataset(self, split: str, masks: bool = False) -> HAM10000:
         """Return the images of a split: "train", "val" or "test".
@@ -160,6 +163,12 @@ class Run:
             device=device,
             tta=self.recipe.training.tta if tta is None else tta,
         )
+
+
+def _placed(model: nn.Module, recipe: Recipe, device: torch.device | str) -> nn.Module:
+    if recipe.training.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    return model.to(device).eval()
 
 
 def open_run(folder: Path | str, *, data: Path | None = None) -> Run:

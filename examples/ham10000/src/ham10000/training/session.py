@@ -21,7 +21,14 @@ from ham10000.training.reproducibility import seed_all
 from ham10000.training.run_dir import RunDir
 from ham10000.training.state import TrainState
 
-__all__ = ["Setup", "build_session", "convert_sync_norms", "wrap_model"]
+__all__ = [
+    "Setup",
+    "build_session",
+    "check_monitor",
+    "class_frequencies",
+    "convert_sync_norms",
+    "wrap_model",
+]
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,7 @@ def build_session(
     Raises:
         Ham10000Error: the recipe cannot be trained here.
     """
-    _check_monitor(recipe)
+    check_monitor(recipe)
     # Only the seed determines the initial weights, so all ranks start with the same.
     torch.manual_seed(recipe.seed)
     model = _build_model(recipe, fabric)
@@ -100,7 +107,7 @@ def build_session(
         train_data=train_data,
         validation=validation,
         validation_split=validation_split,
-        loss=build_loss(recipe.loss, counts, _class_frequencies(recipe, counts)).to(fabric.device),
+        loss=build_loss(recipe.loss, counts, class_frequencies(recipe, counts)).to(fabric.device),
         augment=augment,
         plan=plan,
         sampler=sampler,
@@ -178,7 +185,12 @@ def _build_state(recipe: Recipe, model: LesionClassifier, plan: EpochPlan) -> Tr
     )
 
 
-def _check_monitor(recipe: Recipe) -> None:
+def check_monitor(recipe: Recipe) -> None:
+    """Check that the metrics that select weights and stop training exist.
+
+    Raises:
+        TrainingError: one of them is not a metric.
+    """
     for field, more in (("monitor", ["epoch"]), ("stop_monitor", [])):
         known = ("loss", *more, *METRICS)
         name = getattr(recipe.training, field)
@@ -189,5 +201,6 @@ def _check_monitor(recipe: Recipe) -> None:
             )
 
 
-def _class_frequencies(recipe: Recipe, counts: Tensor) -> Tensor:
+def class_frequencies(recipe: Recipe, counts: Tensor) -> Tensor:
+    """Return how often each class is sampled, in any unit, from the counts of the training set."""
     return torch.where(counts > 0, counts.double() ** BALANCES[recipe.data.balance], 0.0)

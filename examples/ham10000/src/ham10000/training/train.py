@@ -29,6 +29,7 @@ from ham10000.training.distributed import (
     local_processes,
     start_fabric,
 )
+from ham10000.training.frozen import train_frozen
 from ham10000.training.journal import (
     Journal,
     explain_failures,
@@ -61,6 +62,8 @@ _LOG = logging.getLogger(__name__)
 def train(recipe: Recipe, out: Path) -> int:
     """Train a recipe into a folder, or resume the run that is in it.
 
+    With `model.frozen` only attention and head are trained, as `train_frozen` describes.
+
     Every process of a run calls this; torchrun sets their ranks. An interrupted run that is called
     again ends with the same result, bit for bit, as one that was not interrupted.
 
@@ -75,6 +78,9 @@ def train(recipe: Recipe, out: Path) -> int:
     Raises:
         Ham10000Error: the recipe cannot be trained; existing checkpoints are kept.
     """
+    if recipe.model.frozen:
+        train_frozen(recipe, out)
+        return 0
     request = StopRequest(recipe.training.max_minutes)
     with catch_signals(request), ExitStack() as locks:
         tuned = [] if torch.cuda.is_available() else [keep_memory(), share_cores(local_processes())]
