@@ -185,7 +185,15 @@ def test_a_config_that_refers_to_weights_elsewhere(source: str, saved: Path) -> 
 
 @pytest.mark.parametrize(
     "name",
-    ["hf-hub:someone/model", "local-dir:{folder}", "timm:hf-hub:someone/model", "test_resnet", ""],
+    [
+        "hf-hub:someone/model",
+        "local-dir:{folder}",
+        "timm:hf-hub:someone/model",
+        "transformers:someone/model",
+        "transformers:{folder}",
+        "test_resnet",
+        "",
+    ],
 )
 def test_a_config_that_refers_to_a_backbone_elsewhere(
     name: str, saved: Path, monkeypatch: pytest.MonkeyPatch
@@ -195,7 +203,10 @@ def test_a_config_that_refers_to_a_backbone_elsewhere(
 
     monkeypatch.setattr("softattn.hub.wrap_backbone", refuse)
     change(saved, backbone=name.format(folder=saved))
-    with pytest.raises(WeightsError, match=r"expected a backbone of timm: or torchvision: in"):
+    with pytest.raises(
+        WeightsError,
+        match=r"expected a backbone of timm:, torchvision: or transformers: \(model types\) in",
+    ):
         from_pretrained(saved, local_files_only=True)
 
 
@@ -298,3 +309,28 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 def test_importing_it_imports_no_hub() -> None:
     code = "import sys, softattn.hub; sys.exit('huggingface_hub' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+TINY = {"hidden_sizes": [8, 16], "depths": [1, 1], "embedding_size": 8, "layer_type": "basic"}
+
+
+def test_fields_of_a_configuration_that_refer_elsewhere(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="needs softattn[transformers]")
+    save_pretrained(build("transformers:resnet", **TINY, input_size=32), tmp_path / "model")
+    for field, value in {
+        "hidden_act": "someone/kernel",
+        "attn_implementation": "eager",
+        "hidden_sizes": ["hf-hub:someone/model"],
+        "depths": {"use_pretrained_backbone": True},
+    }.items():
+        folder = Path(shutil.copytree(tmp_path / "model", tmp_path / field))
+        change(folder, **{field: value})
+        with pytest.raises(WeightsError, match=f"outside the folder, with {field}. This is refu"):
+            from_pretrained(folder, local_files_only=True)
+
+
+def test_preprocessing_of_other_weights_is_kept(tmp_path: Path) -> None:
+    model = build()
+    model.pretrained_cfg["mean"] = (0.1, 0.2, 0.3)
+    save_pretrained(model, tmp_path)
+    assert from_pretrained(tmp_path).pretrained_cfg["mean"] == (0.1, 0.2, 0.3)

@@ -10,6 +10,7 @@ OPTIONAL = [
     "onnxruntime",
     "safetensors",
     "timm",
+    "transformers",
 ]
 
 

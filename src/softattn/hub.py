@@ -16,15 +16,15 @@ from torch import nn
 
 from softattn._validation import missing_extra
 from softattn.errors import ArgumentTypeError, ModelError, SoftAttnError, WeightsError
-from softattn.models import SoftAttentionClassifier, wrap_backbone
+from softattn.models import SoftAttentionClassifier, is_model_type, wrap_backbone
 
 __all__ = ["from_pretrained", "save_pretrained"]
 
 _WEIGHTS = "model.safetensors"
 _KIND = "softattn.SoftAttentionClassifier"  # the field "model" of a config.json
 _INSTEAD = "Save its state_dict instead: torch.save(model.state_dict(), path)."
-_LIBRARY_NAMES = "timm: or torchvision:"
-# Arguments of timm and torchvision that load weights from other places, some by unpickling. The
+_LIBRARY_NAMES = "timm:, torchvision: or transformers: (model types)"
+# Arguments of the libraries that load weights from other places, some by unpickling. The
 # weights are in the folder.
 _SOURCES = {
     "checkpoint_path",
@@ -33,7 +33,15 @@ _SOURCES = {
     "pretrained_cfg_overlay",
     "weights",
     "weights_backbone",
+    # Of transformers: models and kernels that are downloaded.
+    "attn_implementation",
+    "auto_map",
+    "backbone_config",
+    "quantization_config",
+    "use_pretrained_backbone",
+    "use_timm_backbone",
 }
+_PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct")
 
 _CARD = """---
 {{ card_data }}
@@ -107,6 +115,8 @@ def save_pretrained(model: SoftAttentionClassifier, folder: str | PathLike[str])
         **{key: cfg.get(key, "unknown") for key in ("input_size", "mean", "std")},
     }
     config = {"model": _KIND, "softattn": version("softattn"), "arguments": arguments}
+    # Other weights of an architecture can need other preprocessing than its default.
+    config["preprocessing"] = {key: cfg[key] for key in _PREPROCESSING if key in cfg}
     store(model).save_pretrained(folder, config=config, model_card_kwargs=card)
 
 
@@ -191,6 +201,7 @@ def _store_class(doing: str) -> Any:
         ) -> "Store":
             doing = f"loading {model_id}"
             model = _rebuild(config, doing)
+            model.pretrained_cfg.update(_preprocessing(config))
             _load_weights(model, _weights_file(model_id, download), doing)
             return cls(model)
 
@@ -232,6 +243,11 @@ def _arguments_of(model: SoftAttentionClassifier, doing: str) -> dict[str, Any]:
             f"{doing}: the backbone was built from {arguments['backbone']!r}, and only names of "
             f"{_LIBRARY_NAMES} can be built again without other files. {_INSTEAD}"
         )
+    if sources := _sources(arguments):
+        raise ModelError(
+            f"{doing}: {', '.join(sources)} can refer to other files or to the network, so that it "
+            f"cannot be built again from its arguments. {_INSTEAD}"
+        )
     try:
         json.dumps(arguments)
     except TypeError as error:
@@ -257,10 +273,38 @@ def _is_library_name(name: str) -> bool:
     """Return whether a backbone's name selects a function of a library, as in `timm:resnet50`.
 
     With other prefixes (`hf-hub:`, `local-dir:`), timm reads a configuration from the network or
-    from a folder, even if no weights are loaded.
+    from a folder, even if no weights are loaded, and so does transformers with other names than
+    those of model types.
     """
     library, _, rest = name.partition(":")
+    if library == "transformers":
+        return is_model_type(rest)
     return library in ("timm", "torchvision") and ":" not in rest
+
+
+def _preprocessing(config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the stored preprocessing. Files from before it was stored have none."""
+    stored = (config or {}).get("preprocessing")
+    stored = stored if isinstance(stored, Mapping) else {}
+    known = {key: stored[key] for key in _PREPROCESSING if key in stored}
+    return {key: tuple(x) if isinstance(x, list) else x for key, x in known.items()}
+
+
+def _sources(arguments: Mapping[str, Any]) -> list[str]:
+    """Return names of arguments that can refer to files outside the folder, or to the network."""
+    names = _SOURCES & set(arguments)
+    if str(arguments["backbone"]).startswith("transformers:"):
+        # Fields of a configuration, also nested, can hold names of repositories.
+        names |= {key for key, value in arguments.items() if key != "backbone" and _refers(value)}
+    return sorted(names)
+
+
+def _refers(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return bool(_SOURCES & set(value)) or any(map(_refers, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_refers, value))
+    return isinstance(value, str) and any(sign in value for sign in "/\\:")
 
 
 def _found(config: object) -> str:
@@ -298,7 +342,7 @@ def _rebuild(config: object, doing: str) -> SoftAttentionClassifier:
             f"{arguments['backbone']!r}. Other names are refused, since they can refer to the "
             "network or to other folders."
         )
-    if sources := sorted(_SOURCES & set(arguments)):
+    if sources := _sources(arguments):
         raise WeightsError(
             f"{doing}: config.json refers to weights outside the folder, with "
             f"{', '.join(sources)}. This is refused, since loading them can run arbitrary code."

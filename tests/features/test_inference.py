@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -11,6 +12,7 @@ from softattn.features.inference import (
     find_stride,
     infer_layout,
     infer_layout_strictly,
+    is_arranged,
     is_reordered,
     own_maps,
 )
@@ -251,3 +253,27 @@ def test_reordered_maps_have_the_same_values_at_other_positions():
     assert not is_reordered(own + 1, own)
     assert not is_reordered(own.flip(2)[:, :, :2], own)
     assert not is_reordered(own.flip(2).to("meta"), own)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (2, 2), (3, 7), (1, 5)])
+def test_a_map_follows_the_positions_of_its_image(size):
+    image = torch.randn(1, 3, 56, 70)
+
+    def read(x):
+        maps = F.adaptive_avg_pool2d(x.square(), size)
+        return maps + maps.mean((2, 3), keepdim=True)
+
+    assert is_arranged(read, image, size)
+    shuffled = torch.arange(size[0] * size[1]).flip(0)
+    assert not is_arranged(
+        lambda x: read(x).flatten(2)[:, :, shuffled].unflatten(2, size), image, size
+    )
+
+
+def test_a_map_that_depends_on_everything_alike_is_not_arranged():
+    image = torch.randn(1, 3, 32, 32)
+    assert not is_arranged(
+        lambda x: x.sum((1, 2, 3)).reshape(-1, 1, 1, 1).expand(-1, 2, 4, 4), image, (4, 4)
+    )
+    assert not is_arranged(lambda x: torch.zeros(len(x), 2, 4, 4), image, (4, 4))
+    assert is_arranged(lambda x: x, image.to("meta"), (4, 4))  # cannot be tested

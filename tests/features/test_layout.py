@@ -1,3 +1,7 @@
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import pytest
 import torch
 from hypothesis import given
@@ -8,8 +12,11 @@ from softattn.features.layout import (
     Layout,
     MapLayout,
     TokenGrid,
+    declared_map,
+    find_map,
     fit_grid,
     from_nchw,
+    replace_map,
     same_aspect,
     strided,
     to_nchw,
@@ -118,3 +125,51 @@ def test_the_grid_of_a_square_is_square(side, image):
 @pytest.mark.parametrize("count", [-3, 0, 1])
 def test_no_grid_of_less_than_two(count):
     assert fit_grid(count, SQUARE) is None
+
+
+class Fields(NamedTuple):
+    count: int
+    x: torch.Tensor
+
+
+@dataclass
+class Output:
+    x: torch.Tensor
+    last_hidden_state: torch.Tensor | None = None
+
+
+MAP, OTHER, VECTOR = torch.zeros(1, 2, 3, 3), torch.zeros(1, 2, 3, 3), torch.zeros(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("output", "declared"),
+    [
+        (MAP, True),
+        ((VECTOR, None, MAP, OTHER), False),
+        ((OTHER.long(), MAP), False),
+        (Fields(2, MAP), False),
+        ({"scores": VECTOR, "out": MAP}, False),
+        ({"pooled": OTHER, "last_hidden_state": MAP}, True),
+        (OrderedDict(hidden_states=(OTHER,), feature_maps=(OTHER, MAP)), True),
+        ({"feature_maps": [OTHER, MAP]}, True),
+        ({"x_norm_regtokens": OTHER, "x_norm_patchtokens": MAP}, True),
+        (Output(MAP), False),
+        (Output(OTHER, MAP), True),
+    ],
+)
+def test_the_map_in_an_output_is_found_and_replaced(output, declared):
+    assert find_map(output) is MAP
+    assert (declared_map(output) is MAP) == declared
+    new = torch.ones(1, 2, 3, 3)
+    replaced = replace_map(output, new)
+    assert find_map(replaced) is new
+    assert type(replaced) is (torch.Tensor if output is MAP else type(output))
+    assert find_map(output) is MAP
+    back = replace_map(replaced, MAP)
+    assert output is MAP or back == output or repr(back) == repr(output)
+
+
+@pytest.mark.parametrize("output", [None, 3, "map", [MAP], (VECTOR,), {"a": VECTOR}, (), Output])
+def test_outputs_without_a_map(output):
+    assert find_map(output) is None
+    assert declared_map(output) is None

@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 
 from softattn import ModelError
-from softattn.features.truncate import truncate
+from softattn.features.truncate import only_module, truncate
 
 
 class Norm(nn.BatchNorm2d):
@@ -264,3 +264,12 @@ def test_the_model_is_in_its_mode_all_the_time():
     truncate(model, "0.0")
     assert len(modes) == 2
     assert all(modes)
+
+
+def test_one_module_keeps_its_name_and_its_modes(network, x):
+    part = only_module(network, "block")
+    assert all(name.startswith("block.") for name in part.state_dict())
+    x = network.conv(x)
+    assert torch.equal(part(x), network.block(x))
+    copied = pickle.loads(pickle.dumps(part))
+    assert torch.equal(copied(x), network.block(x))

@@ -16,6 +16,7 @@ from torchvision.models import densenet121
 from torchvision.ops import FrozenBatchNorm2d
 
 from softattn import ModelError, capture_maps, insert_attention, remove_attention
+from softattn.insertion.hooks import InputSize
 
 IMAGE = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -249,3 +250,51 @@ def test_pickle_after_a_conversion() -> None:
     model = convert(net("norm"))
     loaded = pickle.load(io.BytesIO(pickle.dumps(model)))
     assert torch.equal(loaded(IMAGE), net("norm")(IMAGE))
+
+
+def test_the_size_of_images_that_are_given_by_keyword() -> None:
+    size, layer = InputSize(), nn.Conv2d(3, 4, 3)
+    handle = layer.register_forward_pre_hook(size, with_kwargs=True)
+    layer(torch.zeros(1, 3, 8, 16))
+    layer(input=torch.zeros(1, 3, 6, 9))
+    assert size.get() == (6, 9)
+    handle.remove()
+
+
+class Pair(nn.Module):
+    """Returns a map and a vector, of which the network uses one."""
+
+    def __init__(self, use: int) -> None:
+        super().__init__()
+        self.use = use
+        self.stage = nn.Conv2d(3, 4, 3)
+        self.both = Both()
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.both(self.stage(x))[self.use]
+        return output
+
+
+class Both(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x * 2, x.mean((2, 3))
+
+
+def test_a_tuple_is_attended_and_its_rest_handed_on() -> None:
+    net = Pair(use=0).eval()
+    before = net(IMAGE)
+    insert_attention(net, "both", num_maps=2)
+    assert torch.equal(net(IMAGE), before)
+    rest: list[Tensor] = []
+    net.both.register_forward_hook(lambda _m, _x, output: rest.append(output[1]))
+    with torch.no_grad():
+        net.both.soft_attention.gamma.fill_(1.0)
+    assert not torch.equal(net(IMAGE), before)
+    assert torch.equal(rest[0], net.stage(IMAGE).mean((2, 3)))
+    assert torch.equal(copy.deepcopy(net)(IMAGE), net(IMAGE))
+    assert torch.equal(remove_attention(net)(IMAGE), before)
+
+
+def test_the_part_of_a_tuple_that_is_not_used_is_pointed_out() -> None:
+    with pytest.warns(UserWarning, match="depends on no position of this map"):
+        insert_attention(Pair(use=1), "both")

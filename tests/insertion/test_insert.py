@@ -549,8 +549,8 @@ class Own(nn.Module):
 
 
 class Pair(nn.Module):
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x, x
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [x, x]
 
 
 class Count(nn.Module):
@@ -608,8 +608,8 @@ ERRORS: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     (["stem", "stem"], {}, ArgumentError, "two insertions at one place: 'stem' and 'stem' have"),
     ("shared", {}, ModelError, "it runs 2 times in a pass, and attention needs a module"),
     ("trained_only", {}, ModelError, "at 'trained_only': it doesn't run in eval mode"),
-    ("pair", {}, ModelError, "its output is a tuple of 2: a tensor (2, 6, 112, 112), a tensor (2"),
-    ("count", {}, ModelError, "its output is of torch.int64, and attention needs one tensor of"),
+    ("pair", {}, ModelError, "its output is a list of 2: a tensor (2, 6, 112, 112), a tensor (2"),
+    ("count", {}, ModelError, "its output is of torch.int64, and attention needs a tensor of"),
     (
         "windows",
         {},

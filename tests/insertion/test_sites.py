@@ -51,9 +51,9 @@ def test_the_whole_model_may_be_all_that_takes_images() -> None:
 
 def test_other_modules_are_named_when_one_is_refused() -> None:
     with pytest.raises(
-        ModelError, match=r"inserting at 'head': its output is a tuple of 2.* Other modu"
+        ModelError, match=r"inserting at 'head': its output is a list of 2.* Other modu"
     ):
-        find_sites(WithTuple(), ["head"], (X,), Hints(), "inserting")
+        find_sites(WithList(), ["head"], (X,), Hints(), "inserting")
 
 
 def test_a_module_that_two_stages_share() -> None:
@@ -73,7 +73,7 @@ def test_a_module_that_two_stages_share() -> None:
     assert find_sites(model, ["b"], (X,), Hints(), "inserting")[0].host == "b.1"
 
 
-class WithTuple(nn.Module):
+class WithList(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.head = Pair()
@@ -83,5 +83,5 @@ class WithTuple(nn.Module):
 
 
 class Pair(nn.Module):
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x, x
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [x, x]

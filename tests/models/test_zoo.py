@@ -4,7 +4,13 @@ import pytest
 import torch
 import torchvision
 
-from softattn import ArgumentError, ArgumentTypeError, MissingExtraError
+from softattn import (
+    ArgumentError,
+    ArgumentTypeError,
+    MissingExtraError,
+    ModelError,
+    WeightsError,
+)
 from softattn.models import load_model
 
 timm = pytest.importorskip("timm", reason="needs softattn[timm]")
@@ -104,3 +110,86 @@ def test_torchvisions_preprocessing_in_timms_words():
     assert data["crop_pct"] == 224 / 256
     assert data["interpolation"] == "bilinear"
     assert data["mean"] == (0.485, 0.456, 0.406)
+
+
+def test_a_model_type_of_transformers_is_built_from_its_configuration():
+    transformers = pytest.importorskip("transformers", reason="needs softattn[transformers]")
+    with torch.device("meta"):
+        named = load_model("transformers:convnext", kwargs={"depths": [1, 1, 1, 1]})
+    assert isinstance(named.model, transformers.ConvNextForImageClassification)
+    assert (named.name, dict(named.kwargs)) == ("transformers:convnext", {"depths": [1, 1, 1, 1]})
+    # The default interpolation differs between versions of transformers.
+    assert {key: x for key, x in named.pretrained_cfg.items() if key != "interpolation"} == {
+        "architecture": "convnext",
+        "input_size": (3, 224, 224),
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5),
+        "crop_pct": 0.875,
+    }
+    assert named.pretrained_cfg["interpolation"] in ("bilinear", "bicubic")
+
+
+def test_a_folder_of_transformers_is_read_with_and_without_its_weights(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="needs softattn[transformers]")
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
+    theirs = transformers.ResNetModel(transformers.ResNetConfig(**sizes, layer_type="basic"))
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.fill_(0.25)
+    theirs.save_pretrained(tmp_path)
+    name = f"transformers:{tmp_path}"
+    for pretrained in (True, False):
+        named = load_model(name, pretrained)
+        weight = named.model.resnet.embedder.embedder.convolution.weight
+        assert bool((weight == 0.25).all()) == pretrained
+        assert named.name == "transformers:resnet"
+        assert load_model(named.name, kwargs=named.kwargs).model.config.hidden_sizes == [8, 16]
+    assert load_model(name, kwargs={"num_channels": 1}).model.config.num_channels == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "kind", "message"),
+    [
+        ("vitt", {}, ArgumentError, r"no model type named 'vitt'.*only accessed with pre.*vit, "),
+        ("google/vit", {}, ArgumentError, r"Repositories on .* only accessed with pretrained=True"),
+        ("vit", {"pretrained": True}, ArgumentError, r"a model type has no weights. Pass the name"),
+        ("bert", {}, ModelError, r"the main input of BertModel is input_ids, not images\.$"),
+        ("llava", {}, ModelError, r"not images. Its part for images is transformers:clip_vision"),
+        (
+            "vit",
+            {"kwargs": {"color": 3}},
+            ArgumentTypeError,
+            r"building transformers:vit with {'color': 3}: ViTConfig has no field 'color'",
+        ),
+        (
+            "vit",
+            {"kwargs": {"image_size": "wide"}},
+            (ArgumentError, ArgumentTypeError, WeightsError),
+            r"building transformers:vit.*image_size",
+        ),
+    ],
+)
+def test_names_of_transformers_that_build_nothing(name, options, kind, message):
+    pytest.importorskip("transformers", reason="needs softattn[transformers]")
+    with torch.device("meta"), pytest.raises(kind, match=message):
+        load_model(f"transformers:{name}", **options)
+
+
+def test_a_folder_without_a_configuration(tmp_path):
+    pytest.importorskip("transformers", reason="needs softattn[transformers]")
+    with pytest.raises(WeightsError, match=r"building transformers:/.*config\.json"):
+        load_model(f"transformers:{tmp_path}", pretrained=True)
+
+
+def test_a_backbone_that_would_be_downloaded_is_refused():
+    pytest.importorskip("transformers", reason="needs softattn[transformers]")
+    backbone = {"model_type": "timm_backbone", "backbone": "resnet18"}
+    fields = {"backbone_config": {**backbone, "use_pretrained_backbone": True}}
+    with torch.device("meta"), pytest.raises(ModelError, match=r"weights of another model over"):
+        load_model("transformers:dpt", kwargs=fields)
+
+
+def test_without_transformers_its_models_say_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'softattn\[transformers\]'"):
+        load_model("transformers:vit")

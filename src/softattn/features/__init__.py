@@ -13,8 +13,10 @@ from softattn.features.dry_run import (
     argument_values,
     call_model,
     candidate_sizes,
+    declares_main_input,
     dry_run,
     image_size,
+    keep_random_state,
     random_images,
     tensors_in,
 )
@@ -22,11 +24,20 @@ from softattn.features.inference import (
     ANOTHER_ORDER,
     Hints,
     ObservedOutput,
+    infer_layout,
     infer_layout_strictly,
+    is_arranged,
     is_reordered,
     own_maps,
 )
-from softattn.features.layout import Layout, MapLayout, TokenGrid, from_nchw
+from softattn.features.layout import (
+    Layout,
+    MapLayout,
+    TokenGrid,
+    find_map,
+    from_nchw,
+    replace_map,
+)
 
 __all__ = [
     "ANOTHER_ORDER",
@@ -43,14 +54,20 @@ __all__ = [
     "argument_values",
     "call_model",
     "candidate_sizes",
+    "declares_main_input",
     "dry_run",
     "find_backbone",
+    "find_map",
     "from_nchw",
     "image_size",
+    "infer_layout",
     "infer_layout_strictly",
+    "is_arranged",
     "is_reordered",
+    "keep_random_state",
     "own_maps",
     "plan_backbone",
     "random_images",
+    "replace_map",
     "tensors_in",
 ]

@@ -28,9 +28,9 @@ from softattn.features.inference import (
     is_reordered,
     own_maps,
 )
-from softattn.features.last_map import find_last_feature_map, run_failed
-from softattn.features.layout import Layout, MapLayout, Size
-from softattn.features.truncate import truncate
+from softattn.features.last_map import find_image_encoder, find_last_feature_map, run_failed
+from softattn.features.layout import Layout, MapLayout, Size, declared_map
+from softattn.features.truncate import checkpointing_of, only_module, truncate
 
 __all__ = [
     "BackbonePlan",
@@ -55,12 +55,13 @@ class Source(StrEnum):
     NORMED_INTERMEDIATES = "forward_intermediates, with the last norm"
     INTERMEDIATES = "forward_intermediates"
     TRUNCATED = "forward, truncated"
+    FORWARD = "forward"
 
     def read(self, model: Any, x: Tensor) -> Any:
         """Return the model's last feature map, in the model's layout."""
         if self is Source.FEATURES:
             return model.forward_features(x)
-        if self is Source.TRUNCATED:
+        if self in (Source.TRUNCATED, Source.FORWARD):
             return model(x)
         maps = model.forward_intermediates(
             x,
@@ -91,8 +92,10 @@ class FeatureMap:
         return round(self.input_size[1] / self.size[0])
 
 
-def _to_nchw(x: Tensor, map_layout: MapLayout, image: Size) -> Tensor:
-    return map_layout.to_nchw(x, image)
+def _to_nchw(output: Any, map_layout: MapLayout, image: Size) -> Tensor:
+    features = declared_map(output)
+    assert features is not None  # as in the dry run
+    return map_layout.to_nchw(features, image)
 
 
 # One node in a symbolic trace, since it checks sizes, which are unknown in a trace.
@@ -144,15 +147,15 @@ class SpatialBackbone(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute parts of the model in the backward pass instead of storing them."""
         doing = f"setting gradient checkpointing of {type(self.model).__name__}"
-        switch: Any = getattr(self.model, "set_grad_checkpointing", None)
+        switch = checkpointing_of(self.model)
         if switch is None:
             raise ModelError(
                 f"{doing}: it has no set_grad_checkpointing. timm's models have it, and models "
-                "truncated by at=."
+                "of transformers and models truncated by at= can be set too."
             )
         try:
             switch(enable)
-        except (AssertionError, NotImplementedError) as error:
+        except (AssertionError, NotImplementedError, ValueError) as error:
             raise ModelError(f"{doing}: the model rejects it: {error}.") from error
 
     def extra_repr(self) -> str:
@@ -275,11 +278,10 @@ def _plan(
         part = model
         source, layout, run = _run_timm_methods(model, size)
     else:
-        at = at if at is not None else find_last_feature_map(model, size)
-        part, source = truncate(model, at), Source.TRUNCATED
+        part, source, at = _truncated(model, at, size)
         layout, run = _run_truncated(model, part, at, size)
         _check_order(model, at, layout, run, size)
-    features = layout.to_nchw(run.output, size[1:])
+    features = _to_nchw(run.output, layout, size[1:])
     reached = run.reached(features)
     dropped: tuple[str, ...] = ()
     unused: tuple[nn.Parameter, ...] = ()
@@ -301,7 +303,7 @@ def _plan(
             if p.is_floating_point() and p not in reached and p not in gone
         )
     height, width = features.shape[2:]
-    found = FeatureMap(features.shape[1], (height, width), size, source, layout, at)
+    found = FeatureMap(features.shape[1], (height, width), size, source, layout, at or None)
     return BackbonePlan(type(model).__name__, part, found, cfg, dropped, unused)
 
 
@@ -319,7 +321,8 @@ def _run_timm_methods(model: nn.Module, size: ImageSize) -> tuple[Source, MapLay
                 raise run_failed(model, size, error) from error
             tried.append(f"{source.value} raises {type(error).__name__}: {error}")
             continue
-        layout = infer_layout(run.output, size[1:], **declared_layout(model, last=True))
+        features = declared_map(run.output)
+        layout = infer_layout(features, size[1:], **declared_layout(model, last=True))
         if layout is not None:
             return source, layout, run
         tried.append(f"{source.value} returns {describe(run.output)}")
@@ -330,6 +333,19 @@ def _run_timm_methods(model: nn.Module, size: ImageSize) -> tuple[Source, MapLay
     )
 
 
+def _truncated(model: nn.Module, at: str | None, size: ImageSize) -> tuple[nn.Module, Source, str]:
+    """Return the part of a model that returns its last map, how it is read, and its name."""
+    if at is not None:
+        return truncate(model, at), Source.TRUNCATED, at
+    encoder = find_image_encoder(model, size)
+    if encoder == "":
+        return model, Source.FORWARD, ""
+    if encoder is not None:
+        return only_module(model, encoder), Source.TRUNCATED, encoder
+    at = find_last_feature_map(model, size)
+    return truncate(model, at), Source.TRUNCATED, at
+
+
 def _run_truncated(
     model: nn.Module, part: nn.Module, at: str, size: ImageSize
 ) -> tuple[MapLayout, DryRun]:
@@ -337,7 +353,8 @@ def _run_truncated(
         run = dry_run(part, (random_images(model, size),), doing=_DOING)
     except Exception as error:
         raise run_failed(model, size, error) from error
-    layout = infer_layout(run.output, size[1:], **declared_layout(model, last=False))
+    features = declared_map(run.output)
+    layout = infer_layout(features, size[1:], **declared_layout(model, last=False))
     if layout is None:
         raise ModelError(
             f"looking for a feature map of {type(model).__name__} at {at!r}: it returns "
@@ -355,7 +372,7 @@ def _check_order(
     if layout.layout is not Layout.NLC:
         return
     own = own_maps(copy_sharing_parameters(model, _DOING), run.inputs, [at])
-    if at in own and is_reordered(layout.to_nchw(run.output, size[1:]), own[at]):
+    if at in own and is_reordered(_to_nchw(run.output, layout, size[1:]), own[at]):
         raise ModelError(
             f"looking for a feature map of {type(model).__name__} at {at!r}: its output is not a "
             f"feature map: {ANOTHER_ORDER}. Pass the name of another stage, or omit at= to use the "

@@ -18,6 +18,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
 from softattn.errors import ModelError
+from softattn.features.layout import find_map
 
 __all__ = [
     "Call",
@@ -28,6 +29,7 @@ __all__ = [
     "call_model",
     "candidate_sizes",
     "copy_sharing_parameters",
+    "declares_main_input",
     "dry_run",
     "image_size",
     "keep_random_state",
@@ -47,9 +49,9 @@ class Call:
 
     count: int = 0
     input_shape: tuple[int, ...] = ()
-    """Shape of the first argument of the last call, if it is a tensor."""
+    """Shape of the first argument of the last call, also by keyword, if it is a tensor."""
     ndim: int = 0
-    """Number of dimensions of the last output, if it is a tensor."""
+    """Number of dimensions of the map in the last output, 0 if there is none."""
     output: object = None
     """The last output, for modules in `keep`."""
 
@@ -173,6 +175,11 @@ def argument_values(inputs: Inputs) -> tuple[Any, ...]:
     return tuple(inputs.values()) if isinstance(inputs, Mapping) else inputs
 
 
+def declares_main_input(model: nn.Module) -> bool:
+    """Return whether a module in a model names its main input, as those of transformers do."""
+    return any(hasattr(module, "main_input_name") for module in model.modules())
+
+
 def tensors_in(output: object) -> Iterator[Tensor]:
     """Yield the tensors in a model's output, also inside tuples, lists and mappings.
 
@@ -195,15 +202,19 @@ def keep_random_state(model: nn.Module) -> AbstractContextManager[None]:
 
 
 def _watch(module: nn.Module, call: Call, keep: bool) -> RemovableHandle:
-    def note(_module: nn.Module, args: tuple[Any, ...], output: object) -> None:
+    def note(
+        _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object
+    ) -> None:
         call.count += 1
-        if args and isinstance(args[0], Tensor):
-            call.input_shape = tuple(args[0].shape)
-        call.ndim = output.ndim if isinstance(output, Tensor) else 0
+        first = next(iter((*args, *kwargs.values())), None)
+        if isinstance(first, Tensor):
+            call.input_shape = tuple(first.shape)
+        found = find_map(output)
+        call.ndim = 0 if found is None else found.ndim
         call.output = output if keep else None
 
     # Run before other hooks, like the hook that applies attention.
-    return module.register_forward_hook(note, prepend=True)
+    return module.register_forward_hook(note, prepend=True, with_kwargs=True)
 
 
 def copy_sharing_parameters(model: nn.Module, doing: str = "running a model") -> nn.Module:
@@ -301,7 +312,9 @@ def candidate_sizes(
         sizes = [given]
     else:
         own = (_first_attribute(model, name) for name in ("img_size", "image_size"))
-        found = [*(_pair(size) for size in own), declared[1:], (224, 224)]
+        # Models of transformers declare it in their configuration.
+        config_size = _pair(getattr(getattr(model, "config", None), "image_size", None))
+        found = [*(_pair(size) for size in own), config_size, declared[1:], (224, 224)]
         sizes = [tuple(size) for size in found if size]
     full = ((c, *size) if len(size) == 2 else size for c in channels for size in sizes)
     return list(dict.fromkeys((int(c), int(h), int(w)) for c, h, w in full))

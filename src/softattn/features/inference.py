@@ -34,6 +34,7 @@ __all__ = [
     "find_stride",
     "infer_layout",
     "infer_layout_strictly",
+    "is_arranged",
     "is_reordered",
     "own_maps",
 ]
@@ -41,6 +42,10 @@ __all__ = [
 # timm's models have up to 10 prefix tokens. The declared number does not always hold for inner
 # blocks: CaiT appends its class token only in the last blocks.
 _MAX_PREFIX_TOKENS = 10
+
+# Change of a map where its image changed, over the mean change at all positions. Models with random
+# weights have 2 (at 2 x 2 positions) and more, shuffled tokens about 1.
+_LEAST_SHARE = 1.5
 
 Shape = tuple[int, ...]
 
@@ -272,6 +277,43 @@ def _with_stride(grid: Size, image: Size | None) -> TokenGrid:
 
 def _of(output: ObservedOutput) -> str:
     return f" of an image of {output.image[0]} x {output.image[1]}" if output.image else ""
+
+
+def is_arranged(read: Callable[[Tensor], Tensor], image: Tensor, size: Size) -> bool:
+    """Return whether a change of the image in one place changes a map mostly in the same place.
+
+    This is false for tokens that were shuffled, for queries, and for tokens that are read with the
+    wrong grid.
+
+    Example:
+        >>> import torch
+        >>> from softattn.features.inference import is_arranged
+        >>> image = torch.randn(1, 3, 12, 12)
+        >>> is_arranged(lambda x: x, image, (12, 12)), is_arranged(lambda x: x.mT, image, (12, 12))
+        (True, False)
+
+    Args:
+        read: computes the map (B, C, H, W) of a batch of images.
+        image: (1, C, H', W').
+        size: (H, W) of the map.
+    """
+    if image.is_meta:
+        return True
+    places = [(1, 1), (1, 7), (5, 3), (7, 2), (6, 7)]  # in eighths of height and width
+    images = image.repeat(len(places) + 1, 1, 1, 1)
+    own = []
+    for changed, place in zip(images[1:], places, strict=True):
+        spans = []
+        for at, count, length in zip(place, size, image.shape[2:], strict=True):
+            cell = at * count // 8
+            spans.append((cell, slice(cell * length // count, (cell + 1) * length // count)))
+        changed[:, spans[0][1], spans[1][1]] *= -3
+        own.append((spans[0][0], spans[1][0]))
+    with torch.no_grad():
+        maps = read(images).float()
+    change = (maps[1:] - maps[:1]).norm(dim=1)
+    shares = [c[cell] / c.mean() for c, cell in zip(change, own, strict=True)]
+    return bool(torch.stack(shares).median() > _LEAST_SHARE)
 
 
 ANOTHER_ORDER = "its tokens are not in the order of the model's own map of this stage"

@@ -1,4 +1,4 @@
-"""Search for the last feature map in a traced model."""
+"""Search for the last feature map: in the outputs of encoders, or in a traced model."""
 
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -15,14 +15,85 @@ from softattn.errors import ModelError
 from softattn.features.dry_run import (
     ImageSize,
     copy_sharing_parameters,
+    declares_main_input,
+    dry_run,
     keep_random_state,
     random_images,
     tensors_in,
 )
-from softattn.features.inference import infer_layout
+from softattn.features.inference import infer_layout, is_arranged
+from softattn.features.layout import Layout, MapLayout, declared_map
 from softattn.features.truncate import trace
 
-__all__ = ["find_last_feature_map", "run_failed"]
+__all__ = ["find_image_encoder", "find_last_feature_map", "run_failed"]
+
+
+def find_image_encoder(model: nn.Module, input_size: ImageSize) -> str | None:
+    """Return the name of the encoder in a model of transformers, "" for the model itself.
+
+    This is the outermost module that takes the images and returns a feature map in the field of
+    its output that is named for features.
+
+    Args:
+        model: it is not changed.
+        input_size: (C, H, W) of the image to run.
+
+    Returns:
+        The name, or `None` if no module declares its main input, as those of transformers do, or
+        none returns such a field.
+
+    Raises:
+        ModelError: the model can't be copied or run, or the field holds no map, or the output of a
+            decoder.
+    """
+    modules: dict[str, nn.Module] = dict(model.named_modules())
+    if not declares_main_input(model):
+        return None
+    doing = f"looking for the last feature map of {type(model).__name__}"
+    image = random_images(model, input_size)
+    try:
+        run = dry_run(model, (image,), keep=modules, doing=doing)
+    except Exception as error:
+        raise run_failed(model, input_size, error) from error
+    others = []
+    for name in sorted(modules, key=lambda name: name.count(".") if name else -1):
+        call = run.calls[name]
+        if call.count != 1 or call.input_shape != image.shape or isinstance(call.output, Tensor):
+            continue
+        features = declared_map(call.output)
+        if features is None:
+            continue
+        if hasattr(call.output, "encoder_last_hidden_state"):
+            raise ModelError(
+                f"{doing}: its last hidden state, {describe(features)}, is the output of a "
+                "decoder, whose queries are not positions of the image. Pass its encoder alone."
+            )
+        layout = infer_layout(features, input_size[1:])
+        if layout is not None and _is_map(run.model.get_submodule(name), layout, image):
+            return name
+        others.append(f"{name or 'it'} returns {describe(features)}")
+    if others:
+        raise ModelError(
+            f"{doing} for an input of {input_size}: {'; '.join(others)}. Expected a map of at "
+            "least 2 x 2 positions, (B, C, H, W), (B, H, W, C) or (B, tokens, C), whose last "
+            "tokens are the positions of the image in row-major order. Pass a larger input_size "
+            "if the map has fewer positions."
+        )
+    return None
+
+
+def _is_map(encoder: nn.Module, layout: MapLayout, image: Tensor) -> bool:
+    if layout.layout is not Layout.NLC or layout.grid is None:
+        return True
+    height, width = image.shape[2:]
+
+    def read(images: Tensor) -> Tensor:
+        features = declared_map(encoder(images))
+        assert features is not None  # as in the dry run
+        return layout.to_nchw(features, (height, width))
+
+    with keep_random_state(encoder):
+        return is_arranged(read, image, (layout.grid.rows, layout.grid.columns))
 
 
 def find_last_feature_map(model: nn.Module, input_size: ImageSize) -> str:
@@ -102,6 +173,12 @@ def _values(model: nn.Module, graph: fx.Graph, input_size: ImageSize) -> dict[fx
 def run_failed(model: nn.Module, input_size: ImageSize, error: Exception) -> ModelError:
     """Return the error for a model that doesn't run on an input of this size."""
     first_line = str(error).partition("\n")[0].rstrip(".")  # torch.fx appends its graph
+    takes = getattr(model, "main_input_name", "pixel_values")
+    if takes != "pixel_values":
+        return ModelError(
+            f"running {type(model).__name__} on images: its main input is {takes}. Pass a model "
+            "that takes images alone, such as its vision encoder."
+        )
     return ModelError(
         f"running {type(model).__name__} on an input of {input_size}: "
         f"{type(error).__name__}: {first_line}. If it needs an input of another size, pass "

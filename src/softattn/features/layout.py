@@ -1,8 +1,10 @@
-"""Layouts of a feature map in a tensor, and the conversion to and from (B, C, H, W)."""
+"""Feature maps in the outputs of modules, their layouts, and the conversion to (B, C, H, W)."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +16,11 @@ __all__ = [
     "MapLayout",
     "Size",
     "TokenGrid",
+    "declared_map",
+    "find_map",
     "fit_grid",
     "from_nchw",
+    "replace_map",
     "same_aspect",
     "strided",
     "to_nchw",
@@ -23,6 +28,99 @@ __all__ = [
 
 Size = tuple[int, int]
 """Height and width."""
+
+
+# Names under which models of transformers, and DINOv2, return their features. A tuple of maps ends
+# with that of the last stage.
+_FIELDS = ("last_hidden_state", "feature_maps", "x_norm_patchtokens")
+
+
+def declared_map(output: object) -> Tensor | None:
+    """Return the features in the output of a model: a tensor, or the field that is named for them.
+
+    Example:
+        >>> import torch
+        >>> from softattn.features.layout import declared_map
+        >>> output = {"pooler_output": torch.zeros(2, 8), "last_hidden_state": torch.zeros(2, 5, 8)}
+        >>> declared_map(output).shape
+        torch.Size([2, 5, 8])
+        >>> declared_map({"logits": torch.zeros(2, 8, 7, 7)}) is None
+        True
+    """
+    if isinstance(output, Tensor):
+        return output
+    key = _declared_key(_parts(output))
+    return None if key is None else _last(_parts(output)[key])
+
+
+def find_map(output: object) -> Tensor | None:
+    """Return the feature map in the output of a module, which may hold other values too.
+
+    This is the field that is named for features, otherwise the first floating-point tensor with
+    three or more dimensions in a tuple, a mapping or a data class.
+
+    Example:
+        >>> import torch
+        >>> from softattn.features.layout import find_map
+        >>> find_map((torch.zeros(2, 8, 7, 7), None)).shape
+        torch.Size([2, 8, 7, 7])
+    """
+    if isinstance(output, Tensor):
+        return output
+    key = _map_key(output)
+    return None if key is None else _last(_parts(output)[key])
+
+
+def replace_map(output: Any, x: Tensor) -> Any:
+    """Return an output with another tensor instead of its feature map, and the rest unchanged.
+
+    Example:
+        >>> import torch
+        >>> from softattn.features.layout import replace_map
+        >>> replace_map((torch.zeros(1, 1, 1), "rest"), torch.ones(1, 1, 1))
+        (tensor([[[1.]]]), 'rest')
+    """
+    key = _map_key(output)
+    if isinstance(output, Tensor) or key is None:
+        return x
+    part = _parts(output)[key]
+    new = x if isinstance(part, Tensor) else type(part)([*part[:-1], x])
+    if is_dataclass(output) and not isinstance(output, type):
+        return replace(output, **{key: new})
+    if isinstance(output, Mapping):
+        return type(output)({**output, key: new})  # type: ignore[call-arg]
+    parts = [*output[:key], new, *output[key + 1 :]]
+    return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
+
+
+def _parts(output: Any) -> dict[Any, Any]:
+    """Return the values in a tuple, a mapping or a data class by index or name."""
+    if is_dataclass(output) and not isinstance(output, type):
+        return {field.name: getattr(output, field.name) for field in fields(output)}
+    if isinstance(output, Mapping):
+        return dict(output)
+    return dict(enumerate(output)) if isinstance(output, tuple) else {}
+
+
+def _declared_key(parts: Mapping[Any, Any]) -> Any:
+    return next((name for name in _FIELDS if _last(parts.get(name)) is not None), None)
+
+
+def _map_key(output: object) -> Any:
+    parts = _parts(output)
+    declared = _declared_key(parts)
+    maps = (k for k, x in parts.items() if isinstance(x, Tensor) and _can_be_map(x))
+    return declared if declared is not None else next(maps, None)
+
+
+def _can_be_map(x: Tensor) -> bool:
+    return x.ndim > 2 and x.is_floating_point()
+
+
+def _last(part: Any) -> Tensor | None:
+    """Return a tensor, or the last one of a tuple or list of tensors."""
+    part = part[-1] if isinstance(part, tuple | list) and part else part
+    return part if isinstance(part, Tensor) else None
 
 
 class Layout(StrEnum):

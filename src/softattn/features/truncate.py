@@ -8,7 +8,8 @@ truncation point are traced. All others are called as they are.
 
 import inspect
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -20,7 +21,7 @@ from softattn.errors import ModelError
 from softattn.features.dry_run import copy_sharing_parameters
 from softattn.ops import children, is_persistent
 
-__all__ = ["TruncatedModel", "trace", "truncate"]
+__all__ = ["TruncatedModel", "checkpointing_of", "only_module", "trace", "truncate"]
 
 
 class _ShallowTracer(NodePathTracer):  # type: ignore[misc]
@@ -105,6 +106,25 @@ class TruncatedModel(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._compile()
+
+
+def checkpointing_of(model: nn.Module) -> Callable[[bool], None] | None:
+    """Return the function that sets gradient checkpointing of a model, `None` if it has none.
+
+    Models of transformers, also inside of others, recompute each of their layers.
+    """
+    for module in model.modules():
+        # The first names are of transformers 5, the second of 4.
+        for kind in ("activation", "gradient"):
+            if hasattr(module, f"{kind}_checkpointing_enable"):
+                return partial(_set_transformers_checkpointing, module, kind)
+    switch: Callable[[bool], None] | None = getattr(model, "set_grad_checkpointing", None)
+    return switch
+
+
+def _set_transformers_checkpointing(model: Any, kind: str, enable: bool) -> None:
+    switch = getattr(model, f"{kind}_checkpointing_{'enable' if enable else 'disable'}")
+    switch(*([{"use_reentrant": False}] if enable else []))
 
 
 def _checkpointed(model: nn.Module, graph: fx.Graph) -> fx.Graph:
@@ -233,6 +253,23 @@ def truncate(model: nn.Module, at: str, inside: Iterable[str] = ()) -> Truncated
         tuple(name for name in called if name not in always_called),
         constants,
     )
+
+
+def only_module(model: nn.Module, name: str) -> TruncatedModel:
+    """Return the part of a model that is one of its modules, called with the model's input.
+
+    The modules keep their names. Nothing is traced.
+
+    Example:
+        >>> import torch
+        >>> from softattn.features.truncate import only_module
+        >>> model = torch.nn.ModuleDict({"encoder": torch.nn.ReLU(), "head": torch.nn.ReLU()})
+        >>> only_module(model, "encoder")(torch.tensor([-1.0]))
+        tensor([0.])
+    """
+    graph = fx.Graph()
+    graph.output(graph.call_module(name, (graph.placeholder("x"),)))
+    return TruncatedModel(model, graph, graph)
 
 
 def _called(nodes: Iterable[fx.Node]) -> list[str]:

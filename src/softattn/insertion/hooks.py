@@ -5,6 +5,7 @@ some only the hooks, some neither.
 """
 
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from softattn.errors import ModelError
-from softattn.ops import children, forward_hooks, forward_pre_hooks
+from softattn.features import find_map, replace_map
+from softattn.ops import children, forward_hooks, forward_pre_hooks, remove_hook
 
 __all__ = ["CHILD", "InputSize", "attach", "detach", "is_reached", "join", "restore"]
 
@@ -37,14 +39,16 @@ class _AttendOutput:
     module, or its replica on another device, uses its own.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, inside: bool) -> None:
         self.path = path
+        self.inside = inside
 
     def __call__(self, module: nn.Module, args: object, output: Any) -> Any:
         attention = self.find(module)
         if attention is None:
             raise _lost(f"{type(module).__name__}, which has its hooks but not its children")
-        return attention(output)
+        x = find_map(output) if self.inside else None
+        return attention(output) if x is None else replace_map(output, attention(x))
 
     def find(self, module: nn.Module) -> nn.Module | None:
         """Return the attention, or `None` if the module does not contain it."""
@@ -71,10 +75,13 @@ class InputSize:
         self._last: tuple[int, int] | None = None
         self._of_thread: dict[int, tuple[int, int]] = {}
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def __call__(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
+    ) -> None:
         """Record the size of the first argument."""
-        if args and isinstance(args[0], Tensor) and args[0].ndim == 4:
-            self._last = self._of_thread[_thread()] = (args[0].shape[2], args[0].shape[3])
+        first = next(iter((*args, *(kwargs or {}).values())), None)
+        if isinstance(first, Tensor) and first.ndim == 4:
+            self._last = self._of_thread[_thread()] = (first.shape[2], first.shape[3])
 
     def get(self) -> tuple[int, int] | None:
         """Return (height, width), or `None` before the first pass."""
@@ -141,7 +148,14 @@ def _lost(found: str) -> ModelError:
     )
 
 
-def attach(model: nn.Module, attention: nn.Module, host: str, parent: str, caller: str) -> None:
+def attach(
+    model: nn.Module,
+    attention: nn.Module,
+    host: str,
+    parent: str,
+    caller: str,
+    inside: bool = False,
+) -> None:
     """Add attention to a model, and pass the output of a module through it.
 
     Args:
@@ -151,10 +165,11 @@ def attach(model: nn.Module, attention: nn.Module, host: str, parent: str, calle
         parent: name of the attention's parent, relative to the host; "" for the host itself.
         caller: name of a module around the host that is called, "" for the model. It checks the
             host in each pass.
+        inside: the output is a tuple, a mapping or a data class that holds the feature map.
     """
     module = model.get_submodule(host)
     module.get_submodule(parent).add_module(CHILD, attention.train(module.training))
-    hook = _AttendOutput(join(parent, CHILD))
+    hook = _AttendOutput(join(parent, CHILD), inside)
     # Before existing hooks, so that they get the attended output, like the next layer.
     key = module.register_forward_hook(hook, prepend=True).id
     path = host.removeprefix(f"{caller}.") if caller else host
@@ -183,7 +198,7 @@ def detach(model: nn.Module, kind: type[nn.Module]) -> bool:
         for hooks in (forward_hooks(module), forward_pre_hooks(module)):
             for key, hook in list(hooks.items()):
                 if isinstance(hook, _AttendOutput | _KeepAttached | InputSize):
-                    del hooks[key]
+                    remove_hook(module, key)
                     found = True
         if isinstance(children(module).get(CHILD), kind):
             delattr(module, CHILD)

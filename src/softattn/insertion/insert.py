@@ -76,6 +76,10 @@ def insert_attention(
     In a model that classifies from a class token, only later layers that mix tokens propagate
     attention on patch tokens. Inserting after the last block has no effect and issues a warning.
 
+    If a module returns a tuple, a mapping or a data class, as in models of transformers, its
+    feature map is attended and the rest is returned unchanged. The map is `last_hidden_state`, the
+    last of `feature_maps`, or else the first floating-point tensor of three or more dimensions.
+
     Modules are inspected in a dry run in eval mode, on a copy that shares the parameters. All
     errors are raised before the model is changed.
 
@@ -115,8 +119,9 @@ def insert_attention(
         if not site.has_effect:
             warnings.warn(
                 f"{DOING} at {name!r}: the model's output depends on no position of this map, as "
-                "after the last block of a model that classifies from its class token. The "
-                "attention has no effect and gets no gradient. Insert after an earlier block.",
+                "after the last block of a model that classifies from its class token, or after a "
+                "module that also pools. The attention has no effect and gets no gradient. Insert "
+                "after an earlier block.",
                 stacklevel=2,
             )
     input_size = InputSize()
@@ -137,10 +142,10 @@ def insert_attention(
     ]
     # From here on nothing can fail.
     for site, attention in zip(sites, attentions, strict=True):
-        attach(model, attention, site.host, site.parent, site.caller)
+        attach(model, attention, site.host, site.parent, site.caller, site.inside)
     for taker in {s.image_module for s in sites if s.map_layout.layout is Layout.NLC}:
         if taker is not None:
-            model.get_submodule(taker).register_forward_pre_hook(input_size)
+            model.get_submodule(taker).register_forward_pre_hook(input_size, with_kwargs=True)
     return model
 
 

@@ -4,7 +4,7 @@ Everything is read from a dry run, so that errors are raised before a model is c
 """
 
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,10 +23,16 @@ from softattn.features import (
     ObservedOutput,
     argument_values,
     call_model,
+    declares_main_input,
+    find_map,
     image_size,
+    infer_layout,
     infer_layout_strictly,
+    is_arranged,
     is_reordered,
+    keep_random_state,
     own_maps,
+    replace_map,
     tensors_in,
 )
 from softattn.insertion.placement import find_hosts, host_of, run_with_parents
@@ -46,6 +52,8 @@ class Site:
     """Nearest module around the host that is called; "" for the model."""
     image_module: str | None
     """Module that takes the images and runs in each pass, if there is one."""
+    inside: bool
+    """Whether the output is a tuple, a mapping or a data class that holds the feature map."""
     map_layout: MapLayout
     channels: int
     has_effect: bool
@@ -83,9 +91,12 @@ def find_sites(
     run, parents = run_with_parents(model, hosts, inputs, doing)
     # Hints also state that tokens are in row-major order.
     own = own_maps(run.model, run.inputs, _tokens(run, hosts)) if hints == Hints() else {}
-    return [
+    sites = [
         _site(run, host, parents[host], name, hints, own, doing) for host, name in hosts.items()
     ]
+    if hints == Hints() and declares_main_input(model) and len(argument_values(run.inputs)) == 1:
+        _check_arranged(run, sites, hosts, doing)
+    return sites
 
 
 def _site(
@@ -111,12 +122,53 @@ def _site(
         parent,
         _caller(run, host),
         _image_module(run),
+        run.calls[host].output is not x,
         layout,
         maps.shape[1],
-        _has_effect(run, x, layout),
+        _has_effect(run, host, x, layout),
         x.device,
         x.dtype,
     )
+
+
+def _check_arranged(run: DryRun, sites: list[Site], hosts: Mapping[str, str], doing: str) -> None:
+    """Raise an error for tokens that do not follow the positions of the image.
+
+    timm's models return maps to compare with, those of transformers mostly do not.
+    """
+    outputs: dict[Any, Mapping[str, Tensor]] = {}  # of all hosts, by the grid that is tested
+
+    def read(site: Site, images: Tensor) -> Tensor:
+        grid, image = site.map_layout.grid, (images.shape[2], images.shape[3])
+        if grid not in outputs:
+            outputs[grid] = _outputs(run, hosts, images)
+        return site.map_layout.to_nchw(outputs[grid][site.host], image)
+
+    [image] = argument_values(run.inputs)
+    for site in sites:
+        grid = site.map_layout.grid
+        if grid and not is_arranged(partial(read, site), image[:1], (grid.rows, grid.columns)):
+            raise ModelError(
+                f"{doing} at {hosts[site.host]!r}: its tokens are not those of a {grid.rows} x "
+                f"{grid.columns} grid in row-major order: a change of the image in one place "
+                "changes others more. If they are, pass grid= and num_prefix_tokens=."
+            )
+
+
+def _outputs(run: DryRun, hosts: Iterable[str], images: Tensor) -> Mapping[str, Tensor]:
+    """Return the maps in the outputs of hosts for other images."""
+    outputs = {}
+
+    def note(host: str, _module: nn.Module, _args: object, output: object) -> None:
+        outputs[host] = find_map(output)
+
+    with ExitStack() as stack:
+        stack.enter_context(keep_random_state(run.model))
+        for host in hosts:
+            module = run.model.get_submodule(host)
+            stack.enter_context(module.register_forward_hook(partial(note, host), prepend=True))
+        call_model(run.model, (images,))
+    return {host: x for host, x in outputs.items() if x is not None}
 
 
 def _maps(run: DryRun) -> list[str]:
@@ -127,8 +179,7 @@ def _maps(run: DryRun) -> list[str]:
 
 
 def _tokens(run: DryRun, hosts: Mapping[str, str]) -> list[str]:
-    outputs = {name: run.calls[host].output for host, name in hosts.items()}
-    return [name for name, x in outputs.items() if isinstance(x, Tensor) and x.ndim == 3]
+    return [name for host, name in hosts.items() if run.calls[host].ndim == 3]
 
 
 def _caller(run: DryRun, host: str) -> str:
@@ -163,11 +214,12 @@ def _single_output(run: DryRun, host: str, name: str) -> Tensor:
             f"{named} runs {call.count} times in a pass, and attention needs a module that runs "
             f"once.{_shared(run.model, host)}"
         )
-    x = call.output
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        found = f"of {x.dtype}" if isinstance(x, Tensor) else describe(x)
+    x = find_map(call.output)
+    if x is None or not x.is_floating_point():
+        found = describe(call.output) if x is None else f"of {x.dtype}"
         raise ModelError(
-            f"its output is {found}, and attention needs one tensor of floating-point numbers."
+            f"its output is {found}, and attention needs a tensor of floating-point numbers with "
+            "three or four dimensions, alone or in a tuple, a mapping or a data class."
         )
     return x
 
@@ -190,17 +242,32 @@ def _infer(run: DryRun, host: str, x: Tensor, hints: Hints) -> MapLayout:
         tuple(x.shape),
         image_size(run.inputs),
         frozenset(vector.shape[0] for vector in vectors),
-        _declared(run.model, host, "num_prefix_tokens"),
+        _prefix_tokens(run, host, x),
         partial(_shape_of_half, run, host),
     )
     return infer_layout_strictly(output, hints)
 
 
-def _has_effect(run: DryRun, x: Tensor, layout: MapLayout) -> bool:
-    # If the head reads only a class token, positions have no effect after the last block.
-    if not layout.num_prefix_tokens or not x.requires_grad or x.is_meta:
+def _prefix_tokens(run: DryRun, host: str, x: Tensor) -> int | None:
+    """Return the number that the model declares, or the one that fits, if that is tested later."""
+    declared: int | None = _declared(run.model, host, "num_prefix_tokens")
+    image = image_size(run.inputs)
+    if declared is None and image is not None and declares_main_input(run.model):
+        likely = infer_layout(x, image)
+        return None if likely is None else likely.num_prefix_tokens
+    return declared
+
+
+def _has_effect(run: DryRun, host: str, x: Tensor, layout: MapLayout) -> bool:
+    # If the head reads only a class token, positions have no effect after the last block. Nor has
+    # the map in an output of which the model uses only other parts, such as pooled features.
+    is_part = run.calls[host].output is not x
+    if not (layout.num_prefix_tokens or is_part) or not x.requires_grad or x.is_meta:
         return True
-    outputs = [y for y in tensors_in(run.output) if y.requires_grad]
+    output = run.output
+    if is_part:
+        x, output = _run_from(run, host, x)
+    outputs = [y for y in tensors_in(output) if y.requires_grad]
     # Random weights, since the plain sum may be constant, for example of probabilities.
     generator = torch.Generator().manual_seed(0)
     weights = [torch.randn(y.shape, generator=generator).to(y) for y in outputs]
@@ -209,6 +276,18 @@ def _has_effect(run: DryRun, x: Tensor, layout: MapLayout) -> bool:
         [grad] = torch.autograd.grad(outputs, x, weights, retain_graph=True, allow_unused=True)
         return grad is not None and bool(grad[:, layout.num_prefix_tokens :].any())
     return True
+
+
+def _run_from(run: DryRun, host: str, x: Tensor) -> tuple[Tensor, Any]:
+    """Run the model with a leaf of autograd as the map of a host; return leaf and output."""
+    leaf = x.detach().requires_grad_()
+
+    def put(_module: nn.Module, _args: object, output: object) -> Any:
+        return replace_map(output, leaf)
+
+    handle = run.model.get_submodule(host).register_forward_hook(put, prepend=True)
+    with handle, torch.enable_grad(), keep_random_state(run.model):
+        return leaf, call_model(run.model, run.inputs)
 
 
 def _shape_of_half(run: DryRun, host: str) -> tuple[int, ...] | None:
@@ -227,7 +306,8 @@ def _shape_of_half(run: DryRun, host: str) -> tuple[int, ...] | None:
     shapes: list[tuple[int, ...]] = []
 
     def note(_module: nn.Module, _args: object, output: object) -> None:
-        shapes.append(tuple(output.shape) if isinstance(output, Tensor) else ())
+        x = find_map(output)
+        shapes.append(() if x is None else tuple(x.shape))
 
     handle = run.model.get_submodule(host).register_forward_hook(note, prepend=True)
     # A model for one size raises an error, before the host has run or after.

@@ -2,12 +2,13 @@
 
 from softattn.models.classifier import ClassifierHead, SoftAttentionClassifier
 from softattn.models.wrap import wrap_backbone
-from softattn.models.zoo import NamedModel, load_model
+from softattn.models.zoo import NamedModel, is_model_type, load_model
 
 __all__ = [
     "ClassifierHead",
     "NamedModel",
     "SoftAttentionClassifier",
+    "is_model_type",
     "load_model",
     "wrap_backbone",
 ]

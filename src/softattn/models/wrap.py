@@ -20,7 +20,7 @@ from softattn.attention import SoftAttention
 from softattn.errors import ArgumentError, ArgumentTypeError, ModelError
 from softattn.features import FeatureMap, dry_run, plan_backbone, random_images
 from softattn.models.classifier import ClassifierHead, HeadFactory, SoftAttentionClassifier
-from softattn.models.zoo import load_model
+from softattn.models.zoo import load_model, preprocessing
 
 __all__ = ["wrap_backbone"]
 
@@ -76,9 +76,10 @@ def wrap_backbone(
         (384, 6144)
 
     Args:
-        backbone: name of a timm or torchvision model, or a model, which keeps its weights and
-            loses its head. timm takes precedence if both libraries have the name; the prefixes
-            `timm:` and `torchvision:` select one.
+        backbone: name of a model of timm, torchvision or transformers, as in `load_model`, or a
+            model, which keeps its weights and loses its head. timm takes precedence if several
+            libraries have the name; the prefixes `timm:` and `torchvision:` select one. Models of
+            transformers have names such as `transformers:vit`.
         num_classes: number of class scores.
         at: name of a module of the model, or of a node of its traced graph, whose output the
             attention gets. Everything after it is dropped, parameters included. By default, the
@@ -103,7 +104,7 @@ def wrap_backbone(
         input_size: size of the images, in pixels: one number, (H, W) or (C, H, W). By default,
             the size that the model declares, or 224.
         backbone_kwargs: keyword arguments of the function that builds a model that is given by
-            name, such as `img_size=384` of timm.
+            name, such as `img_size=384` of timm; for transformers, fields of the configuration.
 
     Returns:
         The classifier. The keys of the original model's parameters get the prefix
@@ -113,7 +114,8 @@ def wrap_backbone(
         ArgumentError: an argument has an invalid value.
         ArgumentTypeError: an argument has an invalid type.
         ModelError: the model has no such feature map, or does not run. It is left unchanged.
-        MissingExtraError: timm is needed and not installed.
+        MissingExtraError: timm or transformers is needed and not installed.
+        WeightsError: the folder or repository of a model of transformers cannot be read.
     """
     doing = "wrapping a backbone"
     num_classes = whole_number(doing, "num_classes", num_classes)
@@ -123,7 +125,7 @@ def wrap_backbone(
     size = _image_size(doing, made_for if input_size is None else input_size)
     make_attention = _attention_factory(doing, block, num_maps, gamma)
     make_head = _head_factory(doing, head)
-    model, cfg, name = _load(doing, backbone, pretrained, backbone_kwargs)
+    model, cfg, name, again = _load(doing, backbone, pretrained, backbone_kwargs)
     plan = plan_backbone(model, at, size, cfg)
     like = next((p for p in plan.model.parameters() if p.is_floating_point()), torch.zeros(0))
     with torch.device(like.device):
@@ -136,7 +138,7 @@ def wrap_backbone(
     if name is not None and isinstance(block, str | None) and isinstance(head, str):
         config = {"backbone": name, "num_classes": num_classes, "at": at, "block": block}
         config |= {"gamma": gamma, "head": head, "num_maps": num_maps, "drop_rate": drop_rate}
-        config |= {"input_size": input_size, **backbone_kwargs}
+        config |= {"input_size": input_size, **again}
     built_backbone = plan.build()
     # The configuration has the size of the pretrained weights, and the model may have another.
     built_backbone.pretrained_cfg["input_size"] = plan.feature_map.input_size
@@ -151,11 +153,11 @@ def wrap_backbone(
 
 def _load(
     doing: str, backbone: str | nn.Module, pretrained: bool, kwargs: dict[str, Any]
-) -> tuple[nn.Module, Mapping[str, Any] | None, str | None]:
-    """Return the model, its preprocessing, and its name if it was given by name."""
+) -> tuple[nn.Module, Mapping[str, Any] | None, str | None, Mapping[str, Any]]:
+    """Return the model, its preprocessing, and name and arguments that build it again."""
     if isinstance(backbone, str):
         named = load_model(backbone, pretrained, kwargs)
-        return named.model, named.pretrained_cfg, named.name
+        return named.model, named.pretrained_cfg, named.name, named.kwargs
     if not isinstance(backbone, nn.Module):
         raise ArgumentTypeError(
             f"{doing}: expected the name of a model or a torch.nn.Module, found {backbone!r} "
@@ -167,7 +169,7 @@ def _load(
             f"{doing}: {', '.join([*given, *kwargs])} applies only to models that are given by "
             f"name. This {type(backbone).__name__} is built already and keeps its weights."
         )
-    return backbone, None, None
+    return backbone, preprocessing(backbone), None, {}
 
 
 def _image_size(doing: str, value: object) -> tuple[int, ...] | None:

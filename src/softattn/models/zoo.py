@@ -1,7 +1,10 @@
-"""Build timm and torchvision models from their names."""
+"""Build timm, torchvision and transformers models from their names."""
 
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -9,9 +12,31 @@ import torchvision
 from torch import nn
 
 from softattn._validation import closest, missing_extra
-from softattn.errors import ArgumentError, ArgumentTypeError
+from softattn.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    ModelError,
+    SoftAttnError,
+    WeightsError,
+)
 
-__all__ = ["NamedModel", "load_model"]
+__all__ = ["NamedModel", "is_model_type", "load_model", "preprocessing"]
+
+# Fields of a configuration that describe weights, classes or the library.
+_NOT_OF_ARCHITECTURE = {
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "id2label",
+    "label2id",
+    "model_type",
+    "problem_type",
+    "torch_dtype",
+    "transformers_version",
+}
+
+# Of PIL, by their numbers.
+_INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
 @dataclass(frozen=True)
@@ -24,12 +49,14 @@ class NamedModel:
     """Name with the prefix of its library, as in `timm:resnet50`."""
     pretrained_cfg: Mapping[str, Any]
     """Preprocessing with timm's keys: input_size, mean, std, interpolation, crop_pct."""
+    kwargs: Mapping[str, Any]
+    """Keyword arguments with which `load_model` builds a model of this architecture."""
 
 
 def load_model(
     name: str, pretrained: bool = False, kwargs: Mapping[str, Any] | None = None
 ) -> NamedModel:
-    """Build a timm or torchvision model from its name.
+    """Build a timm, torchvision or transformers model from its name.
 
     Example:
         >>> from softattn.models import load_model
@@ -41,17 +68,25 @@ def load_model(
     Args:
         name: name of a timm model, with or without a tag, or of a torchvision classifier. timm
             takes precedence if both libraries have the name; the prefixes `timm:` and
-            `torchvision:` select one. Other prefixes (`hf-hub:`, `local-dir:`) are passed to timm.
-        pretrained: load pretrained weights; torchvision's `DEFAULT` ones.
-        kwargs: keyword arguments of the library's factory function.
+            `torchvision:` select one. `transformers:` is followed by a model type of transformers
+            (`transformers:vit`), or by a folder or a repository on the Hugging Face hub. Other
+            prefixes (`hf-hub:`, `local-dir:`) are passed to timm.
+        pretrained: load pretrained weights; torchvision's `DEFAULT` ones. A model type of
+            transformers has none, and repositories on the hub are only accessed for them.
+        kwargs: keyword arguments of the library's factory function; for transformers, fields of
+            the configuration.
 
     Raises:
-        ArgumentError: neither library has a model of this name.
+        ArgumentError: no library has a model of this name, or no weights for it.
         ArgumentTypeError: the model does not accept these keyword arguments.
-        MissingExtraError: the name is not torchvision's, and timm is not installed.
+        MissingExtraError: timm or transformers is needed and not installed.
+        ModelError: the model of transformers does not take images, or needs a download.
+        WeightsError: the folder or repository of transformers cannot be read.
     """
     library, name = _resolve(name)
     try:
+        if library == "transformers":
+            return _from_transformers(name, pretrained, dict(kwargs or {}))
         if library == "timm":
             return _from_timm(name, pretrained, dict(kwargs or {}))
         return _from_torchvision(name, pretrained, dict(kwargs or {}))
@@ -82,6 +117,8 @@ def _resolve(name: str) -> tuple[str, str]:
             f"building {name}: torchvision has no classifier named {rest!r}. "
             f"{closest(rest, of_torchvision)}"
         )
+    if prefix == "transformers":
+        return prefix, rest
     if timm is None:
         if not colon and name in of_torchvision:
             return "torchvision", name
@@ -112,7 +149,7 @@ def _from_timm(name: str, pretrained: bool, kwargs: dict[str, Any]) -> NamedMode
         )
     model = timm.create_model(name, pretrained=pretrained, **kwargs)
     cfg: Mapping[str, Any] = getattr(model, "pretrained_cfg", {})
-    return NamedModel(model, f"timm:{name}", cfg)
+    return NamedModel(model, f"timm:{name}", cfg, kwargs)
 
 
 def _from_torchvision(name: str, pretrained: bool, kwargs: dict[str, Any]) -> NamedModel:
@@ -128,4 +165,188 @@ def _from_torchvision(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Na
         "interpolation": preset.interpolation.value,
         "crop_pct": crop / resize,
     }
-    return NamedModel(model, f"torchvision:{name}", cfg)
+    return NamedModel(model, f"torchvision:{name}", cfg, kwargs)
+
+
+def _from_transformers(name: str, pretrained: bool, kwargs: dict[str, Any]) -> NamedModel:
+    doing = f"building transformers:{name}"
+    try:
+        import transformers
+    except ImportError as error:
+        raise missing_extra(doing, "transformers", "transformers") from error
+    is_type = name in transformers.CONFIG_MAPPING
+    if is_type and pretrained:
+        raise ArgumentError(
+            f"{doing} with pretrained=True: a model type has no weights. Pass the name of a "
+            "repository on the Hugging Face hub, or the path of a folder."
+        )
+    if not is_type and not pretrained and not Path(name).is_dir():
+        raise ArgumentError(
+            f"{doing}: transformers has no model type named {name!r}, and there is no such folder. "
+            "Repositories on the Hugging Face hub are only accessed with pretrained=True. "
+            f"{closest(name, transformers.CONFIG_MAPPING)}"
+        )
+    source = "" if is_type else name
+    try:
+        config = _config(name, is_type, kwargs, doing)
+        kind = _class(config, doing)
+        # trust_remote_code is never set: code in a repository is not run.
+        model = kind.from_pretrained(source, config=config) if pretrained else kind(config)
+    except (OSError, ValueError) as error:
+        if isinstance(error, SoftAttnError):
+            raise
+        raise WeightsError(f"{doing}: {error}") from error
+    fields = kwargs if is_type else _fields(config)
+    cfg = _preprocessing(config, source)
+    return NamedModel(model.eval(), f"transformers:{config.model_type}", cfg, fields)
+
+
+def is_model_type(name: str) -> bool:
+    """Return whether `transformers:` followed by a name is built without reading any file.
+
+    Raises:
+        MissingExtraError: transformers is not installed.
+    """
+    try:
+        from transformers import CONFIG_MAPPING
+    except ImportError as error:
+        raise missing_extra(
+            f"building transformers:{name}", "transformers", "transformers"
+        ) from error
+    return name in CONFIG_MAPPING
+
+
+def _fields(config: Any) -> dict[str, Any]:
+    """Return the fields of a configuration that differ from the defaults of its model type."""
+    fields = config.to_diff_dict()
+    return {key: value for key, value in fields.items() if key not in _NOT_OF_ARCHITECTURE}
+
+
+def _config(name: str, is_type: bool, kwargs: dict[str, Any], doing: str) -> Any:
+    """Return the configuration of a model, after checking that it has all given fields."""
+    from transformers import AutoConfig
+
+    def read(**fields: Any) -> Any:
+        if is_type:
+            return AutoConfig.for_model(name, **fields)
+        return AutoConfig.from_pretrained(name, trust_remote_code=False, **fields)
+
+    config = read()
+    fields = [*config.to_dict(), *config.attribute_map, "attn_implementation"]
+    for field in kwargs:
+        if field not in fields:
+            raise TypeError(
+                f"{type(config).__name__} has no field {field!r}. "
+                + closest(field, fields).rstrip(".")
+            )
+    try:
+        return read(**kwargs) if kwargs else config
+    except Exception as error:  # configurations check their values with classes of their own
+        raise ArgumentError(
+            f"{doing}: {type(config).__name__} rejects the values of {', '.join(kwargs)}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _class(config: Any, doing: str) -> Any:
+    """Return the class that is built from a configuration: a classifier, if there is one."""
+    from transformers import (
+        MODEL_FOR_BACKBONE_MAPPING,
+        MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+        MODEL_MAPPING,
+    )
+
+    mappings = (MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, MODEL_FOR_BACKBONE_MAPPING, MODEL_MAPPING)
+    kinds = next((mapping[type(config)] for mapping in mappings if type(config) in mapping), None)
+    kind = kinds[0] if isinstance(kinds, tuple) else kinds
+    if kind is None:
+        raise ModelError(
+            f"{doing}: transformers builds no image classifier, backbone or plain model from a "
+            f"{type(config).__name__}. Pass a module instead of a name."
+        )
+    if kind.main_input_name != "pixel_values":
+        tower = getattr(getattr(config, "vision_config", None), "model_type", None)
+        raise ModelError(
+            f"{doing}: the main input of {kind.__name__} is {kind.main_input_name}, not images."
+            + (f" Its part for images is transformers:{tower}." if tower else "")
+        )
+    if _loads_backbone(config.to_dict()):
+        raise ModelError(
+            f"{doing}: its configuration loads the weights of another model over the network. "
+            "Pass use_pretrained_backbone=False, or a module instead of a name."
+        )
+    return kind
+
+
+def _loads_backbone(fields: Mapping[str, Any]) -> bool:
+    """Return whether a configuration, or one inside it, is of a pretrained backbone."""
+    inner = (value for value in fields.values() if isinstance(value, Mapping))
+    return bool(fields.get("use_pretrained_backbone")) or any(map(_loads_backbone, inner))
+
+
+def preprocessing(model: nn.Module) -> Mapping[str, Any] | None:
+    """Return the preprocessing of a model of transformers, with timm's keys.
+
+    `None` for other models.
+
+    Example:
+        >>> import torch
+        >>> from softattn.models.zoo import preprocessing
+        >>> preprocessing(torch.nn.ReLU()) is None
+        True
+    """
+    transformers = sys.modules.get("transformers")
+    if transformers is None or not isinstance(model, transformers.PreTrainedModel):
+        return None
+    return _preprocessing(model.config, "")
+
+
+def _preprocessing(config: Any, source: str) -> Mapping[str, Any]:
+    """Return what a configuration and its image processor declare.
+
+    Args:
+        config: of the model.
+        source: repository or folder, or "" for the defaults of the image processor.
+    """
+    processor = _image_processor(config, source)
+    vision = getattr(config, "vision_config", config)
+    crops = getattr(processor, "do_center_crop", False)
+    resized = _side(getattr(processor, "size", None))
+    cropped = _side(getattr(processor, "crop_size", None)) if crops else resized
+    size = getattr(vision, "image_size", None) or cropped
+    cfg: dict[str, Any] = {"architecture": config.model_type}
+    if size:
+        height, width = size if isinstance(size, tuple | list) else (size, size)
+        cfg["input_size"] = (getattr(vision, "num_channels", 3), height, width)
+    if getattr(processor, "image_mean", None) and getattr(processor, "image_std", None):
+        cfg |= {"mean": tuple(processor.image_mean), "std": tuple(processor.image_std)}
+        resample = getattr(processor, "resample", 2)
+        resample = getattr(resample, "value", resample)  # of a number or a name
+        cfg["interpolation"] = _INTERPOLATIONS.get(resample, str(resample))
+        fraction = cropped / resized if cropped and resized else 1.0
+        cfg["crop_pct"] = getattr(processor, "crop_pct", None) or fraction
+    return cfg
+
+
+def _image_processor(config: Any, source: str) -> Any:
+    """Return the image processor of a model, or `None` if there is none or it cannot be built."""
+    from transformers import IMAGE_PROCESSOR_MAPPING, AutoImageProcessor
+
+    # One is built from defaults, or read from a file that may be missing.
+    with suppress(Exception):
+        if source:
+            return AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
+    if type(config) in IMAGE_PROCESSOR_MAPPING:
+        known = IMAGE_PROCESSOR_MAPPING[type(config)]
+        kinds = list(known.values()) if isinstance(known, Mapping) else list(known)
+        # The last one needs torchvision, the others PIL.
+        for kind in reversed(kinds):
+            with suppress(Exception):
+                return kind()
+    return None
+
+
+def _side(size: Any) -> int | None:
+    """Return the shorter side of a size, as image processors write it."""
+    sides = [size] if isinstance(size, int) else dict(size or {}).values()
+    return min((side for side in sides if side), default=None)

@@ -11,6 +11,7 @@ from softattn.ops._torch import (
     is_compiled,
     is_exporting,
     is_persistent,
+    remove_hook,
     without_compiler,
 )
 from softattn.ops.backward import dot, with_low_memory_gradient
@@ -24,6 +25,7 @@ __all__ = [
     "is_compiled",
     "is_exporting",
     "is_persistent",
+    "remove_hook",
     "with_low_memory_gradient",
     "without_compiler",
 ]

@@ -41,13 +41,20 @@ def without_compiler(name: str) -> str:
 
 
 def forward_hooks(module: nn.Module) -> dict[int, Callable[..., Any]]:
-    """Return the hooks that run after a module, in their order; deleting one removes it."""
+    """Return the hooks that run after a module by number, in their order."""
     return module._forward_hooks
 
 
 def forward_pre_hooks(module: nn.Module) -> dict[int, Callable[..., Any]]:
-    """Return the hooks that run before a module, in their order; deleting one removes it."""
+    """Return the hooks that run before a module by number, in their order."""
     return module._forward_pre_hooks
+
+
+def remove_hook(module: nn.Module, number: int) -> None:
+    """Remove a hook that runs before or after a module."""
+    for hooks in (module._forward_hooks, module._forward_pre_hooks):
+        hooks.pop(number, None)
+    module._forward_pre_hooks_with_kwargs.pop(number, None)
 
 
 def children(module: nn.Module) -> dict[str, nn.Module]:
