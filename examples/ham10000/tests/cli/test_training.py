@@ -24,6 +24,20 @@ def test_recipes_are_listed_with_their_descriptions(
         assert about[2:] in line
 
 
+def test_models_of_recipes_are_compared_in_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    arms = ["smoke", "smoke_sa", "smoke_placebo"]
+    assert main(["recipes", *arms, "data.size=32", "attention.gamma=1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("smoke")}
+    assert list(rows) == arms
+    assert " ".join(rows["smoke"]) == "7,264 0 231 32x4x4 1 0 0"
+    assert rows["smoke_placebo"][:4] == ["7,264", "1", "+", "4,624"]
+
+
 @pytest.mark.parametrize("option", ["--print_config", "--print-config"])
 def test_a_recipe_is_printed_with_overrides(
     option: str, capsys: pytest.CaptureFixture[str]

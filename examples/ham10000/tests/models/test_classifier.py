@@ -1,5 +1,6 @@
 import copy
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,9 +10,12 @@ from ham10000.errors import ArgumentError
 from ham10000.models import (
     LesionClassifier,
     build_model,
-    count_parameters,
     parameter_table,
+    summarize_model,
+    summary_rows,
+    summary_table,
 )
+from ham10000.models.classifier import ModelSummary
 from ham10000.recipe import AttentionRecipe, ModelRecipe
 
 RECIPE = ModelRecipe("ham10000:tiny")
@@ -133,12 +137,56 @@ def shown(*args: object) -> str:
     return captured.get()
 
 
-def test_counts_are_those_of_the_parts() -> None:
-    model = build_model(RECIPE, attention=PAPER, size=32, metadata=True)
-    counts = count_parameters(model)
-    assert sum(counts.values()) == sum(p.numel() for p in model.parameters())
-    assert counts["attention"] == 32 * 9 * 16 + 16 + 1
-    assert counts["metadata"] == 18 * 64 + 64 + 64 * 7 + 7
+def test_a_summary_counts_trained_and_frozen_parameters_by_part() -> None:
+    model = build_model(RECIPE, attention=replace(PAPER, layer="placebo"), size=32, metadata=True)
+    model.freeze_backbone()
+    model.train()
+    summary = summarize_model(model, torch.randn(2, 3, 32, 32))
+    counts = [*summary.trained.values(), *summary.frozen.values()]
+    assert sum(counts) == sum(p.numel() for p in model.parameters())
+    assert (summary.trained["attention"], summary.frozen["attention"]) == (1, 32 * 9 * 16 + 16)
+    assert (summary.trained["backbone"], summary.frozen["backbone"]) == (0, 7264)
+    assert summary.trained["metadata"] == 18 * 64 + 64 + 64 * 7 + 7
+    assert model.training
+    assert not model.network.backbone.training  # frozen
+
+
+def test_a_summary_has_the_features_that_the_head_receives() -> None:
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    found = {}
+    for name, attention, drop_rate in (
+        ("none", AttentionRecipe(), 0.25),
+        ("placebo", AttentionRecipe("placebo", gamma=0.5), 0.0),
+        ("paper", PAPER, 0.25),
+    ):
+        torch.manual_seed(0)
+        model = build_model(replace(RECIPE, drop_rate=drop_rate), attention=attention, size=32)
+        found[name] = summarize_model(model, images)
+    none, placebo, paper = found.values()
+    # 16 uniform maps on 4 x 4 positions add up to 1, so gamma is the scale.
+    assert placebo.head_input_std == pytest.approx(0.5 * none.head_input_std, rel=1e-5)
+    assert none.head_input == placebo.head_input == [32, 4, 4]
+    assert paper.head_input == [64, 2, 2]
+    assert [each.num_maps for each in found.values()] == [0, 16, 16]
+    assert [each.dropout for each in found.values()] == [[0.25], [], [0.5, 0.25]]
+    rows = {row[0]: row[1:] for row in summary_rows(found, "none")}
+    assert rows["none"] == ["7,264", "0", "231", "32x4x4", "1", "0", "0.25"]
+    assert rows["placebo"] == ["7,264", "1 + 4,624", "231", "32x4x4", "0.5", "16", "0"]
+    assert rows["paper"][-1] == "0.5, 0.25"
+
+
+def test_a_table_of_large_models_fits_80_columns() -> None:
+    trained = {"backbone": 54_306_464, "attention": 1, "head": 119_578_631, "metadata": 9_999}
+    frozen = {"attention": 999_500}
+    summary = ModelSummary(trained, frozen, (1024, 14, 14), 0.0, 16, (0.5,))
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(summary_table({"resnet34_placebo": summary, "other": summary}, "other"))
+    lines = captured.get().splitlines()
+    assert max(map(len, lines)) <= 80
+    (row,) = (line for line in lines if line.startswith("resnet34_placebo"))
+    assert " ".join(row.split()[1:]) == "54.3M 1 + 1M 120M 1024x14x14 nan 16 0.5"
+    assert "relative to other" in " ".join(captured.get().split())
 
 
 def test_the_table_has_the_authors_counts_where_known() -> None:

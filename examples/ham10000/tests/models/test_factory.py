@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -7,9 +8,15 @@ from softattn import SoftAttention, SoftAttentionBlock, SpatialAttention
 from softattn.keras import KerasSoftAttention
 
 from ham10000.errors import RecipeError
-from ham10000.models import build_attention, build_model
+from ham10000.models import build_attention, build_model, summarize_recipes
 from ham10000.models.factory import load_backbone
-from ham10000.recipe import MAP_LAYERS, AttentionRecipe, ModelRecipe, recipe_fields
+from ham10000.recipe import (
+    MAP_LAYERS,
+    AttentionRecipe,
+    ModelRecipe,
+    load_recipe,
+    recipe_fields,
+)
 
 TINY = ModelRecipe("ham10000:tiny", at="block2")
 PAPER = AttentionRecipe("soft", "paper")
@@ -197,6 +204,19 @@ def test_without_attention_there_may_be_a_relu() -> None:
 def test_what_cannot_be_built(recipe: ModelRecipe, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         build_model(recipe, size=64)
+
+
+def test_recipes_are_summarized_on_random_images_or_those_of_the_data_set(synthetic: Path) -> None:
+    recipe = load_recipe("smoke")
+    state = torch.get_rng_state()
+    (random,) = summarize_recipes([recipe]).values()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert summarize_recipes([recipe]) == {"smoke": random}
+    (real,) = summarize_recipes([load_recipe("smoke", [f"data.root={synthetic}"])]).values()
+    assert real.head_input == random.head_input == [32, 8, 8]
+    assert real.head_input_std != random.head_input_std
+    (frozen,) = summarize_recipes([load_recipe("smoke", ["model.frozen=true"])]).values()
+    assert (frozen.trained["backbone"], frozen.frozen["backbone"]) == (0, 7264)
 
 
 def test_torchvisions_models() -> None:

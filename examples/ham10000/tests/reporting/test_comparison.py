@@ -11,6 +11,7 @@ from ham10000.reporting.comparison import (
     comparison_tables,
     headline,
     look_table,
+    model_table,
     published_table,
 )
 from ham10000.reporting.inputs import ReportSource, open_source
@@ -103,6 +104,19 @@ def test_a_comparison_of_too_few_runs_has_no_intervals(source: ReportSource) -> 
     assert first.main.head[3:] == ["difference", "outcome"]
     assert first.others.head[3:] == ["difference"]
     assert "too few runs for intervals and p-values" in first.main.caption
+
+
+def test_models_are_compared_with_the_control(source: ReportSource) -> None:
+    assert model_table(source) is None
+    assert model_table(study_of(source)) is None
+    each = {"trained": {"backbone": 9, "attention": 1, "head": 3}, "frozen": {"attention": 20_000}}
+    each |= {"head_input": [8, 2, 2], "num_maps": 16, "dropout": [0.5]}
+    models = {"se": {**each, "head_input_std": 0.5}, "bare": {**each, "head_input_std": 2.0}}
+    table = model_table(replace(source, study={"control": "bare", "models": models}))
+    assert table is not None
+    assert table.caption.endswith("relative to bare. Dropout: in attention and head.")
+    assert table.rows[0] == ["se", "9", "1 + 20k", "3", "8x2x2", "0.25", "16", "0.5"]
+    assert table.rows[1][5] == "1"
 
 
 def test_looks_are_listed_with_their_level(source: ReportSource) -> None:

@@ -60,6 +60,17 @@ def study(run: Path, tmp_path: Path) -> Path:
         "verdicts": {"attended": "attended changed <nothing> of note."},
         "rule": "No evidence where the interval holds 0.",
         "primary": "balanced_accuracy",
+        "models": {
+            name: {
+                "trained": {"backbone": 9, "attention": 1, "head": 3},
+                "frozen": {"attention": 20_000},
+                "head_input": [8, 2, 2],
+                "head_input_std": 2.0,
+                "num_maps": 16,
+                "dropout": [],
+            }
+            for name in ("plain", "attended")
+        },
     }
     for planned in content["runs"]:
         shutil.copytree(run, tmp_path / "study" / planned["folder"])
@@ -179,6 +190,8 @@ def test_a_study_says_its_verdict_and_what_changed(study: Path, tmp_path: Path) 
     assert row is not None
     cells = ["0.5000", "0.5000", "+0.0100", "0.500", "1.000", "undecided"]
     assert re.findall(r"<td>([^ <]+)", row[1]) == cells
+    assert "<td>1 + 20k" in text
+    assert "relative to plain" in text
     assert "Results of plain" in text
     assert "Results of attended" in text
 

@@ -73,13 +73,29 @@ def test_a_study_is_a_folder(
     assert look["verdicts"] == result["verdicts"]
     assert look["predictions"].keys() == set(trained)
     assert [one["number"] for one in result["looks_taken"]] == [1]
+    assert result["models"]["bare"] == result["models"]["sa"]
+    assert result["models"]["sa"]["trained"]["backbone"] == 7264
     read_split(out / "split.csv", load_table(synthetic))
     assert (out / "cache-16").is_dir()
     assert said[0].endswith("folds x (seeds - 1) is below 5. 6 seeds are needed.")
-    assert said[1] == "4 runs, 4 to train"
-    assert said[2].endswith("at a time on this machine")
+    assert "relative to bare" in " ".join(said[1].split())
+    assert max(map(len, said[1].splitlines())) <= 80
+    assert said[2] == "4 runs, 4 to train"
+    assert said[3].endswith("at a time on this machine")
     assert said[-1].endswith(": trained, 4 of 4")
     assert "sa instead of bare: too few runs for a verdict" in result["verdicts"]["sa"]
+
+
+def test_a_study_needs_no_weights_of_runs_from_elsewhere(
+    recipes: list[Path], synthetic: Path, tmp_path: Path, trained: list[str]
+) -> None:
+    said = list[str]()
+    for path in recipes:
+        path.write_text(path.read_text().replace("tiny'", "tiny', weights: gone.pth"))
+    result = run(recipes, synthetic, tmp_path / "study", log=said.append)
+    assert said[1].startswith("The models cannot be compared: loading the weights gone.pth")
+    assert result["models"] == {}
+    assert trained
 
 
 def test_what_is_there_is_not_trained_again(

@@ -202,14 +202,14 @@ def _add(parser: ArgumentParser, parameter: inspect.Parameter, hint: Any, text: 
     else:
         if get_origin(hint) is Sequence:
             (hint,) = get_args(hint)
-            arguments["nargs"] = "+"
+            arguments["nargs"] = "+" if required else "*"
         choices = get_args(hint) if get_origin(hint) is Literal else option.choices
         if choices is not None:
             arguments["choices"] = list(choices)
         arguments["type"] = type(arguments["choices"][0]) if choices is not None else hint
     if parameter.kind is parameter.POSITIONAL_ONLY:
         if not required:
-            arguments["nargs"] = "?"
+            arguments.setdefault("nargs", "?")
         parser.add_argument(parameter.name, **arguments)
         return
     flag = (option.name or parameter.name).replace("_", "-")

@@ -1,16 +1,31 @@
-"""Classifier of lesions: a softattn classifier with optional metadata, and its parameter counts."""
+"""Classifier of lesions: a softattn classifier with optional metadata, and tables of its size."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
+import torch
+from rich import box
+from rich.markup import escape
 from rich.table import Table
-from softattn import SoftAttentionClassifier, SpatialAttention
+from softattn import SoftAttentionBlock, SoftAttentionClassifier, SpatialAttention, capture_maps
 from torch import Tensor, nn
 
 from ham10000.errors import ArgumentError
 from ham10000.recipe import MAP_LAYERS
 
-__all__ = ["LesionClassifier", "MetadataHead", "count_parameters", "parameter_table"]
+__all__ = [
+    "SUMMARY_CAPTION",
+    "SUMMARY_COLUMNS",
+    "LesionClassifier",
+    "MetadataHead",
+    "ModelSummary",
+    "parameter_table",
+    "summarize_model",
+    "summary_rows",
+    "summary_table",
+]
 
 
 class MetadataHead(nn.Sequential):
@@ -137,17 +152,122 @@ class LesionClassifier(nn.Module):
         return parts if self.metadata is None else {**parts, "metadata": self.metadata}
 
 
-def count_parameters(model: LesionClassifier) -> dict[str, int]:
-    """Return the number of trainable parameters of each part.
+@dataclass(frozen=True)
+class ModelSummary:
+    """Parameters of a model and the features that its head receives, before training.
+
+    Attributes:
+        trained: Number of trained parameters by part.
+        frozen: Number of frozen parameters by part.
+        head_input: Shape (C, H, W) of the map that the head receives.
+        head_input_std: Standard deviation of its values, without dropout.
+        num_maps: Number of attention maps between backbone and head.
+        dropout: Dropout probabilities in attention and head, in this order, without zeros.
+    """
+
+    trained: Mapping[str, int]
+    frozen: Mapping[str, int]
+    head_input: Sequence[int]
+    head_input_std: float
+    num_maps: int
+    dropout: Sequence[float]
+
+
+@torch.no_grad()
+def summarize_model(model: LesionClassifier, images: Tensor) -> ModelSummary:
+    """Summarize a model before training.
 
     Example:
-        >>> from ham10000.models import build_model, count_parameters
+        >>> import torch
+        >>> from ham10000.models import build_model, summarize_model
         >>> from ham10000.recipe import AttentionRecipe, ModelRecipe
-        >>> attention = AttentionRecipe("soft")
-        >>> count_parameters(build_model(ModelRecipe("ham10000:tiny"), attention=attention))
-        {'backbone': 7264, 'attention': 4625, 'head': 231}
+        >>> attention = AttentionRecipe("placebo", "paper")
+        >>> model = build_model(ModelRecipe("ham10000:tiny"), attention=attention, size=64)
+        >>> summary = summarize_model(model, torch.randn(2, 3, 64, 64))
+        >>> summary.trained["attention"], summary.frozen["attention"]
+        (1, 4624)
+        >>> summary.head_input, summary.num_maps, summary.dropout
+        ([64, 4, 4], 16, [0.5])
+
+    Args:
+        model: The model, in any mode, which is kept.
+        images: (B, 3, H, W), float32, normalized.
     """
-    return {name: _parameters(part) for name, part in model.parts().items()}
+    network, training = model.network, model.training
+    maps: Mapping[str, Tensor] = {}
+    model.eval()
+    with capture_maps(network.attention) if model.has_attention else nullcontext(maps) as maps:
+        x = network.forward_features(images)
+    model.train(training)
+    return ModelSummary(
+        {name: _parameters(part, trained=True) for name, part in model.parts().items()},
+        {name: _parameters(part, trained=False) for name, part in model.parts().items()},
+        list(x.shape[1:]),
+        float(x.std()),
+        sum(each.shape[1] for each in maps.values()),
+        [rate for part in (network.attention, network.head) for rate in _drop_rates(part) if rate],
+    )
+
+
+SUMMARY_COLUMNS = (
+    "recipe",
+    "backbone",
+    "attention",
+    "head",
+    "head input",
+    "scale",
+    "maps",
+    "dropout",
+)
+
+SUMMARY_CAPTION = (
+    "Parameters of backbone, attention and head, trained (+ frozen). Head input: shape of the map "
+    "that the head receives. Scale: standard deviation of its values before training, relative to "
+    "{control}. Dropout: in attention and head."
+)
+
+
+def summary_rows(summaries: Mapping[str, ModelSummary], control: str) -> list[list[str]]:
+    """Return a row of `SUMMARY_COLUMNS` for each recipe.
+
+    Args:
+        summaries: Summary of the model by name of the recipe.
+        control: Name of the recipe whose scale is 1.
+    """
+    unit = summaries[control].head_input_std
+    return [
+        [
+            name,
+            *(_counts(each, part) for part in ("backbone", "attention", "head")),
+            "x".join(map(str, each.head_input)),
+            f"{each.head_input_std / unit:.3g}" if unit else "nan",
+            str(each.num_maps),
+            ", ".join(f"{rate:g}" for rate in each.dropout) or "0",
+        ]
+        for name, each in summaries.items()
+    ]
+
+
+def summary_table(summaries: Mapping[str, ModelSummary], control: str) -> Table:
+    """Return a table that compares models before training, at most 80 columns wide.
+
+    Args:
+        summaries: Summary of the model by name of the recipe.
+        control: Name of the recipe whose scale is 1.
+    """
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,
+        collapse_padding=True,
+        caption=SUMMARY_CAPTION.format(control=control),
+        caption_justify="left",
+    )
+    for number, name in enumerate(SUMMARY_COLUMNS):
+        table.add_column(name, justify="right" if number else "left", overflow="fold")
+    for row in summary_rows(summaries, control):
+        table.add_row(*map(escape, row))
+    return table
 
 
 def parameter_table(model: LesionClassifier, authors: Mapping[str, int] | None = None) -> Table:
@@ -160,22 +280,55 @@ def parameter_table(model: LesionClassifier, authors: Mapping[str, int] | None =
         authors: Counts by part; `model.authors_parameters` of the recipe.
     """
     authors = authors or {}
-    rows = [(name, _parameters(part), _statistics(part)) for name, part in model.parts().items()]
-    rows.append(("all", sum(row[1] for row in rows), sum(row[2] for row in rows)))
+    rows = {
+        name: (_parameters(part, True), _parameters(part, False), _statistics(part))
+        for name, part in model.parts().items()
+    }
+    trained, frozen, statistics = zip(*rows.values(), strict=True)
+    rows["all"] = (sum(trained), sum(frozen), sum(statistics))
     known = {**authors, "all": sum(authors.values())} if authors else {}
     table = Table("part", title="parameters", title_justify="left")
-    for title in ("trained", "statistics", *(["together", "the authors'"] if known else [])):
+    for title in (
+        "trained",
+        "frozen",
+        "statistics",
+        *(["together", "the authors'"] if known else []),
+    ):
         table.add_column(title, justify="right")
-    for name, trained, statistics in rows:
-        cells = [f"{trained:,}", f"{statistics:,}"]
+    for name, counts in rows.items():
+        cells = [f"{count:,}" for count in counts]
         if known:
-            cells += [f"{trained + statistics:,}", f"{known[name]:,}" if name in known else ""]
+            cells += [f"{sum(counts):,}", f"{known[name]:,}" if name in known else ""]
         table.add_row(name, *cells)
     return table
 
 
-def _parameters(part: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in part.parameters())
+def _parameters(part: nn.Module, trained: bool) -> int:
+    return sum(p.numel() for p in part.parameters() if p.requires_grad == trained)
+
+
+def _drop_rates(part: nn.Module) -> Iterator[float]:
+    for module in part.modules():
+        if isinstance(module, nn.Dropout):
+            yield module.p
+        elif isinstance(module, SoftAttentionBlock):
+            yield module.drop_rate
+
+
+def _counts(summary: ModelSummary, part: str) -> str:
+    # Metadata is classified by a head of its own, whose logits are added.
+    parts = (part, "metadata") if part == "head" else (part,)
+    trained, frozen = (
+        sum(counts.get(name, 0) for name in parts) for counts in (summary.trained, summary.frozen)
+    )
+    return f"{_short(trained)} + {_short(frozen)}" if frozen else _short(trained)
+
+
+def _short(count: int) -> str:
+    """Return a count with at least three significant digits."""
+    if count < 10_000:
+        return f"{count:,}"
+    return f"{count / 1e3:.3g}k" if count < 999_500 else f"{count / 1e6:.3g}M"
 
 
 def _statistics(part: nn.Module) -> int:

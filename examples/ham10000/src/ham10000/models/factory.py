@@ -1,7 +1,7 @@
 """Build the network of a recipe: backbone, attention and head."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -20,20 +20,35 @@ from softattn.keras import KerasSoftAttention
 from timm.layers.create_attn import get_attn
 from torch import Tensor, nn
 
-from ham10000.data import CLASSES, feature_names
+from ham10000.data import CLASSES, HAM10000, Augment, feature_names
 from ham10000.errors import RecipeError, closest
 from ham10000.models.authors import NETWORKS, Network, output_shape
-from ham10000.models.classifier import LesionClassifier, MetadataHead
+from ham10000.models.classifier import (
+    LesionClassifier,
+    MetadataHead,
+    ModelSummary,
+    summarize_model,
+)
 from ham10000.models.heads import MaxHead, ProbeHead
 from ham10000.models.weights import load_weights
-from ham10000.recipe import MAP_LAYERS, AttentionRecipe, ModelRecipe
+from ham10000.recipe import MAP_LAYERS, AttentionRecipe, ModelRecipe, Recipe
 
-__all__ = ["METADATA_COLUMNS", "build_attention", "build_model", "load_backbone", "start_uniform"]
+__all__ = [
+    "METADATA_COLUMNS",
+    "build_attention",
+    "build_model",
+    "load_backbone",
+    "start_uniform",
+    "summarize_recipes",
+]
 
 METADATA_COLUMNS = ("age", "sex", "localization")
 """Columns of the metadata table that a model with metadata gets, encoded by `metadata_features`."""
 
 _SOURCES = ("timm", "torchvision", "ham10000")
+
+_NUM_IMAGES = 32
+"""Number of images whose features are summarized."""
 
 HeadFactory = Callable[[int, int], nn.Module]
 
@@ -89,6 +104,50 @@ class _NoBackbone(nn.Module):
         channels, height, width = self.shape
         pooled = F.adaptive_avg_pool2d(x[:, :1], (height, width))
         return pooled.expand(-1, channels, -1, -1)
+
+
+def summarize_recipes(recipes: Iterable[Recipe]) -> dict[str, ModelSummary]:
+    """Build the models of recipes and summarize them before training, by name of the recipe.
+
+    The features are those of images of `data.root` of the recipe or, without it, of random images,
+    with a fixed seed.
+
+    Example:
+        >>> from ham10000.models import summarize_recipes
+        >>> from ham10000.recipe import load_recipe
+        >>> found = summarize_recipes([load_recipe("smoke"), load_recipe("smoke_placebo")])
+        >>> {name: summary.head_input for name, summary in found.items()}
+        {'smoke': [32, 8, 8], 'smoke_placebo': [64, 4, 4]}
+
+    Raises:
+        Ham10000Error: A model cannot be built, or the images cannot be read.
+    """
+    found = {}
+    for recipe in recipes:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            model = build_model(
+                recipe.model,
+                attention=recipe.attention,
+                size=recipe.data.size,
+                metadata=recipe.data.metadata,
+            )
+        if recipe.model.frozen:
+            model.freeze_backbone()
+        found[recipe.name] = summarize_model(model, _some_images(recipe))
+    return found
+
+
+def _some_images(recipe: Recipe) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    data, model = recipe.data, recipe.model
+    if data.root is None:
+        return torch.randn(_NUM_IMAGES, 3, data.size, data.size, generator=generator)
+    images = HAM10000(data.root, size=data.size)
+    chosen = torch.randperm(len(images), generator=generator)[:_NUM_IMAGES]
+    pixels, _ = images.read(chosen.tolist())
+    augment = Augment("none", mean=model.mean, std=model.std)
+    return augment(pixels, torch.arange(len(pixels)), epoch=0)
 
 
 def _network(

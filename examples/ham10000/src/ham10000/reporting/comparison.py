@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ham10000.evaluation import METRICS, STRATA, Difference, Stratum, compare, metric_name
+from ham10000.models import SUMMARY_CAPTION, SUMMARY_COLUMNS, ModelSummary, summary_rows
 from ham10000.reporting.inputs import Evaluated, ReportSource
 from ham10000.reporting.tables import AVERAGES, OF_CLASSES, Table, interval_cell, sizes_of_test_sets
 
@@ -17,6 +18,7 @@ __all__ = [
     "comparison_tables",
     "headline",
     "look_table",
+    "model_table",
     "published_table",
 ]
 
@@ -137,6 +139,18 @@ def comparison_tables(source: ReportSource) -> list[TableGroup]:
     if study is not None:
         return [_compare_arm(study, arm) for arm in study["arms"] if study["comparisons"][arm]]
     return _compare_runs(source.runs) if len(source.runs) > 1 else []
+
+
+def model_table(source: ReportSource) -> Table | None:
+    """Return a table of the models of a study before training; `None` if it has none."""
+    study = source.study
+    if study is None or not study.get("models"):
+        return None
+    models = {name: ModelSummary(**each) for name, each in study["models"].items()}
+    control = str(study["control"])
+    return Table(
+        SUMMARY_CAPTION.format(control=control), SUMMARY_COLUMNS, summary_rows(models, control)
+    )
 
 
 def look_table(source: ReportSource) -> Table | None:

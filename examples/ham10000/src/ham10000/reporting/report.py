@@ -15,6 +15,7 @@ from ham10000.reporting.comparison import (
     comparison_tables,
     headline,
     look_table,
+    model_table,
     published_table,
 )
 from ham10000.reporting.inputs import EvaluatedRun, ReportSource, open_source, read_json
@@ -81,6 +82,7 @@ def write_report(
         "looks": look_table(source),
         "published": published_table(source),
         "comparison": comparison_tables(source),
+        "models": model_table(source),
         "results": [results_section(run) for run in source.runs],
         "saliency": [saliency_section(run, data) for run in source.runs],
         "gallery": gallery_section(source, data, each),

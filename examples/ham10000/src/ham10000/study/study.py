@@ -1,13 +1,18 @@
 """Run a study from its plan to its verdict; finished runs are not repeated."""
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from ham10000.data import data_folder, open_cache, prepare, write_split
+from ham10000.errors import Ham10000Error
+from ham10000.models import summarize_recipes, summary_table
 from ham10000.recipe import Recipe, load_recipe
 from ham10000.statistics import MIN_TRAINING_DF, seeds_needed
 from ham10000.study.cluster import JobOptions, SubmititLauncher
@@ -106,6 +111,7 @@ def run_study(
                 f"Too few runs for a verdict: folds x (seeds - 1) is below {MIN_TRAINING_DF}. "
                 f"{seeds_needed(plan.folds or 1)} seeds are needed."
             )
+        models = _compare_models(recipes, plan, log)
         log(f"{len(plan.runs)} runs, {len(missing)} to train")
         trained = _train(resolved, FrozenLauncher(out, parallel), launcher, log)
         for number, run in enumerate(trained, start=1):
@@ -115,6 +121,7 @@ def run_study(
         record.add_look(result, _hashes(plan.runs, out))
         taken = ("number", "time", "seeds", "level", "exploratory", "verdicts")
         result["looks_taken"] = [{name: look[name] for name in taken} for look in record.looks]
+        result["models"] = models
         write_text(out / RESULT, json.dumps(result, indent=2) + "\n")
     return result
 
@@ -130,6 +137,21 @@ def _train(
         own = {run: recipe for run, recipe in recipes.items() if recipe.model.frozen == is_frozen}
         if own:
             yield from launcher(own, log)
+
+
+def _compare_models(
+    recipes: Sequence[Recipe], plan: StudyPlan, log: Callable[[str], None]
+) -> dict[str, Any]:
+    """Log what distinguishes the models before training; return it by name of the recipe."""
+    try:
+        found = summarize_recipes(recipes)
+    except Ham10000Error as error:  # runs may have been trained elsewhere
+        log(f"The models cannot be compared: {error}")
+        return {}
+    screen = Console(file=io.StringIO(), width=80)
+    screen.print(summary_table(found, plan.control))
+    log(screen.file.getvalue().rstrip())  # type: ignore[attr-defined]
+    return {name: asdict(summary) for name, summary in found.items()}
 
 
 def _by_state(plan: StudyPlan, out: Path) -> tuple[list[PlannedRun], list[PlannedRun]]:
