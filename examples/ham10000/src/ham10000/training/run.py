@@ -20,7 +20,7 @@ from ham10000.errors import ArgumentError, MissingDataError
 from ham10000.evaluation import OfficialTest, Predictions, check_images, of_split, read_predictions
 from ham10000.models import METADATA_COLUMNS, build_model
 from ham10000.recipe import Recipe, load_recipe
-from ham10000.training.best_weights import best_file, read_best
+from ham10000.training.checkpoint import best_file, read_best
 from ham10000.training.data import open_split, prepare_data, splits_of
 from ham10000.training.frozen import load_head
 from ham10000.training.predict import predict

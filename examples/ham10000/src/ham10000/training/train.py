@@ -18,8 +18,7 @@ from ham10000.errors import Ham10000Error, PredictionError, TrainingError
 from ham10000.evaluation import Predictions, summarize, write_predictions
 from ham10000.models import parameter_table
 from ham10000.recipe import Recipe
-from ham10000.training.best_weights import final_weights, mark_best, recover_best
-from ham10000.training.checkpoint import restore, save
+from ham10000.training.checkpoint import final_weights, mark_best, recover_best, restore, save
 from ham10000.training.checkpoint_file import read_latest
 from ham10000.training.data import open_split, prepare_data, splits_of
 from ham10000.training.distributed import (
