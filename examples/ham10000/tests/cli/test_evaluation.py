@@ -39,14 +39,30 @@ def test_evaluate_prints_and_writes(path: Path, capsys: pytest.CaptureFixture[st
         each = found[name]
         row = f"{each['value']:.3f} [{each['low']:.3f}, {each['high']:.3f}]"
         assert row in next(line for line in text.splitlines() if words in line)
+    figures = ("confusion", "roc", "reliability", "recall")
+    written = {"predictions.csv", "metrics.json", *(f"{name}.png" for name in figures)}
+    assert {file.name for file in out.iterdir()} == written
+
+
+def test_evaluate_writes_tables_and_figures_in_other_formats(path: Path) -> None:
+    out = path.parent / "out"
+    options = ["--tables", "csv", "latex", "--figures", "pdf"]
+    assert main(["evaluate", str(path), "--out", str(out), *options]) == 0
+    tables = {
+        f"{name}.{kind}" for name in ("metrics", "classes", "strata") for kind in ("csv", "tex")
+    }
+    figures = {f"{name}.pdf" for name in ("confusion", "roc", "reliability", "recall")}
     assert {file.name for file in out.iterdir()} == {
         "predictions.csv",
         "metrics.json",
-        "confusion.png",
-        "roc.png",
-        "reliability.png",
-        "recall.png",
+        *tables,
+        *figures,
     }
+    found = json.loads((out / "metrics.json").read_text())["per_lesion"]["metrics"]["auc_macro"]
+    rows = pd.read_csv(out / "metrics.csv").set_index(["metric", "unit"])
+    assert rows.loc[("auc_macro", "lesion"), ["value", "low", "high"]].tolist() == pytest.approx(
+        [found[name] for name in ("value", "low", "high")], rel=1e-12
+    )
 
 
 def test_an_absent_class_is_reported_as_left_out(

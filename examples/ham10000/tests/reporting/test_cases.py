@@ -62,9 +62,11 @@ def test_cases_hold_what_the_run_said(run: Path) -> None:
         assert len(case_figure(case).axes) == 3
 
 
-def test_explain_writes_a_figure_for_each(run: Path, tmp_path: Path) -> None:
-    assert main(["explain", str(run), "--worst", "2", "--out", str(tmp_path / "out")]) == 0
-    assert len(list((tmp_path / "out").glob("ISIC_*.png"))) == 2
+@pytest.mark.parametrize("kind", ["png", "svg"])
+def test_explain_writes_a_figure_for_each(run: Path, tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "out"
+    assert main(["explain", str(run), "--worst", "2", "--out", str(out), "--figures", kind]) == 0
+    assert len(list(out.iterdir())) == len(list(out.glob(f"ISIC_*.{kind}"))) == 2
 
 
 def test_explain_says_what_it_needs(

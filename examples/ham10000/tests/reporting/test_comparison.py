@@ -1,6 +1,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ham10000.data import CLASSES
@@ -13,6 +14,7 @@ from ham10000.reporting.comparison import (
     look_table,
     model_table,
     published_table,
+    report_files,
 )
 from ham10000.reporting.inputs import ReportSource, open_source
 
@@ -185,3 +187,36 @@ def test_runs_with_other_test_images_are_marked(source: ReportSource) -> None:
     both = replace(source, runs=(first, part))
     assert not headline(both)["comparable"]
     assert not any("Differences" in group.title for group in comparison_tables(both))
+
+
+def test_files_of_a_study_have_each_arm_and_metric(source: ReportSource) -> None:
+    tables, frames = report_files(study_of(source))
+    assert list(tables) == [
+        "other_compared_with_tiny_sa",
+        "other_compared_with_tiny_sa_other_metrics",
+        "third_compared_with_tiny_sa",
+        "third_compared_with_tiny_sa_other_metrics",
+    ]
+    frame = frames["comparison"]
+    assert len(frame) == 2 * (len(METRICS) - 1)
+    row = frame.set_index(["arm", "metric"]).loc[("third", "accuracy")]
+    assert row[["difference", "low", "high", "p_holm"]].tolist() == [-0.0004, -0.2, 0.1, 0.02]
+    assert (row["control"], row["control_mean"], row["outcome"]) == ("tiny_sa", 0.5, "undecided")
+    assert row["arm_mean"] is None or np.isnan(row["arm_mean"])
+
+
+def test_files_of_runs_have_their_differences(source: ReportSource) -> None:
+    assert list(report_files(source)[0]) == ["metrics", "classes", "strata"]
+    assert list(report_files(source)[1]) == ["metrics", "classes", "strata"]
+    both = replace(source, runs=(source.runs[0], replace(source.runs[0], name="again")))
+    tables, frames = report_files(both)
+    assert list(tables)[::2] == [
+        "all_images",
+        "histologically_confirmed",
+        "lesions_with_several_images",
+        "without_follow-up_nevi",
+        "differences_to_tiny_sa",
+    ]
+    assert frames["metrics"]["run"].unique().tolist() == ["tiny_sa", "again"]
+    assert frames["differences"]["metric"].tolist() == list(METRICS)
+    assert set(frames["differences"]["difference"].dropna()) == {0.0}

@@ -1,4 +1,5 @@
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from ham10000.reporting.figures import (
     recall_figure,
     reliability_figure,
     roc_figure,
+    save_figure,
     write_figures,
 )
 from ham10000.reporting.style import DARK, LIGHT, Theme
@@ -143,6 +145,20 @@ def test_figures_are_in_the_colours_of_their_theme(theme: Theme) -> None:
         canvas.draw()
         edge = np.asarray(canvas.buffer_rgba())[0, 0, :3]
         assert "#" + bytes(edge).hex() == theme.surface
+
+
+def test_equal_figures_are_equal_files_of_vectors(tmp_path: Path) -> None:
+    for kind in ("svg", "pdf"):
+        for name in ("a", "b"):
+            save_figure(recall_figure({"df": 0.5}, {"df": (0.2, 0.8)}), tmp_path / f"{name}.{kind}")
+        assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
+    root = ElementTree.parse(tmp_path / "a.svg").getroot()
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert not list(root.iter("{http://www.w3.org/2000/svg}image"))
+    pdf = (tmp_path / "a.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF")
+    assert b"/Type3" not in pdf
+    assert b"/Subtype /Image" not in pdf
 
 
 def test_figures_are_files_that_open(tmp_path: Path) -> None:

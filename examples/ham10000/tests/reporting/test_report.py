@@ -104,7 +104,13 @@ def test_synthetic_data_are_marked_and_not_compared_with_published_results(page:
 
 
 def test_every_entry_of_the_contents_has_its_section(study: Path, tmp_path: Path) -> None:
-    text = write_report([study], tmp_path / "report.html", each=0).read_text()
+    page = write_report([study], tmp_path / "report.html", each=0, tables=["csv", "latex"])
+    assert {path.name for path in (tmp_path / "report_tables").iterdir()} == {
+        "comparison.csv",
+        "attended_compared_with_plain.tex",
+        "attended_compared_with_plain_other_metrics.tex",
+    }
+    text = page.read_text()
     targets = re.findall(r'href="#([^"]+)"', text)
     assert targets == ["comparison", "results-1", "results-2", "saliency", "gallery", "setup"]
     for target in targets:

@@ -19,26 +19,36 @@ from ham10000.evaluation import (
 from ham10000.evaluation import compare as compare_predictions
 from ham10000.evaluation import evaluate as evaluate_predictions
 from ham10000.reporting import (
+    FigureFormat,
+    TableFormat,
     choose,
     console,
     evaluate_sources,
+    frames_of_runs,
     make_cases,
     print_comparison,
     print_evaluation,
     print_evaluations,
     print_saliency,
+    tables_of_run,
     write_case,
     write_figures,
     write_report,
+    write_tables,
 )
 from ham10000.saliency import evaluate_saliency, write_saliency
 from ham10000.training import find_predictions, open_run
 from ham10000.utils import write_text
 
+_Tables = Annotated[
+    Sequence[TableFormat] | None,
+    Option("Also write the tables: csv for one row per metric, latex for tables to print."),
+]
 _Run = Annotated[Path, Option("Folder of a run.")]
 _RunData = Annotated[
     Path | None, Option("Folder of the data set. Defaults to the data set of the training.")
 ]
+_Figures = Annotated[FigureFormat, Option("Format of the figures.")]
 _RunOrFile = Annotated[Path, Option("Folder of a run, or file of predictions.")]
 
 
@@ -51,6 +61,8 @@ def evaluate(
     tta: Tta = None,
     out: Path | None = None,
     seed: Seed = 0,
+    tables: _Tables = None,
+    figures: _Figures = "png",
 ) -> int:
     """Compute all metrics of models with confidence intervals, also within strata of the images.
 
@@ -58,8 +70,8 @@ def evaluate(
     are compared with those of the data set.
 
     Args:
-        out: Folder for predictions.csv, metrics.json and figures; with several runs, each has a
-            folder in it. Defaults to RUN/evaluation, and is required for a file of predictions.
+        out: Folder for predictions.csv, metrics.json, tables and figures; each of several runs has
+            its own folder in it. Defaults to RUN/evaluation, and is required for files.
     """
     if out is None and not all(run.is_dir() for run in runs if run.exists()):
         raise ArgumentError("evaluating: a file of predictions needs --out with a folder.")
@@ -70,7 +82,8 @@ def evaluate(
         if out is not None and len(found) > 1:
             folder = out / each.name
         write_evaluation(each.evaluation, each.predictions, folder)
-        write_figures(each.evaluation, each.predictions, folder)
+        write_tables(folder, tables or (), tables_of_run(each), frames_of_runs([each]))
+        write_figures(each.evaluation, each.predictions, folder, figures)
         folders.append(folder)
     if len(found) == 1:
         print_evaluation(found[0].evaluation)
@@ -193,6 +206,7 @@ def explain(
     dx: Annotated[str | None, Option(name="class", choices=CLASSES)] = None,
     split: Split = "test",
     data: _RunData = None,
+    figures: _Figures = "png",
 ) -> int:
     """Draw images with attention, outline of the lesion and class probabilities.
 
@@ -210,7 +224,7 @@ def explain(
     predictions = find_predictions(run, split)
     names = choose(predictions, image or (), worst=worst, dx=dx)
     for case in make_cases(opened, predictions, names, split=split, data=data):
-        write_case(case, out)
+        write_case(case, out, figures)
     console().print(f"{len(names):,} figures in {out}", markup=False, soft_wrap=True)
     return 0
 
@@ -222,6 +236,7 @@ def report(
     out: Path,
     data: _RunData = None,
     each: int = 1,
+    tables: _Tables = None,
 ) -> int:
     """Write the results of runs or a study as one self-contained HTML page.
 
@@ -232,6 +247,7 @@ def report(
     """
     if each < 0:
         raise ArgumentError(f"reporting: --each must be 0 or more, found {each}.")
-    page = write_report(folders, out, data=data, each=each)
-    console().print(f"Written to {page}", markup=False, soft_wrap=True)
+    page = write_report(folders, out, data=data, each=each, tables=tables or ())
+    written = f"{page} and {page.stem}_tables" if tables else page
+    console().print(f"Written to {written}", markup=False, soft_wrap=True)
     return 0

@@ -13,18 +13,22 @@ from ham10000.reporting.console import (
     print_study,
 )
 from ham10000.reporting.explore import explore_dataset
-from ham10000.reporting.figures import write_figures
+from ham10000.reporting.figures import FigureFormat, write_figures
 from ham10000.reporting.inputs import Evaluated, evaluate_sources
 from ham10000.reporting.report import write_report
 from ham10000.reporting.style import data_uri
+from ham10000.reporting.tables import TableFormat, frames_of_runs, tables_of_run, write_tables
 
 __all__ = [
     "Evaluated",
+    "FigureFormat",
+    "TableFormat",
     "choose",
     "console",
     "data_uri",
     "evaluate_sources",
     "explore_dataset",
+    "frames_of_runs",
     "make_cases",
     "print_comparison",
     "print_counts",
@@ -34,7 +38,9 @@ __all__ = [
     "print_run",
     "print_saliency",
     "print_study",
+    "tables_of_run",
     "write_case",
     "write_figures",
     "write_report",
+    "write_tables",
 ]

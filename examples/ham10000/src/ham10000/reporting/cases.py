@@ -15,10 +15,10 @@ from torch import Tensor
 from ham10000.data import CLASS_NAMES, CLASSES, data_folder, open_folder, read_mask, resize
 from ham10000.errors import ArgumentError, MissingDataError, closest
 from ham10000.evaluation import Predictions
+from ham10000.reporting.figures import FigureFormat, save_figure
 from ham10000.reporting.style import LIGHT, Theme, style
 from ham10000.saliency import attention_maps, image_network, image_reader
 from ham10000.training import Run
-from ham10000.utils import replacing
 
 __all__ = ["Case", "case_figure", "choose", "gallery", "make_cases", "thumbnail", "write_case"]
 
@@ -219,12 +219,13 @@ def thumbnail(case: Case, *, attention: bool = True, inches: float = 1.6) -> Fig
     return figure
 
 
-def write_case(case: Case, out: Path) -> Path:
-    """Write the figure of a case to IMAGE.png in a folder, atomically.
+def write_case(case: Case, out: Path, kind: FigureFormat = "png") -> Path:
+    """Write the figure of a case to a folder, atomically. It is named after the image.
 
     Args:
         case: The case to draw.
         out: The folder.
+        kind: Format of the file, and its extension.
 
     Returns:
         Path of the file.
@@ -232,9 +233,8 @@ def write_case(case: Case, out: Path) -> Path:
     Raises:
         WriteError: The file cannot be written.
     """
-    path = out / f"{case.image_id}.png"
-    with replacing(path) as file:
-        case_figure(case).savefig(file, format="png", dpi=140)
+    path = out / f"{case.image_id}.{kind}"
+    save_figure(case_figure(case), path)
     return path
 
 

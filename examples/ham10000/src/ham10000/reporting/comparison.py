@@ -1,14 +1,33 @@
 """Tables that compare models: arms of a study, several runs, and published results."""
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from ham10000.evaluation import METRICS, STRATA, Difference, Stratum, compare, metric_name
+import pandas as pd
+
+from ham10000.evaluation import (
+    METRICS,
+    STRATA,
+    Difference,
+    Differences,
+    Stratum,
+    compare,
+    metric_name,
+)
 from ham10000.models import SUMMARY_CAPTION, SUMMARY_COLUMNS, ModelSummary, summary_rows
 from ham10000.reporting.inputs import Evaluated, ReportSource
-from ham10000.reporting.tables import AVERAGES, OF_CLASSES, Table, interval_cell, sizes_of_test_sets
+from ham10000.reporting.tables import (
+    AVERAGES,
+    OF_CLASSES,
+    Table,
+    frames_of_runs,
+    interval_cell,
+    sizes_of_test_sets,
+    tables_of_run,
+)
 
 __all__ = [
     "PUBLISHED",
@@ -20,6 +39,7 @@ __all__ = [
     "look_table",
     "model_table",
     "published_table",
+    "report_files",
 ]
 
 PRIMARY = "balanced_accuracy"
@@ -153,6 +173,32 @@ def model_table(source: ReportSource) -> Table | None:
     )
 
 
+def report_files(source: ReportSource) -> tuple[dict[str, Table], dict[str, pd.DataFrame]]:
+    """Return the tables of a report that are written as LaTeX and as CSV, by name of the file.
+
+    `comparison` of a study has one row for each arm and metric. `differences` of several runs has
+    one row for each metric of each run that was tested on the images of the first one.
+    """
+    groups = comparison_tables(source)
+    tables = {} if groups else tables_of_run(source.runs[0])
+    for group in groups:
+        name = _file_name(group.title)
+        tables |= {name: group.main, f"{name}_other_metrics": group.others}
+    if source.study is not None:
+        return tables, {"comparison": _comparison_frame(source.study)}
+    frames = frames_of_runs(source.runs)
+    changes = _differences(source.runs)
+    rows = [
+        {"run": run, "metric": name, **asdict(change)}
+        for run, found in changes.items()
+        for name, change in found.metrics.items()
+    ]
+    if rows:
+        renamed = {"a": "value_of_first", "b": "value"}
+        frames["differences"] = pd.DataFrame(rows).rename(columns=renamed)
+    return tables, frames
+
+
 def look_table(source: ReportSource) -> Table | None:
     """Return the recorded looks at the result of a study; `None` if there are none."""
     if source.study is None or not source.study.get("looks_taken"):
@@ -222,13 +268,8 @@ def _compare_runs(runs: Sequence[Evaluated]) -> list[TableGroup]:
         }
         if columns:
             groups.append(_side_by_side(title.capitalize(), columns))
-    first, *others = runs
-    tested = set(first.predictions.table["image_id"])
-    changes = {
-        run.name: compare(first.predictions, run.predictions, (first.name, run.name)).per_image
-        for run in others
-        if set(run.predictions.table["image_id"]) == tested
-    }
+    first = runs[0]
+    changes = _differences(runs)
     if changes:
         caption = (
             f"Each run minus {first.name}, on the same images. Below each difference: its 95 % "
@@ -239,6 +280,36 @@ def _compare_runs(runs: Sequence[Evaluated]) -> list[TableGroup]:
             TableGroup(f"Differences to {first.name}", *_tables(caption, changes, _difference))
         )
     return groups
+
+
+def _differences(runs: Sequence[Evaluated]) -> dict[str, Differences]:
+    first, *others = runs
+    tested = set(first.predictions.table["image_id"])
+    return {
+        run.name: compare(first.predictions, run.predictions, (first.name, run.name)).per_image
+        for run in others
+        if set(run.predictions.table["image_id"]) == tested
+    }
+
+
+def _comparison_frame(study: Mapping[str, Any]) -> pd.DataFrame:
+    control = study["control"]
+    rows = []
+    for arm, changes in study["comparisons"].items():
+        for metric, change in changes.items():
+            both = study["metrics"][metric]
+            row = {"control": control, "arm": arm, "metric": metric}
+            for role, recipe in (("control", control), ("arm", arm)):
+                found = both.get(recipe) or {}
+                row |= {f"{role}_{key}": found.get(key) for key in ("mean", "std")}
+            keys = ("mean", "low", "high", "p", "p_holm", "outcome")
+            row |= {"difference" if key == "mean" else key: change.get(key) for key in keys}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _file_name(title: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", title.lower())
 
 
 def _side_by_side(title: str, columns: Mapping[str, Stratum]) -> TableGroup:

@@ -3,8 +3,9 @@
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,15 +22,21 @@ from ham10000.saliency import CURVES, curve_area
 from ham10000.utils import replacing
 
 __all__ = [
+    "FigureFormat",
     "confusion_figure",
     "curves_figure",
     "faithfulness_figure",
     "recall_figure",
     "reliability_figure",
     "roc_figure",
+    "save_figure",
     "write_figures",
 ]
 
+FigureFormat = Literal["png", "svg", "pdf"]
+"""Format of the files of figures."""
+
+_WITHOUT_DATE = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 _STYLES = ("-", "--", "-.", ":", "-", "--", "-.")
 _DASHED = (0, (2, 3))
 _METHOD_STYLES = {
@@ -287,13 +294,16 @@ def faithfulness_figure(
     return figure
 
 
-def write_figures(evaluation: Evaluation, predictions: Predictions, out: Path) -> list[Path]:
-    """Write confusion.png, roc.png, reliability.png and recall.png to a folder.
+def write_figures(
+    evaluation: Evaluation, predictions: Predictions, out: Path, kind: FigureFormat = "png"
+) -> list[Path]:
+    """Write the figures confusion, roc, reliability and recall to a folder.
 
     Args:
         evaluation: Evaluation of the predictions.
         predictions: Predictions of a test set.
         out: The folder.
+        kind: Format of the files, and their extension.
 
     Returns:
         Paths of the files.
@@ -313,7 +323,29 @@ def write_figures(evaluation: Evaluation, predictions: Predictions, out: Path) -
             {name: (recall.low, recall.high) for name, recall in recalls.items()},
         ),
     }
-    return [_write(figure, out / f"{name}.png") for name, figure in figures.items()]
+    paths = [out / f"{name}.{kind}" for name in figures]
+    for path, figure in zip(paths, figures.values(), strict=True):
+        save_figure(figure, path)
+    return paths
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure atomically, in the format of the extension: .png, .svg or .pdf.
+
+    Equal figures give equal files. The fonts of a PDF are embedded as TrueType, since many
+    publishers refuse Type 3 fonts.
+
+    Raises:
+        WriteError: The file cannot be written.
+    """
+    kind = path.suffix.removeprefix(".")
+    picture = io.BytesIO()
+    with matplotlib.rc_context({"pdf.fonttype": 42, "svg.hashsalt": "ham10000"}):
+        figure.savefig(
+            picture, format=kind, dpi=150, bbox_inches="tight", metadata=_WITHOUT_DATE.get(kind)
+        )
+    with replacing(path) as file:
+        file.write(picture.getvalue())
 
 
 def _points(rows: Iterable[Mapping[str, Any]], name: str, split: str) -> NDArray[np.float64]:
@@ -331,11 +363,3 @@ def _legend(axes: Axes, theme: Theme, title: str = "") -> None:
     legend = axes.legend(frameon=False, labelcolor=theme.ink, fontsize=9)
     legend.set_title(title)
     legend.get_title().set(color=theme.quiet, fontsize=9)
-
-
-def _write(figure: Figure, path: Path) -> Path:
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=150, bbox_inches="tight")
-    with replacing(path) as file:
-        file.write(picture.getvalue())
-    return path

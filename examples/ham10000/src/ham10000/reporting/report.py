@@ -17,16 +17,19 @@ from ham10000.reporting.comparison import (
     look_table,
     model_table,
     published_table,
+    report_files,
 )
 from ham10000.reporting.inputs import EvaluatedRun, ReportSource, open_source, read_json
 from ham10000.reporting.style import DARK, LIGHT, Embedded, embed, embed_photo
 from ham10000.reporting.tables import (
     Table,
+    TableFormat,
     class_table,
     method_name,
     metric_table,
     strata_tables,
     summary_items,
+    write_tables,
 )
 from ham10000.saliency import LOCALIZATION_JSON, evaluate_saliency, write_saliency
 from ham10000.utils import write_text
@@ -44,7 +47,12 @@ NUM_FAITHFULNESS_IMAGES = 50
 
 
 def write_report(
-    folders: Sequence[Path], out: Path, *, data: Path | None = None, each: int = 1
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    data: Path | None = None,
+    each: int = 1,
+    tables: Sequence[TableFormat] = (),
 ) -> Path:
     """Write the report of runs or a study.
 
@@ -57,6 +65,7 @@ def write_report(
         data: Folder of the data set, for strata, masks and images. Defaults to that of the recipe.
             Without a data set, the page says what is missing.
         each: Number of images in the gallery for each class and outcome (correct and incorrect).
+        tables: Formats in which the tables are also written, into the folder PAGE_tables.
 
     Returns:
         Path of the page. A page with a gallery contains pixels of the images, so the licence of
@@ -91,6 +100,8 @@ def write_report(
         "themes": {"light": LIGHT, "dark": DARK},
     }
     write_text(out, environment.get_template("report.html.j2").render(content))
+    if tables:
+        write_tables(out.with_name(f"{out.stem}_tables"), tables, *report_files(source))
     return out
 
 

@@ -1,8 +1,14 @@
-"""Tables of a run: summary, metrics, classes, strata."""
+"""Tables of a run: summary, metrics, classes, strata; tables as CSV and LaTeX files."""
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import re
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
 
 from ham10000.data import CLASSES
 from ham10000.evaluation import (
@@ -15,13 +21,16 @@ from ham10000.evaluation import (
     metric_name,
 )
 from ham10000.reporting.inputs import Evaluated, ReportSource
+from ham10000.utils import write_text
 
 __all__ = [
     "AVERAGES",
     "OF_CLASSES",
     "Table",
+    "TableFormat",
     "class_table",
     "columns_of_strata",
+    "frames_of_runs",
     "interval_cell",
     "method_name",
     "metric_table",
@@ -29,6 +38,9 @@ __all__ = [
     "strata_notes",
     "strata_tables",
     "summary_items",
+    "tables_of_run",
+    "to_latex",
+    "write_tables",
 ]
 
 AVERAGES = tuple(name for name in METRICS if "/" not in name)
@@ -37,6 +49,22 @@ AVERAGES = tuple(name for name in METRICS if "/" not in name)
 OF_CLASSES = tuple(name for name in METRICS if "/" in name)
 """Metrics of one class."""
 
+TableFormat = Literal["csv", "latex"]
+"""Format of the files of tables."""
+
+_INTERVAL = ("value", "low", "high", "method")
+_HEAD_WIDTH = 16
+_MOST_ROWS = 20
+_ESCAPES = str.maketrans(
+    {
+        **{symbol: f"\\{symbol}" for symbol in "&%$#_{}"},
+        "\\": "\\textbackslash{}",
+        "~": "\\textasciitilde{}",
+        "^": "\\textasciicircum{}",
+        "<": "$<$",
+        ">": "$>$",
+    }
+)
 _NAMES = {
     "iou": "IoU",
     "grad_cam": "Grad-CAM",
@@ -164,6 +192,111 @@ def strata_notes(evaluation: Evaluation) -> list[str]:
     return notes
 
 
+def tables_of_run(run: Evaluated) -> dict[str, Table]:
+    """Return the tables of a run that are written as LaTeX, by name of the file."""
+    strata, _ = strata_tables(run)
+    return {"metrics": metric_table(run), "classes": class_table(run), "strata": strata}
+
+
+def frames_of_runs(runs: Sequence[Evaluated]) -> dict[str, pd.DataFrame]:
+    """Return the tables of runs that are written as CSV, by name of the file.
+
+    Each row is one metric, with its interval. `metrics` has the averages, `classes` the metrics of
+    each class per image, and `strata` all metrics of all images and of each stratum.
+    """
+    rows = []
+    for run in runs:
+        for stratum, found in {"all_images": run.evaluation, **run.evaluation.strata}.items():
+            for unit, level in (("image", found.per_image), ("lesion", found.per_lesion)):
+                for name, interval in level.metrics.items():
+                    metric, _, dx = name.partition("/")
+                    count = level.class_counts[dx] if dx else level.count
+                    rows.append([run.name, stratum, unit, dx, metric, count, *astuple(interval)])
+    columns = ["run", "stratum", "unit", "class", "metric", "count", *_INTERVAL]
+    whole = pd.DataFrame(rows, columns=columns)
+    averages, all_images = whole["class"] == "", whole["stratum"] == "all_images"
+    of_classes = ~averages & all_images & (whole["unit"] == "image")
+    return {
+        "metrics": whole[averages & all_images].drop(columns=["stratum", "class"]),
+        "classes": whole[of_classes].drop(columns=["stratum", "unit"]),
+        "strata": whole,
+    }
+
+
+def write_tables(
+    out: Path,
+    kinds: Iterable[TableFormat],
+    tables: Mapping[str, Table],
+    frames: Mapping[str, pd.DataFrame],
+) -> list[Path]:
+    """Write tables to a folder, each atomically.
+
+    Args:
+        out: The folder.
+        kinds: "csv" for one row per metric with full precision, "latex" for tables to print.
+        tables: Tables for LaTeX, by name of the file without its extension.
+        frames: Tables for CSV, likewise.
+
+    Returns:
+        Paths of the files.
+
+    Raises:
+        WriteError: A file cannot be written.
+    """
+    texts: dict[Path, str] = {}
+    if "csv" in (kinds := set(kinds)):
+        for name, frame in frames.items():
+            texts[out / f"{name}.csv"] = frame.to_csv(index=False, lineterminator="\n")
+    if "latex" in kinds:
+        for name, table in tables.items():
+            texts[out / f"{name}.tex"] = to_latex(table, f"tab:{name}")
+    for path, text in texts.items():
+        write_text(path, text)
+    return list(texts)
+
+
+def to_latex(table: Table, label: str) -> str:
+    r"""Return a table as LaTeX with the rules of booktabs.
+
+    Example:
+        >>> from ham10000.reporting.tables import Table, to_latex
+        >>> table = Table("Recall in %.", ["metric", "lite0"], [["recall", "81\n79 to 83"]])
+        >>> print("\n".join(to_latex(table, "tab:recall").splitlines()[8:11]))
+        metric & lite0 \\
+        \midrule
+        recall & \begin{tabular}[t]{@{}l@{}}81\\{\scriptsize 79 to 83}\end{tabular} \\
+
+    Args:
+        table: The table. One of more than 20 rows becomes a longtable, which can be longer than a
+            page.
+        label: Label for references.
+    """
+    head = [
+        "\n".join(
+            part
+            for line in cell.split("\n")
+            for part in textwrap.wrap(line, _HEAD_WIDTH, break_on_hyphens=False)
+        )
+        for cell in table.head
+    ]
+    frame = pd.DataFrame(
+        [[_latex_cell(cell) for cell in row] for row in table.rows],
+        columns=[_latex_cell(cell, small="") for cell in head],
+    )
+    is_long = len(table.rows) > _MOST_ROWS
+    text = frame.style.hide(axis="index").to_latex(
+        hrules=True,
+        caption=_latex(table.caption),
+        label=label,
+        column_format="l" * len(head),
+        environment="longtable" if is_long else "table",
+        position_float=None if is_long else "centering",
+    )
+    text = text.replace("\\centering\n", "\\centering\n\\footnotesize\n", 1)
+    packages = "booktabs,longtable" if is_long else "booktabs"
+    return f"% Needs \\usepackage{{{packages}}}\n{text}"
+
+
 def method_name(name: str) -> str:
     """Return the display name of a saliency method or of a score of its maps.
 
@@ -185,6 +318,19 @@ def interval_cell(found: Interval) -> str:
     if math.isnan(found.value):
         return "undefined"
     return f"{found.value:.3f}\n{found.low:.3f} to {found.high:.3f}"
+
+
+def _latex_cell(cell: str, small: str = "\\scriptsize ") -> str:
+    first, *others = (_latex(line) for line in cell.split("\n"))
+    if not others:
+        return first
+    lines = "".join(f"\\\\{{{small}{line}}}" for line in others)
+    return f"\\begin{{tabular}}[t]{{@{{}}l@{{}}}}{first}{lines}\\end{{tabular}}"
+
+
+def _latex(text: str) -> str:
+    # A hyphen before a digit is a minus sign, except within a word.
+    return re.sub(r"(?<![\w.])-(?=\d)", "$-$", text.translate(_ESCAPES))
 
 
 def _unique(values: Iterable[str]) -> str:
