@@ -140,6 +140,17 @@ def test_all_jobs_are_waited_for_before_a_failure_is_raised(slurm: Path, tmp_pat
         list(trained)
 
 
+def test_a_failed_trainer_is_quoted_by_its_own_output(slurm: Path, tmp_path: Path) -> None:
+    def log(line: str) -> None:
+        if line.startswith("Submitted"):
+            (tmp_path / "jobs/7/7_0_log.out").write_text("x.TrainingError: status 1\nsrun: error\n")
+            (tmp_path / f"{RUNS[0].folder}.txt").write_text("epoch 1\nCUDA out of memory.\n")
+
+    message = r"job 7 ended.+ log: CUDA out of memory\. The full log is in .+tiny-seed0\.txt\. Run"
+    with pytest.raises(TrainingError, match=message):
+        list(SubmititLauncher(tmp_path)(unset(RUNS[:1]), log))
+
+
 def test_slurm_may_be_down_for_a_while(slurm: Path, tmp_path: Path) -> None:
     (slurm / "queue").write_text("7 RUNNING\n")
     squeue, said = (slurm / "squeue").read_text(), list[str]()
