@@ -53,6 +53,7 @@ TableFormat = Literal["csv", "latex"]
 """Format of the files of tables."""
 
 _INTERVAL = ("value", "low", "high", "method")
+_BELOW = "Below each value: its 95 % confidence interval over lesions."
 _HEAD_WIDTH = 16
 _MOST_ROWS = 20
 _ESCAPES = str.maketrans(
@@ -115,10 +116,7 @@ def metric_table(run: Evaluated) -> Table:
         for name in AVERAGES
     ]
     head = ["metric", f"{image.count:,} images", f"{lesion.count:,} lesions"]
-    caption = (
-        "Below each value: its 95 % confidence interval over lesions. For lesions, probabilities "
-        "are averaged over the images of a lesion."
-    )
+    caption = f"{_BELOW} For lesions, probabilities are averaged over the images of a lesion."
     return Table(caption, head, rows)
 
 
@@ -134,7 +132,7 @@ def class_table(run: Evaluated) -> Table:
         for name in CLASSES
     ]
     head = ["class", "images", *(metric_name(metric) for metric in CLASS_METRICS)]
-    return Table("Each class against all others, per image.", head, rows)
+    return Table(f"Each class against all others, per image. {_BELOW}", head, rows)
 
 
 def strata_tables(run: Evaluated) -> list[Table]:
@@ -146,8 +144,8 @@ def strata_tables(run: Evaluated) -> list[Table]:
     ]
     tables = []
     for names, notes in (
-        (AVERAGES, strata_notes(run.evaluation)),
-        (OF_CLASSES, ["Each class against all others, per image."]),
+        (AVERAGES, ["Averages within strata, per image.", _BELOW, *strata_notes(run.evaluation)]),
+        (OF_CLASSES, ["Each class against all others, per image.", _BELOW]),
     ):
         rows = [
             [
