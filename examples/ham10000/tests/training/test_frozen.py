@@ -195,7 +195,7 @@ def test_selection_without_a_validation_set(recipe: Recipe, run: RunDir, folder:
     paper = with_fields(recipe, "data", protocol="paper")
     with pytest.raises(RecipeError, match=r"no validation set, and log_loss selects the weights"):
         train(paper, folder / "paper")
-    last = with_fields(paper, "training", monitor="epoch", mode="max")
+    last = with_fields(paper, "training", monitor="epoch", mode="max", stop_monitor="log_loss")
     train(last, folder / "paper")
     lines = RunDir(folder / "paper").metrics.read_text().splitlines()
     assert [json.loads(line)["split"] for line in lines] == ["train", "train", "test"]

@@ -33,7 +33,7 @@ from ham10000.models import (
 from ham10000.recipe import Recipe, dump_recipe
 from ham10000.training.checkpoint_file import VERSION, write_checkpoint
 from ham10000.training.data import EpochPlan, find_features, prepare_data
-from ham10000.training.journal import log_to, write_metrics
+from ham10000.training.journal import log_to, without_nan, write_metrics
 from ham10000.training.losses import ClassLoss, build_loss
 from ham10000.training.optim import Schedule, average_weights, build_optimizer, build_schedule
 from ham10000.training.run_dir import RunDir, claim_run, lock_run
@@ -142,6 +142,11 @@ def train_head(recipe: Recipe, run: RunDir, features: FeatureMaps) -> None:
                 "epoch. Choose another metric, such as log_loss."
             )
         session.evaluated.load_state_dict(best)
+        predicted = {
+            split: _predict(session, split) for split in ("val", "test") if split in session.rows
+        }
+        if "val" not in predicted:
+            counters.records.append(without_nan(_record(counters, predicted["test"], "test")))
         content = {
             "version": VERSION,
             "recipe": dump_recipe(recipe),
@@ -153,9 +158,8 @@ def train_head(recipe: Recipe, run: RunDir, features: FeatureMaps) -> None:
         write_checkpoint(run.best, content)
         write_metrics(run, counters)
         # The test set comes last, because its file marks the run as done.
-        for split in ("val", "test"):
-            if split in session.rows:
-                write_predictions(_predict(session, split), run.predictions(split))
+        for split, predictions in predicted.items():
+            write_predictions(predictions, run.predictions(split))
 
 
 def load_head(model: LesionClassifier, content: dict[str, Any], run: RunDir) -> None:
@@ -299,25 +303,30 @@ def _end_epoch(session: _Session, counters: Counters) -> bool:
     lr = session.schedule.lr
     counters.records.append({**common, "split": "train", **session.metrics.summarize(), "lr": lr})
     session.metrics = RunningMetrics()
-    measured = {"epoch": float(counters.epoch)}
-    # Without a validation set nothing depends on an evaluation, so only the last epoch has one.
-    split = "val" if "val" in session.rows else "test"
-    if split == "val" or counters.epoch == training.epochs:
-        found = _predict(session, split)
-        values = summarize(found.targets, found.probabilities)
-        measured |= {"loss": values["log_loss"], **values}
-        record = {**measured, **common, "split": split}
-        counters.records.append(
-            {name: None if value != value else value for name, value in record.items()}
-        )
+    measured: dict[str, Any] = {"epoch": counters.epoch}
+    if "val" in session.rows:
+        measured |= _record(counters, _predict(session, "val"), "val")
+        counters.records.append(without_nan(measured))
     value = measured[training.monitor]
     session.schedule.step(value)
-    stop = training.stop_monitor
-    if stop is None:
+    if training.stop_monitor is None:
         counters.update_patience(value, training.mode, training.min_delta)
-    else:
-        counters.update_patience(measured[stop], training.stop_mode, training.min_delta)
+    elif training.stop_monitor in measured:
+        stop = measured[training.stop_monitor]
+        counters.update_patience(stop, training.stop_mode, training.min_delta)
     return counters.update_best(value, training.mode)
+
+
+def _record(counters: Counters, predictions: Predictions, split: str) -> dict[str, Any]:
+    """Return a line of metrics.jsonl."""
+    measured = summarize(predictions.targets, predictions.probabilities)
+    return {
+        "epoch": counters.epoch,
+        "step": counters.step,
+        "split": split,
+        "loss": measured["log_loss"],
+        **measured,
+    }
 
 
 @torch.no_grad()

@@ -31,6 +31,7 @@ __all__ = [
     "explain_failures",
     "log_to",
     "try_write_metrics",
+    "without_nan",
     "write_metrics",
 ]
 
@@ -180,7 +181,7 @@ class Journal:
         """Record the results of an epoch."""
         counters = state.counters
         validation["seconds"] = time.monotonic() - self.started - self.seconds
-        counters.records += [_plain(train), _plain(validation)]
+        counters.records += [without_nan(train), without_nan(validation)]
         if not self.shown:
             return
         try_write_metrics(setup.run, counters)
@@ -221,8 +222,8 @@ def try_write_metrics(run: RunDir, counters: Counters) -> None:
         _LOG.error("%s Training continues.", error)
 
 
-def _plain(record: dict[str, Any]) -> dict[str, Any]:
-    # JSON has no NaN.
+def without_nan(record: dict[str, Any]) -> dict[str, Any]:
+    """Replace values that are not finite by `None`, since JSON has neither NaN nor infinity."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in record.items()
