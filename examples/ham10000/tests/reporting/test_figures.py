@@ -95,7 +95,7 @@ def test_each_method_has_a_line_of_its_own_look_and_its_area() -> None:
     figure = faithfulness_figure(CURVES)
     deletion, insertion = figure.axes
     assert [text.get_text() for text in deletion.get_legend().get_texts()] == [
-        "soft attention 0.500",
+        "attention 0.500",
         "Grad-CAM 0.500",
         "centred Gaussian 0.500",
         "random map 0.500",
