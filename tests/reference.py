@@ -22,23 +22,21 @@ def _erf(z: float) -> float:
 
 
 def convolve(x, weight, bias):
-    """Cross-correlation of (B, C, H, W) with (K, C, kh, kw), zeros beyond the border."""
-    batch, _, height, width = x.shape
-    num_maps, _, kernel_height, kernel_width = weight.shape
-    logits = np.zeros((batch, num_maps, height, width))
-    for i in range(height):
-        for j in range(width):
-            for a in range(kernel_height):
-                for b in range(kernel_width):
-                    row, column = i + a - kernel_height // 2, j + b - kernel_width // 2
-                    if 0 <= row < height and 0 <= column < width:
-                        logits[:, :, i, j] += x[:, :, row, column] @ weight[:, :, a, b].T
-    return logits if bias is None else logits + bias[None, :, None, None]
+    """Cross-correlation of (B, C, *spatial) with (K, C, *kernel), zeros beyond the border."""
+    size, kernel = x.shape[2:], weight.shape[2:]
+    logits = np.zeros((x.shape[0], weight.shape[0], *size))
+    for position in np.ndindex(size):
+        for offset in np.ndindex(kernel):
+            source = tuple(p + o - k // 2 for p, o, k in zip(position, offset, kernel, strict=True))
+            if all(0 <= s < n for s, n in zip(source, size, strict=True)):
+                logits[..., *position] += x[..., *source] @ weight[..., *offset].T
+    return logits if bias is None else logits + bias.reshape(1, -1, *[1] * len(size))
 
 
 def softmax(logits):
-    exponentials = np.exp(logits - logits.max(axis=(2, 3), keepdims=True))
-    return exponentials / exponentials.sum(axis=(2, 3), keepdims=True)
+    positions = tuple(range(2, logits.ndim))
+    exponentials = np.exp(logits - logits.max(axis=positions, keepdims=True))
+    return exponentials / exponentials.sum(axis=positions, keepdims=True)
 
 
 def soft_attention(x, weight, bias, gamma, aggregate, concat, activation):

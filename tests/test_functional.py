@@ -55,6 +55,48 @@ def test_equals_the_reference(kernel, size, aggregate, concat, gamma, activation
     assert np.abs(maps.numpy() - expected_maps).max() <= 1e-12
 
 
+# Spatial dimensions other than two: kernel and size.
+OTHER_DIMS = [
+    ((1,), (1,)),
+    ((3,), (7,)),
+    ((5,), (4,)),
+    ((1, 1, 1), (1, 1, 1)),
+    ((3, 3, 3), (3, 4, 2)),
+    ((1, 3, 5), (2, 3, 4)),
+]
+
+
+@pytest.mark.parametrize(("kernel", "size"), OTHER_DIMS)
+@pytest.mark.parametrize("aggregate", [True, False])
+@pytest.mark.parametrize("concat", [True, False])
+@pytest.mark.parametrize(("gamma", "activation"), [(None, None), (-3.0, "relu")])
+def test_signals_and_volumes_equal_the_reference(
+    kernel, size, aggregate, concat, gamma, activation
+):
+    x, weight, bias = tensors(size, kernel)
+    options = {"aggregate": aggregate, "concat": concat, "activation": activation}
+    features, maps = soft_attention(x, weight, bias, gamma, **options, return_maps=True)
+    expected, expected_maps = reference.soft_attention(
+        x.numpy(), weight.numpy(), bias.numpy(), gamma, **options
+    )
+    assert features.shape == expected.shape
+    assert maps.shape == expected_maps.shape == (2, 3, *size)
+    assert np.abs(features.numpy() - expected).max() <= 1e-12
+    assert np.abs(maps.numpy() - expected_maps).max() <= 1e-12
+
+
+@pytest.mark.parametrize("aggregate", [True, False])
+@pytest.mark.parametrize("concat", [True, False])
+def test_volumes_of_one_slice_are_feature_maps(aggregate, concat):
+    x, weight, bias = tensors((6, 5))
+    options = {"aggregate": aggregate, "concat": concat, "return_maps": True}
+    plain = soft_attention(x, weight, bias, 0.5, **options)
+    for dim in (2, 3, 4):
+        volume = soft_attention(x.unsqueeze(dim), weight.unsqueeze(dim), bias, 0.5, **options)
+        for ours, expected in zip(volume, plain, strict=True):
+            torch.testing.assert_close(ours.squeeze(dim), expected)
+
+
 @pytest.mark.parametrize("activation", [name for name in reference.ACTIVATIONS if name])
 def test_every_activation_equals_the_reference(activation):
     x, weight, bias = tensors()
@@ -77,8 +119,10 @@ def test_an_activation_may_be_a_function():
 @pytest.mark.parametrize("aggregate", [True, False])
 @pytest.mark.parametrize("concat", [True, False])
 @pytest.mark.parametrize("activation", [None, "tanh"])
-def test_gradients(aggregate, concat, activation):
-    x, weight, bias = (t.requires_grad_() for t in tensors((3, 4), channels=2, num_maps=2))
+@pytest.mark.parametrize("size", [(3, 4), (4,), (2, 2, 2)])
+def test_gradients(aggregate, concat, activation, size):
+    kernel = (3,) * len(size)
+    x, weight, bias = (t.requires_grad_() for t in tensors(size, kernel, channels=2, num_maps=2))
     gamma = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
 
     def function(*inputs):
@@ -222,6 +266,18 @@ def test_keeps_the_memory_format(aggregate, concat, memory_format):
     torch.testing.assert_close(features, plain)
 
 
+@pytest.mark.parametrize("aggregate", [True, False])
+@pytest.mark.parametrize("concat", [True, False])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
+def test_keeps_the_memory_format_of_volumes(aggregate, concat, memory_format):
+    x, weight, bias = tensors((4, 3, 5), (3, 3, 3))
+    plain = soft_attention(x, weight, bias, 0.5, aggregate=aggregate, concat=concat)
+    x = x.to(memory_format=memory_format)
+    features = soft_attention(x, weight, bias, 0.5, aggregate=aggregate, concat=concat)
+    assert features.is_contiguous(memory_format=memory_format)
+    torch.testing.assert_close(features, plain)
+
+
 def test_a_single_channel_is_no_reason_for_channels_last():
     x, weight, _ = tensors((6, 5), channels=1)
     assert x.is_contiguous(memory_format=torch.channels_last)
@@ -258,6 +314,46 @@ def test_features_that_do_not_fit(shape, message):
     assert isinstance(error.value, ValueError)
 
 
+@pytest.mark.parametrize(
+    ("shape", "weight", "message"),
+    [
+        ((2, 5, 9), (3, 4, 3), "x of shape (B, 4, L), found (2, 5, 9). Build the attention with "
+         "in_channels=5."),
+        ((2, 9, 4), (3, 4, 3), "(2, 9, 4). This looks like channels last: pass x.permute(0, 2, 1)."),
+        ((4, 9), (3, 4, 3), "found (4, 9). For a single feature map pass x.unsqueeze(0)."),
+        ((1, 4, 5, 5), (3, 4, 3), "found (1, 4, 5, 5). It has 4 dimensions, not 3."),
+        ((2, 4, 0), (3, 4, 3), "found (2, 4, 0). A map needs at least one position."),
+        ((2, 5, 6, 7, 8), (3, 4, 3, 1, 3), "x of shape (B, 4, D, H, W), found (2, 5, 6, 7, 8). "),
+        ((2, 6, 7, 8, 4), (3, 4, 3, 1, 3), "channels last: pass x.permute(0, 4, 1, 2, 3)."),
+        ((4, 6, 7, 8), (3, 4, 3, 1, 3), "For a single feature map pass x.unsqueeze(0)."),
+        ((2, 4, 3), (3, 4, 3, 1, 3), "It has 3 dimensions, not 5."),
+        ((2, 4, 3, 0, 3), (3, 4, 3, 1, 3), "A map needs at least one position."),
+    ],
+)  # fmt: skip
+def test_signals_and_volumes_that_do_not_fit(shape, weight, message):
+    with pytest.raises(ShapeError) as error:
+        soft_attention(torch.zeros(shape), torch.zeros(weight))
+    assert str(error.value).startswith("computing attention maps: expected x of shape (B, 4, ")
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((3, 4, 2), "(K, C, k) with odd k, found (3, 4, 2)."),
+        ((3, 4, 3, 3, 2), "(K, C, kd, kh, kw) with odd kd, kh and kw, found (3, 4, 3, 3, 2)."),
+        ((3, 4, 4, 3, 3), "(K, C, kd, kh, kw) with odd kd, kh and kw, found (3, 4, 4, 3, 3)."),
+    ],
+)
+def test_kernels_of_signals_and_volumes_must_be_odd(shape, expected):
+    with pytest.raises(ShapeError) as error:
+        attention_maps(torch.zeros(1, 4, *[5] * (len(shape) - 2)), torch.zeros(shape))
+    assert str(error.value) == (
+        f"computing attention maps: expected a weight of shape {expected} A kernel of even size "
+        "has no centre."
+    )
+
+
 def test_many_channels_get_the_same_advice():
     with pytest.raises(ShapeError, match="This looks like channels last"):
         soft_attention(torch.zeros(1, 7, 7, 300), torch.zeros(2, 300, 3, 3))
@@ -273,8 +369,8 @@ def test_many_channels_get_the_same_advice():
         (3, 4, 4, 3),
         (3, 4, 3, 4),
         (3, 4, 3, 8),
-        (3, 4, 3),
-        (4, 3, 3, 1, 3),
+        (3, 4),
+        (4, 3, 3, 1, 3, 3),
     ],
 )
 def test_weights_that_do_not_fit(shape):
@@ -318,17 +414,32 @@ def test_maps_that_do_not_fit(maps):
 
 
 @pytest.mark.parametrize(
-    ("x", "maps"),
+    ("x", "maps", "letters", "same"),
     [
-        ((8, 4, 5), (2, 3, 4, 5)),
-        ((2, 8, 4, 5, 1), (2, 3, 4, 5)),
-        ((2, 8, 4), (2, 3, 4)),
-        ((2, 8, 4, 5, 1), (2, 3, 4, 5, 1)),
+        ((8, 4, 5), (2, 3, 4, 5), "L", "B and L"),
+        ((2, 8, 4), (2, 3, 5), "L", "B and L"),
+        ((2, 8, 4, 5, 1), (2, 3, 4, 5), "D, H, W", "B, D, H and W"),
+        ((2, 8, 4, 5, 6), (2, 3, 4, 5, 7), "D, H, W", "B, D, H and W"),
+        ((2, 8), (2, 3), "H, W", "B, H and W"),
+        ((2, 8, 4, 5, 1, 1), (2, 3, 4, 5, 1, 1), "H, W", "B, H and W"),
     ],
 )
-def test_features_that_are_not_4_d_can_not_be_scaled(x, maps):
-    with pytest.raises(ShapeError, match=r"expected x \(B, C, H, W\) and maps"):
+def test_features_that_do_not_fit_their_maps(x, maps, letters, same):
+    with pytest.raises(ShapeError) as error:
         attend(torch.zeros(x), torch.zeros(maps))
+    assert str(error.value) == (
+        f"scaling a feature map by attention maps: expected x (B, C, {letters}) and maps "
+        f"(B, K, {letters}) of the same {same}, found x {x} and maps {maps}."
+    )
+
+
+@pytest.mark.parametrize("size", [(7,), (4, 5), (2, 3, 4)])
+def test_attend_in_any_number_of_dimensions(size):
+    x, maps = torch.randn(2, 3, *size), torch.rand(2, 2, *size)
+    assert torch.equal(attend(x, maps, 0.5), x * (0.5 * maps.sum(1, keepdim=True)))
+    softmax = spatial_softmax(maps)
+    assert softmax.shape == maps.shape
+    torch.testing.assert_close(softmax.flatten(2).sum(-1), torch.ones(2, 2))
 
 
 def test_an_unknown_activation():
@@ -367,9 +478,9 @@ def test_arguments_that_are_no_tensors(function, arguments, message):
         function(*arguments)
 
 
-@pytest.mark.parametrize("shape", [(), (3,), (2, 2), (1, 2, 3), (1, 1, 1, 2, 2)])
+@pytest.mark.parametrize("shape", [(), (3,), (2, 2), (1, 1, 1, 1, 2, 2)])
 def test_logits_of_another_shape(shape):
-    with pytest.raises(ShapeError, match=r"expected logits of shape \(B, K, H, W\), found"):
+    with pytest.raises(ShapeError, match=r"expected logits of shape \(B, K, H, W\), .* found"):
         spatial_softmax(torch.zeros(shape))
 
 

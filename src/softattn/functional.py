@@ -3,13 +3,14 @@
     f_sa = gamma * t * sum_k softmax(W_k * t)
 
 `t` is the feature map `x` of shape (B, C, H, W), `W_k * t` is channel k of a 2-D convolution, and
-the softmax is over the H x W positions of each map.
+the softmax is over the H x W positions of each map. The equation does not depend on the number of
+spatial dimensions: signals (B, C, L) and volumes (B, C, D, H, W) are computed in the same way.
 
 Source: Datta et al., "Soft-Attention Improves Skin Cancer Classification Performance",
 arXiv:2105.03358, equation 1.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias, overload
 
 import torch
@@ -35,6 +36,11 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softplus": F.softplus,
     "tanh": torch.tanh,
 }
+
+# By the number of spatial dimensions.
+_CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_POSITIONS = {1: "L", 2: "H, W", 3: "D, H, W"}
+_KERNELS = {1: ("k",), 2: ("kh", "kw"), 3: ("kd", "kh", "kw")}
 
 
 @overload
@@ -85,8 +91,9 @@ def soft_attention(
         (torch.Size([2, 1024, 7, 7]), torch.Size([2, 16, 7, 7]))
 
     Args:
-        x: the feature map, (B, C, H, W).
-        weight: one filter for each map, (K, C, kh, kw) with odd kh and kw.
+        x: the feature map, (B, C, H, W), or (B, C, ...) with one or three dimensions.
+        weight: one filter for each map, (K, C, kh, kw) with odd kh and kw, or (K, C, ...) with
+            as many dimensions as x.
         bias: (K,). Without an activation it has no effect, since the softmax is invariant to it.
         gamma: the factor of the equation; `None` for no factor.
         aggregate: scale by the sum of the maps. Otherwise scale by each of the K maps and
@@ -97,7 +104,7 @@ def soft_attention(
         return_maps: also return the maps.
 
     Returns:
-        (B, C', H, W) in the dtype of `x`, where C' is C, or K * C without `aggregate`, plus C
+        (B, C', ...) in the dtype of `x`, where C' is C, or K * C without `aggregate`, plus C
         with `concat`. With `return_maps`, also the result of `attention_maps`.
 
     Raises:
@@ -146,23 +153,24 @@ def attention_maps(
         True
 
     Args:
-        x: the feature map, (B, C, H, W).
-        weight: one filter for each map, (K, C, kh, kw) with odd kh and kw. `x` is padded with
-            zeros.
+        x: the feature map, (B, C, H, W), or (B, C, ...) with one or three dimensions.
+        weight: one filter for each map, (K, C, kh, kw) with odd kh and kw, or (K, C, ...) with
+            as many dimensions as x. `x` is padded with zeros.
         bias: (K,).
         activation: function between convolution and softmax, or its name.
 
     Returns:
-        (B, K, H, W) in float32 or wider, since half precision can't represent the small values of
-        large maps. Each map is positive and sums to 1 over its H * W positions.
+        (B, K, ...) in float32 or wider, since half precision can't represent the small values
+        of large maps. Each map is positive and sums to 1 over its positions.
 
     Raises:
         ArgumentTypeError: one of them is not a tensor.
         ShapeError: the shapes of `x`, `weight` and `bias` do not match.
     """
     _check_shapes(x, weight, bias)
-    height, width = weight.shape[2:]
-    logits = F.conv2d(x, weight, bias, padding=(height // 2, width // 2))
+    kernel = weight.shape[2:]
+    convolve = _CONVOLUTIONS[len(kernel)]
+    logits = convolve(x, weight, bias, padding=tuple(size // 2 for size in kernel))
     return spatial_softmax(get_activation(activation)(logits))
 
 
@@ -177,20 +185,21 @@ def spatial_softmax(logits: Tensor) -> Tensor:
                   [0.2500, 0.2500]]]])
 
     Args:
-        logits: (B, K, H, W).
+        logits: (B, K, H, W), or (B, K, ...) with one or three dimensions.
 
     Returns:
-        (B, K, H, W), in float32 or wider.
+        The shape of the logits, in float32 or wider.
 
     Raises:
         ArgumentTypeError: the logits are not a tensor.
-        ShapeError: they are not 4-D.
+        ShapeError: they have no dimension of positions, or more than three.
     """
     doing = "computing a softmax over positions"
     _check_tensors(doing, logits=logits)
-    if logits.ndim != 4:
+    if logits.ndim - 2 not in _POSITIONS:
         raise ShapeError(
-            f"{doing}: expected logits of shape (B, K, H, W), found {tuple(logits.shape)}."
+            f"{doing}: expected logits of shape (B, K, H, W), (B, K, L) or (B, K, D, H, W), "
+            f"found {tuple(logits.shape)}."
         )
     dtype = torch.promote_types(logits.dtype, torch.float32)
     return logits.flatten(2).softmax(dim=-1, dtype=dtype).view_as(logits)
@@ -216,26 +225,28 @@ def attend(
                  [[1., 3.]]]])
 
     Args:
-        x: the feature map, (B, C, H, W).
-        maps: (B, K, H, W), from `attention_maps` or any other source.
+        x: the feature map, (B, C, H, W), or (B, C, ...) with one or three dimensions.
+        maps: (B, K, ...), from `attention_maps` or any other source.
         gamma: a factor; `None` for none.
         aggregate: scale by the sum of the maps, not by each of them.
         concat: prepend `x`, along the channels.
 
     Returns:
-        (B, C', H, W) in the dtype and the memory format of `x`; C' as in `soft_attention`.
+        (B, C', ...) in the dtype and the memory format of `x`; C' as in `soft_attention`.
 
     Raises:
         ArgumentTypeError: `x` or `maps` is not a tensor.
-        ShapeError: `x` and `maps` are not both 4-D with the same B, H and W.
+        ShapeError: `x` and `maps` do not have the same B and the same positions.
     """
     doing = "scaling a feature map by attention maps"
     _check_tensors(doing, x=x, maps=maps)
-    if x.ndim != 4 or x.shape[0] != maps.shape[0] or x.shape[2:] != maps.shape[2:]:
+    positions = _POSITIONS.get(x.ndim - 2)
+    if positions is None or x.shape[0] != maps.shape[0] or x.shape[2:] != maps.shape[2:]:
+        letters = positions or _POSITIONS[2]
         raise ShapeError(
-            "scaling a feature map by attention maps: expected x (B, C, H, W) and maps "
-            f"(B, K, H, W) of the same B, H and W, found x {tuple(x.shape)} "
-            f"and maps {tuple(maps.shape)}."
+            f"{doing}: expected x (B, C, {letters}) and maps (B, K, {letters}) of the same "
+            f"{_joined(['B', *letters.split(', ')])}, found x {tuple(x.shape)} and maps "
+            f"{tuple(maps.shape)}."
         )
     scales = maps.sum(dim=1, keepdim=True) if aggregate else maps
     if gamma is not None:
@@ -247,11 +258,11 @@ def attend(
 
 def _scale_by_each(x: Tensor, scales: Tensor) -> Tensor:
     # Each product is written in the memory order of its result, so that flattening copies nothing.
-    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
-        scales = scales.permute(0, 2, 3, 1).unsqueeze(-1).contiguous()
-        copies = x.permute(0, 2, 3, 1).unsqueeze(-2) * scales  # (B, H, W, K, C)
-        return copies.flatten(3).permute(0, 3, 1, 2)
-    copies = x.unsqueeze(1) * scales.unsqueeze(2)  # (B, K, C, H, W)
+    if x.movedim(1, -1).is_contiguous() and not x.is_contiguous():
+        scales = scales.movedim(1, -1).unsqueeze(-1).contiguous()
+        copies = x.movedim(1, -1).unsqueeze(-2) * scales  # (B, ..., K, C)
+        return copies.flatten(-2).movedim(-1, 1)
+    copies = x.unsqueeze(1) * scales.unsqueeze(2)  # (B, K, C, ...)
     return copies.flatten(1, 2)
 
 
@@ -300,10 +311,12 @@ def _check_tensors(doing: str, **arguments: object) -> None:
 def _check_shapes(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     doing = "computing attention maps"
     _check_tensors(doing, x=x, weight=weight, **({} if bias is None else {"bias": bias}))
-    if weight.ndim != 4 or not (weight.shape[2] % 2 and weight.shape[3] % 2):
+    num_dims = weight.ndim - 2
+    if num_dims not in _KERNELS or not all(size % 2 for size in weight.shape[2:]):
+        letters = _KERNELS.get(num_dims, _KERNELS[2])
         raise ShapeError(
-            f"{doing}: expected a weight of shape (K, C, kh, kw) with odd kh and kw, "
-            f"found {tuple(weight.shape)}. A kernel of even size has no centre."
+            f"{doing}: expected a weight of shape (K, C, {', '.join(letters)}) with odd "
+            f"{_joined(letters)}, found {tuple(weight.shape)}. A kernel of even size has no centre."
         )
     num_maps, channels = weight.shape[:2]
     if bias is not None and bias.shape != (num_maps,):
@@ -311,26 +324,40 @@ def _check_shapes(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
             f"{doing}: expected a bias of shape ({num_maps},) for a weight with {num_maps} maps, "
             f"found {tuple(bias.shape)}."
         )
-    check_feature_map(x, channels, doing)
+    check_feature_map(x, channels, doing, num_dims)
 
 
-def check_feature_map(x: Tensor, channels: int, doing: str) -> None:
-    """Raise a `ShapeError` unless x is (B, channels, H, W) with at least one position."""
-    if x.ndim == 4 and x.shape[1] == channels and 0 not in (x.shape[2], x.shape[3]):
+def check_feature_map(x: Tensor, channels: int, doing: str, num_dims: int = 2) -> None:
+    """Raise a `ShapeError` unless x is (B, channels, ...) with at least one position.
+
+    Args:
+        x: the feature map.
+        channels: C.
+        doing: the beginning of the message.
+        num_dims: number of spatial dimensions.
+    """
+    ndim = num_dims + 2
+    if x.ndim == ndim and x.shape[1] == channels and 0 not in x.shape[2:]:
         return
-    if x.ndim == 3:
+    if x.ndim == ndim - 1:
         hint = "For a single feature map pass x.unsqueeze(0)."
-    elif x.ndim != 4:
-        hint = f"It has {x.ndim} dimensions, not 4."
+    elif x.ndim != ndim:
+        hint = f"It has {x.ndim} dimensions, not {ndim}."
     elif x.shape[1] == channels:
         hint = "A map needs at least one position."
-    elif x.shape[3] == channels:
-        hint = "This looks like channels last: pass x.permute(0, 3, 1, 2)."
+    elif x.shape[-1] == channels:
+        order = (0, ndim - 1, *range(1, ndim - 1))
+        hint = f"This looks like channels last: pass x.permute{order}."
     else:
         hint = f"Build the attention with in_channels={x.shape[1]}."
     raise ShapeError(
-        f"{doing}: expected x of shape (B, {channels}, H, W), found {tuple(x.shape)}. {hint}"
+        f"{doing}: expected x of shape (B, {channels}, {_POSITIONS[num_dims]}), "
+        f"found {tuple(x.shape)}. {hint}"
     )
+
+
+def _joined(letters: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(letters[:-1]), letters[-1]]))
 
 
 # Symbolic traces (torch.fx, torchvision's feature extraction) keep the equation as one node, since

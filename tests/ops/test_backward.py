@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
@@ -78,6 +79,16 @@ def assert_same_gradients(given, grads=(True, True), **options):
 @pytest.mark.parametrize("grads", [(True, True), (True, False), (False, True)])
 def test_gradients_are_autograds(calls, kernel, aggregate, concat, grads):
     assert_same_gradients(inputs(kernel=kernel), grads, aggregate=aggregate, concat=concat)
+    assert calls
+
+
+@pytest.mark.parametrize(("size", "kernel"), [((7,), (3,)), ((3, 4, 2), (3, 1, 5))])
+@pytest.mark.parametrize(("aggregate", "concat"), OPTIONS)
+@pytest.mark.parametrize("grads", [(True, True), (True, False), (False, True)])
+def test_signals_and_volumes(calls, size, kernel, aggregate, concat, grads):
+    given = inputs(kernel=kernel)
+    given["x"] = torch.randn(5, 4, *size, dtype=torch.float64, requires_grad=True)
+    assert_same_gradients(given, grads, aggregate=aggregate, concat=concat)
     assert calls
 
 
@@ -249,6 +260,24 @@ def test_meta_tensors(calls):
     soft_attention(*given).sum().backward()
     assert all(t.grad.shape == t.shape for t in given)
     assert calls
+
+
+@pytest.mark.parametrize("size", [(16384,), (128, 128), (16, 32, 32)])
+def test_less_memory_than_autograd_in_any_number_of_dimensions(monkeypatch, size):
+    peaks = []
+    for least in (0, 2**62):
+        monkeypatch.setattr(backward, "_LEAST_BYTES", least)
+        torch.manual_seed(0)
+        x = torch.randn(4, 32, *size, requires_grad=True)
+        weight = torch.randn(2, 32, *[3] * len(size), requires_grad=True)
+        features = soft_attention(x, weight, None, 0.01)
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+            features.sum().backward()
+        changes = [e.nbytes() for e in profiled.profiler.kineto_results.events()
+                   if e.name() == "[memory]"]  # fmt: skip
+        peaks.append(max(itertools.accumulate(changes)) / (x.numel() * x.element_size()))
+    ours, autograd = peaks
+    assert ours <= autograd - 0.9
 
 
 def test_a_product_is_summed_in_pieces_of_as_many_samples_as_fit(monkeypatch):

@@ -42,8 +42,8 @@ def with_low_memory_gradient(
     Args:
         equation: the equation in plain torch. It receives all other arguments, and its results are
             returned unchanged.
-        x: (B, C, H, W).
-        weight: (K, C, kh, kw).
+        x: (B, C, ...).
+        weight: (K, C, ...).
         bias: (K,).
         gamma: the factor.
         aggregate: as in `softattn.functional.soft_attention`.
@@ -134,17 +134,18 @@ class _LowMemoryGradient(torch.autograd.Function):
             if gamma is not None:
                 grad_scales, scales = gamma * grad_scales, gamma * scales
             grad_maps = grad_scales if grad_maps is None else grad_maps + grad_scales
-        grad_logits = maps * (grad_maps - (maps * grad_maps).sum(dim=(2, 3), keepdim=True))
+        positions = tuple(range(2, x.ndim))
+        grad_logits = maps * (grad_maps - (maps * grad_maps).sum(dim=positions, keepdim=True))
         grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
             grad_logits.to(x.dtype),
             x,
             weight,
             None if bias is None else bias.shape,
-            (1, 1),
-            (weight.shape[2] // 2, weight.shape[3] // 2),
-            (1, 1),
+            (1,) * len(positions),
+            tuple(size // 2 for size in weight.shape[2:]),
+            (1,) * len(positions),
             False,
-            (0, 0),
+            (0,) * len(positions),
             1,
             wanted[:3],
         )
@@ -169,12 +170,12 @@ def dot(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
         torch.Size([2, 1, 1, 2])
 
     Args:
-        a: (B, C, H, W).
-        b: (B, C, H, W).
+        a: (B, C, ...).
+        b: (B, C, ...).
         dtype: dtype of the sum.
 
     Returns:
-        (B, 1, H, W).
+        (B, 1, ...).
     """
     sample_bytes = a[0].numel() * a.element_size() if len(a) else 1
     samples = _PIECE_BYTES // sample_bytes if a.device.type == "cpu" else len(a)
