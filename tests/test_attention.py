@@ -13,6 +13,8 @@ from softattn import (
     ArgumentTypeError,
     ShapeError,
     SoftAttention,
+    SoftAttention1d,
+    SoftAttention3d,
     SoftAttentionBlock,
     SoftAttnError,
 )
@@ -36,6 +38,42 @@ def test_the_module_is_the_function_with_its_parameters():
     np.testing.assert_allclose(features.detach().numpy(), expected, atol=1e-6)
     np.testing.assert_allclose(maps.detach().numpy(), expected_maps, atol=1e-6)
     assert torch.equal(attention(x), features)
+
+
+OTHER_DIMS = [(SoftAttention1d, 3, (9,)), (SoftAttention3d, (1, 3, 5), (3, 4, 5))]
+
+
+@pytest.mark.parametrize(("module", "kernel", "size"), OTHER_DIMS)
+@pytest.mark.parametrize("aggregate", [True, False])
+def test_signals_and_volumes(module, kernel, size, aggregate):
+    attention = module(6, 4, kernel, aggregate=aggregate, concat=True, activation="tanh")
+    nn.init.normal_(attention.bias)
+    x = torch.randn(2, 6, *size)
+    features, maps = attention(x, return_maps=True)
+    weight, bias = (p.detach().numpy() for p in (attention.weight, attention.bias))
+    expected, expected_maps = reference.soft_attention(
+        x.numpy(), weight, bias, 0.01, aggregate=aggregate, concat=True, activation="tanh"
+    )
+    np.testing.assert_allclose(features.detach().numpy(), expected, atol=1e-6)
+    np.testing.assert_allclose(maps.detach().numpy(), expected_maps, atol=1e-6)
+    assert features.shape == (2, attention.out_channels, *size)
+
+
+@pytest.mark.parametrize(
+    ("module", "kernel", "letters"),
+    [(SoftAttention1d, (3,), "L"), (SoftAttention3d, (3,) * 3, "D, H, W")],
+)
+def test_signals_and_volumes_start_and_print_like_images(module, kernel, letters):
+    attention = module(64)
+    bound = math.sqrt(6 / attention.weight[0].numel())
+    assert attention.weight.shape == (16, 64, *kernel)
+    assert 0.95 * bound < attention.weight.abs().max() <= bound
+    assert repr(attention) == f"{module.__name__}(64, num_maps=16, kernel_size={kernel})"
+    assert not isinstance(attention, SoftAttention)
+    with pytest.raises(ShapeError, match=rf"expected x of shape \(B, 64, {letters}\)"):
+        attention(torch.zeros(2, 64, 7, 7))
+    with pytest.raises(ArgumentError, match=f"building {module.__name__}: kernel_size must be one"):
+        module(64, kernel_size=(3, 3))
 
 
 @pytest.mark.parametrize("aggregate", [True, False])

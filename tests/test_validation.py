@@ -1,5 +1,7 @@
 import re
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +13,7 @@ from softattn._validation import (
     fraction,
     listed,
     missing_extra,
-    odd_pair,
+    odd_sizes,
     whole_number,
 )
 
@@ -31,15 +33,14 @@ def test_whole_numbers(value):
         (whole_number, torch.zeros(2), ArgumentTypeError, "found tensor([0., 0.]) (Tensor)."),
         (whole_number, 2.0, ArgumentTypeError, "at least 1, found 2.0 (float)."),
         (finite_number, "1", ArgumentTypeError, "n must be a finite number, found '1' (str)."),
+        (finite_number, np.bool_(True), ArgumentTypeError, "found np.True_ (bool)."),
+        (finite_number, torch.tensor(0.5), ArgumentTypeError, "found tensor(0.5000) (Tensor)."),
         (finite_number, True, ArgumentTypeError, "n must be a finite number, found True (bool)."),
         (finite_number, float("nan"), ArgumentError, "n must be a finite number, found nan."),
         (finite_number, float("inf"), ArgumentError, "n must be a finite number, found inf."),
         (finite_number, 10**400, ArgumentError, "00."),
         (fraction, 1.5, ArgumentError, "n must be between 0 and 1, found 1.5."),
         (fraction, -0.1, ArgumentError, "n must be between 0 and 1, found -0.1."),
-        (odd_pair, (1, 2, 3), ArgumentError, "one number or (height, width), found (1, 2, 3)."),
-        (odd_pair, 4, ArgumentError, "found 4. Nearest: 3 or 5."),
-        (odd_pair, (3, 2), ArgumentError, "found (3, 2). Nearest: (3, 1) or (3, 3)."),
     ],
 )
 def test_invalid_values(check, value, error, message):
@@ -50,8 +51,30 @@ def test_invalid_values(check, value, error, message):
 
 def test_fractions_and_sizes():
     assert [fraction("testing", "n", value) for value in (0, 0.5, 1)] == [0.0, 0.5, 1.0]
-    assert odd_pair("testing", "n", 3) == odd_pair("testing", "n", [3, 3]) == (3, 3)
-    assert odd_pair("testing", "n", (1, 5)) == (1, 5)
+    for value in (np.float32(0.5), np.float64(0.5), Fraction(1, 2)):
+        number = finite_number("testing", "n", value)
+        assert (number, type(number)) == (0.5, float)
+    for value, count, sizes in [(3, 2, (3, 3)), ([3, 3], 2, (3, 3)), ((1, 5), 2, (1, 5)),
+                                (3, 1, (3,)), ((5,), 1, (5,)), ((1, 3, 5), 3, (1, 3, 5))]:  # fmt: skip
+        assert odd_sizes("testing", "n", value, count) == sizes
+
+
+@pytest.mark.parametrize(
+    ("value", "count", "message"),
+    [
+        ((1, 2, 3), 2, "be one number or (height, width), found (1, 2, 3)."),
+        ((1, 3), 3, "be one number or (depth, height, width), found (1, 3)."),
+        ((1, 3), 1, "be one number, found (1, 3)."),
+        (4, 2, "found 4. Nearest: 3 or 5."),
+        ((4,), 1, "found (4,). Nearest: (3,) or (5,)."),
+        ((3, 2), 2, "found (3, 2). Nearest: (3, 1) or (3, 3)."),
+        ((1, 3, 6), 3, "found (1, 3, 6). Nearest: (1, 3, 5) or (1, 3, 7)."),
+    ],
+)
+def test_invalid_sizes(value, count, message):
+    with pytest.raises(ArgumentError, match=r"^testing: n must be") as raised:
+        odd_sizes("testing", "n", value, count)
+    assert str(raised.value).endswith(message)
 
 
 def test_missing_extra():

@@ -3,7 +3,12 @@
 from softattn import functional, keras
 from softattn import hub as hub
 from softattn import plot as plot
-from softattn.attention import SoftAttention, SoftAttentionBlock
+from softattn.attention import (
+    SoftAttention,
+    SoftAttention1d,
+    SoftAttention3d,
+    SoftAttentionBlock,
+)
 from softattn.capture import SpatialAttention, capture_maps
 from softattn.errors import (
     ArgumentError,
@@ -27,6 +32,8 @@ __all__ = [
     "ModelError",
     "ShapeError",
     "SoftAttention",
+    "SoftAttention1d",
+    "SoftAttention3d",
     "SoftAttentionBlock",
     "SoftAttentionClassifier",
     "SoftAttnError",

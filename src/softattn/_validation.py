@@ -4,6 +4,7 @@ import difflib
 import math
 import operator
 from collections.abc import Iterable
+from numbers import Real
 
 from torch import Tensor
 
@@ -27,7 +28,7 @@ def whole_number(doing: str, name: str, value: object, *, least: int = 1) -> int
 def finite_number(doing: str, name: str, value: object) -> float:
     """Return `value` as a float, or raise an error that names the argument."""
     expected = f"{doing}: {name} must be a finite number, found {value!r}"
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):  # NumPy's numbers too
         raise ArgumentTypeError(f"{expected} ({type(value).__name__}).")
     try:
         number = float(value)
@@ -63,23 +64,25 @@ def fraction(doing: str, name: str, value: object) -> float:
     return number
 
 
-def odd_pair(doing: str, name: str, value: object) -> tuple[int, int]:
-    """Return a size, or a (height, width) of sizes, as a pair of odd numbers of at least 1."""
-    pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
-    if len(pair) != 2:
-        raise ArgumentError(
-            f"{doing}: {name} must be one number or (height, width), found {value!r}."
-        )
-    height, width = (whole_number(doing, name, size) for size in pair)
-    if height % 2 == 0 or width % 2 == 0:
-        below = (height - 1 + height % 2, width - 1 + width % 2)
-        above = (height + 1 - height % 2, width + 1 - width % 2)
-        nearest = (below, above) if isinstance(value, tuple | list) else (below[0], above[0])
+_SIZES = {1: "", 2: " or (height, width)", 3: " or (depth, height, width)"}
+
+
+def odd_sizes(doing: str, name: str, value: object, count: int) -> tuple[int, ...]:
+    """Return a size, or a tuple of `count` sizes, as a tuple of odd numbers of at least 1."""
+    is_tuple = isinstance(value, tuple | list)
+    sizes = tuple(value) if isinstance(value, tuple | list) else (value,) * count
+    if len(sizes) != count:
+        raise ArgumentError(f"{doing}: {name} must be one number{_SIZES[count]}, found {value!r}.")
+    numbers = tuple(whole_number(doing, name, size) for size in sizes)
+    if not all(number % 2 for number in numbers):
+        below = tuple(number - 1 + number % 2 for number in numbers)
+        above = tuple(number + 1 - number % 2 for number in numbers)
+        nearest = (below, above) if is_tuple else (below[0], above[0])
         raise ArgumentError(
             f"{doing}: {name} must be odd, since an even kernel has no centre, found {value!r}. "
             f"Nearest: {nearest[0]} or {nearest[1]}."
         )
-    return height, width
+    return numbers
 
 
 def missing_extra(doing: str, package: str, extra: str) -> MissingExtraError:

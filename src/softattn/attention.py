@@ -1,5 +1,6 @@
-"""Soft-Attention as modules: the parameters of the equation, and the paper's block."""
+"""Soft-Attention as modules, and attention of other kinds by name."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -7,73 +8,55 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from softattn import functional
-from softattn._validation import finite_number, flag, fraction, odd_pair, whole_number
+from softattn._validation import (
+    closest,
+    finite_number,
+    flag,
+    fraction,
+    missing_extra,
+    odd_sizes,
+    whole_number,
+)
 from softattn.capture import SpatialAttention
+from softattn.errors import ArgumentError, ArgumentTypeError
 from softattn.functional import Activation
 from softattn.ops import is_exporting
 
-__all__ = ["SoftAttention", "SoftAttentionBlock"]
+__all__ = [
+    "Block",
+    "SoftAttention",
+    "SoftAttention1d",
+    "SoftAttention3d",
+    "SoftAttentionBlock",
+    "SoftAttentionNd",
+    "attention_factory",
+]
+
+Block = str | Callable[[int], nn.Module]
+"""Name of an attention of timm, or a function from the number of channels to a module."""
+
+# For error messages, since timm has no list of them.
+_TIMM_ATTENTIONS = ("se", "ese", "eca", "ceca", "ge", "gc", "gca", "cbam", "lcbam", "coord")
 
 
-class SoftAttention(SpatialAttention):
-    """Soft-Attention, equation 1 of the paper, computed as one 2-D convolution.
+class SoftAttentionNd(SpatialAttention):
+    """Base class of Soft-Attention, with the arguments and attributes of `SoftAttention`.
 
     Example:
-        >>> import torch
-        >>> from softattn import SoftAttention
-        >>> attention = SoftAttention(in_channels=64)
-        >>> x = torch.randn(2, 64, 7, 7)
-        >>> attention(x).shape
-        torch.Size([2, 64, 7, 7])
-        >>> features, maps = attention(x, return_maps=True)
-        >>> maps.shape
-        torch.Size([2, 16, 7, 7])
-
-    Args:
-        in_channels: C, the channels of the feature map.
-        num_maps: K, the number of attention maps.
-        kernel_size: size of the convolution kernel: odd, one number or (height, width).
-        aggregate: scale the features by the sum of the maps. Otherwise scale them by each map,
-            which multiplies the number of channels by K.
-        concat: prepend the unchanged features, along the channels.
-        gamma: initial value of the learned factor; 0.01 in the paper. `None` for no factor.
-            Each map sums to 1, so with uniform maps and `aggregate` the features are scaled by
-            gamma * K / (H * W): by 0.003 for gamma 0.01, K = 16 and 7 x 7 positions. If the
-            unscaled features are not passed on as well (by `concat` or a residual connection),
-            use gamma = H * W / K, which keeps their scale, as `wrap_backbone` does.
-        activation: function between convolution and softmax, or its name. The authors' code uses
-            `"relu"`, the paper none.
-        bias: add a bias to the convolution. Without an activation it has no effect, since the
-            softmax is invariant to it.
-        device: device of the parameters.
-        dtype: dtype of the parameters.
-
-    Shape:
-        - x: (B, C, H, W), with H and W of at least 1.
-        - features: (B, C', H, W), where C' is `out_channels`: C, or K * C without `aggregate`,
-          plus C with `concat`.
-        - maps: (B, K, H, W), in float32 or wider; each map sums to 1.
-
-    Attributes:
-        weight: (K, C, kh, kw), initialized He-uniform as in the authors' code.
-        bias: (K,), initialized with zeros; or `None`.
-        gamma: (1,), since FSDP doesn't shard scalars, or `None`. State dicts with a scalar gamma
-            can be loaded too.
-
-    Raises:
-        ArgumentError: an argument is out of range.
-        ArgumentTypeError: an argument has the wrong type.
-        ShapeError: in `forward`, x isn't (B, C, H, W).
-
-    Source: arXiv:2105.03358, section 2.1. The layer that the authors published computes something
-    else: see `softattn.keras.KerasSoftAttention`.
+        >>> from softattn import SoftAttention3d
+        >>> from softattn.attention import SoftAttentionNd
+        >>> issubclass(SoftAttention3d, SoftAttentionNd), SoftAttention3d.num_dims
+        (True, 3)
     """
+
+    num_dims: int
+    """Number of spatial dimensions, set by subclasses."""
 
     def __init__(
         self,
         in_channels: int,
         num_maps: int = 16,
-        kernel_size: int | tuple[int, int] = 3,
+        kernel_size: int | tuple[int, ...] = 3,
         *,
         aggregate: bool = True,
         concat: bool = False,
@@ -87,7 +70,7 @@ class SoftAttention(SpatialAttention):
         doing = f"building {type(self).__name__}"
         self.in_channels = whole_number(doing, "in_channels", in_channels)
         self.num_maps = whole_number(doing, "num_maps", num_maps)
-        self.kernel_size = odd_pair(doing, "kernel_size", kernel_size)
+        self.kernel_size = odd_sizes(doing, "kernel_size", kernel_size, self.num_dims)
         self.aggregate = flag(doing, "aggregate", aggregate)
         self.concat = flag(doing, "concat", concat)
         self.initial_gamma = None if gamma is None else finite_number(doing, "gamma", gamma)
@@ -152,6 +135,109 @@ class SoftAttention(SpatialAttention):
             parts.append(f"activation={name!r}")
         parts += ["bias=False"] if self.bias is None else []
         return ", ".join(parts)
+
+
+class SoftAttention(SoftAttentionNd):
+    """Soft-Attention, equation 1 of the paper, computed as one 2-D convolution.
+
+    Example:
+        >>> import torch
+        >>> from softattn import SoftAttention
+        >>> attention = SoftAttention(in_channels=64)
+        >>> x = torch.randn(2, 64, 7, 7)
+        >>> attention(x).shape
+        torch.Size([2, 64, 7, 7])
+        >>> features, maps = attention(x, return_maps=True)
+        >>> maps.shape
+        torch.Size([2, 16, 7, 7])
+
+    Args:
+        in_channels: C, the channels of the feature map.
+        num_maps: K, the number of attention maps.
+        kernel_size: size of the convolution kernel: odd, one number or (height, width).
+        aggregate: scale the features by the sum of the maps. Otherwise scale them by each map,
+            which multiplies the number of channels by K.
+        concat: prepend the unchanged features, along the channels.
+        gamma: initial value of the learned factor; 0.01 in the paper. `None` for no factor.
+            Each map sums to 1, so with uniform maps and `aggregate` the features are scaled by
+            gamma * K / (H * W): by 0.003 for gamma 0.01, K = 16 and 7 x 7 positions. If the
+            unscaled features are not passed on as well (by `concat` or a residual connection),
+            use gamma = H * W / K, which keeps their scale, as `wrap_backbone` does.
+        activation: function between convolution and softmax, or its name. The authors' code uses
+            `"relu"`, the paper none.
+        bias: add a bias to the convolution. Without an activation it has no effect, since the
+            softmax is invariant to it.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
+
+    Shape:
+        - x: (B, C, H, W), with H and W of at least 1.
+        - features: (B, C', H, W), where C' is `out_channels`: C, or K * C without `aggregate`,
+          plus C with `concat`.
+        - maps: (B, K, H, W), in float32 or wider; each map sums to 1.
+
+    Attributes:
+        weight: (K, C, kh, kw), initialized He-uniform as in the authors' code.
+        bias: (K,), initialized with zeros; or `None`.
+        gamma: (1,), since FSDP doesn't shard scalars, or `None`. State dicts with a scalar gamma
+            can be loaded too.
+
+    Raises:
+        ArgumentError: an argument is out of range.
+        ArgumentTypeError: an argument has the wrong type.
+        ShapeError: in `forward`, x isn't (B, C, H, W).
+
+    For signals and volumes there are `SoftAttention1d` and `SoftAttention3d`.
+
+    Source: arXiv:2105.03358, section 2.1. The layer that the authors published computes something
+    else: see `softattn.keras.KerasSoftAttention`.
+    """
+
+    num_dims = 2
+
+
+class SoftAttention1d(SoftAttentionNd):
+    """Soft-Attention on signals, computed as one 1-D convolution.
+
+    Example:
+        >>> import torch
+        >>> from softattn import SoftAttention1d
+        >>> attention = SoftAttention1d(in_channels=64)
+        >>> features, maps = attention(torch.randn(2, 64, 50), return_maps=True)
+        >>> features.shape, maps.shape
+        (torch.Size([2, 64, 50]), torch.Size([2, 16, 50]))
+
+    Arguments are those of `SoftAttention`, except that `kernel_size` is one number.
+
+    Shape:
+        - x: (B, C, L), with L of at least 1.
+        - features: (B, C', L).
+        - maps: (B, K, L), in float32 or wider; each map sums to 1.
+    """
+
+    num_dims = 1
+
+
+class SoftAttention3d(SoftAttentionNd):
+    """Soft-Attention on volumes and videos, computed as one 3-D convolution.
+
+    Example:
+        >>> import torch
+        >>> from softattn import SoftAttention3d
+        >>> attention = SoftAttention3d(in_channels=64, num_maps=8)
+        >>> features, maps = attention(torch.randn(2, 64, 4, 7, 7), return_maps=True)
+        >>> features.shape, maps.shape
+        (torch.Size([2, 64, 4, 7, 7]), torch.Size([2, 8, 4, 7, 7]))
+
+    Arguments are those of `SoftAttention`; `kernel_size` may be (depth, height, width).
+
+    Shape:
+        - x: (B, C, D, H, W), each size at least 1. D is the depth or the number of frames.
+        - features: (B, C', D, H, W).
+        - maps: (B, K, D, H, W), in float32 or wider; each map sums to 1.
+    """
+
+    num_dims = 3
 
 
 class SoftAttentionBlock(nn.Module):
@@ -253,3 +339,61 @@ class SoftAttentionBlock(nn.Module):
     def extra_repr(self) -> str:
         """Return the arguments of the block itself, for `print(module)`."""
         return f"pool={self.pool}, drop_rate={self.drop_rate}"
+
+
+def attention_factory(doing: str, block: Block) -> Callable[[int], nn.Module]:
+    """Return the function that builds an attention for a number of channels.
+
+    Example:
+        >>> from softattn.attention import attention_factory
+        >>> type(attention_factory("building", "se")(64)).__name__
+        'SEModule'
+
+    Args:
+        doing: the beginning of error messages.
+        block: name of an attention of timm, or a function.
+
+    Raises:
+        ArgumentError: timm has no attention of this name; or, later, the function raises an error.
+        ArgumentTypeError: the block is neither; or, later, the function returns no module.
+        MissingExtraError: timm is needed and not installed.
+    """
+    if isinstance(block, str):
+        factory = _timm_attention(doing, block)
+    elif isinstance(block, nn.Module) or not callable(block):
+        raise ArgumentTypeError(
+            f"{doing}: block must be a function from the number of channels to a module, such as "
+            f"SoftAttention, or the name of an attention of timm, found {block!r}."
+        )
+    else:
+        factory = block
+
+    def build(channels: int) -> nn.Module:
+        try:
+            built = factory(channels)
+        except Exception as error:
+            raise ArgumentError(
+                f"{doing}: block raises {type(error).__name__} for {channels} channels: {error}"
+            ) from error
+        if isinstance(built, nn.Module):
+            return built
+        found = f"found {built!r} ({type(built).__name__})."
+        raise ArgumentTypeError(f"{doing}: block must return a torch.nn.Module, {found}")
+
+    return build
+
+
+def _timm_attention(doing: str, name: str) -> Callable[[int], nn.Module]:
+    try:
+        from timm.layers.create_attn import get_attn
+    except ImportError as error:
+        raise missing_extra(f"building the attention {name!r}", "timm", "timm") from error
+    try:
+        factory: Callable[[int], nn.Module] | None = get_attn(name)
+    except AssertionError:
+        factory = None
+    if factory is None:
+        raise ArgumentError(
+            f"{doing}: timm has no attention named {name!r}. {closest(name, _TIMM_ATTENTIONS)}"
+        )
+    return factory

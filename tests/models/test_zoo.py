@@ -193,3 +193,14 @@ def test_without_transformers_its_models_say_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'softattn\[transformers\]'"):
         load_model("transformers:vit")
+
+
+@pytest.mark.parametrize("name", ["r3d_18", "torchvision:swin3d_t", "timm:mvit_v2_s"])
+def test_models_of_videos(name):
+    bare = name.rpartition(":")[2]
+    with pytest.raises(ArgumentError) as error:
+        load_model(name)
+    assert str(error.value) == (
+        f"building {name}: it is a model of videos, and only models of images are supported. Build "
+        f"it with torchvision.models.get_model({bare!r}), and use insert_attention."
+    )

@@ -13,10 +13,9 @@ from softattn._validation import (
     describe,
     finite_number,
     fraction,
-    missing_extra,
     whole_number,
 )
-from softattn.attention import SoftAttention
+from softattn.attention import Block, SoftAttention, attention_factory
 from softattn.errors import ArgumentError, ArgumentTypeError, ModelError
 from softattn.features import FeatureMap, dry_run, plan_backbone, random_images
 from softattn.models.classifier import ClassifierHead, HeadFactory, SoftAttentionClassifier
@@ -24,7 +23,6 @@ from softattn.models.zoo import load_model, preprocessing
 
 __all__ = ["wrap_backbone"]
 
-Block = str | Callable[[int], nn.Module] | None
 Gamma = float | Literal["uniform"] | None
 
 _HEADS = ("pool", "flatten")
@@ -34,16 +32,13 @@ _HEADS = ("pool", "flatten")
 # a new map has 81 % of its attention at one position. 0 would keep all K maps equal for ever.
 _NEARLY_UNIFORM = 0.01
 
-# For error messages, since timm has no list of them.
-_TIMM_ATTENTIONS = ("se", "ese", "eca", "ceca", "ge", "gc", "gca", "cbam", "lcbam", "coord")
-
 
 def wrap_backbone(
     backbone: str | nn.Module,
     num_classes: int,
     *,
     at: str | None = None,
-    block: Block = None,
+    block: Block | None = None,
     gamma: Gamma = "uniform",
     pretrained: bool = False,
     head: str | HeadFactory = "pool",
@@ -129,9 +124,9 @@ def wrap_backbone(
     plan = plan_backbone(model, at, size, cfg)
     like = next((p for p in plan.model.parameters() if p.is_floating_point()), torch.zeros(0))
     with torch.device(like.device):
-        attention = _module(doing, "block", make_attention(plan.feature_map)).to(like)
+        attention = make_attention(plan.feature_map).to(like)
         attended = _attended(attention, plan.feature_map)
-        new_head = _module(doing, "head", make_head(attended, num_classes, drop_rate)).to(like)
+        new_head = make_head(attended, num_classes, drop_rate).to(like)
     if not isinstance(head, str):
         _check_head(new_head, attended, num_classes)
     config: dict[str, Any] | None = None
@@ -184,7 +179,7 @@ def _image_size(doing: str, value: object) -> tuple[int, ...] | None:
 
 
 def _attention_factory(
-    doing: str, block: Block, num_maps: int, gamma: Gamma
+    doing: str, block: Block | None, num_maps: int, gamma: Gamma
 ) -> Callable[[FeatureMap], nn.Module]:
     """Check the arguments, and return a function that builds the attention."""
     if block is None:
@@ -194,15 +189,7 @@ def _attention_factory(
             f"{doing}: gamma is an argument of the default attention, found gamma={gamma!r} with "
             f"block={block!r}. Set it in the block: block=partial(SoftAttention, gamma={gamma!r})."
         )
-    if isinstance(block, str):
-        factory = _timm_attention(doing, block)
-    elif isinstance(block, nn.Module) or not callable(block):
-        raise ArgumentTypeError(
-            f"{doing}: block must be a function from the number of channels to a module, such as "
-            f"SoftAttention, or the name of an attention of timm, found {block!r}."
-        )
-    else:
-        factory = block
+    factory = attention_factory(doing, block)
     return lambda found: factory(found.channels)
 
 
@@ -224,22 +211,6 @@ def _soft_attention(doing: str, num_maps: int, gamma: Gamma) -> Callable[[Featur
     return build
 
 
-def _timm_attention(doing: str, name: str) -> Callable[[int], nn.Module]:
-    try:
-        from timm.layers.create_attn import get_attn
-    except ImportError as error:
-        raise missing_extra(f"building the attention {name!r}", "timm", "timm") from error
-    try:
-        factory: Callable[[int], nn.Module] | None = get_attn(name)
-    except AssertionError:
-        factory = None
-    if factory is None:
-        raise ArgumentError(
-            f"{doing}: timm has no attention named {name!r}. {closest(name, _TIMM_ATTENTIONS)}"
-        )
-    return factory
-
-
 def _head_factory(doing: str, head: str | HeadFactory) -> Callable[[Tensor, int, float], nn.Module]:
     """Return a function that builds a head from (attended features, num_classes, drop_rate)."""
     if isinstance(head, str):
@@ -254,16 +225,17 @@ def _head_factory(doing: str, head: str | HeadFactory) -> Callable[[Tensor, int,
             f'{doing}: head must be "pool", "flatten", or a function that builds a module from '
             f"(in_channels, num_classes), found {head!r}."
         )
-    return lambda x, num_classes, drop_rate: head(x.shape[1], num_classes)
 
+    def build(x: Tensor, num_classes: int, drop_rate: float) -> nn.Module:
+        built = head(x.shape[1], num_classes)
+        if isinstance(built, nn.Module):
+            return built
+        raise ArgumentTypeError(
+            f"{doing}: head must return a torch.nn.Module, found {built!r} "
+            f"({type(built).__name__})."
+        )
 
-def _module(doing: str, name: str, built: object) -> nn.Module:
-    """Return what a factory built, after checking that it is a module."""
-    if isinstance(built, nn.Module):
-        return built
-    raise ArgumentTypeError(
-        f"{doing}: {name} must return a torch.nn.Module, found {built!r} ({type(built).__name__})."
-    )
+    return build
 
 
 def _linear_head(x: Tensor, num_classes: int, drop_rate: float, flatten: bool) -> nn.Module:

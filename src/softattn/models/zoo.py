@@ -110,6 +110,12 @@ def _resolve(name: str) -> tuple[str, str]:
     timm = _timm()
     prefix, colon, rest = name.partition(":")
     of_torchvision = torchvision.models.list_models(module=torchvision.models)
+    if (rest or name) in torchvision.models.list_models(module=torchvision.models.video):
+        raise ArgumentError(
+            f"building {name}: it is a model of videos, and only models of images are supported. "
+            f"Build it with torchvision.models.get_model({rest or name!r}), and use "
+            "insert_attention."
+        )
     if prefix == "torchvision":
         if rest in of_torchvision:
             return "torchvision", rest
