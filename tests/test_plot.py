@@ -33,6 +33,40 @@ def test_the_colour_bar_says_how_much_more_than_uniform():
     assert bar.get_ylim()[1] == pytest.approx(4)  # 5 parts of 20 on one of 16 positions
 
 
+@pytest.mark.parametrize(("channels", "depth", "columns"), [(1, 20, 8), (3, 4, 4)])
+def test_slices_of_a_volume(tmp_path, channels, depth, columns):
+    maps = torch.zeros(2, 3, 4, 5)
+    maps[:, 1, 2, 3] = 1.0
+    volume = torch.full((channels, depth, 16, 20), 0.5)
+    figure = plot_maps(volume, maps, "a title")
+    cells, bar = figure.axes[:-1], figure.axes[-1]
+    assert len(cells) == 4 * columns  # image, overlay and two maps
+    titles = [cell.get_title() for cell in cells[:columns]]
+    assert titles[0] == "slice 0"
+    assert titles[-1] == f"slice {depth - 1}"
+    assert "1 = uniform" in bar.get_ylabel()
+    assert bar.get_ylim()[1] == pytest.approx(60)
+    drawn = torch.stack([torch.as_tensor(c.images[0].get_array().data) for c in cells[-columns:]])
+    found = [int((int(title.split()[1]) + 0.5) * 3 / depth) for title in titles]
+    assert torch.equal(drawn, maps[1][found])
+    overlays = [torch.as_tensor(c.images[0].get_array().data) for c in cells[columns : 2 * columns]]
+    changes = torch.stack([(o - 0.5).abs().sum() for o in overlays])
+    assert found[int(changes.argmax())] == 1
+    figure.savefig(tmp_path / "volume.png")
+
+
+def test_curves_of_a_signal(tmp_path):
+    signal, maps = torch.randn(3, 20), torch.rand(2, 5)
+    figure = plot_maps(signal, maps)
+    curves = [[line.get_xydata() for line in axes.lines] for axes in figure.axes]
+    assert [len(part) for part in curves] == [3, 1, 2]
+    assert torch.allclose(torch.as_tensor(curves[0][1][:, 1]).float(), signal[1])
+    assert torch.allclose(torch.as_tensor(curves[2][0][:, 1]).float(), maps[0])
+    assert curves[2][0][:, 0].tolist() == [1.5, 5.5, 9.5, 13.5, 17.5]  # of four samples each
+    assert curves[1][0][:, 1].mean() == pytest.approx(1)
+    figure.savefig(tmp_path / "signal.png")
+
+
 def test_attention_is_laid_where_it_is():
     image, attention = torch.full((3, 40, 60), 0.5), torch.zeros(4, 6)
     attention[1, 4] = 3.0
@@ -49,6 +83,8 @@ def test_relative_to_uniform_has_a_mean_of_one():
     maps = torch.rand(3, 5, 4)
     relative = relative_to_uniform(maps)
     torch.testing.assert_close(relative.mean(dim=(1, 2)), torch.ones(3))
+    assert relative_to_uniform(maps, num_dims=3).mean() == pytest.approx(1)
+    torch.testing.assert_close(relative_to_uniform(maps, 1).mean(dim=2), torch.ones(3, 5))
     torch.testing.assert_close(relative / relative[0, 0, 0], maps * (1 / maps[0, 0, 0]) / (
         maps.mean(dim=(1, 2)) / maps[0].mean()
     )[:, None, None])  # fmt: skip
@@ -59,6 +95,9 @@ def test_relative_to_uniform_has_a_mean_of_one():
     [
         ((20, 15, 3), (2, 4, 4), "expected an image (3, H, W), found (20, 15, 3)."),
         ((1, 3, 20, 15), (2, 4, 4), "expected an image (3, H, W), found (1, 3, 20, 15)."),
+        ((3, 20), (2, 4, 4), "expected the maps of one image, (K, l), found (2, 4, 4). From a batch take maps[i]."),
+        ((2, 6, 20, 15), (2, 3, 4, 4), "expected a volume (3, D, H, W) or (1, D, H, W), found (2, 6, 20, 15)."),
+        ((1, 6, 20, 15), (1, 2, 3, 4, 4), "expected the maps of one image, (K, d, h, w), found (1, 2, 3, 4, 4). From a batch take maps[i]."),
         ((3, 20, 15), (1, 2, 4, 4), "expected the maps of one image, (K, h, w), found (1, 2, 4, 4). From a batch take maps[i]."),
     ],
 )  # fmt: skip

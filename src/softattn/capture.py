@@ -83,7 +83,7 @@ class SpatialAttention(nn.Module):
 
         Args:
             features: the attended feature map.
-            maps: (B, K, H, W).
+            maps: (B, K, H, W), or (B, K, ...) in other numbers of dimensions.
             return_maps: return (features, maps) instead of the features alone.
         """
         for capture in _active_captures():
@@ -127,8 +127,8 @@ def capture_maps(model: nn.Module) -> Iterator[Mapping[str, Tensor]]:
 
     Yields:
         A mapping from the names of the modules, as in `named_modules()`, to their maps
-        (B, K, H, W), in the order in which the modules ran. A later pass replaces the maps of an
-        earlier one. Maps carry gradients like any output; `detach()` those that you keep.
+        (B, K, ...), in the order in which the modules ran. A later pass replaces the maps of
+        an earlier one. Maps carry gradients like any output; `detach()` those that you keep.
 
     Raises:
         ModelError: the model contains no attention module; or, at the end of the block, a tool
