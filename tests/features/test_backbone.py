@@ -435,3 +435,11 @@ def test_the_grid_of_a_patch_that_does_not_divide_the_image():
 def test_a_name_is_no_model() -> None:
     with pytest.raises(ArgumentTypeError, match=r"expected a torch.nn.Module, found str\."):
         find_backbone("resnet18")
+
+
+def test_models_of_volumes_are_for_insert_attention():
+    for model in (nn.Sequential(nn.Conv3d(3, 4, 3), nn.ReLU()), torchvision.models.video.r3d_18()):
+        with pytest.raises(
+            ModelError, match=r"begins with a 3-D convolution.* insert_attention wor"
+        ):
+            find_backbone(model)

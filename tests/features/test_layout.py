@@ -27,7 +27,8 @@ sizes = st.integers(1, 4)
 
 @given(st.sampled_from(Layout), sizes, sizes, sizes, sizes, st.integers(0, 3))
 def test_there_and_back_is_the_same(layout, batch, channels, height, width, num_prefix):
-    x = torch.randn(batch, channels, height, width)
+    depth = (3,) if layout.num_dims == 3 else ()
+    x = torch.randn(batch, channels, *depth, height, width)
     prefix = torch.randn(batch, num_prefix, channels)
     count = num_prefix if layout is Layout.NLC else 0
     there = from_nchw(x, layout, prefix)

@@ -15,6 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.ao import quantization
+from torch.ao.quantization import quantize_fx
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from softattn import (
@@ -620,7 +622,12 @@ ERRORS: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     ("head", {}, ModelError, "its output (2, 3) is not a feature map: expected (B, C, H, W)"),
     ("flat", {}, ModelError, OTHERS),
     ("stem", {"layout": "NLC"}, ModelError, "expected layout='NLC', as given"),
-    ("stem", {"layout": "CHW"}, ArgumentError, "one of ['NCHW', 'NHWC', 'NLC'], found 'CHW'"),
+    (
+        "stem",
+        {"layout": "CHW"},
+        ArgumentError,
+        "one of ['NCHW', 'NHWC', 'NLC', 'NCDHW', 'NDHWC'], found 'CHW'",
+    ),
     ("stem", {"grid": 7}, ArgumentError, "grid must be (height, width), found 7."),
     ("stem", {"grid": (0, 7)}, ArgumentError, "grid must be a whole number of at least 1"),
     ("stem", {"num_prefix_tokens": -1}, ArgumentError, "num_prefix_tokens must be a whole number"),
@@ -629,6 +636,49 @@ ERRORS: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     ("stem", {"gamma": float("nan")}, ArgumentError, "gamma must be a finite number, found nan"),
     ("stem", {"gamma": None}, ArgumentTypeError, "gamma must be a finite number, found None"),
     ("stem", {"activation": "relo"}, ArgumentError, "unknown name 'relo'"),
+    (
+        "stem",
+        {"block": "ses"},
+        ArgumentError,
+        "timm has no attention named 'ses'. Closest: se, ese",
+    ),
+    ("stem", {"block": nn.ReLU()}, ArgumentTypeError, "block must be a function from the number"),
+    ("stem", {"block": 3}, ArgumentTypeError, "or the name of an attention of timm, found 3."),
+    ("stem", {"block": lambda c: None}, ArgumentTypeError, "block must return a torch.nn.Module"),
+    (
+        "stem",
+        {"block": lambda c: nn.Conv2d(c, 2 * c, 1)},
+        ModelError,
+        "at 'stem': applying Conv2d to a map (2, 6, 112, 112): it returns a tensor (2, 12, 112, 112), "
+        "and must return a map of the same shape.",
+    ),
+    ("stem", {"block": lambda c: Pair()}, ModelError, "it returns a list of 2: a tensor (2, 6"),
+    ("stem", {"block": nn.Linear}, ArgumentError, "block raises TypeError for 6 channels: "),
+    (
+        "stem",
+        {"block": lambda c: nn.Linear(c, c)},
+        ModelError,
+        "Linear to a map (2, 6, 112, 112): it",
+    ),
+    ("stem", {"block": "se", "gamma": "x"}, ArgumentTypeError, "finite number, found 'x'"),
+    (
+        "stem",
+        {"block": lambda c: nn.ReLU(inplace=True)},
+        ModelError,
+        "it changes its input in place",
+    ),
+    (
+        "stem",
+        {"block": lambda c: Count()},
+        ModelError,
+        "it returns torch.int64, and must return float",
+    ),
+    (
+        "stem",
+        {"block": "se", "num_maps": 8, "bias": False},
+        ArgumentError,
+        "num_maps, bias applies only to the default attention. Set it in the block",
+    ),
     (
         "stem",
         {"example": torch.zeros(1, 5, 8, 8)},
@@ -670,6 +720,72 @@ def test_one_bad_name_among_any_good_ones_changes_nothing(
     with pytest.raises(SoftAttnError):
         insert_attention(model, [*good[:where], bad, *good[where:]])
     assert snapshot(model) == before
+
+
+def test_a_block_must_be_a_new_module_in_each_call() -> None:
+    model, shared = res_net(), nn.Identity()
+    before = snapshot(model)
+    for names, block in ((["layer3", "layer4"], shared), ("layer3", model.layer4[0].drop_block)):
+        with pytest.raises(ArgumentError, match="block returned a module that is in use already"):
+            insert_attention(model, names, block=lambda channels, block=block: block)
+    assert snapshot(model) == before
+
+
+@pytest.mark.parametrize("block", [None, "se"])
+def test_what_is_inserted_in_inference_mode_can_be_trained(block: str | None) -> None:
+    model = res_net()
+    with torch.inference_mode():
+        insert_attention(model, "layer4", block=block)
+        model(IMAGE)
+    model(IMAGE).square().sum().backward()
+    assert model.layer4[-1].soft_attention.gamma.grad is not None
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["inserted-first", "converted-first"])
+def test_a_block_survives_the_conversion_to_synchronized_norms(before: bool) -> None:
+    model = res_net()
+
+    def block(channels: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(channels, channels, 1), nn.BatchNorm2d(channels))
+
+    if before:
+        insert_attention(model, ["conv1.0", "layer4"], block=block, gamma=0.5)
+        expected = model(IMAGE)
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if not before:
+        insert_attention(model, ["conv1.0", "layer4"], block=block, gamma=0.5)
+        expected = copy.deepcopy(model)(IMAGE)
+    torch.testing.assert_close(model(IMAGE), expected)
+    remove_attention(model)
+    assert not torch.allclose(model(IMAGE), expected)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("block", [None, "se"])
+def test_quantization(block: str | None) -> None:
+    model = open_up(insert_attention(res_net(), "layer4", block=block))
+    output = model(IMAGE)
+    dynamic = quantization.quantize_dynamic(model, {nn.Linear})
+    mapping = quantization.get_default_qconfig_mapping("fbgemm")
+    prepared = quantize_fx.prepare_fx(copy.deepcopy(model), mapping, (IMAGE,))
+    prepared(IMAGE)
+    static = quantize_fx.convert_fx(prepared)
+    for quantized in (dynamic, static):
+        assert (quantized(IMAGE) - output).abs().max() < 0.1 * output.abs().max()
+    assert dynamic.layer4[-1].soft_attention.gamma == model.layer4[-1].soft_attention.gamma
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_eager_quantization_says_what_to_do() -> None:
+    model = nn.Sequential(quantization.QuantStub(), nn.Conv2d(3, 4, 3), quantization.DeQuantStub())
+    insert_attention(model.eval(), "1")
+    model.qconfig = quantization.get_default_qconfig("fbgemm")
+    prepared = quantization.prepare(model)
+    prepared(IMAGE)
+    with pytest.raises(
+        ModelError, match=r"was replaced by .*Conv2d, .* attention is gone\. Call rem"
+    ):
+        quantization.convert(prepared)(IMAGE)
 
 
 def test_a_second_insertion_at_one_place() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from softattn import ModelError, ShapeError
 from softattn.features.layout import Layout, MapLayout, TokenGrid, from_nchw
 from softattn.insertion.hooks import InputSize
-from softattn.insertion.residual import ResidualAttention, residual_attention
+from softattn.insertion.residual import GatedBlock, ResidualAttention, gate, residual_attention
 
 DTYPES = {
     torch.float16: torch.int16,
@@ -150,3 +150,142 @@ def test_a_tuple_is_refused() -> None:
 
 def test_an_empty_batch() -> None:
     assert ResidualAttention(4)(torch.randn(0, 4, 3, 3)).shape == (0, 4, 3, 3)
+
+
+class Explodes(nn.Module):
+    """Block whose output is infinite or NaN in places."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x > 0, x * torch.inf, -x)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@settings(max_examples=20, deadline=None)
+@given(halves=st.lists(st.integers(-(2**15), 2**15 - 1), min_size=12, max_size=12))
+def test_a_gated_block_leaves_every_bit(
+    dtype: torch.dtype, layout: tuple[Layout, int], halves: list[int]
+) -> None:
+    torch.manual_seed(0)
+    how, prefix = layout
+    nchw = torch.randn(2, 3, 4, 2).to(dtype)
+    nchw[1].view(-1)[:12] = torch.tensor(halves, dtype=torch.int16).view(torch.half).to(dtype)
+    x = lay(nchw, how, prefix)
+    map_layout = MapLayout(how, TokenGrid(4, 2), prefix)
+    for block in (Explodes(), nn.Conv2d(3, 3, 1).to(dtype), nn.Identity()):
+        assert same_bits(GatedBlock(block, map_layout=map_layout, dtype=dtype)(x), x)
+
+
+@pytest.mark.parametrize("value", [-0.0, torch.inf, -torch.inf, torch.nan, 5e-45, 6.5e4])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_gated_block_leaves_special_values(value: float, dtype: torch.dtype) -> None:
+    x = torch.full((1, 8, 3, 3), value).to(dtype)
+    for block in (Explodes(), nn.Conv2d(8, 8, 1).to(dtype), nn.Tanh(), nn.ReLU()):
+        assert same_bits(GatedBlock(block, dtype=dtype)(x), x)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_gated_block_is_x_plus_gamma_times_the_difference(layout: tuple[Layout, int]) -> None:
+    how, prefix = layout
+    nchw = torch.randn(2, 5, 4, 6, dtype=torch.float64)
+    x = lay(nchw, how, prefix)
+    block = nn.Conv2d(5, 5, 3, padding=1, dtype=torch.float64)
+    map_layout = MapLayout(how, TokenGrid(4, 6), prefix)
+    y = GatedBlock(block, gamma=0.7, map_layout=map_layout, dtype=torch.float64)(x)
+    expected = from_nchw(nchw + 0.7 * (block(nchw) - nchw), how, x[:, :prefix] if prefix else None)
+    torch.testing.assert_close(y, expected)
+    assert torch.autograd.gradcheck(
+        lambda x, gamma: gate(x, x, x.sin(), gamma), (nchw[:1].requires_grad_(), y.new_tensor(0.7).requires_grad_())
+    )  # fmt: skip
+
+
+def test_the_gradient_of_a_gated_block_at_zero_is_finite() -> None:
+    x = torch.tensor([[[[1.0, -2.0, torch.inf, torch.nan]]]], requires_grad=True)
+    attention = GatedBlock(nn.ReLU6())
+    attention(x).sum().backward()
+    assert attention.gamma.grad == 2.0  # of the second position, the difference of 0 and -2
+    assert torch.equal(x.grad, torch.ones_like(x))
+    overflows = GatedBlock(nn.Conv2d(1, 1, 1, dtype=torch.half), dtype=torch.half)
+    nn.init.constant_(overflows.block.weight, 6e4)
+    overflows(torch.full((1, 1, 2, 2), 6e4, dtype=torch.half)).sum().backward()
+    assert overflows.gamma.grad == 0
+
+
+def test_a_gated_block_must_keep_the_shape() -> None:
+    with pytest.raises(ShapeError, match=r"the block returned \(1, 8, 3, 3\) for a map \(1, 4, 3"):
+        GatedBlock(nn.Conv2d(4, 8, 1))(torch.randn(1, 4, 3, 3))
+    with pytest.raises(ModelError, match="the module returned a tuple in this pass"):
+        GatedBlock(nn.ReLU())((torch.randn(1, 4, 3, 3),))
+
+
+def test_a_gated_block_in_another_dtype() -> None:
+    x = torch.randn(1, 4, 3, 3)
+    assert GatedBlock(nn.Conv2d(4, 4, 1)).half()(x).dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert GatedBlock(nn.Conv2d(4, 4, 1))(x.bfloat16()).dtype == torch.bfloat16
+
+
+def gated_model(dtype: torch.dtype = torch.float32) -> nn.Module:
+    block = nn.Sequential(nn.Conv2d(4, 4, 1, dtype=dtype), nn.BatchNorm2d(4, dtype=dtype))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, dtype=dtype))
+    model.add_module("attention", GatedBlock(block, gamma=0.5, dtype=dtype))
+    return model.eval()
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_checkpoint_from_before_keeps_the_block(assign: bool) -> None:
+    model = gated_model()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    old = {k: torch.ones_like(v) for k, v in before.items() if "attention" not in k}
+    keys = model.load_state_dict(old, strict=True, assign=assign)
+    assert not keys.missing_keys
+    state = model.state_dict()
+    assert all(torch.equal(state[key], {**before, **old}[key]) for key in before)
+    assert all(isinstance(p, nn.Parameter) and p.requires_grad for p in model.parameters())
+    assert set(old) == {"0.weight", "0.bias"}
+    partly = {k: v for k, v in before.items() if not k.endswith("gamma")}
+    with pytest.raises(RuntimeError, match=r"Missing key.*attention.gamma"):
+        model.load_state_dict(partly)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_checkpoint_from_before_is_assigned_to_a_gated_block_on_meta(dtype: torch.dtype) -> None:
+    old = {k: v for k, v in gated_model(dtype).state_dict().items() if "attention" not in k}
+    with torch.device("meta"):
+        model = gated_model(dtype)
+    model.load_state_dict(old, strict=True, assign=True)
+    for tensor in (*model.parameters(), *model.buffers()):
+        assert tensor.device.type == "cpu"
+    assert {p.dtype for p in model.parameters()} == {dtype}
+    assert model.attention.gamma == 0.5
+    assert torch.equal(model.attention.block[1].running_var, torch.ones(4, dtype=dtype))
+    assert model(torch.randn(1, 3, 8, 8, dtype=dtype)).isfinite().all()
+    with torch.device("meta"):
+        model.attention.block.own = nn.Parameter(torch.zeros(3))
+        model.attention.gamma = nn.Parameter(torch.zeros(1))
+    with pytest.raises(
+        ModelError, match=r"'block' of the inserted attention \(Sequential\) has no"
+    ):
+        model.load_state_dict(old, strict=True, assign=True)
+
+
+def test_reset_parameters() -> None:
+    attention = GatedBlock(nn.ReLU(), gamma=0.25, device="meta").to_empty(device="cpu")
+    attention.reset_parameters()
+    assert attention.gamma == 0.25
+
+
+def test_volumes() -> None:
+    for layout in (Layout.NCDHW, Layout.NDHWC):
+        ncdhw = torch.randn(2, 3, 2, 4, 5)
+        x = from_nchw(ncdhw, layout)
+        attention = ResidualAttention(3, 2, map_layout=MapLayout(layout))
+        assert attention.weight.shape == (2, 3, 3, 3, 3)
+        assert same_bits(attention(x), x)
+        nn.init.constant_(attention.gamma, 0.5)
+        y, maps = attention(x, return_maps=True)
+        expected = ncdhw * (1 + 0.5 * maps.sum(1, keepdim=True))
+        torch.testing.assert_close(y, from_nchw(expected, layout))
+        assert maps.shape == (2, 2, 2, 4, 5)
+    with pytest.raises(ShapeError, match=r"as NDHWC: expected 5 dimensions, found \(2, 3, 4, 5\)"):
+        attention(torch.zeros(2, 3, 4, 5))

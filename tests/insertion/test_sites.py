@@ -85,3 +85,84 @@ class WithList(nn.Module):
 class Pair(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         return [x, x]
+
+
+class FramesFirst(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.fold = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = self.conv(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        return self.fold(frames).mean((1, 3, 4))
+
+
+def test_frames_before_the_channels() -> None:
+    with pytest.raises(ModelError, match="has a dimension of frames before its channels"):
+        find_sites(FramesFirst(), ["fold"], (torch.zeros(2, 4, 3, 16, 16),), Hints(), "inserting")
+
+
+class Cube(nn.Module):
+    """Volumes as deep, high and wide as they have channels."""
+
+    def __init__(self, last: bool) -> None:
+        super().__init__()
+        self.last = last
+        self.conv = nn.Conv3d(1, 8, 3, padding=1)
+        self.out = nn.Identity()
+        self.tokens = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        self.tokens(x.flatten(2).transpose(1, 2))
+        return self.out(x.movedim(1, -1) if self.last else x)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_volumes(last: bool) -> None:
+    x = torch.zeros(2, 1, 8, 8, 8)
+    [site] = find_sites(Cube(last), ["out"], (x,), Hints(), "inserting")
+    assert site.map_layout == MapLayout(Layout.NDHWC if last else Layout.NCDHW)
+    assert (site.channels, site.size) == (8, (8, 8, 8))
+    with pytest.raises(
+        ModelError, match=r"expected \(B, C, D, H, W\).* of 4 or 5 dimensions. There are: conv"
+    ):
+        find_sites(Cube(last), ["tokens"], (x,), Hints(), "inserting")
+
+
+def test_five_dimensions_of_an_image_are_no_volume() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Unflatten(1, (2, 4)))
+    with pytest.raises(ModelError, match=r"\(2, 2, 4, 62, 94\) is not a feature map"):
+        find_sites(model, ["1"], (X,), Hints(), "inserting")
+
+
+def test_images_in_a_list() -> None:
+    class Detector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Conv2d(3, 8, 3, padding=1)
+            self.pool = nn.AdaptiveAvgPool2d((2, 3))
+
+        def forward(self, images: list[Tensor]) -> Tensor:
+            return self.pool(self.body(torch.stack(images)))
+
+    images = [torch.zeros(3, 16, 24)] * 3
+    [site] = find_sites(Detector(), ["pool"], (images,), Hints(), "inserting")
+    assert (site.map_layout.layout, site.channels, site.size) == (Layout.NCHW, 8, (2, 3))
+
+
+def test_videos_in_a_list() -> None:
+    class Pathways(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.slow, self.fast = nn.Conv3d(3, 8, 1), nn.Conv3d(3, 4, 1)
+
+        def forward(self, videos: list[Tensor]) -> Tensor:
+            slow, fast = (m(v) for m, v in zip((self.slow, self.fast), videos, strict=True))
+            return torch.cat([slow.mean((2, 3, 4)), fast.mean((2, 3, 4))], dim=1)
+
+    videos = [torch.zeros(2, 3, 2, 16, 16), torch.zeros(2, 3, 8, 16, 16)]
+    slow, fast = find_sites(Pathways(), ["slow", "fast"], (videos,), Hints(), "inserting")
+    assert slow.map_layout == fast.map_layout == MapLayout(Layout.NCDHW)
+    assert (slow.channels, fast.size) == (8, (8, 16, 16))

@@ -15,9 +15,12 @@ from softattn.features.dry_run import (
     candidate_sizes,
     declares_main_input,
     dry_run,
+    image_shapes,
     image_size,
     keep_random_state,
     random_images,
+    random_volumes,
+    takes_volumes,
     tensors_in,
 )
 from softattn.features.inference import (
@@ -59,6 +62,7 @@ __all__ = [
     "find_backbone",
     "find_map",
     "from_nchw",
+    "image_shapes",
     "image_size",
     "infer_layout",
     "infer_layout_strictly",
@@ -68,6 +72,8 @@ __all__ = [
     "own_maps",
     "plan_backbone",
     "random_images",
+    "random_volumes",
     "replace_map",
+    "takes_volumes",
     "tensors_in",
 ]

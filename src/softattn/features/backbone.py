@@ -20,6 +20,7 @@ from softattn.features.dry_run import (
     copy_sharing_parameters,
     dry_run,
     random_images,
+    takes_volumes,
 )
 from softattn.features.inference import (
     ANOTHER_ORDER,
@@ -237,8 +238,8 @@ def find_backbone(
     Raises:
         ArgumentTypeError: `model` is not a module, or `at` not a name. For a model's name, use
             `wrap_backbone`.
-        ModelError: the model has no such map, or can't be run, or is a dense predictor, which
-            returns a map of the input's size, and `at` is not given. It is left unchanged.
+        ModelError: the model has no such map, can't be run, takes volumes, or is a dense predictor,
+            which returns a map of the input's size, and `at` is not given. It is left unchanged.
     """
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(
@@ -258,6 +259,11 @@ def plan_backbone(
         raise ArgumentTypeError(
             f"{_DOING}: at must be the name of a module or of a node, found {at!r} "
             f"({type(at).__name__})."
+        )
+    if takes_volumes(model):
+        raise ModelError(
+            f"{_DOING}: {type(model).__name__} begins with a 3-D convolution, and only models of "
+            "images are supported. insert_attention works with models of volumes and videos too."
         )
     cfg = pretrained_cfg if pretrained_cfg is not None else getattr(model, "pretrained_cfg", None)
     cfg = dict(cfg) if isinstance(cfg, Mapping) else {}

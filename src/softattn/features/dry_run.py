@@ -31,9 +31,12 @@ __all__ = [
     "copy_sharing_parameters",
     "declares_main_input",
     "dry_run",
+    "image_shapes",
     "image_size",
     "keep_random_state",
     "random_images",
+    "random_volumes",
+    "takes_volumes",
     "tensors_in",
 ]
 
@@ -333,7 +336,7 @@ def _pair(size: object) -> tuple[int, int] | None:
     return None
 
 
-def random_images(model: nn.Module, size: ImageSize, batch: int = 1) -> Tensor:
+def random_images(model: nn.Module, size: tuple[int, ...], batch: int = 1) -> Tensor:
     """Return the same random images at each call, with the device and dtype of the parameters."""
     # Random, since equal positions would not show the order of tokens.
     images = torch.randn(batch, *size, generator=torch.Generator().manual_seed(0))
@@ -343,6 +346,47 @@ def random_images(model: nn.Module, size: ImageSize, batch: int = 1) -> Tensor:
 
 
 def image_size(inputs: Inputs) -> tuple[int, int] | None:
-    """Return the height and width of the first argument that is a batch of images."""
-    images = (x.shape for x in argument_values(inputs) if isinstance(x, Tensor) and x.ndim == 4)
-    return next(((shape[2], shape[3]) for shape in images), None)
+    """Return the height and width of the first argument that holds images or volumes."""
+    return next(((shape[-2], shape[-1]) for shape in image_shapes(inputs)), None)
+
+
+def image_shapes(inputs: Inputs) -> list[tuple[int, ...]]:
+    """Return the shapes (B, C, ..., H, W) of the arguments that hold images or volumes.
+
+    Detection models take a list of images, and some video models a list of videos.
+
+    >>> import torch
+    >>> from softattn.features.dry_run import image_shapes
+    >>> image_shapes(([torch.zeros(3, 32, 48), torch.zeros(3, 32, 48)], 0.5))
+    [(2, 3, 32, 48)]
+    """
+    shapes: list[tuple[int, ...]] = []
+    for value in argument_values(inputs):
+        parts = value if isinstance(value, list | tuple) else [value]
+        found = [tuple(x.shape) for x in parts if isinstance(x, Tensor)]
+        shapes += [shape for shape in found if len(shape) in (4, 5)]
+        if parts is value and found and all(len(shape) == 3 for shape in found):
+            shapes.append((len(found), *found[0]))
+    return shapes
+
+
+def takes_volumes(model: nn.Module) -> bool:
+    """Return whether a model begins with a 3-D convolution, and so probably takes volumes.
+
+    >>> from torch import nn
+    >>> from softattn.features.dry_run import takes_volumes
+    >>> takes_volumes(nn.Conv2d(3, 8, 3)), takes_volumes(nn.Conv3d(3, 8, 3))
+    (False, True)
+    """
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    return isinstance(next((m for m in model.modules() if isinstance(m, kinds)), None), nn.Conv3d)
+
+
+def random_volumes(model: nn.Module) -> Iterator[Tensor]:
+    """Yield batches of two random volumes that a model may accept, most likely first."""
+    channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv3d)), 3)
+    own = _first_attribute(model, "img_size")
+    declared = [own] if isinstance(own, tuple | list) and len(own) == 3 else []
+    # Frames of a video, a volume that a network can halve five times, and the input of MViT.
+    for size in (*declared, (16, 64, 64), (64, 64, 64), (16, 224, 224)):
+        yield random_images(model, (channels, *size), batch=2)

@@ -163,6 +163,8 @@ class ObservedOutput:
     """Number that the model declares. It holds for the last block, but not for all others."""
     shape_of_half: Callable[[], Shape | None] = lambda: None
     """Returns the shape for an image of half the height, if the model runs on one."""
+    is_volume: bool = False
+    """Whether the model's input is (B, C, D, H, W)."""
 
 
 def infer_layout_strictly(output: ObservedOutput, hints: Hints) -> MapLayout:
@@ -180,55 +182,72 @@ def infer_layout_strictly(output: ObservedOutput, hints: Hints) -> MapLayout:
     Raises:
         ModelError: the output is not a map, or several layouts fit.
     """
-    layouts = {3: (Layout.NLC,), 4: (Layout.NCHW, Layout.NHWC)}.get(len(output.shape), ())
+    layouts = _candidates(output)
     if hints.layout is not None:
         layouts = tuple(layout for layout in layouts if layout is hints.layout)
     if not layouts:
-        expected = (
-            "(B, C, H, W), (B, H, W, C), or tokens (B, P + H * W, C)"
-            if hints.layout is None
-            else f"layout={hints.layout.value!r}, as given"
-        )
+        expected = "(B, C, H, W), (B, H, W, C), or tokens (B, P + H * W, C)"
+        if output.is_volume:
+            expected = "(B, C, D, H, W), (B, D, H, W, C), (B, C, H, W), or (B, H, W, C)"
+        if hints.layout is not None:
+            expected = f"layout={hints.layout.value!r}, as given"
         raise ModelError(f"its output {output.shape} is not a feature map: expected {expected}.")
     if layouts == (Layout.NLC,):
         return _infer_tokens(output, hints)
-    layout = layouts[0] if len(layouts) == 1 else _infer_channels(output)
-    height, width = _sizes(output.shape)[layout is Layout.NHWC]
-    if height * width < 2:
+    layout = layouts[0] if len(layouts) == 1 else _infer_channels(output, layouts)
+    positions = output.shape[2:] if _channel(layout) == 1 else output.shape[1:-1]
+    if math.prod(positions) < 2:
         raise ModelError(
-            f"its output {output.shape} is not a feature map: it has {height} x {width} positions, "
-            "and attention needs two or more. Name a module before the pooling."
+            f"its output {output.shape} is not a feature map: it has "
+            f"{' x '.join(map(str, positions))} positions, and attention needs two or more. Name a "
+            "module before the pooling."
         )
     return MapLayout(layout)
 
 
+def _candidates(output: ObservedOutput) -> tuple[Layout, ...]:
+    match len(output.shape):
+        case 3 if not output.is_volume:  # the grid of a volume's tokens is unknown
+            return (Layout.NLC,)
+        case 4:
+            return (Layout.NCHW, Layout.NHWC)
+        case 5 if output.is_volume:  # otherwise heads or groups, before or after the channels
+            return (Layout.NCDHW, Layout.NDHWC)
+    return ()
+
+
 def _sizes(shape: Shape) -> tuple[Size, Size]:
-    """Return (H, W) as NCHW and as NHWC."""
-    return (shape[2], shape[3]), (shape[1], shape[2])
+    """Return (H, W) with the channels first and with the channels last."""
+    return (shape[-2], shape[-1]), (shape[-3], shape[-2])
 
 
-def _infer_channels(output: ObservedOutput) -> Layout:
-    """Choose NCHW or NHWC by aspect ratio, then by a run on a lower image, then by parameters."""
-    sizes = dict(zip((Layout.NCHW, Layout.NHWC), _sizes(output.shape), strict=True))
+def _channel(layout: Layout) -> int:
+    return 1 if layout in (Layout.NCHW, Layout.NCDHW) else -1
+
+
+def _infer_channels(output: ObservedOutput, layouts: tuple[Layout, ...]) -> Layout:
+    """Choose channels first or last by aspect ratio, then by a lower image, then by parameters."""
+    shape = output.shape
     fitting = [
         layout
-        for layout, size in sizes.items()
+        for layout, size in zip(layouts, _sizes(shape), strict=True)
         if output.image is not None and same_aspect(size, output.image)
     ]
     if len(fitting) != 1:
-        lower = output.shape_of_half() or output.shape
-        channels: Mapping[Layout, int] = {Layout.NCHW: 1, Layout.NHWC: 3}
-        height = {Layout.NCHW: 2, Layout.NHWC: 1}
+        lower = output.shape_of_half() or shape
+        channel = {layout: _channel(layout) for layout in layouts}
+        height = dict(zip(layouts, (-2, -3), strict=True))
         fitting = [
             layout
-            for layout in channels
-            if lower[height[layout]] < output.shape[height[layout]]
-            and lower[channels[layout]] == output.shape[channels[layout]]
-        ] or [layout for layout in channels if output.shape[channels[layout]] in output.channels]
+            for layout in layouts
+            if lower[height[layout]] < shape[height[layout]]
+            and lower[channel[layout]] == shape[channel[layout]]
+        ] or [layout for layout in layouts if shape[channel[layout]] in output.channels]
     if len(fitting) != 1:
+        letters = [f"({', '.join(layout.value.replace('N', 'B'))})" for layout in layouts]
         raise ModelError(
-            f"its output {output.shape} may be (B, C, H, W), (B, H, W, C), or not a feature "
-            f"map{_of(output)}. Pass layout='NCHW' or layout='NHWC' if it is one."
+            f"its output {shape} may be {', '.join(letters)}, or not a feature map{_of(output)}. "
+            f"Pass layout={layouts[0].value!r} or layout={layouts[1].value!r} if it is one."
         )
     return fitting[0]
 

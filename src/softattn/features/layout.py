@@ -1,4 +1,4 @@
-"""Feature maps in the outputs of modules, their layouts, and the conversion to (B, C, H, W)."""
+"""Feature maps in the outputs of modules, their layouts, and conversions to channels first."""
 
 import math
 from collections.abc import Mapping
@@ -132,6 +132,15 @@ class Layout(StrEnum):
     """(B, H, W, C), as in Swin, MambaOut and Hiera."""
     NLC = "NLC"
     """Tokens after P prefix tokens, as in ViT, (B, P + H * W, C)."""
+    NCDHW = "NCDHW"
+    """(B, C, D, H, W), as in convolutional networks on volumes and videos."""
+    NDHWC = "NDHWC"
+    """(B, D, H, W, C), as in Video Swin."""
+
+    @property
+    def num_dims(self) -> int:
+        """Number of spatial dimensions."""
+        return 3 if self in (Layout.NCDHW, Layout.NDHWC) else 2
 
 
 def same_aspect(size: Size, image: Size) -> bool:
@@ -248,7 +257,7 @@ class MapLayout:
     """Number of leading tokens that are not positions, such as the class token."""
 
     def to_nchw(self, x: Tensor, image: Size | None = None) -> Tensor:
-        """Return a tensor as (B, C, H, W).
+        """Return a tensor as (B, C, H, W), or (B, C, D, H, W) if it is a volume.
 
         Args:
             x: in this layout.
@@ -266,7 +275,7 @@ class MapLayout:
 def to_nchw(
     x: Tensor, layout: Layout, grid: Size | None = None, num_prefix_tokens: int = 0
 ) -> Tensor:
-    """Convert a feature map from a layout to (B, C, H, W), without a copy.
+    """Convert a feature map from a layout to channels first, without a copy.
 
     Example:
         >>> import torch
@@ -275,10 +284,13 @@ def to_nchw(
         torch.Size([2, 192, 14, 14])
 
     Args:
-        x: (B, C, H, W), (B, H, W, C) or (B, P + H * W, C).
+        x: in the layout.
         layout: the layout of x.
         grid: (H, W) of tokens.
         num_prefix_tokens: P. These tokens are left out.
+
+    Returns:
+        (B, C, H, W), or (B, C, D, H, W) for the layouts of volumes.
 
     Raises:
         ShapeError: x isn't in this layout, or has other than P + H * W tokens.
@@ -292,16 +304,16 @@ def to_nchw(
             )
         tokens = x.narrow(1, num_prefix_tokens, height * width)
         return tokens.transpose(1, 2).reshape(x.shape[0], x.shape[2], height, width)
-    if x.ndim != 4:
+    if x.ndim != layout.num_dims + 2:
         raise ShapeError(
-            f"reading a feature map as {layout.value}: expected 4 dimensions, "
+            f"reading a feature map as {layout.value}: expected {layout.num_dims + 2} dimensions, "
             f"found {tuple(x.shape)}."
         )
-    return x.permute(0, 3, 1, 2) if layout is Layout.NHWC else x
+    return x.movedim(-1, 1) if layout in (Layout.NHWC, Layout.NDHWC) else x
 
 
 def from_nchw(x: Tensor, layout: Layout, prefix: Tensor | None = None) -> Tensor:
-    """Convert a feature map (B, C, H, W) to a layout.
+    """Convert a feature map to a layout from channels first.
 
     Example:
         >>> import torch
@@ -310,13 +322,13 @@ def from_nchw(x: Tensor, layout: Layout, prefix: Tensor | None = None) -> Tensor
         torch.Size([2, 197, 192])
 
     Args:
-        x: (B, C, H, W).
+        x: (B, C, H, W), or (B, C, D, H, W) for the layouts of volumes.
         layout: the layout of the result.
         prefix: (B, P, C), tokens to prepend.
     """
-    if layout is Layout.NCHW:
+    if layout in (Layout.NCHW, Layout.NCDHW):
         return x
-    if layout is Layout.NHWC:
-        return x.permute(0, 2, 3, 1)
+    if layout in (Layout.NHWC, Layout.NDHWC):
+        return x.movedim(1, -1)
     tokens = x.flatten(2).transpose(1, 2)
     return tokens if prefix is None else torch.cat([prefix, tokens], dim=1)

@@ -188,8 +188,8 @@ def restore(model: nn.Module) -> None:
                 hook(module, ())
 
 
-def detach(model: nn.Module, kind: type[nn.Module]) -> bool:
-    """Remove attention of a class and all hooks of `attach`; return whether there was any.
+def detach(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
+    """Remove attention of some classes and all hooks of `attach`; return whether there was any.
 
     This includes attention that no hook calls any more, and hooks without attention.
     """
@@ -200,7 +200,7 @@ def detach(model: nn.Module, kind: type[nn.Module]) -> bool:
                 if isinstance(hook, _AttendOutput | _KeepAttached | InputSize):
                     remove_hook(module, key)
                     found = True
-        if isinstance(children(module).get(CHILD), kind):
+        if isinstance(children(module).get(CHILD), kinds):
             delattr(module, CHILD)
             found = True
     return found

@@ -5,20 +5,22 @@ applies it. No module is replaced and no key renamed, so code that indexes, iter
 saves or compares the network works as before.
 """
 
+import inspect
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from softattn._validation import whole_number
+from softattn._validation import describe, whole_number
+from softattn.attention import Block, attention_factory
 from softattn.errors import ArgumentError, ArgumentTypeError, ModelError
-from softattn.features import Hints, Inputs, Layout
+from softattn.features import Hints, Inputs, Layout, dry_run, random_images
 from softattn.functional import Activation
 from softattn.insertion.hooks import InputSize, attach, detach, restore
-from softattn.insertion.residual import ResidualAttention
-from softattn.insertion.sites import find_sites
+from softattn.insertion.residual import GatedBlock, ResidualAttention
+from softattn.insertion.sites import Site, find_sites
 from softattn.ops import is_compiled
 
 __all__ = ["insert_attention", "remove_attention"]
@@ -31,9 +33,10 @@ def insert_attention(
     model: ModelT,
     at: str | Sequence[str],
     *,
+    block: Block | None = None,
     gamma: float = 0.0,
     num_maps: int = 16,
-    kernel_size: int | tuple[int, int] = 3,
+    kernel_size: int | tuple[int, ...] = 3,
     activation: Activation = None,
     bias: bool = True,
     layout: Layout | str | None = None,
@@ -45,7 +48,8 @@ def insert_attention(
 
     The output x of each module becomes x + gamma * a * x, where a is the sum of its attention maps
     and gamma a learned factor. With gamma 0 the result is x to the last bit, and gamma has a
-    gradient, so training determines how strongly the attention is applied.
+    gradient, so training determines how strongly the attention is applied. With `block`, another
+    attention is inserted in the same way: x becomes x + gamma * (block(x) - x).
 
     Example:
         >>> import torch
@@ -84,20 +88,24 @@ def insert_attention(
     errors are raised before the model is changed.
 
     Args:
-        model: any network.
+        model: any network on images, volumes or videos.
         at: the name of a module, as in `named_modules()`, or several names.
+        block: builds attention of another kind: a function from the number of channels to a module
+            that keeps the shape of a map (B, C, H, W), or (B, C, D, H, W) for volumes, or the name
+            of an attention of timm ("se", "eca", "cbam").
         gamma: initial value of the learned factor.
         num_maps: K, the number of attention maps.
-        kernel_size: as in `SoftAttention`.
+        kernel_size: as in `SoftAttention`, or in `SoftAttention3d` for volumes.
         activation: as in `SoftAttention`.
         bias: as in `SoftAttention`.
-        layout: layout of the outputs, if their shapes are ambiguous: `"NCHW"`, `"NHWC"` or
-            `"NLC"`.
+        layout: layout of the outputs, if their shapes are ambiguous: `"NCHW"`, `"NHWC"`, `"NLC"`,
+            or `"NCDHW"` or `"NDHWC"` for volumes.
         grid: (height, width) of the tokens, if their number is ambiguous. Passing this,
             `num_prefix_tokens` or `layout` disables the check that tokens are in row-major order.
         num_prefix_tokens: number of leading tokens that are not positions, such as the class token.
         example: an input for the dry run, a tuple of all inputs, or a mapping of keyword arguments.
-            By default random images of the size that the model declares, or of 224 x 224.
+            By default random images of the size that the model declares, or of 224 x 224. If the
+            first convolution is 3-D, random videos of 16 x 64 x 64, or volumes of 64 x 64 x 64.
 
     Returns:
         The model.
@@ -114,6 +122,11 @@ def insert_attention(
     hints = Hints(_layout(layout), _grid(grid), _prefix(num_prefix_tokens))
     _check_open(model)
     restore(model)
+    make_block = None if block is None else attention_factory(DOING, block)
+    if block is not None:
+        _refuse_with_block(
+            num_maps=num_maps, kernel_size=kernel_size, activation=activation, bias=bias
+        )
     sites = find_sites(model, names, _inputs(example), hints, DOING)
     for name, site in zip(names, sites, strict=True):
         if not site.has_effect:
@@ -125,21 +138,20 @@ def insert_attention(
                 stacklevel=2,
             )
     input_size = InputSize()
-    attentions = [
-        ResidualAttention(
-            site.channels,
-            num_maps,
-            kernel_size,
-            gamma=gamma,
-            activation=activation,
-            bias=bias,
-            map_layout=site.map_layout,
-            input_size=input_size if site.map_layout.layout is Layout.NLC else None,
-            device=site.device,
-            dtype=site.dtype,
-        )
-        for site in sites
-    ]
+    attentions: list[nn.Module] = []
+    for name, site in zip(names, sites, strict=True):
+        shared: dict[str, Any] = {"gamma": gamma, "map_layout": site.map_layout}
+        shared |= {"device": site.device, "dtype": site.dtype}
+        shared |= {"input_size": input_size if site.map_layout.layout is Layout.NLC else None}
+        with torch.inference_mode(False):  # parameters made in inference mode can't be trained
+            attentions.append(
+                GatedBlock(_block(make_block, site, name), **shared)
+                if make_block is not None
+                else ResidualAttention(
+                    site.channels, num_maps, kernel_size, activation=activation, bias=bias, **shared
+                )
+            )
+    _check_separate(model, attentions)
     # From here on nothing can fail.
     for site, attention in zip(sites, attentions, strict=True):
         attach(model, attention, site.host, site.parent, site.caller, site.inside)
@@ -176,9 +188,58 @@ def remove_attention(model: ModelT) -> ModelT:
     """
     doing = "removing attention"
     _check_open(model, doing)
-    if not detach(model, ResidualAttention):
+    if not detach(model, (ResidualAttention, GatedBlock)):
         raise ModelError(f"{doing}: {type(model).__name__} has no attention from insert_attention.")
     return model
+
+
+def _refuse_with_block(**arguments: object) -> None:
+    defaults = inspect.signature(insert_attention).parameters
+    given = [name for name, value in arguments.items() if value != defaults[name].default]
+    if given:
+        raise ArgumentError(
+            f"{DOING}: {', '.join(given)} applies only to the default attention. Set it in the "
+            "block, as in block=partial(SoftAttention, num_maps=8)."
+        )
+
+
+def _block(make: Callable[[int], nn.Module], site: Site, name: str) -> nn.Module:
+    """Build a block for a site, and check that it keeps the shape of the map."""
+    with torch.device(site.device):
+        block = make(site.channels).to(device=site.device, dtype=site.dtype)
+    shape = (site.channels, *site.size)
+    doing = f"{DOING} at {name!r}: applying {type(block).__name__} to a map {(2, *shape)}"
+    x = random_images(block, shape, batch=2).to(device=site.device, dtype=site.dtype)
+    given = x.clone()
+    try:
+        output = dry_run(block, (given,)).output
+    except Exception as error:
+        raise ModelError(f"{doing}: it raises {type(error).__name__}: {error}") from error
+    if not isinstance(output, Tensor) or output.shape != x.shape:
+        raise ModelError(
+            f"{doing}: it returns {describe(output)}, and must return a map of the same shape."
+        )
+    if not output.is_floating_point():
+        raise ModelError(
+            f"{doing}: it returns {output.dtype}, and must return floating-point numbers."
+        )
+    if not x.is_meta and not torch.equal(given, x):
+        raise ModelError(
+            f"{doing}: it changes its input in place, and with it the output of the network. Build "
+            "it from modules with inplace=False."
+        )
+    return block
+
+
+def _check_separate(model: nn.Module, attentions: Sequence[nn.Module]) -> None:
+    known = set(model.modules())
+    for attention in attentions:
+        if not known.isdisjoint(attention.modules()):
+            raise ArgumentError(
+                f"{DOING}: block returned a module that is in use already. It must build a new one "
+                "in each call."
+            )
+        known.update(attention.modules())
 
 
 def _inputs(example: Tensor | tuple[Any, ...] | Mapping[str, Any] | None) -> Inputs | None:

@@ -11,7 +11,15 @@ from torch import nn
 
 from softattn._validation import closest, describe
 from softattn.errors import ArgumentError, ModelError
-from softattn.features import DryRun, Inputs, candidate_sizes, dry_run, random_images
+from softattn.features import (
+    DryRun,
+    Inputs,
+    candidate_sizes,
+    dry_run,
+    random_images,
+    random_volumes,
+    takes_volumes,
+)
 from softattn.insertion.hooks import CHILD, join
 from softattn.ops import children
 
@@ -100,7 +108,8 @@ def run_with_parents(
     Args:
         model: it is not changed.
         hosts: from `find_hosts`.
-        inputs: arguments of the model; `None` for random images of the size that it declares.
+        inputs: arguments of the model; `None` for random images of the size that it declares, or
+            random volumes.
         doing: the beginning of error messages.
 
     Returns:
@@ -129,6 +138,9 @@ def run_with_parents(
 
 
 def _default_inputs(model: nn.Module) -> Iterator[Inputs]:
+    if takes_volumes(model):
+        yield from ((volumes,) for volumes in random_volumes(model))
+        return
     for size in candidate_sizes(model):
         # Two images, so that a batch can be told from windows.
         yield (random_images(model, size, batch=2),)

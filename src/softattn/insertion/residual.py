@@ -1,4 +1,4 @@
-"""ResidualAttention: x + gamma * a * x, in every layout of x."""
+"""What is inserted: Soft-Attention or any other attention, with a factor that starts at 0."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from softattn._validation import finite_number
-from softattn.attention import SoftAttention
-from softattn.errors import ModelError
+from softattn.attention import SoftAttentionNd
+from softattn.errors import ModelError, ShapeError
 from softattn.features import Layout, MapLayout, from_nchw
 from softattn.functional import Activation, attention_maps
-from softattn.insertion.hooks import InputSize, is_reached
+from softattn.insertion.hooks import InputSize, is_reached, join
 
-__all__ = ["ResidualAttention", "residual_attention"]
+__all__ = ["GatedBlock", "ResidualAttention", "gate", "residual_attention"]
 
 _NCHW = MapLayout(Layout.NCHW)
 
@@ -43,7 +43,8 @@ def residual_attention(
 
     Args:
         x: the feature map, in any layout. Prefix tokens are returned unchanged.
-        weight: (K, C, kh, kw), as for `softattn.functional.attention_maps`.
+        weight: (K, C, kh, kw), or (K, C, kd, kh, kw) for volumes, as for
+            `softattn.functional.attention_maps`.
         bias: (K,).
         gamma: one element.
         activation: between convolution and softmax; a function or its name.
@@ -52,8 +53,8 @@ def residual_attention(
             tokens.
 
     Returns:
-        The attended features, with the shape, dtype and layout of x; and the maps (B, K, H, W), in
-        float32 at least.
+        The attended features, with the shape, dtype and layout of x; and the maps (B, K, H, W), or
+        (B, K, D, H, W) for volumes, in float32 at least.
 
     Raises:
         ShapeError: x has another shape, or a number of tokens whose grid is not known.
@@ -71,11 +72,74 @@ def residual_attention(
     return (x * scales).to(x.dtype), maps
 
 
-# One node in a symbolic trace, since it computes with sizes, which are unknown in a trace.
+def gate(
+    x: Tensor,
+    nchw: Tensor,
+    attended: Tensor,
+    gamma: Tensor,
+    map_layout: MapLayout = _NCHW,
+) -> Tensor:
+    """Return x + gamma * (attended - x), in the layout of x.
+
+    With gamma 0 the result is x to the last bit, including infinities, NaNs and signs of zeros,
+    whatever the attended features are. Positions whose difference is not finite are left out.
+
+    Example:
+        >>> import torch
+        >>> from softattn.insertion.residual import gate
+        >>> x, attended = torch.tensor([[[[1.0, -0.0]]]]), torch.tensor([[[[3.0, torch.inf]]]])
+        >>> gate(x, x, attended, torch.tensor(0.0))
+        tensor([[[[1., -0.]]]])
+        >>> gate(x, x, attended, torch.tensor(0.5))
+        tensor([[[[2., -0.]]]])
+
+    Args:
+        x: the feature map, in any layout. Prefix tokens are returned unchanged.
+        nchw: the same with channels first, without prefix tokens.
+        attended: the features that gamma admits, with channels first.
+        gamma: one element.
+        map_layout: the layout of x.
+
+    Raises:
+        ShapeError: the attended features have another shape than the map.
+    """
+    if attended.shape != nchw.shape:
+        raise ShapeError(
+            f"applying inserted attention: the block returned {tuple(attended.shape)} for a map "
+            f"{tuple(nchw.shape)}, and must keep the shape."
+        )
+    difference = torch.nan_to_num(nchw - attended, nan=0.0, posinf=0.0, neginf=0.0)
+    difference = from_nchw(difference, map_layout.layout)
+    if map_layout.num_prefix_tokens:
+        difference = F.pad(difference, (0, 0, map_layout.num_prefix_tokens, 0))
+    # 0 plus a zero of either sign is 0, and x - 0 is x. x plus a zero may change the sign of x.
+    return (x - (gamma * difference + 0.0)).to(x.dtype)
+
+
+def _to_nchw(x: Tensor, map_layout: MapLayout, image: tuple[int, int] | None) -> Tensor:
+    return map_layout.to_nchw(x, image)
+
+
+# One node each in a symbolic trace, since they use sizes, which are unknown in a trace.
 torch.fx.wrap("residual_attention")
+torch.fx.wrap("gate")
+torch.fx.wrap("_to_nchw")
 
 
-class ResidualAttention(SoftAttention):
+def _image(x: Any, input_size: InputSize | None) -> tuple[int, int] | None:
+    """Return the size of the images of this pass, after checking the output of the module."""
+    if isinstance(x, (tuple, list, dict)):
+        raise ModelError(
+            f"applying inserted attention: the module returned a {type(x).__name__} in this "
+            "pass, and one tensor in the dry run in eval mode before the insertion."
+        )
+    # A symbolic trace must not keep the size of an earlier pass.
+    if input_size is None or isinstance(x, torch.fx.Proxy):
+        return None
+    return input_size.get()
+
+
+class ResidualAttention(SoftAttentionNd):
     """Soft-Attention that is added to its input: x + gamma * a * x, in the layout of x.
 
     `insert_attention` builds and inserts it.
@@ -92,7 +156,7 @@ class ResidualAttention(SoftAttention):
     Args:
         in_channels: C, the channels of the feature map.
         num_maps: K, the number of attention maps.
-        kernel_size: as in `SoftAttention`.
+        kernel_size: as in `SoftAttention`, or in `SoftAttention3d` for volumes.
         gamma: as in `SoftAttention`, but initially 0 by default.
         activation: as in `SoftAttention`.
         bias: as in `SoftAttention`.
@@ -102,9 +166,9 @@ class ResidualAttention(SoftAttention):
         dtype: dtype of the parameters.
 
     Shape:
-        - x: (B, C, H, W), (B, H, W, C) or (B, P + H * W, C).
+        - x: (B, C, H, W), (B, H, W, C), (B, P + H * W, C), (B, C, D, H, W) or (B, D, H, W, C).
         - output: the shape of x.
-        - maps: (B, K, H, W).
+        - maps: (B, K, H, W), or (B, K, D, H, W) for volumes.
 
     Raises:
         ShapeError: in `forward`, as `residual_attention`.
@@ -117,7 +181,7 @@ class ResidualAttention(SoftAttention):
         self,
         in_channels: int,
         num_maps: int = 16,
-        kernel_size: int | tuple[int, int] = 3,
+        kernel_size: int | tuple[int, ...] = 3,
         *,
         gamma: float = 0.0,
         activation: Activation = None,
@@ -128,6 +192,7 @@ class ResidualAttention(SoftAttention):
         dtype: torch.dtype | None = None,
     ) -> None:
         finite_number(f"building {type(self).__name__}", "gamma", gamma)
+        self.num_dims = map_layout.layout.num_dims  # the base class builds the kernel from it
         super().__init__(
             in_channels,
             num_maps,
@@ -143,15 +208,6 @@ class ResidualAttention(SoftAttention):
 
     def forward(self, x: Tensor, return_maps: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Return the attended features; with `return_maps` (features, maps)."""
-        if isinstance(x, (tuple, list, dict)):
-            raise ModelError(
-                f"applying inserted attention: the module returned a {type(x).__name__} in this "
-                "pass, and one tensor in the dry run in eval mode before the insertion."
-            )
-        image = None
-        # A symbolic trace must not keep the size of an earlier pass.
-        if self.input_size is not None and not isinstance(x, torch.fx.Proxy):
-            image = self.input_size.get()
         result = residual_attention(
             x,
             self.weight,
@@ -159,7 +215,7 @@ class ResidualAttention(SoftAttention):
             self.gamma,
             self.activation,
             self.map_layout,
-            image,
+            _image(x, self.input_size),
         )
         # The features last: torchvision's feature extraction takes the last node inside a module
         # as its output.
@@ -190,3 +246,101 @@ class ResidualAttention(SoftAttention):
     def extra_repr(self) -> str:
         """Return the arguments, for `print(module)`."""
         return f"{super().extra_repr()}, layout={self.map_layout.layout.value}"
+
+
+class GatedBlock(nn.Module):
+    """Attention of any kind, with a factor that starts at 0: x + gamma * (block(x) - x).
+
+    `insert_attention` builds and inserts it.
+
+    Example:
+        >>> import torch
+        >>> from torchvision.ops import SqueezeExcitation
+        >>> from softattn.insertion.residual import GatedBlock
+        >>> attention = GatedBlock(SqueezeExcitation(64, 16))
+        >>> x = torch.randn(2, 64, 7, 7)
+        >>> torch.equal(attention(x), x)
+        True
+
+    Args:
+        block: module from a map (B, C, H, W), or (B, C, D, H, W) for volumes, to one of the same
+            shape.
+        gamma: initial value of the learned factor.
+        map_layout: the layout of x.
+        input_size: record of the size of the images of a pass, for tokens.
+        device: device of gamma.
+        dtype: dtype of gamma.
+
+    Shape:
+        - x: in the layout.
+        - output: the shape of x.
+
+    Raises:
+        ShapeError: in `forward`, x has another shape, or the block does not keep it.
+        ModelError: in `forward`, x is not one tensor.
+    """
+
+    def __init__(
+        self,
+        block: nn.Module,
+        *,
+        gamma: float = 0.0,
+        map_layout: MapLayout = _NCHW,
+        input_size: InputSize | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.initial_gamma = finite_number(f"building {type(self).__name__}", "gamma", gamma)
+        self.map_layout = map_layout
+        self.input_size = input_size
+        self.block = block
+        self.gamma = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Reset gamma. The modules of the block have parameters and methods of their own."""
+        nn.init.constant_(self.gamma, self.initial_gamma)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x with gamma times the effect of the block."""
+        nchw = _to_nchw(x, self.map_layout, _image(x, self.input_size))
+        # Some networks compute maps in another dtype than that of their parameters.
+        return gate(x, nchw, self.block(nchw.to(self.gamma.dtype)), self.gamma, self.map_layout)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        *args: Any,
+    ) -> None:
+        # A checkpoint from before the insertion has none of these keys, and is complete. The
+        # block is loaded from the same dictionary next, so it gets its own values.
+        if not any(key.startswith(prefix) for key in state_dict):
+            if local_metadata.get("assign_to_params_buffers") and self.gamma.is_meta:
+                self._initialize(torch.get_default_device())
+            own = self.state_dict(keep_vars=True)
+            state_dict.update({prefix + key: tensor for key, tensor in own.items()})
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+    def _initialize(self, device: torch.device) -> None:
+        if device.type == "meta":
+            return
+        for name, module in self.block.named_modules():
+            own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+            if own and not hasattr(module, "reset_parameters"):
+                raise ModelError(
+                    "loading a checkpoint without attention into a model on the meta device: "
+                    f"{join('block', name)!r} of the inserted attention ({type(module).__name__}) "
+                    "has no reset_parameters. Insert attention after loading."
+                )
+        self.to_empty(device=device)
+        for module in self.modules():
+            reset: Any = getattr(module, "reset_parameters", None)
+            if reset is not None:
+                reset()
+
+    def extra_repr(self) -> str:
+        """Return the arguments, for `print(module)`."""
+        return f"gamma={self.initial_gamma}, layout={self.map_layout.layout.value}"

@@ -19,12 +19,14 @@ from softattn.features import (
     DryRun,
     Hints,
     Inputs,
+    Layout,
     MapLayout,
     ObservedOutput,
     argument_values,
     call_model,
     declares_main_input,
     find_map,
+    image_shapes,
     image_size,
     infer_layout,
     infer_layout_strictly,
@@ -56,6 +58,8 @@ class Site:
     """Whether the output is a tuple, a mapping or a data class that holds the feature map."""
     map_layout: MapLayout
     channels: int
+    size: tuple[int, ...]
+    """Spatial size of the map in the dry run."""
     has_effect: bool
     """Whether the model's output depends on the attended positions."""
     device: torch.device
@@ -115,7 +119,9 @@ def _site(
         if name in own and is_reordered(maps, own[name]):
             raise ModelError(f"its output {tuple(x.shape)} is not a feature map: {ANOTHER_ORDER}.")
     except ModelError as error:
-        others = f"Other modules return a tensor of 3 or 4 dimensions. {closest(name, _maps(run))}"
+        ndims = _ndims_of_maps(run)
+        found = closest(name, _with_ndim(run, ndims))
+        others = f"Other modules return a tensor of {ndims[0]} or {ndims[1]} dimensions. {found}"
         raise ModelError(f"{doing} at {name!r}: {error} {others}") from None
     return Site(
         host,
@@ -125,6 +131,7 @@ def _site(
         run.calls[host].output is not x,
         layout,
         maps.shape[1],
+        tuple(maps.shape[2:]),
         _has_effect(run, host, x, layout),
         x.device,
         x.dtype,
@@ -171,11 +178,19 @@ def _outputs(run: DryRun, hosts: Iterable[str], images: Tensor) -> Mapping[str, 
     return {host: x for host, x in outputs.items() if x is not None}
 
 
-def _maps(run: DryRun) -> list[str]:
-    """Return names of modules whose host runs once and returns a tensor of 3 or 4 dimensions."""
+def _ndims_of_maps(run: DryRun) -> tuple[int, int]:
+    return (4, 5) if _takes_volumes(run) else (3, 4)
+
+
+def _takes_volumes(run: DryRun) -> bool:
+    return any(len(shape) == 5 for shape in image_shapes(run.inputs)[:1])
+
+
+def _with_ndim(run: DryRun, ndims: tuple[int, int]) -> list[str]:
+    """Return names of modules whose host runs once and returns a tensor of so many dimensions."""
     modules = dict(run.model.named_modules(remove_duplicate=False))
     hosts = {name: run.calls[host_of(name, modules[name])] for name in modules if name}
-    return [name for name, call in hosts.items() if call.count == 1 and call.ndim in (3, 4)]
+    return [name for name, call in hosts.items() if call.count == 1 and call.ndim in ndims]
 
 
 def _tokens(run: DryRun, hosts: Mapping[str, str]) -> list[str]:
@@ -193,15 +208,10 @@ def _caller(run: DryRun, host: str) -> str:
 def _image_module(run: DryRun) -> str | None:
     # The deepest one, which runs in each method of the model that takes images, such as timm's
     # forward_features. Not a single layer, which tools replace.
-    shapes = _image_shapes(run.inputs)
+    shapes = image_shapes(run.inputs)
     takes = [n for n, call in run.calls.items() if call.count and call.input_shape in shapes[:1]]
     parts = [n for n in takes if next(run.model.get_submodule(n).children(), None) is not None]
     return max(parts, key=lambda name: len(name.split(".")) if name else 0, default=None)
-
-
-def _image_shapes(inputs: Inputs) -> list[tuple[int, ...]]:
-    tensors = (part for part in argument_values(inputs) if isinstance(part, Tensor))
-    return [tuple(x.shape) for x in tensors if x.ndim == 4]
 
 
 def _single_output(run: DryRun, host: str, name: str) -> Tensor:
@@ -231,21 +241,32 @@ def _shared(model: nn.Module, host: str) -> str:
 
 
 def _infer(run: DryRun, host: str, x: Tensor, hints: Hints) -> MapLayout:
-    batches = [shape[0] for shape in _image_shapes(run.inputs)]
-    if batches and (x.ndim == 0 or x.shape[0] != batches[0]):
+    images = image_shapes(run.inputs)
+    if images and (x.ndim == 0 or x.shape[0] != images[0][0]):
         raise ModelError(
-            f"its output {tuple(x.shape)} doesn't begin with the input's batch of {batches[0]}: "
+            f"its output {tuple(x.shape)} doesn't begin with the input's batch of {images[0][0]}: "
             "it holds windows, or sums over the batch."
         )
-    vectors = [p for p in run.model.get_submodule(host).parameters() if p.ndim == 1]
+    module = run.model.get_submodule(host)
+    # Buffers too: frozen norms have no parameters.
+    vectors = [t for t in (*module.parameters(), *module.buffers()) if t.ndim == 1]
     output = ObservedOutput(
         tuple(x.shape),
         image_size(run.inputs),
         frozenset(vector.shape[0] for vector in vectors),
         _prefix_tokens(run, host, x),
         partial(_shape_of_half, run, host),
+        is_volume=_takes_volumes(run),
     )
-    return infer_layout_strictly(output, hints)
+    layout = infer_layout_strictly(output, hints)
+    if layout.layout is Layout.NCDHW and hints.layout is None:
+        fewer = _shape_of_half(run, host, dim=1)
+        if fewer is not None and fewer[1] < x.shape[1]:
+            raise ModelError(
+                f"its output {tuple(x.shape)} has a dimension of frames before its channels, which "
+                "is not supported."
+            )
+    return layout
 
 
 def _prefix_tokens(run: DryRun, host: str, x: Tensor) -> int | None:
@@ -290,12 +311,13 @@ def _run_from(run: DryRun, host: str, x: Tensor) -> tuple[Tensor, Any]:
         return leaf, call_model(run.model, run.inputs)
 
 
-def _shape_of_half(run: DryRun, host: str) -> tuple[int, ...] | None:
-    """Return the shape of a host's output for an image of half the height, if there is one."""
+def _shape_of_half(run: DryRun, host: str, dim: int = -2) -> tuple[int, ...] | None:
+    """Return the shape of a host's output for half of an image, by default of half the height."""
+    ndim = run.calls[host].ndim
 
     def half(part: Any) -> Any:
-        is_image = isinstance(part, Tensor) and part.ndim == 4
-        return part[:, :, : part.shape[2] // 2] if is_image else part
+        is_image = isinstance(part, Tensor) and part.ndim in (4, 5)
+        return part.narrow(dim, 0, max(part.shape[dim] // 2, 1)) if is_image else part
 
     inputs = run.inputs
     halves: Inputs = (
@@ -313,7 +335,7 @@ def _shape_of_half(run: DryRun, host: str) -> tuple[int, ...] | None:
     # A model for one size raises an error, before the host has run or after.
     with handle, torch.no_grad(), suppress(Exception):
         call_model(run.model, halves)
-    return shapes[0] if shapes and len(shapes[0]) == 4 else None
+    return shapes[0] if shapes and len(shapes[0]) == ndim else None
 
 
 def _declared(model: nn.Module, name: str, attribute: str) -> Any:
