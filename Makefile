@@ -19,8 +19,8 @@ STUDY := examples/ham10000
 DOCS := $(VENV)/.docs
 
 .PHONY: help demo picture test test-lowest lint workflows-check parity package test-wheel release-check \
-	coverage-models coverage-insert families mutants bench bench-check docs docs-serve docs-check check \
-	clean
+	coverage-models coverage-insert families mutants bench bench-check docs docs-serve docs-check \
+	results-check check clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -129,7 +129,11 @@ docs-serve: docs ## Serve the site on localhost
 docs-check: docs ## Check the site: links, spelling, pages in Chromium
 	$(BIN)/python -m pytest -q -n 2 -rs -o pythonpath=scripts/site/checks scripts/site/checks
 
-check: lint test parity test-wheel docs-check bench-check ## Run all that CI runs
+# Takes a second per published run. Pages quote results between markers.
+results-check: $(READY) ## Recompute the published results of studies
+	$(BIN)/ham10000 study --verify $(STUDY)/results --pages $$(git ls-files '*.md')
+
+check: lint test parity test-wheel docs-check bench-check results-check ## Run all that CI runs
 
 clean: ## Remove environments and build results
 	rm -rf $(VENV) $(KERAS) $(WHEEL) $(LOWEST) build dist out site

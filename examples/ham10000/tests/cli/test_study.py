@@ -1,12 +1,17 @@
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+from studies import guess
 
 from ham10000.cli import main, study
 from ham10000.data import DATA_VARIABLE, find_table, read_table
 from ham10000.recipe import shipped_recipes
 from ham10000.study import JobOptions
+from ham10000.study.launcher import RunTrainer
 
 
 def test_study_takes_names_and_overrides(
@@ -103,3 +108,153 @@ def test_a_demo_uses_an_existing_data_set(
     assert main(["demo", "--out", str(tmp_path), "--data", "/given"]) == 0
     assert "data.root=/given" in calls["overrides"]
     assert not (tmp_path / "data").exists()
+
+
+@pytest.fixture(scope="module")
+def finished(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished study from the command line, with two recipes beside it."""
+    folder = tmp_path_factory.mktemp("finished")
+    for name in ("bare", "sa"):
+        (folder / f"{name}.yaml").write_text(
+            f"name: {name}\ndata: {{size: 16, protocol: paper}}\n"
+            "model: {backbone: 'ham10000:tiny'}\n"
+        )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunTrainer, "__call__", guess)
+        assert main(again(folder, synthetic)) == 0
+    return folder
+
+
+def again(folder: Path, data: Path, *options: str) -> list[str]:
+    """The command line of the study in a folder."""
+    seeds = [] if "--seeds" in options else ["--seeds", "0", "1"]
+    recipes = [str(folder / f"{name}.yaml") for name in ("bare", "sa")]
+    publish = ["--publish", str(folder / "results/ours"), f"data.root={data}"]
+    return ["study", *recipes, "--out", str(folder / "study"), *publish, *seeds, *options]
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished study that a test may change."""
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+def fewer_seeds(folder: Path) -> list[str]:
+    return ["--seeds", "0", "2"]
+
+
+def another_recipe(folder: Path) -> list[str]:
+    path = folder / "sa.yaml"
+    path.write_text(path.read_text() + "optimizer: {lr: 0.5}\n")
+    return []
+
+
+def another_split(folder: Path) -> list[str]:
+    path = folder / "study/split.csv"
+    path.write_text(path.read_text().replace(",train", ",test", 1))
+    return []
+
+
+def an_edited_plan(folder: Path) -> list[str]:
+    path = folder / "study/plan.json"
+    path.write_text(path.read_text().replace('"auc_macro"', '"brier"'))
+    return ["--primary", "brier"]
+
+
+def predictions_of_another_split(folder: Path) -> list[str]:
+    # The look is removed with the whole plan, as if the study had not ended.
+    (folder / "study/plan.json").unlink()
+    path = folder / "study/runs/sa-seed1/predictions.csv"
+    rows = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([rows[0], rows[1].replace("ISIC_", "OTHER_"), *rows[2:]]))
+    return []
+
+
+def predictions_after_a_look(folder: Path) -> list[str]:
+    path = folder / "study/runs/sa-seed1/predictions.csv"
+    path.write_text((folder / "study/runs/sa-seed0/predictions.csv").read_text())
+    return []
+
+
+def another_metric(folder: Path) -> list[str]:
+    return ["--primary", "accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("attempt", "message"),
+    [
+        (fewer_seeds, "the seeds 0, 1, and 1 would be left out"),
+        (another_recipe, "the recipe sa was changed after the plan was recorded: optimizer.lr"),
+        (another_split, "split.csv was changed after the plan was recorded"),
+        (an_edited_plan, "entry 1 does not match its hash, so the file was edited"),
+        (predictions_of_another_split, "no row for the image"),
+        (predictions_after_a_look, "runs/sa-seed1 have changed since look 1"),
+        (another_metric, "its plan has primary 'auc_macro', not 'accuracy'"),
+    ],
+)
+def test_a_study_cannot_be_rewritten(
+    copy: Path,
+    synthetic: Path,
+    attempt: Callable[[Path], list[str]],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(RunTrainer, "__call__", lambda *args: pytest.fail("it was trained"))
+    result = (copy / "study/study.json").read_bytes()
+    options = attempt(copy)
+    assert main(again(copy, synthetic, *options)) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert (copy / "study/study.json").read_bytes() == result
+
+
+def test_published_results_are_verified(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results, page = copy / "results", copy / "page.md"
+    page.write_text("<!-- results ours verdicts -->\n\n- better\n\n<!-- end results -->\n")
+    command = ["study", "--verify", str(results)]
+    assert main(command) == 0
+    assert "ours: 4 runs, all numbers recomputed" in capsys.readouterr().out
+    assert main([*command, "--pages", str(page)]) == 1
+    assert "the quotation 'verdicts' of ours differs" in capsys.readouterr().out
+    path = results / "ours/predictions-seed0.csv.bz2"
+    table = pd.read_csv(path, dtype=str)
+    table.loc[3, ["mel", "nv"]] = table.loc[3, ["nv", "mel"]].to_numpy()
+    table.to_csv(path, index=False)
+    assert main(command) == 1
+    printed = capsys.readouterr().out
+    assert "ours: the predictions of runs/bare-seed0 do not match their hash in look 1" in printed
+    assert printed.endswith("differences\n")
+
+
+def test_a_folder_without_studies_has_no_differences(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["study", "--verify", str(tmp_path / "results")]) == 0
+    assert capsys.readouterr().out.endswith("results: no differences\n")
+
+
+def test_a_study_needs_recipes_seeds_and_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["study"]) == 1
+    assert "running a study: recipes missing" in capsys.readouterr().err
+    assert main(["study", "lite0", "lite0_sa", "--seeds", "0", "1"]) == 1
+    assert "--out missing" in capsys.readouterr().err
+
+
+def test_a_study_continues_from_published_results(
+    copy: Path,
+    synthetic: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.rmtree(copy / "study")
+    page = copy / "page.md"
+    page.write_text("<!-- results ours verdicts -->\n<!-- end results -->\n")
+    monkeypatch.setattr(RunTrainer, "__call__", lambda *args: pytest.fail("it was trained"))
+    options = ["--from", str(copy / "results/ours"), "--pages", str(page)]
+    assert main(again(copy, synthetic, *options)) == 0
+    assert "4 runs, 0 to train" in capsys.readouterr().out
+    assert "- sa instead of bare: too few runs for a verdict" in page.read_text()

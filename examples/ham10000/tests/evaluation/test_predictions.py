@@ -17,6 +17,7 @@ from ham10000.evaluation import (
     check_images,
     make_predictions,
     read_predictions,
+    round_probabilities,
     write_predictions,
 )
 from ham10000.evaluation.predictions import COLUMNS
@@ -45,6 +46,16 @@ def test_any_row_of_a_softmax_survives_printing(row: list[float]) -> None:
     made = make_predictions([("I", "L", "nv", "val")], [single])
     text = made.table.to_csv(index=False)
     assert [float(value) for value in text.splitlines()[1].split(",")[4:]] == single.tolist()
+
+
+def test_rounding_keeps_sums_and_the_ranks_of_small_probabilities() -> None:
+    predictions = make(seed=1, skill=12.0)
+    rounded = round_probabilities(predictions.probabilities)
+    make_predictions(predictions.table, rounded)  # the sums are within the tolerance
+    assert (rounded == round_probabilities(rounded)).all()
+    np.testing.assert_allclose(rounded, predictions.probabilities, rtol=5.1e-5)
+    smallest = predictions.probabilities[:, 3].argsort()[:20]
+    assert (np.diff(rounded[smallest, 3]) > 0).all()
 
 
 def test_columns_in_another_order_and_others_besides_do_no_harm(

@@ -123,7 +123,7 @@ def estimated(low: float, high: float, cells: tuple[int, int] = (5, 3)) -> CellE
     error = (high - low) / 4
     values = tuple((mean,) * seeds for _ in range(folds))
     df = folds * (seeds - 1)
-    return CellEstimate(mean, low, high, 0.01, 0.95, error, error, 0.0, df, values)
+    return CellEstimate(mean, low, high, 0.01, 0.95, error, error, 0.0, df, 999, values)
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from ham10000.errors import ArgumentError, DataError, PredictionError, RecipeError, SplitError
 from ham10000.recipe import Recipe
 from ham10000.study.plan import StudyPlan, make_plan
-from ham10000.study.preregistration import PLAN, StudyRecord, recipe_fields, split_hash
+from ham10000.study.preregistration import PLAN, StudyRecord, recipe_fields, table_hash
 
 RECIPES = [Recipe("bare"), Recipe("attended")]
 
@@ -120,15 +121,18 @@ def test_another_split_is_refused(folder: Path) -> None:
         StudyRecord(folder).register(plan(), RECIPES, "another")
 
 
-def test_the_hash_of_a_split_ignores_the_order_of_rows_only(tmp_path: Path) -> None:
-    rows = ["a,x,test", "b,y,train"]
-    paths = []
-    for number, order in enumerate((rows, rows[::-1], ["a,x,train", "b,y,test"])):
-        paths.append(tmp_path / f"{number}.csv")
-        paths[-1].write_text("\n".join(["image_id,lesion_id,split", *order]) + "\n")
-    first, reordered, changed = map(split_hash, paths)
-    assert first == reordered
-    assert first != changed
+def test_the_hash_of_a_table_ignores_the_order_of_rows_only() -> None:
+    table = pd.DataFrame({"image_id": ["a", "b"], "split": ["test", "train"]})
+    reordered, swapped = table[::-1], table.assign(split=["train", "test"])
+    assert table_hash(table) == table_hash(reordered)
+    assert table_hash(table) != table_hash(swapped)
+
+
+def test_a_record_gives_its_plan_back(folder: Path) -> None:
+    record = StudyRecord(folder)
+    assert record.plan == plan()
+    record.register(plan((0, 1, 7)), RECIPES, "split", extend=True)
+    assert record.plan == plan((0, 1, 7))
 
 
 def test_changed_predictions_of_a_look_are_refused(folder: Path) -> None:

@@ -1,10 +1,10 @@
 import json
 from pathlib import Path
 
-import pandas as pd
 import pytest
+from studies import guess
 
-from ham10000.data import CLASSES, load_table, read_split
+from ham10000.data import load_table, read_split
 from ham10000.errors import (
     ArgumentError,
     DataError,
@@ -13,11 +13,10 @@ from ham10000.errors import (
     RecipeError,
     SplitError,
 )
-from ham10000.evaluation import Predictions, write_predictions
 from ham10000.study import study
 from ham10000.study.launcher import RunTrainer
 from ham10000.study.plan import PlannedRun
-from ham10000.training import RunDir
+from ham10000.study.results import publish_study
 
 
 @pytest.fixture
@@ -36,22 +35,11 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Replace training by a quick random guess, and return the runs that were trained."""
     done: list[str] = []
 
-    def guess(self: RunTrainer, run: PlannedRun, environment: dict[str, str]) -> None:
-        split = pd.read_csv(self.study / "split.csv", dtype=str)
-        if run.fold is not None:
-            split = split[split["fold"] == str(run.fold)]
-        tested = split[split["split"] == "test"].reset_index(drop=True)
-        right = 0.3 + 0.05 * run.seed + 0.1 * (run.recipe == "sa")
-        shares = {
-            name: [right if dx == name else (1 - right) / 6 for dx in tested["dx"]]
-            for name in CLASSES
-        }
-        columns = ["image_id", "lesion_id", "dx", "split"]
-        table = pd.concat([tested[columns], pd.DataFrame(shares)], axis=1)
-        write_predictions(Predictions(table), RunDir(self.study / run.folder).predictions())
+    def train(self: RunTrainer, run: PlannedRun, environment: dict[str, str]) -> None:
+        guess(self, run, environment)
         done.append(run.folder)
 
-    monkeypatch.setattr(RunTrainer, "__call__", guess)
+    monkeypatch.setattr(RunTrainer, "__call__", train)
     return done
 
 
@@ -248,3 +236,32 @@ def test_a_second_study_in_the_folder_is_refused_while_the_first_trains(
     run(recipes, synthetic, tmp_path / "study", log=log)
     assert len(refusals) == 1
     assert len(trained) == 4
+
+
+def test_results_are_published_after_each_seed_and_restored_elsewhere(
+    recipes: list[Path],
+    synthetic: Path,
+    tmp_path: Path,
+    trained: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seeds: list[int] = []
+
+    def publish(out: Path, folder: Path, number: int | None) -> None:
+        publish_study(out, folder, number)
+        seeds.append(len(list(folder.glob("predictions-*"))))
+
+    monkeypatch.setattr(study, "publish_study", publish)
+    results = tmp_path / "results/ours"
+    before = run(recipes, synthetic, tmp_path / "study", publish=results, parallel=1)
+    assert seeds == [1, 2, 2]
+    assert (results / "study.json").exists()
+    del trained[:]
+    options = {"restore": results, "publish": results, "publish_seeds": 1}
+    after = run(recipes, synthetic, tmp_path / "elsewhere", **options)
+    assert after["verdicts"] == before["verdicts"]
+    # The restored rows are in another order, in which sums have other rounding errors.
+    means = [one["metrics"]["brier"]["sa"]["mean"] for one in (before, after)]
+    assert means[0] == pytest.approx(means[1], abs=1e-12)
+    assert trained == []
+    assert seeds == [1, 2, 2, 1]

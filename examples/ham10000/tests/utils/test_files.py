@@ -67,6 +67,29 @@ def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
     assert (tmp_path / "empty" / "file").exists()
 
 
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/old").touch()
+    with new_folder(tmp_path / "folder", replace=True) as partial:
+        (partial / "new").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["new"]
+
+
+def test_a_folder_that_cannot_be_replaced_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/old").touch()
+
+    def fill() -> None:
+        with new_folder(tmp_path / "folder", replace=True) as partial:
+            partial.rmdir()  # so that renaming it fails
+
+    with pytest.raises(WriteError):
+        fill()
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    assert (tmp_path / "folder/old").exists()
+
+
 def hold_and_fork(folder: Path) -> None:
     with lock_folder(folder, "a.lock", "holding", ""):
         if os.fork() == 0:

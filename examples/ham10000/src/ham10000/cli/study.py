@@ -3,14 +3,14 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from ham10000.cli.options import recipe_overrides
+from ham10000.cli.options import Option, recipe_overrides
 from ham10000.data import DATA_VARIABLE, synthesize
 from ham10000.errors import ArgumentError
 from ham10000.recipe import find_recipe
 from ham10000.reporting import console, print_study, write_report
-from ham10000.study import PRIMARY, JobOptions, run_study
+from ham10000.study import PRIMARY, JobOptions, quote_results, run_study, verify_study
 
 _DEMO_IMAGES = 1200
 """Number of synthetic images, if there is no data set."""
@@ -23,11 +23,11 @@ _DEMO_PROCESSES = 2
 
 
 def study(
-    recipes: Sequence[str],
+    recipes: Sequence[str] = (),
     /,
     *,
-    seeds: Sequence[int],
-    out: Path,
+    seeds: Sequence[int] = (),
+    out: Path | None = None,
     folds: int | None = None,
     primary: str = PRIMARY,
     control: str | None = None,
@@ -43,6 +43,11 @@ def study(
     cpus_per_task: int | None = None,
     mem_gb: float | None = None,
     sbatch: str | None = None,
+    publish: Path | None = None,
+    publish_seeds: int | None = None,
+    restore: Annotated[Path | None, Option(name="from")] = None,
+    verify: Path | None = None,
+    pages: Sequence[Path] = (),
     **overrides: Any,
 ) -> int:
     """Train recipes with several seeds, and compare each with the control.
@@ -73,7 +78,20 @@ def study(
         cpus_per_task: Number of cores of a job.
         mem_gb: Memory of a job in GB.
         sbatch: Other options of sbatch, as in "--account=vision --qos=high".
+        publish: Folder of the published results of this study, which is replaced after each
+            seed and at the end.
+        publish_seeds: Number of seeds whose predictions are published. Defaults to all.
+        restore: Folder of published results to begin with; its runs are not trained again.
+        verify: Folder with published results of studies. Recompute all of their numbers, without
+            training; the exit status is 1 if one differs. No other option applies but --pages.
+        pages: Markdown files that quote published results. With --publish, quotations are
+            updated; with --verify, they are compared.
     """
+    if verify is not None:
+        return _verify(verify, pages)
+    if not recipes or not seeds or out is None:
+        lacking = "recipes" if not recipes else "--seeds" if not seeds else "--out"
+        raise ArgumentError(f"running a study: {lacking} missing. See: ham10000 study --help")
     resources = {
         "partition": partition,
         "timeout_min": timeout_min,
@@ -100,12 +118,37 @@ def study(
         parallel=parallel,
         processes=processes,
         jobs=JobOptions(**given) if launcher == "submitit" else None,
+        restore=restore,
+        publish=publish,
+        publish_seeds=publish_seeds,
         overrides=recipe_overrides(overrides),
         log=lambda text: screen.print(text, markup=False),
     )
     print_study(result)
+    if publish is not None:
+        for page in pages:
+            for problem in quote_results(page, publish.parent, write=True):
+                screen.print(problem, markup=False, soft_wrap=True)
     screen.print(f"Written to {out}. Page: ham10000 report {out}", markup=False, soft_wrap=True)
     return 0
+
+
+def _verify(results: Path, pages: Sequence[Path]) -> int:
+    screen = console()
+    folders = sorted(path for path in results.glob("*/") if path.is_dir())
+    problems = []
+    for folder in folders:
+        found = verify_study(folder)
+        screen.print(found.describe(), markup=False, soft_wrap=True)
+        problems += [f"{found.name}: {problem}" for problem in found.problems]
+    for page in pages:
+        problems += quote_results(page, results)
+    for problem in problems:
+        screen.print(problem, markup=False, soft_wrap=True)
+    count = f"{len(folders)} stud{'y' if len(folders) == 1 else 'ies'} in {results}"
+    outcome = f"{len(problems)} differences" if problems else "no differences"
+    screen.print(f"{count}: {outcome}", markup=False, soft_wrap=True)
+    return 1 if problems else 0
 
 
 def demo(*, out: Path = Path("demo"), data: Path | None = None) -> int:

@@ -41,6 +41,7 @@ from ham10000.evaluation.predictions import (
     make_predictions,
     of_split,
     read_predictions,
+    round_probabilities,
     write_predictions,
 )
 from ham10000.evaluation.submission import (
@@ -88,6 +89,7 @@ __all__ = [
     "read_groundtruth",
     "read_predictions",
     "reliability_bins",
+    "round_probabilities",
     "scored",
     "submission_table",
     "summarize",

@@ -25,6 +25,7 @@ __all__ = [
     "make_predictions",
     "of_split",
     "read_predictions",
+    "round_probabilities",
     "write_predictions",
 ]
 
@@ -32,6 +33,11 @@ COLUMNS = ("image_id", "lesion_id", "dx", "split", *CLASSES)
 
 TOLERANCE = 1e-4
 """Allowed deviation of a row's sum from 1, for half precision and rounded files."""
+
+DIGITS = 5
+"""Significant digits of predicted probabilities. Training on another machine changes later digits,
+and metrics differ by less than a hundredth of their standard errors. With four digits, the sum of a
+row could exceed `TOLERANCE`."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,21 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
         WriteError: the file cannot be written.
     """
     write_text(path, predictions.table.to_csv(index=False, lineterminator="\n"))
+
+
+def round_probabilities(probabilities: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Round probabilities to `DIGITS` significant digits, so that files of predictions are small.
+
+    Decimal places would make the smallest probabilities equal, and with them the ranks of images.
+
+    Example:
+        >>> from ham10000.evaluation import round_probabilities
+        >>> round_probabilities([0.12345678, 0.00012345678]).tolist()
+        [0.12346, 0.00012346]
+    """
+    values = np.asarray(probabilities, dtype=np.float64)
+    rounded = [float(f"{value:.{DIGITS}g}") for value in values.ravel().tolist()]
+    return np.array(rounded).reshape(values.shape)
 
 
 def by_lesion(predictions: Predictions) -> Predictions:

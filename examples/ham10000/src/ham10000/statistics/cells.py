@@ -76,6 +76,8 @@ class CellEstimate:
     """Standard error due to the sampling of test lesions."""
     training_df: int
     """Degrees of freedom of `training_error`: folds x (seeds - 1)."""
+    lesion_df: int
+    """Degrees of freedom of `lesion_error`: lesions - 1."""
     values: tuple[tuple[float, ...], ...]
     """Difference of each cell: one tuple per fold, one value per seed."""
 
@@ -160,6 +162,7 @@ def estimate_cells(
         training_error=errors[0],
         lesion_error=errors[1],
         training_df=training_df,
+        lesion_df=degrees[1],
         values=tuple(tuple(row) for row in cells.tolist()),
     )
 

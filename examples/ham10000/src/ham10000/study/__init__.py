@@ -3,13 +3,16 @@
 from ham10000.study.cluster import JobOptions
 from ham10000.study.plan import PRIMARY, RULE, PlannedRun, StudyPlan, make_plan
 from ham10000.study.preregistration import PLAN, StudyRecord
-from ham10000.study.study import RESULT, run_study
+from ham10000.study.results import publish_study, restore_study
+from ham10000.study.study import run_study
 from ham10000.study.summary import (
+    RESULT,
     describe_change,
     describe_verdict,
     read_study,
     summarize_study,
 )
+from ham10000.study.verification import StudyCheck, quote_results, verify_study
 
 __all__ = [
     "PLAN",
@@ -18,12 +21,17 @@ __all__ = [
     "RULE",
     "JobOptions",
     "PlannedRun",
+    "StudyCheck",
     "StudyPlan",
     "StudyRecord",
     "describe_change",
     "describe_verdict",
     "make_plan",
+    "publish_study",
+    "quote_results",
     "read_study",
+    "restore_study",
     "run_study",
     "summarize_study",
+    "verify_study",
 ]

@@ -20,7 +20,7 @@ from ham10000.recipe import Recipe
 from ham10000.study.plan import PlannedRun, StudyPlan
 from ham10000.utils import write_text
 
-__all__ = ["PLAN", "StudyRecord", "recipe_fields", "split_hash"]
+__all__ = ["PLAN", "StudyRecord", "content_hash", "recipe_fields", "table_hash"]
 
 PLAN = "plan.json"
 
@@ -76,6 +76,21 @@ class StudyRecord:
         return tuple(planned[-1]) if planned else ()
 
     @property
+    def plan(self) -> StudyPlan:
+        """The plan with all seeds of its extensions."""
+        terms = self.entries[0]
+        return StudyPlan(
+            control=terms["control"],
+            arms=tuple(terms["arms"]),
+            seeds=self.seeds,
+            folds=terms["folds"],
+            primary=terms["primary"],
+            secondaries=tuple(terms["secondaries"]),
+            margins=terms["margins"],
+            looks=terms["looks"],
+        )
+
+    @property
     def looks(self) -> list[dict[str, Any]]:
         """Entries of the looks at the result, in order."""
         return [entry for entry in self.entries if entry["kind"] == "look"]
@@ -88,7 +103,7 @@ class StudyRecord:
         Args:
             plan: Plan of the study.
             recipes: Recipes with the overrides of the study applied.
-            split: From `split_hash`.
+            split: From `table_hash`, of split.csv.
             extend: Record additional seeds.
 
         Raises:
@@ -100,7 +115,7 @@ class StudyRecord:
         doing = f"running a study in {self.folder}"
         fields = {recipe.name: recipe_fields(recipe) for recipe in recipes}
         if not self.entries:
-            hashes = {name: _hash(values) for name, values in fields.items()}
+            hashes = {name: content_hash(values) for name, values in fields.items()}
             content = {"split": split, "recipe_hashes": hashes, "recipe_fields": fields}
             self._append("plan", {**plan.terms(), "seeds": plan.seeds, **content})
             return
@@ -149,7 +164,7 @@ class StudyRecord:
         """Check that the predictions of earlier looks are unchanged.
 
         Args:
-            hashes: SHA-256 of the predictions by folder of the run.
+            hashes: From `table_hash`, of the predictions, by folder of the run.
 
         Raises:
             PredictionError: The predictions of a run have changed.
@@ -177,7 +192,7 @@ class StudyRecord:
 
         Args:
             result: From `summarize_study`.
-            hashes: SHA-256 of the predictions by folder of the run.
+            hashes: From `table_hash`, of the predictions, by folder of the run.
         """
         if result["look"]["number"] > len(self.looks):
             found = {
@@ -212,7 +227,7 @@ class StudyRecord:
         entry = json.loads(
             json.dumps({"kind": kind, "time": time, **content, "previous": previous})
         )
-        self.entries.append({**entry, "hash": _hash(entry)})
+        self.entries.append({**entry, "hash": content_hash(entry)})
         text = json.dumps({"entries": self.entries}, indent=2)
         write_text(self.folder / PLAN, text + "\n")
 
@@ -244,15 +259,16 @@ def recipe_fields(recipe: Recipe) -> dict[str, Any]:
     return content
 
 
-def split_hash(path: Path) -> str:
-    """Return a SHA-256 of a split file that does not depend on the order of its rows.
+def table_hash(table: pd.DataFrame) -> str:
+    """Return a SHA-256 of a table of strings that does not depend on the order of its rows.
+
+    It is the same for a split or predictions that were copied through another file format.
 
     Args:
-        path: A file written by `ham10000 split`.
+        table: With columns of strings, as in a CSV file.
     """
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
     table = table[sorted(table.columns)].sort_values(sorted(table.columns))
-    return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()
+    return hashlib.sha256(table.to_csv(index=False, lineterminator="\n").encode()).hexdigest()
 
 
 def _check_recipe(name: str, before: Mapping[str, Any], now: Mapping[str, Any], doing: str) -> None:
@@ -281,7 +297,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
             "the file, or choose another folder."
         ) from error
     for number, entry in enumerate(entries):
-        if hashes[number] != _hash(entry) or previous[number] != ([None, *hashes][number]):
+        if hashes[number] != content_hash(entry) or previous[number] != ([None, *hashes][number]):
             raise DataError(
                 f"{doing}: entry {number + 1} does not match its hash, so the file was edited. "
                 "Restore it, or choose another folder."
@@ -291,7 +307,8 @@ def _read(path: Path) -> list[dict[str, Any]]:
     return [{**entry, "hash": hashed} for entry, hashed in zip(entries, hashes, strict=True)]
 
 
-def _hash(content: Mapping[str, Any]) -> str:
+def content_hash(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a JSON object that does not depend on the order of its keys."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -1,8 +1,8 @@
 """Run a study from its plan to its verdict; finished runs are not repeated."""
 
-import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ham10000.data import data_folder, open_cache, prepare, write_split
+from ham10000.data import data_folder, open_cache, prepare, read_csv, write_split
 from ham10000.errors import Ham10000Error
 from ham10000.models import summarize_recipes, summary_table
 from ham10000.recipe import Recipe, load_recipe
@@ -18,14 +18,20 @@ from ham10000.statistics import MIN_TRAINING_DF, seeds_needed
 from ham10000.study.cluster import JobOptions, SubmititLauncher
 from ham10000.study.launcher import FrozenLauncher, Launcher, LocalLauncher
 from ham10000.study.plan import PRIMARY, PlannedRun, StudyPlan, make_plan
-from ham10000.study.preregistration import StudyRecord, split_hash
-from ham10000.study.summary import SPLIT, check_test_images, read_study, summarize_study
+from ham10000.study.preregistration import StudyRecord, table_hash
+from ham10000.study.results import publish_study, restore_study
+from ham10000.study.summary import (
+    RESULT,
+    SPLIT,
+    check_test_images,
+    read_study,
+    summarize_study,
+)
 from ham10000.training import RunDir, make_split, wants_validation
 from ham10000.utils import lock_folder, write_text
 
-__all__ = ["RESULT", "run_study"]
+__all__ = ["run_study"]
 
-RESULT = "study.json"
 LOCK = ".study.lock"
 
 
@@ -43,6 +49,9 @@ def run_study(
     parallel: int | None = None,
     processes: int = 1,
     jobs: JobOptions | None = None,
+    restore: Path | None = None,
+    publish: Path | None = None,
+    publish_seeds: int | None = None,
     overrides: Sequence[str] = (),
     log: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
@@ -72,6 +81,10 @@ def run_study(
         jobs: Resources of a Slurm job. With them, each missing run is trained in a job of its own
             instead of on this machine; see `SubmititLauncher`. Runs with a frozen backbone take
             seconds, and are always trained on this machine.
+        restore: Published results to begin with, if the folder has no study yet.
+        publish: Folder of the results, which are published after each seed and at the end; see
+            `publish_study`.
+        publish_seeds: Number of seeds whose predictions are published. Defaults to all.
         overrides: Recipe fields that every run overrides, as `part.field=value`.
         log: Called with one line for each step.
 
@@ -97,9 +110,11 @@ def run_study(
     )
     advice = "Wait until it has ended, stop it, or choose another folder."
     with lock_folder(out, LOCK, doing=f"running a study in {out}", advice=advice):
+        if restore is not None:
+            restore_study(restore, out)
         record = StudyRecord(out)
         shared = [*_share_images(recipes, plan, out), *overrides]
-        record.register(plan, recipes, split_hash(out / SPLIT), extend=extend)
+        record.register(plan, recipes, table_hash(read_csv(out / SPLIT, ())), extend=extend)
         finished, missing = _by_state(plan, out)
         record.check_predictions(_hashes(finished, out))
         _check_recipes(finished, record, out)
@@ -113,9 +128,13 @@ def run_study(
             )
         models = _compare_models(recipes, plan, log)
         log(f"{len(plan.runs)} runs, {len(missing)} to train")
+        unfinished = Counter(run.seed for run in missing)
         trained = _train(resolved, FrozenLauncher(out, parallel), launcher, log)
         for number, run in enumerate(trained, start=1):
             log(f"{run.folder}: trained, {number} of {len(missing)}")
+            unfinished[run.seed] -= 1
+            if publish is not None and not unfinished[run.seed]:
+                publish_study(out, publish, publish_seeds)
         check_test_images(missing, out, recipes[0].data.fold)
         result = summarize_study(plan, read_study(plan, out), record.look_number(plan.seeds))
         record.add_look(result, _hashes(plan.runs, out))
@@ -123,6 +142,8 @@ def run_study(
         result["looks_taken"] = [{name: look[name] for name in taken} for look in record.looks]
         result["models"] = models
         write_text(out / RESULT, json.dumps(result, indent=2) + "\n")
+        if publish is not None:
+            publish_study(out, publish, publish_seeds)
     return result
 
 
@@ -176,7 +197,7 @@ def _recipe_of(run: PlannedRun, recipe_file: Path, overrides: Sequence[str]) -> 
 def _hashes(runs: Iterable[PlannedRun], out: Path) -> dict[str, str]:
     """Return the SHA-256 of the predictions by folder of the run."""
     paths = {run.folder: RunDir(out / run.folder).predictions() for run in runs}
-    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items()}
+    return {name: table_hash(read_csv(path, ())) for name, path in paths.items()}
 
 
 def _share_images(recipes: Sequence[Recipe], plan: StudyPlan, out: Path) -> list[str]:

@@ -25,15 +25,18 @@ from ham10000.study.plan import PlannedRun, StudyPlan
 from ham10000.training import RunDir
 
 __all__ = [
+    "RESULT",
     "SPLIT",
     "check_test_images",
     "describe_change",
     "describe_verdict",
     "read_study",
+    "summarize_changes",
     "summarize_study",
 ]
 
 SPLIT = "split.csv"
+RESULT = "study.json"
 
 
 def check_test_images(runs: Iterable[PlannedRun], folder: Path, fold: int | None = None) -> None:
@@ -103,15 +106,43 @@ def summarize_study(
     Raises:
         PredictionError: Models of a fold were tested on different images.
     """
-    planned = look <= plan.looks
-    alpha = (1 - LEVEL) / plan.looks if planned else 1 - LEVEL
     changes = compare_cells(
         cells[plan.control],
         {arm: cells[arm] for arm in plan.arms},
-        level=1 - alpha,
+        level=1 - _alpha(plan, look),
         resamples=resamples,
         seed=seed,
     )
+    measured = {
+        recipe: {key: summarize(one.targets, one.probabilities) for key, one in runs.items()}
+        for recipe, runs in cells.items()
+    }
+    tested = {fold: one for (fold, _), one in cells[plan.control].items()}.values()
+    return {
+        **summarize_changes(plan, changes, measured, look),
+        "images": sum(len(one) for one in tested),
+        "lesions": sum(len(np.unique(one.lesions)) for one in tested),
+        "resamples": resamples,
+    }
+
+
+def summarize_changes(
+    plan: StudyPlan,
+    changes: Mapping[str, Mapping[str, CellEstimate]],
+    measured: Mapping[str, Mapping[tuple[int, int], Mapping[str, float]]],
+    look: int = 1,
+) -> dict[str, Any]:
+    """Compute the result of a study from the metrics of its runs.
+
+    Args:
+        plan: Plan of the study.
+        changes: From `ham10000.evaluation.compare_cells`.
+        measured: Metrics by recipe, and by fold and seed.
+        look: Number of this look at the result, counted from 1.
+
+    Returns:
+        The result of `summarize_study`, except for `images`, `lesions` and `resamples`.
+    """
     defined = [name for name in METRICS if all(name in found for found in changes.values())]
     adjusted = _adjust(plan, changes, defined)
     verdicts = {
@@ -125,13 +156,12 @@ def summarize_study(
         for name, margin in plan.margins.items()
         if name in defined
     }
-    sizes = {fold: one for (fold, _), one in cells[plan.control].items()}.values()
     return {
         **plan.as_dict(),
-        "images": sum(len(one) for one in sizes),
-        "lesions": sum(len(np.unique(one.lesions)) for one in sizes),
-        "resamples": resamples,
-        "metrics": _measure(cells, defined),
+        "metrics": {
+            name: {recipe: _over_cells(runs, name) for recipe, runs in measured.items()}
+            for name in defined
+        },
         "comparisons": {
             arm: {
                 name: _as_dict(
@@ -142,7 +172,11 @@ def summarize_study(
             for arm in plan.arms
         },
         "undefined": [name for name in METRICS if name not in defined],
-        "look": {"number": look, "level": round(alpha, 9), "exploratory": not planned},
+        "look": {
+            "number": look,
+            "level": round(_alpha(plan, look), 9),
+            "exploratory": look > plan.looks,
+        },
         "verdicts": {
             arm: _sentence(
                 plan, arm, look, changes[arm].get(plan.primary), verdicts.get((arm, plan.primary))
@@ -208,6 +242,11 @@ def describe_change(metric: str, change: CellEstimate) -> str:
     return f"{name} by {mean}{unit}, {level} interval {low} to {high}"
 
 
+def _alpha(plan: StudyPlan, look: int) -> float:
+    # The planned looks share the significance level.
+    return (1 - LEVEL) / plan.looks if look <= plan.looks else 1 - LEVEL
+
+
 def _adjust(
     plan: StudyPlan, changes: Mapping[str, Mapping[str, CellEstimate]], defined: list[str]
 ) -> dict[tuple[str, str], float]:
@@ -223,17 +262,6 @@ def _adjust(
 
 def _distinct(metric: str) -> str:
     return EQUAL_METRICS.get(metric, metric)
-
-
-def _measure(cells: Mapping[str, Cells], defined: list[str]) -> dict[str, dict[str, Any]]:
-    measured = {
-        recipe: {key: summarize(one.targets, one.probabilities) for key, one in runs.items()}
-        for recipe, runs in cells.items()
-    }
-    return {
-        name: {recipe: _over_cells(runs, name) for recipe, runs in measured.items()}
-        for name in defined
-    }
 
 
 def _over_cells(

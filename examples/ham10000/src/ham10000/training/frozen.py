@@ -22,7 +22,13 @@ from torch.optim.swa_utils import AveragedModel
 
 from ham10000.data import CLASSES, EpochSampler, read_split, split_rows
 from ham10000.errors import RecipeError, SplitError, TrainingError
-from ham10000.evaluation import Predictions, make_predictions, summarize, write_predictions
+from ham10000.evaluation import (
+    Predictions,
+    make_predictions,
+    round_probabilities,
+    summarize,
+    write_predictions,
+)
 from ham10000.models import (
     FeatureMaps,
     LesionClassifier,
@@ -338,7 +344,7 @@ def _predict(session: _Session, split: str) -> Predictions:
     ]
     table = session.features.table.iloc[rows][["image_id", "lesion_id", "dx"]]
     known = table.reset_index(drop=True).assign(split=split)
-    return make_predictions(known, torch.cat(parts).tolist(), "predicting")
+    return make_predictions(known, round_probabilities(torch.cat(parts)), "predicting")
 
 
 def _hash_split(run: RunDir) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ham10000.data import HAM10000, Augment, Batch, Batches, SequentialShard
 from ham10000.errors import ArgumentError, TrainingError
-from ham10000.evaluation import Predictions, make_predictions
+from ham10000.evaluation import Predictions, make_predictions, round_probabilities
 from ham10000.recipe import Recipe
 from ham10000.training.distributed import gather
 
@@ -56,7 +56,8 @@ def predict(
         tta: number of views of an image whose probabilities are averaged: 1, 2, 4 or 8.
 
     Returns:
-        The predictions of all ranks, on every rank, in the order of the data set.
+        The predictions of all ranks, on every rank, in the order of the data set, with five
+        significant digits.
 
     Raises:
         ArgumentError: `tta` is another number.
@@ -82,7 +83,8 @@ def predict(
     if lacking:
         raise TrainingError(f"gathering predictions: no rank predicted {lacking[0]}.")
     known = data.table[["image_id", "lesion_id", "dx"]].assign(split=split)
-    return make_predictions(known, [everywhere[name] for name in order], "predicting")
+    shares = round_probabilities([everywhere[name] for name in order])
+    return make_predictions(known, shares, "predicting")
 
 
 def _own_batches(data: HAM10000, recipe: Recipe, rank: int, replicas: int) -> Iterator[Batch]:

@@ -68,14 +68,19 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Fill a folder atomically: under a temporary name, and renamed at the end.
+def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Fill a folder under a temporary name, and rename it at the end.
+
+    Args:
+        path: the folder.
+        replace: replace an existing folder, which is removed after the new one has its name.
 
     Raises:
-        ArgumentError: `path` exists and is not an empty folder.
-        WriteError: it can't be written; nothing is left.
+        ArgumentError: `path` exists, is not an empty folder, and is not to be replaced.
+        WriteError: it can't be written; nothing is left, and an existing folder is unchanged.
     """
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    empty = path.is_dir() and not any(path.iterdir())
+    if path.exists() and not empty and not (replace and path.is_dir()):
         raise ArgumentError(
             f"writing {path}: it exists already and isn't an empty folder. "
             "Choose another path, or remove it first."
@@ -85,9 +90,12 @@ def new_folder(path: Path) -> Iterator[Path]:
         partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=path.parent))
     except OSError as error:
         raise cannot_write(path, error) from error
+    before = partial.with_name(f"{partial.name}-before")
     try:
         yield partial
         partial.chmod(0o777 & ~_umask())
+        if path.exists() and not empty:
+            path.replace(before)
         partial.replace(path)
         sync_folder(path.parent)
     except Ham10000Error:
@@ -95,7 +103,10 @@ def new_folder(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if before.exists() and not path.exists():
+            before.replace(path)
+        for leftover in (partial, before):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def sync_folder(path: Path) -> None:

@@ -5,6 +5,8 @@ from ham10000.data import (
     PRESETS,
     Augment,
     Preset,
+    cutmix,
+    mixup,
 )
 from ham10000.data.augment.augment import draw_hairs, draw_rulers
 from ham10000.errors import ArgumentError
@@ -90,3 +92,17 @@ def test_artefacts_darken_a_share_of_the_images(draw) -> None:
     assert darkened.any(1).float().mean().item() == pytest.approx(0.3, abs=0.07)
     assert darkened[darkened.any(1)].float().mean().item() < 0.35
     assert images.min() >= 0
+
+
+@pytest.mark.parametrize("mix", [mixup, cutmix])
+def test_mixed_targets_say_what_is_in_the_image(mix) -> None:
+    targets = torch.arange(7)
+    images = targets.float().reshape(7, 1, 1, 1).expand(7, 3, 24, 24).contiguous()
+    mixed, soft = mix(images, targets, torch.arange(7), num_classes=7, seed=1, epoch=0)
+    # Each image is as bright as its class's number, so its mean is the mean of its target.
+    assert torch.allclose(mixed.mean((1, 2, 3)), soft @ targets.float(), atol=1e-4)
+    assert torch.allclose(soft.sum(1), torch.ones(7))
+    assert (soft.argmax(1) == targets).all()
+    assert len(set(soft.amax(1).tolist())) > 3
+    with pytest.raises(ArgumentError, match="Augment them first"):
+        mix(images.byte(), targets, torch.arange(7), num_classes=7, seed=1, epoch=0)

@@ -1,7 +1,6 @@
 """Augmentation of batches on any device; each sample has parameters of its own."""
 
-from ham10000.data.augment.augment import PRESETS, Augment, Preset
-from ham10000.data.augment.mixup import cutmix, mixup
+from ham10000.data.augment.augment import PRESETS, Augment, Preset, cutmix, mixup
 from ham10000.data.augment.offline import augment_offline, offline_plan
 
 __all__ = ["PRESETS", "Augment", "Preset", "augment_offline", "cutmix", "mixup", "offline_plan"]
