@@ -202,6 +202,24 @@ def test_a_study_says_its_verdict_and_what_changed(study: Path, tmp_path: Path) 
     assert "Results of attended" in text
 
 
+def test_runs_of_one_recipe_share_a_page_under_the_names_of_their_folders(
+    run: Path, tmp_path: Path
+) -> None:
+    copies = [Path(shutil.copytree(run, tmp_path / name)) for name in ("seed0", "seed1")]
+    for copy in copies:  # without weights, saliency is not measured
+        shutil.rmtree(copy / "checkpoints")
+        shutil.rmtree(copy / "evaluation", ignore_errors=True)
+    text = write_report(copies, tmp_path / "report.html", each=0).read_text()
+    assert "<title>seed0 and seed1: report (synthetic data)</title>" in text
+    for name in ("seed0", "seed1"):
+        assert f"<dt>balanced accuracy, {name}</dt>" in text
+        assert f"Results of {name}</h2>" in text
+    titles = re.findall(r"<h3>(.*?)</h3>", text)
+    assert titles[0] == "All images"
+    assert titles[4] == "Differences to seed0"
+    assert "not tested on the same images" not in text
+
+
 def test_without_the_data_the_page_says_what_is_missing(run: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     shutil.rmtree(copy / "evaluation", ignore_errors=True)
