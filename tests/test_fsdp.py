@@ -20,12 +20,19 @@ from softattn import (
     insert_attention,
     wrap_backbone,
 )
+from softattn.attention import SoftAttentionNd
+from softattn.insertion.residual import GatedBlock
 
 
 def convolutions():
     return nn.Sequential(
         nn.Conv2d(3, 6, 3, stride=2), nn.ReLU(), nn.Conv2d(6, 8, 3, stride=2), nn.ReLU()
     )
+
+
+def with_block():
+    model = nn.Sequential(*convolutions(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    return insert_attention(model, at="2", block=SoftAttention)
 
 
 def inserted():
@@ -38,6 +45,7 @@ MODELS = {
     "wrapped": lambda: wrap_backbone(convolutions(), 3, num_maps=4, input_size=24),
     "block": lambda: wrap_backbone(convolutions(), 3, block=SoftAttentionBlock, input_size=24),
     "inserted": inserted,
+    "inserted block": with_block,
 }
 
 
@@ -61,8 +69,8 @@ def train_in_two(rank, port, path):
         model = build().eval()  # without dropout
         sharded = copy.deepcopy(model)
         expected = train(model, DistributedDataParallel(model), rank)
-        for module in sharded.modules():
-            if isinstance(module, SoftAttention):
+        for module in reversed(list(sharded.modules())):  # inner modules first
+            if isinstance(module, SoftAttentionNd | GatedBlock):
                 fully_shard(module, mesh=mesh)
         found = train(sharded, fully_shard(sharded, mesh=mesh), rank)
         with capture_maps(sharded) as maps:
