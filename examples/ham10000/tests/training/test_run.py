@@ -43,7 +43,7 @@ def test_eight_views_are_averaged(metadata_run: Path) -> None:
     opened = open_run(metadata_run)
     plain = opened.predict("test", tta=1).probabilities
     all_views = opened.predict("test", tta=8)
-    assert all_views.probabilities.sum(1) == pytest.approx(1)
+    assert all_views.probabilities.sum(1) == pytest.approx(1, abs=1e-4)
     assert abs(all_views.probabilities - plain).max() > 1e-4
 
 
@@ -124,7 +124,7 @@ def test_what_a_run_has_not_written_is_predicted(copy: Path, synthetic: Path) ->
     (copy / "predictions.csv").unlink()
     again = find_predictions(copy, data=synthetic)
     assert again.table["image_id"].tolist() == written.table["image_id"].tolist()
-    assert again.probabilities == pytest.approx(written.probabilities, abs=1e-6)
+    assert again.probabilities == pytest.approx(written.probabilities, abs=2e-5)
     validated = find_predictions(copy, "val")
     assert set(validated.table["split"]) == {"val"}
     assert not set(validated.table["image_id"]) & set(written.table["image_id"])
