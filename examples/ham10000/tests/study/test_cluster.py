@@ -1,13 +1,18 @@
+import json
 import os
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ranks
 
 from ham10000.errors import LockedError, MissingPackageError, TrainingError
-from ham10000.recipe import Recipe
+from ham10000.recipe import Recipe, make_recipe
 from ham10000.study import JobOptions, cluster
 from ham10000.study.cluster import SubmititLauncher, queued_jobs
+from ham10000.study.launcher import RunTrainer, claim_runs
 from ham10000.study.plan import PlannedRun
 from ham10000.training import RunDir, lock_run
 
@@ -189,3 +194,97 @@ def test_what_is_missing_is_named(
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(MissingPackageError, match="pip install submitit"):
         SubmititLauncher(tmp_path)
+
+
+def tiny(data: Path, seed: int, **training: object) -> Recipe:
+    return make_recipe(
+        {
+            "name": "tiny",
+            "seed": seed,
+            "data": {
+                "root": str(data),
+                "size": 16,
+                "epoch_samples": 32,
+                "workers": 0,
+                "protocol": "paper",
+            },
+            "model": {"backbone": "ham10000:tiny", "at": "block2"},
+            "training": {"epochs": 1, "batch_size": 16, **training},
+            "logging": {"tensorboard": False},
+        }
+    )
+
+
+def children(process: str) -> list[str]:
+    """Return the processes below a process."""
+    below = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [*below, *(each for child in below for each in children(child))]
+
+
+class LocalJobs:
+    """Jobs of submitit's local executor. Their ids are process ids."""
+
+    def queued(self) -> dict[str, str]:
+        found = {}
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                if b"submitit.local._local" in path.read_bytes():
+                    found[path.parent.name] = "RUNNING"
+            except OSError:  # it has just ended
+                continue
+        return found
+
+    def warn(self, job: str) -> None:
+        """Warn all processes of a job of its time limit, as Slurm does."""
+        for process in children(job):
+            os.kill(int(process), signal.SIGUSR2)
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalJobs]:
+    found = LocalJobs()
+    before = set(found.queued())
+    monkeypatch.setattr(cluster, "_EXECUTOR", "local")
+    monkeypatch.setattr(cluster, "_POLL_SECONDS", 0.5)
+    monkeypatch.setattr(cluster, "queued_jobs", found.queued)
+    yield found
+    for job in set(found.queued()) - before:
+        os.kill(int(job), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_job_outlives_an_interruption_and_is_requeued_after_a_warning(
+    synthetic: Path,
+    tmp_path: Path,
+    jobs: LocalJobs,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    run = RUNS[0]
+    runs = {run: tiny(synthetic, seed=0, epochs=30)}
+    launcher = SubmititLauncher(tmp_path / "study", JobOptions(timeout_min=10))
+    folder = RunDir(tmp_path / "study" / run.folder)
+    output = folder.path.with_suffix(".txt")
+
+    def interrupt(line: str) -> None:
+        if line.startswith("Jobs: "):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(launcher(runs, interrupt))
+    (job,) = json.loads((tmp_path / "study/jobs.json").read_text()).values()
+    ranks.wait_for(lambda: bool(folder.step_checkpoints()))
+    assert job in jobs.queued()
+    jobs.warn(job)
+    ranks.wait_for(lambda: "Stopped and saved, since SIGTERM" in output.read_text())
+
+    said: list[str] = []
+    assert list(launcher(runs, said.append)) == [run]
+    assert said[0] == "Queued or running since an earlier call: 1"
+    assert not any("Submitted" in line for line in said)
+    assert "Resuming from step" in output.read_text()
+
+    claim_runs(tmp_path / "local", runs)
+    RunTrainer(tmp_path / "local")(run, {})
+    expected = RunDir(tmp_path / "local" / run.folder).predictions().read_bytes()
+    assert folder.predictions().read_bytes() == expected
