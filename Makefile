@@ -86,8 +86,9 @@ release-check: lint workflows-check test-wheel docs-check ## Build and check a r
 	$(BIN)/python scripts/release_check.py dist $(TAG)
 
 # Half an hour on two cores.
-coverage-models: $(READY) ## Wrap every model; writes docs/models.md (30 minutes)
+coverage-models: $(READY) ## Wrap every model; writes docs/models.md, transformers.md (40 minutes)
 	$(BIN)/python benchmarks/coverage_models.py --fresh
+	$(BIN)/python benchmarks/coverage_transformers.py --fresh
 
 # Covers every stage of the smallest model of every timm file.
 coverage-insert: $(READY) ## Insert attention at every stage; writes docs/insertion.md (30 minutes)

@@ -33,7 +33,7 @@ def words_of(block):
 
 @pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
 def test_code_runs(page, tmp_path, monkeypatch):
-    for package in ("timm", "matplotlib", "h5py", "safetensors", "onnxruntime"):
+    for package in ("timm", "transformers", "matplotlib", "h5py", "safetensors", "onnxruntime"):
         pytest.importorskip(package, reason="the guides need softattn[all]")
     if page.stem == "ham10000":
         pytest.importorskip("ham10000", reason="pip install -e examples/ham10000")

@@ -217,6 +217,14 @@ def test_backbones_of_transformers_give_the_map_of_their_last_stage():
     assert wrap_backbone(earlier, 3).backbone.feature_map.size == (8, 8)
 
 
+def test_weights_of_modules_that_are_not_called_are_kept():
+    # The pooling of SigLIP uses the weights of a linear layer inside nn.MultiheadAttention.
+    wrapped = wrap_backbone("transformers:siglip_vision_model", 3, num_maps=2, **VIT)
+    assert wrapped.backbone.feature_map.source.value == "forward"
+    assert wrapped(images("siglip")).shape == (2, 3)
+    assert any(not parameter.requires_grad for parameter in wrapped.parameters())
+
+
 def test_a_wrapped_model_is_pickled_exported_and_checkpointed():
     wrapped, x = wrap_backbone(build("vit"), 3, num_maps=2).eval(), images("vit")
     file = io.BytesIO()

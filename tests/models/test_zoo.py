@@ -175,6 +175,12 @@ def test_names_of_transformers_that_build_nothing(name, options, kind, message):
         load_model(f"transformers:{name}", **options)
 
 
+def test_sizes_that_do_not_fit():
+    pytest.importorskip("transformers", reason="needs softattn[transformers]")
+    with pytest.raises(ModelError, match=r"building transformers:cvt: it raises IndexError: list"):
+        load_model("transformers:cvt", kwargs={"depth": [1, 1, 1]})
+
+
 def test_a_folder_without_a_configuration(tmp_path):
     pytest.importorskip("transformers", reason="needs softattn[transformers]")
     with pytest.raises(WeightsError, match=r"building transformers:/.*config\.json"):

@@ -294,7 +294,8 @@ def _plan(
     if part is not model:
         kept = set(part.parameters())
         dropped = tuple(_outermost(model, lambda _, m: kept.isdisjoint(m.parameters())))
-    elif reached is not None:
+    elif reached is not None and source is not Source.FORWARD:
+        # A whole forward may use the weights of a module that it does not call.
         dropped = tuple(
             _outermost(
                 model,
@@ -341,14 +342,12 @@ def _run_timm_methods(model: nn.Module, size: ImageSize) -> tuple[Source, MapLay
 
 def _truncated(model: nn.Module, at: str | None, size: ImageSize) -> tuple[nn.Module, Source, str]:
     """Return the part of a model that returns its last map, how it is read, and its name."""
-    if at is not None:
-        return truncate(model, at), Source.TRUNCATED, at
-    encoder = find_image_encoder(model, size)
+    encoder = find_image_encoder(model, size) if at is None else None
     if encoder == "":
         return model, Source.FORWARD, ""
     if encoder is not None:
         return only_module(model, encoder), Source.TRUNCATED, encoder
-    at = find_last_feature_map(model, size)
+    at = at if at is not None else find_last_feature_map(model, size)
     return truncate(model, at), Source.TRUNCATED, at
 
 

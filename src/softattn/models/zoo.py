@@ -198,10 +198,13 @@ def _from_transformers(name: str, pretrained: bool, kwargs: dict[str, Any]) -> N
         kind = _class(config, doing)
         # trust_remote_code is never set: code in a repository is not run.
         model = kind.from_pretrained(source, config=config) if pretrained else kind(config)
+    except (SoftAttnError, TypeError):
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, SoftAttnError):
-            raise
         raise WeightsError(f"{doing}: {error}") from error
+    except Exception as error:  # such as of a missing package, or of sizes that do not fit
+        found = " ".join(str(error).split())
+        raise ModelError(f"{doing}: it raises {type(error).__name__}: {found}") from error
     fields = kwargs if is_type else _fields(config)
     cfg = _preprocessing(config, source)
     return NamedModel(model.eval(), f"transformers:{config.model_type}", cfg, fields)
