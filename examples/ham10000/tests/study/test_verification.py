@@ -137,6 +137,7 @@ def test_missing_files_are_found(copy: Path) -> None:
 def test_quotations_on_pages_are_compared_and_written(published: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
+        "Quote with `<!-- results ours PART -->` and `<!-- end results -->`. "
         "Attention changed <!-- results ours sa auc_macro -->macro AUC<!-- end results -->.\n\n"
         "<!-- results ours differences -->\n<!-- end results -->\n"
     )
@@ -144,6 +145,7 @@ def test_quotations_on_pages_are_compared_and_written(published: Path, tmp_path:
     assert len(quote_results(page, results)) == 2
     assert quote_results(page, results, write=True) == []
     text = page.read_text()
+    assert "PART -->` and `<!-- end results -->`. Attention changed <!--" in text
     assert "Attention changed <!-- results ours sa auc_macro -->macro AUC by +" in text
     assert "-->\n\n| metric | arm |" in text
     assert quote_results(page, results) == []

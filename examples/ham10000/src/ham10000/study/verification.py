@@ -38,7 +38,8 @@ _NONE = "missing"
 _END = "<!-- end results -->"
 
 _QUOTATION = re.compile(
-    rf"(?P<begin><!-- results (?P<name>\S+) (?P<part>[^\n]+?) -->)(?P<text>.*?){_END}", re.DOTALL
+    rf"(?<!`)(?P<begin><!-- results (?P<name>\S+) (?P<part>[^\n]+?) -->)(?P<text>.*?){_END}",
+    re.DOTALL,
 )
 
 _TOLERANCES = {"rel_tol": 1e-5, "abs_tol": 1e-8}
@@ -90,7 +91,7 @@ def quote_results(page: Path, results: Path, *, write: bool = False) -> list[str
     """Compare the quotations of a page with the published results.
 
     A quotation is the text between `<!-- results STUDY PART -->` and `<!-- end results -->`, where
-    the part is one of `quotations`.
+    the part is one of `quotations`. Comments in backticks are text about quotations.
 
     Args:
         page: Markdown file.
