@@ -1,10 +1,13 @@
+from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from torch import Tensor
+from torchvision.transforms.v2 import functional as F
 
 from ham10000.data import (
     find_pairs,
@@ -15,43 +18,86 @@ from ham10000.data import (
     read_image,
     read_pairs,
     scan_pairs,
+    synthesize,
     write_pairs,
 )
-from ham10000.data.duplicates import fingerprint, hash_distance, similarity, spectrum
+from ham10000.data.duplicates import (
+    MIN_PLACES,
+    Features,
+    count_places,
+    describe,
+    fingerprint,
+)
 from ham10000.errors import DataError
 
 
-@pytest.fixture
-def images(synthetic: Path) -> list[Tensor]:
-    folder = open_folder(synthetic)
-    rows = folder.table.drop_duplicates("lesion_id").index[:20]
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Tensor]:
+    """One image of each of 16 lesions, in the size of the smallest copies of HAM10000."""
+    out = tmp_path_factory.mktemp("duplicates") / "set"
+    synthesize(out, images=40, seed=0, width=200)
+    folder = open_folder(out)
+    rows = folder.table.drop_duplicates("lesion_id").index[:16]
     return [read_image(folder.paths()[row]) for row in rows]
 
 
-def shifted(image: Tensor, pixels: int) -> Tensor:
-    return image.roll(pixels, 2)
+def moved(image: Tensor, angle: float, shift: int, scale: float) -> Tensor:
+    return F.affine(
+        image, angle, [shift, shift // 2], scale, [0.0], F.InterpolationMode.BILINEAR, fill=[200.0]
+    )
 
 
 def changed(image: Tensor) -> Tensor:
-    """Darken an image, reduce its contrast and shift it, like another photograph of the lesion."""
-    return shifted((image.float() * 0.8 + 10).to(torch.uint8), 1)
+    """Darken an image, reduce its contrast and move it, like another photograph of the lesion."""
+    return moved((image.float() * 0.8 + 10).to(torch.uint8), 20, 8, 1.1)
 
 
-def test_fingerprints_match_for_the_same_lesion_only(images: list[Tensor]) -> None:
-    prints = [fingerprint(image) for image in images]
-    again = [fingerprint(changed(image)) for image in images]
-    greys = spectrum(np.stack([each.grey for each in prints]))
-    others = spectrum(np.stack([each.grey for each in again]))
-    same = similarity(greys, others)
-    different = similarity(greys, others.roll(1, 0))
-    assert same.min() > 0.4 > different.max()
-    distances = [hash_distance(a.hash, b.hash) for a, b in zip(prints, again, strict=True)]
-    assert sum(distances) / len(distances) < 10
+def compressed(image: Tensor) -> Tensor:
+    code = cv2.imencode(".jpg", image.permute(1, 2, 0).numpy(), [cv2.IMWRITE_JPEG_QUALITY, 40])[1]
+    return torch.from_numpy(cv2.imdecode(code, cv2.IMREAD_COLOR)).permute(2, 0, 1)
 
 
-def test_an_image_is_wholly_similar_to_itself(images: list[Tensor]) -> None:
-    greys = spectrum(np.stack([fingerprint(image).grey for image in images[:3]]))
-    assert similarity(greys, greys).tolist() == pytest.approx([1, 1, 1], abs=1e-3)
+@pytest.mark.parametrize(
+    "change",
+    [
+        changed,
+        lambda image: image,
+        lambda image: moved(image, 90, 0, 1),
+        lambda image: moved(image, 0, 30, 1),
+        lambda image: moved(image, 0, 0, 1.5),
+        lambda image: F.resize(image, [100, 133], antialias=True),
+        compressed,
+        lambda image: (image * torch.tensor([1, 0.7, 0.6])[:, None, None]).to(torch.uint8),
+    ],
+    ids=["photograph", "copy", "rotated", "shifted", "zoomed", "reduced", "JPEG", "colours"],
+)
+def test_changed_images_match_their_originals_only(
+    images: list[Tensor], change: Callable[[Tensor], Tensor]
+) -> None:
+    shown = [*images, *(change(image) for image in images)]
+    features = describe([fingerprint(image) for image in shown])
+    originals, copies = features[: len(images)], features[len(images) :]
+    same = [count_places(*pair) for pair in zip(originals, copies, strict=True)]
+    different = [count_places(*pair) for pair in zip(originals, copies[1:], strict=False)]
+    assert min(same) >= MIN_PLACES > max(different)
+
+
+def test_features_at_one_place_count_once() -> None:
+    rng = np.random.default_rng(0)
+    vectors = np.linalg.qr(rng.normal(size=(32, 32)))[0].astype(np.float32)
+    apart = Features(rng.uniform(0, 150, (32, 2)).astype(np.float32), vectors)
+    near = Features(apart.points / 20, vectors)
+    assert count_places(apart, apart) >= 25
+    assert count_places(near, near) == count_places(apart, near) == 1
+
+
+def test_features_at_unrelated_places_do_not_match() -> None:
+    rng = np.random.default_rng(0)
+    vectors = np.linalg.qr(rng.normal(size=(32, 32)))[0].astype(np.float32)
+    first, second = (
+        Features(rng.uniform(0, 150, (32, 2)).astype(np.float32), vectors) for _ in range(2)
+    )
+    assert count_places(first, second) < MIN_PLACES
 
 
 def test_pairs_are_found_across_lesions_only(images: list[Tensor]) -> None:
@@ -60,8 +106,10 @@ def test_pairs_are_found_across_lesions_only(images: list[Tensor]) -> None:
     lesions = [f"L{number}" for number in range(len(images))] + ["other", "L5"]
     table = pd.DataFrame({"image_id": ids, "lesion_id": lesions})
     pairs = find_pairs(table, [fingerprint(image) for image in shown])
-    assert pairs[["image_id", "other_image_id"]].to_numpy().tolist() == [["I3", "I20"]]
+    assert pairs[["image_id", "other_image_id"]].to_numpy().tolist() == [["I3", "I16"]]
     assert pairs[["lesion_id", "other_lesion_id"]].to_numpy().tolist() == [["L3", "other"]]
+    assert pairs["places"].min() >= MIN_PLACES
+    assert pairs.equals(find_pairs(table, [fingerprint(image) for image in shown]))
 
 
 def test_a_blank_image_is_like_no_other(images: list[Tensor]) -> None:
@@ -106,8 +154,8 @@ def test_pairs_of_another_data_set_are_refused() -> None:
 
 
 def test_pairs_survive_their_file(tmp_path: Path) -> None:
-    columns = ["image_id", "other_image_id", "lesion_id", "other_lesion_id", "similarity"]
-    for rows in ([["a", "b", "x", "y", 0.5]], []):
+    columns = ["image_id", "other_image_id", "lesion_id", "other_lesion_id", "places"]
+    for rows in ([["a", "b", "x", "y", 15]], []):
         pairs = pd.DataFrame(rows, columns=columns)
         write_pairs(pairs, tmp_path / "pairs.csv")
         again = read_pairs(tmp_path / "pairs.csv")
