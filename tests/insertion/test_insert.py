@@ -688,7 +688,7 @@ ERRORS: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("at", "options", "error", "text"), ERRORS, ids=lambda value: str(value))
+@pytest.mark.parametrize(("at", "options", "error", "text"), ERRORS)
 def test_errors_say_why_and_change_nothing(
     at: Any, options: dict[str, Any], error: type[Exception], text: str
 ) -> None:
