@@ -26,7 +26,7 @@ help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Uses the real images if HAM10000_DIR is set, synthetic ones otherwise.
-demo: $(READY) ## Train, evaluate and report on HAM10000, at a small scale
+demo: $(READY) ## Run a small study of attention on HAM10000, and write its report
 	$(BIN)/ham10000 demo --out out/demo
 
 # Trains for a minute on synthetic lesions.

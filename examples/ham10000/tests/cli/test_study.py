@@ -67,13 +67,14 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     def run_study(recipes: list[Path], **options: Any) -> dict[str, dict[str, str]]:
         found.update(options, recipes=[path.stem for path in recipes])
-        return {"verdicts": {"smoke_sa": "undecided"}}
+        return {"verdicts": {"frozen_sa": "undecided"}}
 
     def write_report(folders: list[Path], page: Path) -> Path:
         found.update(report=folders)
         return page
 
     monkeypatch.setattr(study, "run_study", run_study)
+    monkeypatch.setattr(study, "print_study", lambda result: print(*result["verdicts"].values()))
     monkeypatch.setattr(study, "write_report", write_report)
     monkeypatch.setattr(study, "_DEMO_IMAGES", 28)
     return found
@@ -88,7 +89,8 @@ def test_a_demo_without_a_data_set_generates_one_once(
     monkeypatch.delenv(DATA_VARIABLE, raising=False)
     assert main(["demo", "--out", str(tmp_path)]) == 0
     assert len(read_table(find_table(tmp_path / "data"))) == 28
-    assert calls["recipes"] == ["smoke", "smoke_sa"]
+    assert calls["recipes"] == ["frozen", "frozen_placebo", "frozen_sa"]
+    assert (calls["folds"], calls["seeds"]) == (5, (0, 1))
     assert calls["out"] == tmp_path / "study"
     assert calls["report"] == [tmp_path / "study"]
     assert f"data.root={(tmp_path / 'data').absolute()}" in calls["overrides"]

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -17,10 +18,10 @@ from ham10000.reporting.figures import (
     recall_figure,
     reliability_figure,
     roc_figure,
-    save_figure,
+    study_figure,
     write_figures,
 )
-from ham10000.reporting.style import DARK, LIGHT, Theme
+from ham10000.reporting.style import DARK, LIGHT, Theme, save_figure
 
 RNG = np.random.default_rng(0)
 TARGETS = RNG.integers(0, 7, 200)
@@ -170,3 +171,39 @@ def test_figures_are_files_that_open(tmp_path: Path) -> None:
         with Image.open(path) as picture:
             assert min(picture.size) > 300
             assert np.asarray(picture.convert("L")).std() > 1, "something is drawn"
+
+
+def study(low: float | None, high: float | None) -> dict[str, Any]:
+    """What the figure of a study reads of study.json: two arms, three folds, two seeds."""
+    control = np.full((3, 2), 0.8)
+    arms = {"se": control + 0.01, "sa": control - np.arange(6).reshape(3, 2) / 100}
+    changes = {
+        arm: {"auc_macro": {"mean": float((values - control).mean()), "low": low, "high": high}}
+        for arm, values in arms.items()
+    }
+    values = {"bare": control, **arms}
+    return {
+        "primary": "auc_macro",
+        "control": "bare",
+        "arms": list(arms),
+        "margins": {"auc_macro": 0.005},
+        "metrics": {
+            "auc_macro": {name: {"values": each.tolist()} for name, each in values.items()}
+        },
+        "comparisons": changes,
+    }
+
+
+def test_a_study_shows_each_fold_and_seed_and_the_interval() -> None:
+    figure = study_figure(study(-0.03, 0.02))
+    dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    drawn = sorted(round(float(x), 6) for line in dots for x in line.get_xdata())
+    assert drawn == [-5, -4, -3, -2, -1, 0, *[1] * 6]
+    assert "-2.50 (-3.00 to 2.00)" in texts(figure)
+    assert "macro AUC, difference to bare in points" in texts(figure)
+
+
+def test_a_study_of_too_few_runs_shows_no_interval() -> None:
+    shown = texts(study_figure(study(None, None)))
+    assert "-2.50" in shown
+    assert " to " not in shown.replace("difference to", "")

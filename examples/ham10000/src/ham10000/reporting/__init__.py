@@ -13,10 +13,10 @@ from ham10000.reporting.console import (
     print_study,
 )
 from ham10000.reporting.explore import explore_dataset
-from ham10000.reporting.figures import FigureFormat, write_figures
+from ham10000.reporting.figures import write_figures
 from ham10000.reporting.inputs import Evaluated, evaluate_sources
 from ham10000.reporting.report import write_report
-from ham10000.reporting.style import data_uri
+from ham10000.reporting.style import FigureFormat, data_uri
 from ham10000.reporting.tables import TableFormat, frames_of_runs, tables_of_run, write_tables
 
 __all__ = [

@@ -15,8 +15,7 @@ from torch import Tensor
 from ham10000.data import CLASS_NAMES, CLASSES, data_folder, open_folder, read_mask, resize
 from ham10000.errors import ArgumentError, MissingDataError, closest
 from ham10000.evaluation import Predictions
-from ham10000.reporting.figures import FigureFormat, save_figure
-from ham10000.reporting.style import LIGHT, Theme, style
+from ham10000.reporting.style import LIGHT, FigureFormat, Theme, save_figure, style
 from ham10000.saliency import attention_maps, image_network, image_reader
 from ham10000.training import Run
 

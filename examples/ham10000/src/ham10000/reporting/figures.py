@@ -1,11 +1,9 @@
 """Figures of an evaluation: pure functions from numbers to matplotlib figures of one size."""
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,28 +13,28 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from ham10000.data import CLASSES
 from ham10000.errors import ArgumentError
-from ham10000.evaluation import NUM_BINS, Evaluation, Predictions, reliability_bins
-from ham10000.reporting.style import LIGHT, Theme, new_figure
+from ham10000.evaluation import (
+    NUM_BINS,
+    Evaluation,
+    Predictions,
+    metric_name,
+    reliability_bins,
+)
+from ham10000.reporting.style import LIGHT, FigureFormat, Theme, new_figure, save_figure
 from ham10000.reporting.tables import method_name
 from ham10000.saliency import CURVES, curve_area
-from ham10000.utils import replacing
 
 __all__ = [
-    "FigureFormat",
     "confusion_figure",
     "curves_figure",
     "faithfulness_figure",
     "recall_figure",
     "reliability_figure",
     "roc_figure",
-    "save_figure",
+    "study_figure",
     "write_figures",
 ]
 
-FigureFormat = Literal["png", "svg", "pdf"]
-"""Format of the files of figures."""
-
-_WITHOUT_DATE = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 _STYLES = ("-", "--", "-.", ":", "-", "--", "-.")
 _DASHED = (0, (2, 3))
 _METHOD_STYLES = {
@@ -294,6 +292,62 @@ def faithfulness_figure(
     return figure
 
 
+def study_figure(study: Mapping[str, Any], *, theme: Theme = LIGHT) -> Figure:
+    """Draw the difference of each arm to the control in the primary metric of a study.
+
+    Each dot is one fold and seed, and the bar is the confidence interval, if there are enough
+    runs. Within the shaded area, differences are smaller than the smallest one of interest.
+
+    Example:
+        >>> from ham10000.reporting.figures import study_figure
+        >>> values = {"bare": {"values": [[0.80, 0.82]]}, "sa": {"values": [[0.81, 0.82]]}}
+        >>> study = {"primary": "auc_macro", "control": "bare", "arms": ["sa"]}
+        >>> study |= {"margins": {"auc_macro": 0.005}, "metrics": {"auc_macro": values}}
+        >>> change = {"mean": 0.005, "low": -0.01, "high": 0.02}
+        >>> study["comparisons"] = {"sa": {"auc_macro": change}}
+        >>> [text.get_text() for text in study_figure(study).axes[0].texts]
+        ['+0.50 (-1.00 to 2.00)']
+
+    Args:
+        study: Content of study.json.
+        theme: Colours.
+    """
+    figure, (axes,) = new_figure(theme)
+    name, arms, margin = study["primary"], study["arms"], 100 * study["margins"][study["primary"]]
+    axes.axvspan(-margin, margin, color=theme.line, alpha=0.5, linewidth=0)
+    axes.axvline(0, color=theme.quiet, linewidth=1)
+    values = {recipe: np.array(found["values"]) for recipe, found in study["metrics"][name].items()}
+    for row, arm in enumerate(arms):
+        dots = 100 * (values[arm] - values[study["control"]])
+        for seed, column in enumerate(dots.T):
+            height = row + 0.28 * (seed - (dots.shape[1] - 1) / 2) / max(dots.shape[1] - 1, 1)
+            axes.plot(column, [height] * len(column), "o", color=theme.second, ms=3, alpha=0.6)
+        change = study["comparisons"][arm][name]
+        mean, text = 100 * change["mean"], f"{100 * change['mean']:+.2f}"
+        if change["low"] is not None:
+            ends = [100 * change["low"], 100 * change["high"]]
+            axes.plot(ends, [row, row], color=theme.first, linewidth=2.4)
+            text += f" ({ends[0]:.2f} to {ends[1]:.2f})"
+        axes.plot(mean, row, "D", color=theme.first, markersize=6)
+        axes.text(
+            0.99,
+            row - 0.3,
+            text,
+            va="center",
+            ha="right",
+            fontsize=9,
+            color=theme.ink,
+            transform=axes.get_yaxis_transform(),
+        )
+    axes.set_yticks(range(len(arms)), arms)
+    axes.set_ylim(len(arms) - 0.4, -0.6)
+    axes.set_xlabel(f"{metric_name(name)}, difference to {study['control']} in points")
+    axes.grid(axis="x", color=theme.line, linewidth=0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    return figure
+
+
 def write_figures(
     evaluation: Evaluation, predictions: Predictions, out: Path, kind: FigureFormat = "png"
 ) -> list[Path]:
@@ -327,25 +381,6 @@ def write_figures(
     for path, figure in zip(paths, figures.values(), strict=True):
         save_figure(figure, path)
     return paths
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure atomically, in the format of the extension: .png, .svg or .pdf.
-
-    Equal figures give equal files. The fonts of a PDF are embedded as TrueType, since many
-    publishers refuse Type 3 fonts.
-
-    Raises:
-        WriteError: The file cannot be written.
-    """
-    kind = path.suffix.removeprefix(".")
-    picture = io.BytesIO()
-    with matplotlib.rc_context({"pdf.fonttype": 42, "svg.hashsalt": "ham10000"}):
-        figure.savefig(
-            picture, format=kind, dpi=150, bbox_inches="tight", metadata=_WITHOUT_DATE.get(kind)
-        )
-    with replacing(path) as file:
-        file.write(picture.getvalue())
 
 
 def _points(rows: Iterable[Mapping[str, Any]], name: str, split: str) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ import jinja2
 
 from ham10000.data import CLASS_NAMES, CLASSES, LICENCE
 from ham10000.errors import Ham10000Error
+from ham10000.evaluation import metric_name
 from ham10000.reporting import figures
 from ham10000.reporting.cases import gallery, make_cases, thumbnail
 from ham10000.reporting.comparison import (
@@ -35,6 +36,7 @@ from ham10000.saliency import LOCALIZATION_JSON, evaluate_saliency, write_salien
 from ham10000.utils import write_text
 
 __all__ = [
+    "differences",
     "gallery_section",
     "results_section",
     "saliency_section",
@@ -90,6 +92,7 @@ def write_report(
         "headline": headline(source),
         "looks": look_table(source),
         "published": published_table(source),
+        "differences": None if source.study is None else differences(source.study),
         "comparison": comparison_tables(source),
         "models": model_table(source),
         "results": [results_section(run) for run in source.runs],
@@ -103,6 +106,17 @@ def write_report(
     if tables:
         write_tables(out.with_name(f"{out.stem}_tables"), tables, *report_files(source))
     return out
+
+
+def differences(study: Mapping[str, Any]) -> Embedded | None:
+    """Return the figure of a study; `None` if the primary metric is undefined."""
+    name = study["primary"]
+    if name not in study["metrics"]:
+        return None
+    changes = {arm: study["comparisons"][arm][name]["mean"] for arm in study["arms"]}
+    listed = ", ".join(f"{arm} {100 * change:+.2f}" for arm, change in changes.items())
+    alt = f"{metric_name(name)}, difference to {study['control']} in points: {listed}."
+    return embed(lambda theme: figures.study_figure(study, theme=theme), alt)
 
 
 def results_section(run: EvaluatedRun) -> dict[str, Any]:

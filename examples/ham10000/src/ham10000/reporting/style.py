@@ -1,25 +1,30 @@
-"""Style of figures and pages: a light and a dark theme, and images as `data:` URIs."""
+"""Style of figures and pages: light and dark theme, figure files, images as `data:` URIs."""
 
 import base64
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from ham10000.utils import replacing
+
 __all__ = [
     "DARK",
     "LIGHT",
     "Embedded",
+    "FigureFormat",
     "Theme",
     "data_uri",
     "embed",
     "embed_photo",
     "new_figure",
+    "save_figure",
     "style",
 ]
 
@@ -65,6 +70,11 @@ DARK = Theme(
 )
 
 
+FigureFormat = Literal["png", "svg", "pdf"]
+"""Format of the files of figures."""
+
+_WITHOUT_DATE = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+
 FIGURE_SIZE = (6.4, 4.6)
 """Width and height of every figure of an evaluation, in inches."""
 
@@ -104,6 +114,25 @@ def style(axes: Axes, theme: Theme) -> None:
     axes.tick_params(colors=theme.line, labelcolor=theme.quiet)
     for label in (axes.xaxis.label, axes.yaxis.label, axes.title):
         label.set_color(theme.quiet)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure atomically, in the format of the extension: .png, .svg or .pdf.
+
+    Equal figures give equal files. The fonts of a PDF are embedded as TrueType, since many
+    publishers refuse Type 3 fonts.
+
+    Raises:
+        WriteError: The file cannot be written.
+    """
+    kind = path.suffix.removeprefix(".")
+    picture = io.BytesIO()
+    with matplotlib.rc_context({"pdf.fonttype": 42, "svg.hashsalt": "ham10000"}):
+        figure.savefig(
+            picture, format=kind, dpi=150, bbox_inches="tight", metadata=_WITHOUT_DATE.get(kind)
+        )
+    with replacing(path) as file:
+        file.write(picture.getvalue())
 
 
 @dataclass(frozen=True)
