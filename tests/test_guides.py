@@ -102,12 +102,12 @@ def _python(arguments):
 
 
 def _pip(arguments):
-    extras = re.findall(r"\[(.+?)\]", " ".join(arguments))
-    text = (ROOT / "pyproject.toml").read_text()
-    for extra in ",".join(extras).split(",") if extras else ():
-        assert re.search(rf"^{extra} = ", text, re.MULTILINE), extra
-    for path in (a for a in arguments if a.startswith("examples")):
-        assert (ROOT / path).is_dir(), path
+    for argument in arguments:
+        name, _, extras = argument.strip("]").partition("[")
+        project = ROOT / name if name.startswith("examples") else ROOT
+        text = (project / "pyproject.toml").read_text()
+        for extra in filter(None, extras.split(",")):
+            assert re.search(rf"^{extra} = ", text, re.MULTILINE), extra
 
 
 # Other commands must only be known ones.

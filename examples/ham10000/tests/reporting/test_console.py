@@ -50,7 +50,7 @@ def test_a_study_begins_with_its_primary_metric_and_ends_with_its_verdict(
     print_study(result)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("5 folds, 2 seeds, 1,234 test images of 1,000 lesions; ")
-    assert any("change, 97.5 % interval" in line for line in lines[:5])
+    assert "se (arm) instead of bare (control), 97.5 % intervals" in map(str.strip, lines[:5])
     rows = [line for line in lines if "50.00" in line]
     assert [row.split()[0] for row in rows] == ["macro", "balanced"] * 2
     assert rows[0].split()[-6:] == ["+1.20", "(-2.00", "to", "4.00)", "0.250", "undecided"]

@@ -288,7 +288,9 @@ def print_study(result: Mapping[str, Any]) -> None:
         markup=False,
     )
     for arm in result["arms"]:
+        out.print()
         out.print(_arm_table(result, arm))
+    out.print()
     if result["undefined"]:
         out.print(f"Undefined on these images: {', '.join(result['undefined'])}", markup=False)
     for verdict in result["verdicts"].values():
@@ -296,13 +298,15 @@ def print_study(result: Mapping[str, Any]) -> None:
 
 
 def _arm_table(result: Mapping[str, Any], arm: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("mean", overflow="fold")
-    for name in (result["control"], arm):
-        table.add_column(escape(name), justify="right", overflow="fold")
     tested = any(change["low"] is not None for change in result["comparisons"][arm].values())
-    level = f", {100 * (1 - result['look']['level']):g} % interval" if tested else ""
-    table.add_column(f"change{level}", justify="right", no_wrap=True)
+    level = f", {100 * (1 - result['look']['level']):g} % intervals" if tested else ""
+    title = f"{arm} (arm) instead of {result['control']} (control){level}"
+    # Without edges, since a line of 80 columns has no room to spare.
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+    table.add_column("mean")
+    table.add_column("control", justify="right")
+    table.add_column("arm", justify="right")
+    table.add_column("change", justify="right", no_wrap=True)
     if tested:
         table.add_column("p (Holm)", justify="right", min_width=6)
     table.add_column("outcome", no_wrap=True)
