@@ -1,4 +1,4 @@
-"""Soft-Attention as modules, and attention of other kinds by name."""
+"""Soft-Attention modules, and a factory for attention modules of other kinds."""
 
 from collections.abc import Callable
 from typing import Any
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 Block = str | Callable[[int], nn.Module]
-"""Name of an attention of timm, or a function from the number of channels to a module."""
+"""Name of a timm attention module, or a function that builds a module for C channels."""
 
 # For error messages, since timm has no list of them.
 _TIMM_ATTENTIONS = ("se", "ese", "eca", "ceca", "ge", "gc", "gca", "cbam", "lcbam", "coord")
@@ -187,7 +187,7 @@ class SoftAttention(SoftAttentionNd):
         ArgumentTypeError: an argument has the wrong type.
         ShapeError: in `forward`, x isn't (B, C, H, W).
 
-    For signals and volumes there are `SoftAttention1d` and `SoftAttention3d`.
+    For signals and volumes, use `SoftAttention1d` and `SoftAttention3d`.
 
     Source: arXiv:2105.03358, section 2.1. The layer that the authors published computes something
     else: see `softattn.keras.KerasSoftAttention`.
@@ -342,7 +342,7 @@ class SoftAttentionBlock(nn.Module):
 
 
 def attention_factory(doing: str, block: Block) -> Callable[[int], nn.Module]:
-    """Return the function that builds an attention for a number of channels.
+    """Return a function that builds an attention module for a given number of channels.
 
     Example:
         >>> from softattn.attention import attention_factory
@@ -351,11 +351,11 @@ def attention_factory(doing: str, block: Block) -> Callable[[int], nn.Module]:
 
     Args:
         doing: the beginning of error messages.
-        block: name of an attention of timm, or a function.
+        block: name of a timm attention module, or a function that takes the number of channels.
 
     Raises:
-        ArgumentError: timm has no attention of this name; or, later, the function raises an error.
-        ArgumentTypeError: the block is neither; or, later, the function returns no module.
+        ArgumentError: timm has no attention of this name; or, when called, `block` raises an error.
+        ArgumentTypeError: `block` is neither; or, when called, it does not return a module.
         MissingExtraError: timm is needed and not installed.
     """
     if isinstance(block, str):

@@ -83,7 +83,7 @@ class SpatialAttention(nn.Module):
 
         Args:
             features: the attended feature map.
-            maps: (B, K, H, W), or (B, K, ...) in other numbers of dimensions.
+            maps: (B, K, H, W), or (B, K, ...) with another number of spatial dimensions.
             return_maps: return (features, maps) instead of the features alone.
         """
         for capture in _active_captures():

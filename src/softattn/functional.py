@@ -91,7 +91,7 @@ def soft_attention(
         (torch.Size([2, 1024, 7, 7]), torch.Size([2, 16, 7, 7]))
 
     Args:
-        x: the feature map, (B, C, H, W), or (B, C, ...) with one or three dimensions.
+        x: the feature map, (B, C, H, W), or (B, C, ...) with one or three spatial dimensions.
         weight: one filter for each map, (K, C, kh, kw) with odd kh and kw, or (K, C, ...) with
             as many dimensions as x.
         bias: (K,). Without an activation it has no effect, since the softmax is invariant to it.
@@ -153,7 +153,7 @@ def attention_maps(
         True
 
     Args:
-        x: the feature map, (B, C, H, W), or (B, C, ...) with one or three dimensions.
+        x: the feature map, (B, C, H, W), or (B, C, ...) with one or three spatial dimensions.
         weight: one filter for each map, (K, C, kh, kw) with odd kh and kw, or (K, C, ...) with
             as many dimensions as x. `x` is padded with zeros.
         bias: (K,).
@@ -185,14 +185,14 @@ def spatial_softmax(logits: Tensor) -> Tensor:
                   [0.2500, 0.2500]]]])
 
     Args:
-        logits: (B, K, H, W), or (B, K, ...) with one or three dimensions.
+        logits: (B, K, H, W), or (B, K, ...) with one or three spatial dimensions.
 
     Returns:
         The shape of the logits, in float32 or wider.
 
     Raises:
         ArgumentTypeError: the logits are not a tensor.
-        ShapeError: they have no dimension of positions, or more than three.
+        ShapeError: the logits have no spatial dimension, or more than three.
     """
     doing = "computing a softmax over positions"
     _check_tensors(doing, logits=logits)
@@ -225,7 +225,7 @@ def attend(
                  [[1., 3.]]]])
 
     Args:
-        x: the feature map, (B, C, H, W), or (B, C, ...) with one or three dimensions.
+        x: the feature map, (B, C, H, W), or (B, C, ...) with one or three spatial dimensions.
         maps: (B, K, ...), from `attention_maps` or any other source.
         gamma: a factor; `None` for none.
         aggregate: scale by the sum of the maps, not by each of them.

@@ -245,8 +245,8 @@ def _arguments_of(model: SoftAttentionClassifier, doing: str) -> dict[str, Any]:
         )
     if sources := _sources(arguments):
         raise ModelError(
-            f"{doing}: {', '.join(sources)} can refer to other files or to the network, so that it "
-            f"cannot be built again from its arguments. {_INSTEAD}"
+            f"{doing}: {', '.join(sources)} can refer to other files or to the network, so "
+            f"the model cannot be rebuilt from its arguments. {_INSTEAD}"
         )
     try:
         json.dumps(arguments)
@@ -283,7 +283,7 @@ def _is_library_name(name: str) -> bool:
 
 
 def _preprocessing(config: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the stored preprocessing. Files from before it was stored have none."""
+    """Return the stored preprocessing, which files of earlier versions lack."""
     stored = (config or {}).get("preprocessing")
     stored = stored if isinstance(stored, Mapping) else {}
     known = {key: stored[key] for key in _PREPROCESSING if key in stored}

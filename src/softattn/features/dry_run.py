@@ -52,9 +52,9 @@ class Call:
 
     count: int = 0
     input_shape: tuple[int, ...] = ()
-    """Shape of the first argument of the last call, also by keyword, if it is a tensor."""
+    """Shape of the first positional or keyword argument of the last call, if it is a tensor."""
     ndim: int = 0
-    """Number of dimensions of the map in the last output, 0 if there is none."""
+    """Number of dimensions of the map in the last output, or 0 if there is none."""
     output: object = None
     """The last output, for modules in `keep`."""
 
@@ -179,7 +179,7 @@ def argument_values(inputs: Inputs) -> tuple[Any, ...]:
 
 
 def declares_main_input(model: nn.Module) -> bool:
-    """Return whether a module in a model names its main input, as those of transformers do."""
+    """Return whether any module of a model has `main_input_name`, as transformers models do."""
     return any(hasattr(module, "main_input_name") for module in model.modules())
 
 

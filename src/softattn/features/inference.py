@@ -43,8 +43,8 @@ __all__ = [
 # blocks: CaiT appends its class token only in the last blocks.
 _MAX_PREFIX_TOKENS = 10
 
-# Largest change of a map in one position over the mean change, above which the change has a place.
-# LeViT with random weights changes alike everywhere.
+# Ratio of the largest to the mean change of a map above which the change counts as localized. With
+# random weights, the map of LeViT changes about equally everywhere.
 _LEAST_PEAK = 2.0
 
 Shape = tuple[int, ...]
@@ -226,7 +226,7 @@ def _channel(layout: Layout) -> int:
 
 
 def _infer_channels(output: ObservedOutput, layouts: tuple[Layout, ...]) -> Layout:
-    """Choose channels first or last by aspect ratio, then by a lower image, then by parameters."""
+    """Choose channels first or last by aspect ratio, image of half height, then parameters."""
     shape = output.shape
     fitting = [
         layout
@@ -299,10 +299,10 @@ def _of(output: ObservedOutput) -> str:
 
 
 def is_arranged(read: Callable[[Tensor], Tensor], image: Tensor, size: Size) -> bool:
-    """Return whether a map changes where its image changes, as far as it changes in one place.
+    """Return whether local changes of the image change the map at the same position.
 
-    This is false for tokens that were shuffled, also at random, and for tokens that are read with
-    the wrong grid.
+    Maps that change about equally everywhere pass. Permuted tokens, tokens read with the wrong
+    grid, and maps that differ between passes of the same image do not.
 
     Example:
         >>> import torch
@@ -332,7 +332,7 @@ def is_arranged(read: Callable[[Tensor], Tensor], image: Tensor, size: Size) -> 
         maps = read(images).float()
     change = (maps[1:] - maps[:1]).norm(dim=1)
     if change[0].mean() > change[1:].mean() / 10:
-        return False  # the same image has another map
+        return False  # the same image gives different maps
     shares = change[1:] / change[1:].mean((1, 2), keepdim=True)
     there = torch.stack([share[cell] for share, cell in zip(shares, own, strict=True)]).median()
     most = shares.amax((1, 2)).median()

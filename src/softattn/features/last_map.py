@@ -29,22 +29,22 @@ __all__ = ["find_image_encoder", "find_last_feature_map", "run_failed"]
 
 
 def find_image_encoder(model: nn.Module, input_size: ImageSize) -> str | None:
-    """Return the name of the encoder in a model of transformers, "" for the model itself.
+    """Return the name of the image encoder in a transformers model; "" is the model itself.
 
-    This is the outermost module that takes the images and returns a feature map in the field of
-    its output that is named for features.
+    This is the outermost module that takes the images and returns a feature map in a field that
+    conventionally holds features, such as `last_hidden_state`.
 
     Args:
-        model: it is not changed.
+        model: left unchanged.
         input_size: (C, H, W) of the image to run.
 
     Returns:
-        The name, or `None` if no module declares its main input, as those of transformers do, or
+        The name, or `None` if no module declares `main_input_name`, as transformers models do, or
         none returns such a field.
 
     Raises:
-        ModelError: the model can't be copied or run, or the field holds no map, or the output of a
-            decoder.
+        ModelError: the model can't be copied or run, or the field is not a feature map or is the
+            output of a decoder.
     """
     modules: dict[str, nn.Module] = dict(model.named_modules())
     if not declares_main_input(model):
@@ -110,7 +110,7 @@ def find_last_feature_map(model: nn.Module, input_size: ImageSize) -> str:
     convolution of more than 1 x 1 and returns a vector.
 
     Args:
-        model: it is not changed.
+        model: left unchanged.
         input_size: (C, H, W) of the image to run.
 
     Returns:

@@ -30,13 +30,13 @@ Size = tuple[int, int]
 """Height and width."""
 
 
-# Names under which models of transformers, and DINOv2, return their features. A tuple of maps ends
-# with that of the last stage.
+# Output fields in which transformers models and DINOv2 return features. The last map of a tuple is
+# that of the last stage.
 _FIELDS = ("last_hidden_state", "feature_maps", "x_norm_patchtokens")
 
 
 def declared_map(output: object) -> Tensor | None:
-    """Return the features in the output of a model: a tensor, or the field that is named for them.
+    """Return the features in the output of a model: the tensor, or the field that holds them.
 
     Example:
         >>> import torch
@@ -56,8 +56,8 @@ def declared_map(output: object) -> Tensor | None:
 def find_map(output: object) -> Tensor | None:
     """Return the feature map in the output of a module, which may hold other values too.
 
-    This is the field that is named for features, otherwise the first floating-point tensor with
-    three or more dimensions in a tuple, a mapping or a data class.
+    This is the field that conventionally holds features, such as `last_hidden_state`, or else the
+    first floating-point tensor with three or more dimensions in a tuple, a mapping or a data class.
 
     Example:
         >>> import torch
@@ -72,7 +72,7 @@ def find_map(output: object) -> Tensor | None:
 
 
 def replace_map(output: Any, x: Tensor) -> Any:
-    """Return an output with another tensor instead of its feature map, and the rest unchanged.
+    """Return an output with its feature map replaced by x, and the rest unchanged.
 
     Example:
         >>> import torch
@@ -284,7 +284,7 @@ def to_nchw(
         torch.Size([2, 192, 14, 14])
 
     Args:
-        x: in the layout.
+        x: the feature map, in this layout.
         layout: the layout of x.
         grid: (H, W) of tokens.
         num_prefix_tokens: P. These tokens are left out.
@@ -313,7 +313,7 @@ def to_nchw(
 
 
 def from_nchw(x: Tensor, layout: Layout, prefix: Tensor | None = None) -> Tensor:
-    """Convert a feature map to a layout from channels first.
+    """Convert a feature map from channels first to a layout.
 
     Example:
         >>> import torch

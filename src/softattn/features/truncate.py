@@ -109,12 +109,12 @@ class TruncatedModel(nn.Module):
 
 
 def checkpointing_of(model: nn.Module) -> Callable[[bool], None] | None:
-    """Return the function that sets gradient checkpointing of a model, `None` if it has none.
+    """Return the function that switches gradient checkpointing of a model, `None` without one.
 
-    Models of transformers, also inside of others, recompute each of their layers.
+    In transformers models, also nested ones, each layer is recomputed.
     """
     for module in model.modules():
-        # The first names are of transformers 5, the second of 4.
+        # transformers 5 uses the first names, transformers 4 the second.
         for kind in ("activation", "gradient"):
             if hasattr(module, f"{kind}_checkpointing_enable"):
                 return partial(_set_transformers_checkpointing, module, kind)
@@ -256,9 +256,9 @@ def truncate(model: nn.Module, at: str, inside: Iterable[str] = ()) -> Truncated
 
 
 def only_module(model: nn.Module, name: str) -> TruncatedModel:
-    """Return the part of a model that is one of its modules, called with the model's input.
+    """Truncate a model to one of its modules, which is called with the model's input.
 
-    The modules keep their names. Nothing is traced.
+    Module names are kept, and nothing is traced.
 
     Example:
         >>> import torch

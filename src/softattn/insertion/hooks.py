@@ -165,7 +165,7 @@ def attach(
         parent: name of the attention's parent, relative to the host; "" for the host itself.
         caller: name of a module around the host that is called, "" for the model. It checks the
             host in each pass.
-        inside: the output is a tuple, a mapping or a data class that holds the feature map.
+        inside: whether the output is a tuple, a mapping or a data class that holds the map.
     """
     module = model.get_submodule(host)
     module.get_submodule(parent).add_module(CHILD, attention.train(module.training))
@@ -189,7 +189,7 @@ def restore(model: nn.Module) -> None:
 
 
 def detach(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
-    """Remove attention of some classes and all hooks of `attach`; return whether there was any.
+    """Remove attention of the given classes and all hooks of `attach`; return whether any existed.
 
     This includes attention that no hook calls any more, and hooks without attention.
     """

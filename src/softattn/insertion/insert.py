@@ -49,7 +49,7 @@ def insert_attention(
     The output x of each module becomes x + gamma * a * x, where a is the sum of its attention maps
     and gamma a learned factor. With gamma 0 the result is x to the last bit, and gamma has a
     gradient, so training determines how strongly the attention is applied. With `block`, another
-    attention is inserted in the same way: x becomes x + gamma * (block(x) - x).
+    kind of attention is inserted in the same way: x becomes x + gamma * (block(x) - x).
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""What is inserted: Soft-Attention or any other attention, with a factor that starts at 0."""
+"""Inserted modules: Soft-Attention or any other attention, with a factor that starts at 0."""
 
 from typing import Any
 
@@ -82,7 +82,7 @@ def gate(
     """Return x + gamma * (attended - x), in the layout of x.
 
     With gamma 0 the result is x to the last bit, including infinities, NaNs and signs of zeros,
-    whatever the attended features are. Positions whose difference is not finite are left out.
+    whatever the attended features are. Elements with a non-finite difference stay unchanged.
 
     Example:
         >>> import torch
@@ -95,13 +95,13 @@ def gate(
 
     Args:
         x: the feature map, in any layout. Prefix tokens are returned unchanged.
-        nchw: the same with channels first, without prefix tokens.
-        attended: the features that gamma admits, with channels first.
+        nchw: x with channels first and without prefix tokens.
+        attended: the output of the attention, with channels first.
         gamma: one element.
         map_layout: the layout of x.
 
     Raises:
-        ShapeError: the attended features have another shape than the map.
+        ShapeError: the shape of the attended features differs from that of the map.
     """
     if attended.shape != nchw.shape:
         raise ShapeError(
@@ -112,7 +112,7 @@ def gate(
     difference = from_nchw(difference, map_layout.layout)
     if map_layout.num_prefix_tokens:
         difference = F.pad(difference, (0, 0, map_layout.num_prefix_tokens, 0))
-    # 0 plus a zero of either sign is 0, and x - 0 is x. x plus a zero may change the sign of x.
+    # Adding 0.0 turns -0.0 into 0.0. Subtracting 0.0 keeps x = -0.0, which adding 0.0 would not.
     return (x - (gamma * difference + 0.0)).to(x.dtype)
 
 
@@ -299,11 +299,11 @@ class GatedBlock(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Reset gamma. The modules of the block have parameters and methods of their own."""
+        """Reset gamma. The modules of the block reset their parameters themselves."""
         nn.init.constant_(self.gamma, self.initial_gamma)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x with gamma times the effect of the block."""
+        """Return x + gamma * (block(x) - x)."""
         nchw = _to_nchw(x, self.map_layout, _image(x, self.input_size))
         # Some networks compute maps in another dtype than that of their parameters.
         return gate(x, nchw, self.block(nchw.to(self.gamma.dtype)), self.gamma, self.map_layout)

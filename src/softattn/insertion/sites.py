@@ -141,7 +141,7 @@ def _site(
 def _check_arranged(run: DryRun, sites: list[Site], hosts: Mapping[str, str], doing: str) -> None:
     """Raise an error for tokens that do not follow the positions of the image.
 
-    timm's models return maps to compare with, those of transformers mostly do not.
+    timm models return maps to compare with; most transformers models do not.
     """
     outputs: dict[Any, Mapping[str, Tensor]] = {}  # of all hosts, by the grid that is tested
 
@@ -187,7 +187,7 @@ def _takes_volumes(run: DryRun) -> bool:
 
 
 def _with_ndim(run: DryRun, ndims: tuple[int, int]) -> list[str]:
-    """Return names of modules whose host runs once and returns a tensor of so many dimensions."""
+    """Return names of modules whose host runs once and returns a map with one of these ndims."""
     modules = dict(run.model.named_modules(remove_duplicate=False))
     hosts = {name: run.calls[host_of(name, modules[name])] for name in modules if name}
     return [name for name, call in hosts.items() if call.count == 1 and call.ndim in ndims]
@@ -270,7 +270,7 @@ def _infer(run: DryRun, host: str, x: Tensor, hints: Hints) -> MapLayout:
 
 
 def _prefix_tokens(run: DryRun, host: str, x: Tensor) -> int | None:
-    """Return the number that the model declares, or the one that fits, if that is tested later."""
+    """Return the declared number, or one inferred from the shape if that is verified later."""
     declared: int | None = _declared(run.model, host, "num_prefix_tokens")
     image = image_size(run.inputs)
     if declared is None and image is not None and declares_main_input(run.model):
@@ -280,8 +280,8 @@ def _prefix_tokens(run: DryRun, host: str, x: Tensor) -> int | None:
 
 
 def _has_effect(run: DryRun, host: str, x: Tensor, layout: MapLayout) -> bool:
-    # If the head reads only a class token, positions have no effect after the last block. Nor has
-    # the map in an output of which the model uses only other parts, such as pooled features.
+    # If the head reads only a class token, positions have no effect after the last block. The same
+    # holds for a map if the model uses only other parts of that output, such as pooled features.
     is_part = run.calls[host].output is not x
     if not (layout.num_prefix_tokens or is_part) or not x.requires_grad or x.is_meta:
         return True
@@ -300,7 +300,7 @@ def _has_effect(run: DryRun, host: str, x: Tensor, layout: MapLayout) -> bool:
 
 
 def _run_from(run: DryRun, host: str, x: Tensor) -> tuple[Tensor, Any]:
-    """Run the model with a leaf of autograd as the map of a host; return leaf and output."""
+    """Run the model with the map of a host replaced by an autograd leaf; return leaf and output."""
     leaf = x.detach().requires_grad_()
 
     def put(_module: nn.Module, _args: object, output: object) -> Any:

@@ -149,7 +149,7 @@ def wrap_backbone(
 def _load(
     doing: str, backbone: str | nn.Module, pretrained: bool, kwargs: dict[str, Any]
 ) -> tuple[nn.Module, Mapping[str, Any] | None, str | None, Mapping[str, Any]]:
-    """Return the model, its preprocessing, and name and arguments that build it again."""
+    """Return the model, its preprocessing, and the name and arguments to rebuild it."""
     if isinstance(backbone, str):
         named = load_model(backbone, pretrained, kwargs)
         return named.model, named.pretrained_cfg, named.name, named.kwargs

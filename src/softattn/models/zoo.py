@@ -35,7 +35,7 @@ _NOT_OF_ARCHITECTURE = {
     "transformers_version",
 }
 
-# Of PIL, by their numbers.
+# Names of PIL's interpolation modes by number.
 _INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
@@ -71,8 +71,8 @@ def load_model(
             `torchvision:` select one. `transformers:` is followed by a model type of transformers
             (`transformers:vit`), or by a folder or a repository on the Hugging Face hub. Other
             prefixes (`hf-hub:`, `local-dir:`) are passed to timm.
-        pretrained: load pretrained weights; torchvision's `DEFAULT` ones. A model type of
-            transformers has none, and repositories on the hub are only accessed for them.
+        pretrained: load pretrained weights; torchvision's `DEFAULT` ones. Model types of
+            transformers have none. Repositories on the hub are accessed only with `pretrained`.
         kwargs: keyword arguments of the library's factory function; for transformers, fields of
             the configuration.
 
@@ -202,7 +202,7 @@ def _from_transformers(name: str, pretrained: bool, kwargs: dict[str, Any]) -> N
         raise
     except (OSError, ValueError) as error:
         raise WeightsError(f"{doing}: {error}") from error
-    except Exception as error:  # such as of a missing package, or of sizes that do not fit
+    except Exception as error:  # such as a missing package, or sizes that do not match
         found = " ".join(str(error).split())
         raise ModelError(f"{doing}: it raises {type(error).__name__}: {found}") from error
     fields = kwargs if is_type else _fields(config)
@@ -211,7 +211,7 @@ def _from_transformers(name: str, pretrained: bool, kwargs: dict[str, Any]) -> N
 
 
 def is_model_type(name: str) -> bool:
-    """Return whether `transformers:` followed by a name is built without reading any file.
+    """Return whether a name is a model type, which transformers builds without reading any file.
 
     Raises:
         MissingExtraError: transformers is not installed.
@@ -250,7 +250,7 @@ def _config(name: str, is_type: bool, kwargs: dict[str, Any], doing: str) -> Any
             )
     try:
         return read(**kwargs) if kwargs else config
-    except Exception as error:  # configurations check their values with classes of their own
+    except Exception as error:  # configurations raise error classes of their own
         raise ArgumentError(
             f"{doing}: {type(config).__name__} rejects the values of {', '.join(kwargs)}: "
             f"{type(error).__name__}: {error}"
@@ -258,7 +258,7 @@ def _config(name: str, is_type: bool, kwargs: dict[str, Any], doing: str) -> Any
 
 
 def _class(config: Any, doing: str) -> Any:
-    """Return the class that is built from a configuration: a classifier, if there is one."""
+    """Return the model class for a configuration, preferably an image classifier."""
     from transformers import (
         MODEL_FOR_BACKBONE_MAPPING,
         MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
@@ -288,15 +288,13 @@ def _class(config: Any, doing: str) -> Any:
 
 
 def _loads_backbone(fields: Mapping[str, Any]) -> bool:
-    """Return whether a configuration, or one inside it, is of a pretrained backbone."""
+    """Return whether a configuration, or one nested in it, loads a pretrained backbone."""
     inner = (value for value in fields.values() if isinstance(value, Mapping))
     return bool(fields.get("use_pretrained_backbone")) or any(map(_loads_backbone, inner))
 
 
 def preprocessing(model: nn.Module) -> Mapping[str, Any] | None:
-    """Return the preprocessing of a model of transformers, with timm's keys.
-
-    `None` for other models.
+    """Return the preprocessing of a transformers model with timm's keys; `None` for others.
 
     Example:
         >>> import torch
@@ -311,10 +309,10 @@ def preprocessing(model: nn.Module) -> Mapping[str, Any] | None:
 
 
 def _preprocessing(config: Any, source: str) -> Mapping[str, Any]:
-    """Return what a configuration and its image processor declare.
+    """Return the preprocessing that a configuration and its image processor declare.
 
     Args:
-        config: of the model.
+        config: configuration of the model.
         source: repository or folder, or "" for the defaults of the image processor.
     """
     processor = _image_processor(config, source)

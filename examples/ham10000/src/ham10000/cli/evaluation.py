@@ -66,7 +66,7 @@ def evaluate(
 ) -> int:
     """Compute all metrics of models with confidence intervals, also within strata of the images.
 
-    Stored predictions of a run are used if they fit --split and --tta. With --data, their images
+    Stored predictions of a run are used if they match --split and --tta. With --data, their images
     are compared with those of the data set.
 
     Args:
@@ -208,12 +208,12 @@ def explain(
     data: _RunData = None,
     figures: _Figures = "png",
 ) -> int:
-    """Draw images with attention, outline of the lesion and class probabilities.
+    """Draw images with their attention, the lesion outline and class probabilities.
 
     Args:
         out: Folder for the figures, one for each image.
-        image: Image ids, as ISIC_0024306.
-        worst: Number of images whose true class has the lowest probability.
+        image: Image ids, such as ISIC_0024306.
+        worst: Number of images to draw, those with the lowest probability of the true class.
         dx: Restrict to images of this class.
     """
     if image is None and worst is None and dx is None:

@@ -19,7 +19,7 @@ _DEMO_RECIPES = ("frozen", "frozen_placebo", "frozen_sa")
 """The control, attention with uniform maps, and soft attention."""
 
 _DEMO_FOLDS, _DEMO_SEEDS = 5, (0, 1)
-"""The fewest runs with a verdict in which every image is tested."""
+"""Smallest design that tests every image and allows a verdict."""
 
 
 def study(
@@ -72,8 +72,8 @@ def study(
         launcher: Where runs are trained: on this machine, or each in a Slurm job of its own. If
             this command is interrupted, jobs continue; repeat it to wait for them again.
         partition: Partition of the jobs, with --launcher submitit.
-        timeout_min: Time limit of a job in minutes, 60 by default. A run that takes longer saves
-            and is requeued.
+        timeout_min: Time limit of a job in minutes, 60 by default. A run that takes longer saves a
+            checkpoint and is requeued.
         gpus_per_node: Number of GPUs of a job.
         cpus_per_task: Number of cores of a job.
         mem_gb: Memory of a job in GB.
@@ -81,9 +81,9 @@ def study(
         publish: Folder of the published results of this study, which is replaced after each
             seed and at the end.
         publish_seeds: Number of seeds whose predictions are published. Defaults to all.
-        restore: Folder of published results to begin with; its runs are not trained again.
+        restore: Folder of published results to start from; its runs are not trained again.
         verify: Folder with published results of studies. Recompute all of their numbers, without
-            training; the exit status is 1 if one differs. No other option applies but --pages.
+            training; the exit status is 1 if any differs. The only option that applies is --pages.
         pages: Markdown files that quote published results. With --publish, quotations are
             updated; with --verify, they are compared.
     """

@@ -62,8 +62,8 @@ def recipes(recipes: Sequence[str] = (), /, **overrides: Any) -> int:
 def features(recipe: str, /, *, out: Path, **overrides: Any) -> int:
     """Compute the feature maps of all images with the backbone of a recipe.
 
-    Recipes with a frozen backbone train on them. They are computed only once, so this command is
-    needed only to do it in advance. Every field of the recipe can be overridden:
+    Recipes with a frozen backbone are trained on these maps and compute them if they are missing.
+    Use this command to compute them in advance. Every field of the recipe can be overridden:
     section.field=value, or --section.field VALUE.
 
     Args:

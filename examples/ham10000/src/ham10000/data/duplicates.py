@@ -1,9 +1,10 @@
 """Duplicate images with different lesion ids, and the groups of images that they connect.
 
-HAM10000 has some, which a split by lesion id alone puts in two splits. Known duplicates are the 18
-pairs that Abhishek et al. confirmed (Sci. Data 12, 2025, doi:10.1038/s41597-025-04382-5); they are
-in known_duplicates.csv. Others are detected in the images: the same photograph, possibly cropped,
-scaled, rotated or with other colours, and other photographs of the same lesion.
+HAM10000 contains such duplicates, and a split by lesion id alone can put them in different splits.
+Known duplicates are the 18 pairs that Abhishek et al. confirmed (Sci. Data 12, 2025,
+doi:10.1038/s41597-025-04382-5); they are in known_duplicates.csv. Others are detected in the
+images: the same photograph, possibly cropped, scaled, rotated or with other colours, and other
+photographs of the same lesion.
 
 Detection follows the usual order of image retrieval. Each image is described by ORB features
 (Rublee et al., ICCV 2011). VLAD (Jegou et al., CVPR 2010) sums them up in one vector per image. The
@@ -54,8 +55,8 @@ SIDE = 200
 
 MIN_PLACES = 15
 """Smallest number of matching places of a duplicate. Candidates in HAM10000 that clearly show
-different lesions match at 13 at most, random pairs of one class at 9. The choice depends on these,
-not on the known duplicates."""
+different lesions match at 13 at most, random pairs of one class at 9. The threshold was chosen from
+these, not from the known duplicates."""
 
 NUM_NEIGHBOURS = 5
 """Number of nearest neighbours of each image that are candidates."""
@@ -65,7 +66,7 @@ _FEATURES, _DIMENSIONS, _WORDS = 300, 32, 64
 _SAMPLE = 20_000
 # In pixels of the reduced image: error of a matching feature, side of a place.
 _TOLERANCE, _PLACE = 3.0, 8
-# Candidates of a task for a thread.
+# Number of candidates per thread task.
 _AT_ONCE = 256
 
 Floats = NDArray[np.float32]
@@ -99,8 +100,8 @@ def fingerprint(image: Tensor) -> Fingerprint:
     scale = SIDE / max(grey.shape[1:])
     size = [max(1, round(side * scale)) for side in grey.shape[1:]]
     small = F.resize(grey, size, antialias=True)[0].numpy()
-    # Dermatoscopic images are smooth: a low threshold of contrast, and patches of 15 pixels, which
-    # are also found close to the border.
+    # Dermatoscopic images are smooth, so the contrast threshold is low. With patches of 15 pixels,
+    # features close to the border are found too.
     orb = cv2.ORB.create(_FEATURES, nlevels=6, edgeThreshold=15, patchSize=15, fastThreshold=5)
     found, descriptors = orb.detectAndCompute(small, None)
     if not found:
@@ -123,10 +124,10 @@ def describe(prints: Sequence[Fingerprint]) -> list[Features]:
     """Reduce the descriptors of all images to 32 numbers, by PCA with whitening.
 
     Args:
-        prints: fingerprints of all images. They decide the principal components.
+        prints: fingerprints of all images. The principal components are fitted to them.
 
     Returns:
-        As many, without any features if all images together have too few.
+        The features of each image; empty if all images together have too few for the fit.
     """
     descriptors = np.concatenate([each.descriptors for each in prints])
     if len(descriptors) <= _WORDS:
@@ -145,9 +146,9 @@ def describe(prints: Sequence[Fingerprint]) -> list[Features]:
 def count_places(first: Features, second: Features) -> int:
     """Count the places at which two images match, up to a similarity transformation.
 
-    Features match if each is the most similar one to the other. Those that RANSAC finds to agree
-    are counted once per square of 8 x 8 pixels, in the image where these are fewer: features of a
-    small lesion are close to each other, and are no independent evidence.
+    Two features match if each is the most similar one to the other. The matches that agree with the
+    transformation found by RANSAC are counted once per square of 8 x 8 pixels, in the image with
+    fewer such squares: neighbouring features of a small lesion are not independent evidence.
 
     Args:
         first: features of an image, from `describe`.
@@ -263,10 +264,10 @@ def lesion_groups(
     Args:
         table: as `read_table` returns it.
         pairs: further duplicates, from `find_pairs`.
-        known: whether known duplicates are in one group too.
+        known: whether known duplicates are grouped too.
 
     Returns:
-        The number of the group of each row, counted from 0.
+        The group number of each row, counted from 0.
 
     Raises:
         DataError: a pair names a lesion that is not in the table.
@@ -292,8 +293,8 @@ def _link(pairs: pd.DataFrame, index: "pd.Index[str]") -> NDArray[np.int64]:
         row = int(unknown.argmax())
         raise DataError(
             f"grouping duplicates: row {row + 2} of the pairs names the lesions "
-            f"{pairs['lesion_id'].iloc[row]} and {pairs['other_lesion_id'].iloc[row]}, which the "
-            "table doesn't both have. Make the pairs from this data set: "
+            f"{pairs['lesion_id'].iloc[row]} and {pairs['other_lesion_id'].iloc[row]}, which are "
+            "not both in the table. Make the pairs from this data set: "
             "ham10000 verify --pairs-out pairs.csv"
         )
     return np.stack([first, second]).astype(np.int64)

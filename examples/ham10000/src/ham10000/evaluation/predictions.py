@@ -131,7 +131,7 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
 def round_probabilities(probabilities: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Round probabilities to `DIGITS` significant digits, so that files of predictions are small.
 
-    Decimal places would make the smallest probabilities equal, and with them the ranks of images.
+    Rounding to decimal places would make the smallest probabilities equal and tie their ranks.
 
     Example:
         >>> from ham10000.evaluation import round_probabilities

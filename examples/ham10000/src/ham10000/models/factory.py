@@ -212,8 +212,8 @@ def build_attention(recipe: AttentionRecipe, channels: int) -> nn.Module:
     layer = _map_layer(recipe, channels)
     if recipe.block == "plain":
         return layer
-    # The block itself builds equation 1 only. On "meta", that layer, which is replaced, takes
-    # neither memory nor random numbers.
+    # SoftAttentionBlock builds only equation 1. That layer is replaced, so it is built on "meta",
+    # where it uses neither memory nor random numbers.
     with torch.device("meta"):
         block = SoftAttentionBlock(channels, pool=recipe.pool, drop_rate=recipe.drop_rate)
     block.attention = layer  # type: ignore[assignment]
@@ -237,10 +237,10 @@ def _map_layer(recipe: AttentionRecipe, channels: int) -> SoftAttention | KerasS
 def start_uniform(recipe: AttentionRecipe, attention: nn.Module, size: tuple[int, int]) -> None:
     """Set gamma to positions / maps, and make the maps almost uniform, if gamma is uniform.
 
-    The features then pass almost unchanged at first, as `softattn.wrap_backbone` does by default.
+    Before training, the features then pass almost unchanged, as with `softattn.wrap_backbone`.
 
     Args:
-        recipe: Section `attention` of the recipe; without gamma uniform nothing happens.
+        recipe: Section `attention` of the recipe. No effect unless its gamma is `uniform`.
         attention: The module that `build_attention` built.
         size: Height and width of the feature map.
     """

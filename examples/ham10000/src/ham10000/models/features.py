@@ -1,8 +1,8 @@
-"""Feature maps of all images from a backbone that is not trained: one float16 array on disk.
+"""Feature maps of all images from a frozen backbone, stored as one float16 array on disk.
 
-The array is a folder with three files. `features.json` is its manifest and is written last: it
-holds the recipe fields that determine the maps, and a SHA-256 of each of the other two, `maps.npy`
-and `index.csv`. A folder without it is not a feature array.
+A feature array is a folder with three files. The manifest, `features.json`, is written last. It
+holds the recipe fields that determine the maps, and the SHA-256 of `maps.npy` and `index.csv`. A
+folder without a manifest is not a feature array.
 """
 
 import hashlib
@@ -61,7 +61,7 @@ class FeatureMaps:
     table: pd.DataFrame
     """Metadata table; row n belongs to map n."""
     maps: NDArray[np.float16]
-    """(N, C, H, W), mapped."""
+    """Memory-mapped array, (N, C, H, W)."""
     weights: str
     """Hash of the backbone's weights, from `hash_weights`."""
 
@@ -87,20 +87,20 @@ def features_name(recipe: Recipe) -> str:
 def extract_features(recipe: Recipe, cache: Path, out: Path, *, check: bool = True) -> FeatureMaps:
     """Compute the feature maps of all images, unless `out` has them already.
 
-    They are computed again if the array is damaged or of other images. Several processes may call
-    this at once: one computes, the others wait.
+    They are recomputed if the array is damaged or belongs to other images. Several processes may
+    call this at the same time: one computes the maps, and the others wait.
 
     Args:
         recipe: Recipe with a pretrained backbone.
-        cache: Folder of the decoded images, from `ham10000.data.prepare`, of the recipe's size.
+        cache: Folder of the images that `ham10000.data.prepare` decoded at the recipe's size.
         out: Folder of the features.
-        check: Whether to compare an existing array with its checksums.
+        check: Whether to verify the checksums of an existing array.
 
     Raises:
         CacheError: `out` has features of another backbone; the message lists the fields that
             differ.
         RecipeError: The backbone has no pretrained weights, or cannot be built.
-        ArgumentError: `out` has other files in it.
+        ArgumentError: `out` contains other files.
         WriteError: The disk is full or read-only. No incomplete array is left.
     """
     doing = f"extracting features to {out}"
@@ -112,7 +112,7 @@ def extract_features(recipe: Recipe, cache: Path, out: Path, *, check: bool = Tr
     others = [p.name for p in out.iterdir() if not _is_ours(p)]
     if others:
         raise ArgumentError(
-            f"{doing}: the folder has {others[0]!r} in it, which is not a file of features. "
+            f"{doing}: the folder contains {others[0]!r}, which is not a feature file. "
             "Choose another folder."
         )
     with FileLock(out / _LOCK):
@@ -134,19 +134,19 @@ def extract_features(recipe: Recipe, cache: Path, out: Path, *, check: bool = Tr
 
 
 def open_features(path: Path, recipe: Recipe) -> FeatureMaps:
-    """Map a feature array.
+    """Open a feature array as a memory map.
 
-    The array is compared with its shape only, since reading it takes a second per GB: see
-    `check_features`.
+    Only the shape and dtype of the array are checked, since reading it takes a second per GB. Use
+    `check_features` to verify the checksums.
 
     Args:
         path: Folder of the features.
-        recipe: Recipe whose backbone the features must be of.
+        recipe: Recipe. The features must be those of its backbone.
 
     Raises:
         MissingDataError: There are no features.
-        CacheError: They are damaged, or of another backbone; the message lists the fields that
-            differ.
+        CacheError: The features are damaged or from another backbone; the message lists the fields
+            that differ.
     """
     manifest = _read_manifest(path)
     fields = _fields(recipe)
@@ -165,7 +165,7 @@ def open_features(path: Path, recipe: Recipe) -> FeatureMaps:
 
 
 def check_features(path: Path) -> None:
-    """Compare the files of a feature array with their checksums.
+    """Verify the checksums of a feature array.
 
     Args:
         path: Folder of the features.
@@ -291,8 +291,8 @@ def _write(
 def _write_maps(
     recipe: Recipe, backbone: nn.Module, data: CachedHAM10000, path: Path
 ) -> tuple[list[int], str]:
-    # Written as a stream and not through a map: on a full disk a write is an error that can be
-    # handled, while a page that cannot be stored ends the process.
+    # Written as a stream, not through a memory map: on a full disk, a failed write raises an error
+    # that can be handled, while a failed page write kills the process.
     normalize = Augment("none", mean=recipe.model.mean, std=recipe.model.std)
     whole = hashlib.sha256()
     shape: list[int] = []

@@ -1,4 +1,4 @@
-"""Heads other than a linear layer on means or on all positions: maximum, attentive probe."""
+"""Classification heads: maximum pooling, and a multi-query attentive probe."""
 
 import torch
 from softattn import SpatialAttention
@@ -38,7 +38,7 @@ class MaxHead(nn.Sequential):
 
 
 class ProbeHead(SpatialAttention):
-    """Linear layer on the result of a multi-query attentive probe.
+    """Linear layer on the output of a multi-query attentive probe.
 
     Each query m has an attention map over the positions p, softmax_p(q_m . x_p), and pools its own
     slice of the values W_v x_p with it. The pooled slices are concatenated:
@@ -82,10 +82,10 @@ class ProbeHead(SpatialAttention):
         self.fc = nn.Linear(in_channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the class scores."""
+        """Return the logits."""
         positions = x.flatten(2)
         maps = (self.queries @ positions).softmax(dim=2)
-        # Pooling before W_v is equal, because both are linear, and H * W times cheaper.
+        # Both are linear, so W_v can be applied after pooling, which is H * W times cheaper.
         pooled = maps @ positions.mT
         slices = self.values.weight.reshape(len(self.queries), -1, x.shape[1])
         y = torch.einsum("mdc,bmc->bmd", slices, pooled).flatten(1)

@@ -105,7 +105,7 @@ class TableGroup:
 
     title: str
     main: Table
-    """The most important metrics; of a study, those of the plan, with their outcome."""
+    """The most important metrics; for a study, those of the plan, with their outcomes."""
     others: Table
     """All other metrics."""
 
@@ -176,8 +176,8 @@ def model_table(source: ReportSource) -> Table | None:
 def report_files(source: ReportSource) -> tuple[dict[str, Table], dict[str, pd.DataFrame]]:
     """Return the tables of a report that are written as LaTeX and as CSV, by name of the file.
 
-    `comparison` of a study has one row for each arm and metric. `differences` of several runs has
-    one row for each metric of each run that was tested on the images of the first one.
+    For a study, `comparison` has one row for each arm and metric. For several runs, `differences`
+    has one row for each metric of each run that was tested on the images of the first one.
     """
     groups = comparison_tables(source)
     tables = {} if groups else tables_of_run(source.runs[0])

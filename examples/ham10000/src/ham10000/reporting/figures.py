@@ -293,10 +293,10 @@ def faithfulness_figure(
 
 
 def study_figure(study: Mapping[str, Any], *, theme: Theme = LIGHT) -> Figure:
-    """Draw the difference of each arm to the control in the primary metric of a study.
+    """Draw the difference of each arm from the control in the primary metric of a study.
 
-    Each dot is one fold and seed, and the bar is the confidence interval, if there are enough
-    runs. Within the shaded area, differences are smaller than the smallest one of interest.
+    Each dot is one fold and seed. The bar is the confidence interval, if there are enough runs.
+    Differences in the shaded area are below the smallest difference of interest.
 
     Example:
         >>> from ham10000.reporting.figures import study_figure

@@ -47,7 +47,7 @@ class Evaluated:
     """Predictions of a run or from a file, and their evaluation."""
 
     name: str
-    """Name of the recipe or the file; if several have it, with the folders that tell them apart."""
+    """Name of the recipe or file, with parent folders where several have the same name."""
     source: Path
     """Folder of the run, or file of the predictions."""
     predictions: Predictions
@@ -131,7 +131,7 @@ class ReportSource:
 
     @property
     def num_test_images(self) -> list[int]:
-        """Different numbers of test images of the runs; of a study, the number over all folds."""
+        """Distinct numbers of test images of the runs; for a study, the total over all folds."""
         if self.study is not None and "images" in self.study:
             return [int(self.study["images"])]
         return list(dict.fromkeys(run.evaluation.per_image.count for run in self.runs))

@@ -24,7 +24,7 @@ from ham10000.utils import write_text
 __all__ = ["JobOptions", "RunJob", "SubmititLauncher", "queued_jobs"]
 
 JOBS = "jobs.json"
-"""Job id by folder of the run."""
+"""File with the job id of each run folder."""
 
 _EXECUTOR = "slurm"
 
@@ -32,7 +32,7 @@ _POLL_SECONDS = 10
 """Time between two calls of squeue, which returns all jobs of the user at once."""
 
 _MAX_WARNING_SECONDS = 120
-"""A job is told to save at most this long before its time limit, as in Hydra's launcher."""
+"""Longest warning before the time limit of a job, in seconds, as in Hydra's launcher."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class JobOptions:
             "slurm_partition": self.partition,
             "slurm_array_parallelism": parallel,
             "slurm_signal_delay_s": min(_MAX_WARNING_SECONDS, 30 * self.timeout_min),
-            # srun of Slurm 22.05 and newer does not take the cores from sbatch.
+            # Since Slurm 22.05, srun does not inherit --cpus-per-task from sbatch.
             "slurm_srun_args": self.cpus_per_task and [f"--cpus-per-task={self.cpus_per_task}"],
             "slurm_additional_parameters": others,
         }
@@ -85,13 +85,13 @@ class JobOptions:
 class SubmititLauncher:
     """Launcher that trains each run as a Slurm job; see `Launcher`.
 
-    Jobs do not depend on the process that submitted them: when it ends, they continue. Their ids
-    are recorded in jobs.json, so another call waits for jobs that are queued or running, and
-    submits only runs whose jobs have ended without finishing them.
+    Jobs continue when the process that submitted them ends. Their ids are recorded in jobs.json, so
+    a later call waits for jobs that are queued or running, and submits only runs whose jobs ended
+    before the run was finished.
 
     Raises:
         MissingPackageError: submitit is not installed.
-        TrainingError: There is no Slurm on this machine.
+        TrainingError: Slurm is not available on this machine.
     """
 
     study: Path
@@ -144,7 +144,7 @@ class SubmititLauncher:
     def _submit(
         self, runs: Sequence[PlannedRun], recorded: Mapping[str, str]
     ) -> dict[PlannedRun, str]:
-        """Submit a job for each run, in one array; return their ids, which are recorded."""
+        """Submit an array with one job for each run; record and return the job ids."""
         import submitit
 
         executor = submitit.AutoExecutor(self.study.absolute() / "jobs" / "%j", cluster=_EXECUTOR)
@@ -184,7 +184,7 @@ class SubmititLauncher:
                     yield run
                 elif job in states or not answered:
                     missing.discard(run)
-                elif run not in missing:  # a network file system can show predictions late
+                elif run not in missing:  # predictions may appear late on a network file system
                     missing.add(run)
                 else:
                     del waiting[run]
@@ -217,8 +217,8 @@ class RunJob:
     the job with the returned submission.
 
     Args:
-        trainer: Trains a run.
-        run: The run.
+        trainer: Trainer of the run.
+        run: Run to train.
     """
 
     def __init__(self, trainer: RunTrainer, run: PlannedRun) -> None:
@@ -227,7 +227,7 @@ class RunJob:
         self._pid: int | None = None
 
     def __call__(self) -> None:
-        """Train the run to its end.
+        """Train the run until it is finished.
 
         Raises:
             TrainingError: The process failed, or was stopped.
@@ -245,7 +245,7 @@ class RunJob:
         self.trainer.check(self.run, process.wait())
 
     def checkpoint(self) -> Any:
-        """Make the trainer save and end; return what is left to do, or `None` if nothing is."""
+        """Let the trainer save and exit; return a job to resume the run, `None` if finished."""
         from submitit.helpers import DelayedSubmission
 
         if self._pid is not None:
@@ -261,7 +261,7 @@ class RunJob:
 def queued_jobs() -> dict[str, str]:
     """Return the states of all queued and running jobs of this user by id.
 
-    This asks squeue, since sacct, which submitit asks, needs an accounting database.
+    This calls squeue. submitit calls sacct, which needs an accounting database.
 
     Raises:
         TrainingError: Slurm does not answer.
@@ -276,7 +276,7 @@ def queued_jobs() -> dict[str, str]:
 
 
 def _last_line(log: Path) -> str:
-    """Return the last line of a log that does not come from srun, unless it names a signal."""
+    """Return the last line of a log, ignoring lines of srun that do not mention a signal."""
     text = log.read_text(errors="replace") if log.exists() else ""
     lines = [line.strip() for line in text.splitlines()]
     useful = [line for line in lines if line and (line[:5] != "srun:" or "signal" in line)]

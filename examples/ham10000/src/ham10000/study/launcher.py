@@ -1,8 +1,8 @@
-"""Train the missing runs of a study: as processes of this machine, or as jobs of a cluster.
+"""Launchers train the missing runs of a study; those in this module use this machine.
 
 A launcher is called with the missing runs and yields each of them as soon as its predictions are
-written. `run_study` knows nothing else about launchers, so runs that are trained in another way
-need only another launcher.
+written. `run_study` depends on nothing else, so another way of training runs needs only another
+launcher.
 """
 
 import os
@@ -88,7 +88,7 @@ class Launcher(Protocol):
         Args:
             runs: Missing runs, each with its recipe, in which the seed, the fold and all overrides
                 are set.
-            log: Called with one line for each step other than a finished run.
+            log: Called with one line of text for each step, except when a run is finished.
 
         Yields:
             Each run, as soon as it is finished.
@@ -118,7 +118,7 @@ def claim_runs(study: Path, runs: Mapping[PlannedRun, Recipe]) -> None:
 
 @dataclass(frozen=True)
 class LocalLauncher:
-    """Launcher that trains runs in processes of this machine; see `Launcher`."""
+    """Launcher that trains runs in processes on this machine; see `Launcher`."""
 
     study: Path
     """Folder of the study."""
@@ -161,7 +161,7 @@ class FrozenLauncher:
         self._prepare(runs, log)
         workers = max(1, min(self.parallel or available_cores(), len(runs)))
         log(f"Training {workers} at a time on this machine, on stored features")
-        # Spawned, because a forked process can inherit the held lock of another thread.
+        # Spawned, because a forked process can inherit a lock that another thread holds.
         with ProcessPoolExecutor(workers, get_context("spawn"), _ignore_interrupts) as pool:
             futures = {
                 pool.submit(_train_one, self.study / run.folder, recipe): run
@@ -235,7 +235,7 @@ class RunTrainer:
         return self.study / f"{run.folder}.txt"
 
     def start(self, run: PlannedRun, environment: Environment) -> "subprocess.Popen[bytes]":
-        """Start to train a run in an environment."""
+        """Start training a run in an environment."""
         with self.output(run).open("ab") as file:
             return subprocess.Popen(
                 self.command(run),
@@ -248,7 +248,7 @@ class RunTrainer:
         """Raise an error if the process of a run failed, or ended before the run was finished.
 
         Raises:
-            TrainingError: The message ends with the last line of output.
+            TrainingError: The message includes the last line of output.
         """
         if status or not RunDir(self.study / run.folder).done:
             text = self.output(run).read_text(errors="replace").strip()
@@ -260,10 +260,10 @@ class RunTrainer:
             )
 
     def __call__(self, run: PlannedRun, environment: Environment) -> None:
-        """Train a run to its end.
+        """Train a run until it is finished.
 
         Raises:
-            TrainingError: The process failed. The message ends with its last line of output.
+            TrainingError: The process failed. The message includes its last line of output.
         """
         self.check(run, self.start(run, environment).wait())
 

@@ -77,7 +77,7 @@ class StudyRecord:
 
     @property
     def plan(self) -> StudyPlan:
-        """The plan with all seeds of its extensions."""
+        """The plan, including the seeds of all extensions."""
         terms = self.entries[0]
         return StudyPlan(
             control=terms["control"],
@@ -103,7 +103,7 @@ class StudyRecord:
         Args:
             plan: Plan of the study.
             recipes: Recipes with the overrides of the study applied.
-            split: From `table_hash`, of split.csv.
+            split: Hash of split.csv, from `table_hash`.
             extend: Record additional seeds.
 
         Raises:
@@ -164,7 +164,7 @@ class StudyRecord:
         """Check that the predictions of earlier looks are unchanged.
 
         Args:
-            hashes: From `table_hash`, of the predictions, by folder of the run.
+            hashes: Hashes of the predictions, from `table_hash`, by folder of the run.
 
         Raises:
             PredictionError: The predictions of a run have changed.
@@ -192,7 +192,7 @@ class StudyRecord:
 
         Args:
             result: From `summarize_study`.
-            hashes: From `table_hash`, of the predictions, by folder of the run.
+            hashes: Hashes of the predictions, from `table_hash`, by folder of the run.
         """
         if result["look"]["number"] > len(self.looks):
             found = {
@@ -260,9 +260,9 @@ def recipe_fields(recipe: Recipe) -> dict[str, Any]:
 
 
 def table_hash(table: pd.DataFrame) -> str:
-    """Return a SHA-256 of a table of strings that does not depend on the order of its rows.
+    """Return a SHA-256 of a table of strings, independent of the order of its rows.
 
-    It is the same for a split or predictions that were copied through another file format.
+    Storing a split or predictions in another file format does not change the hash.
 
     Args:
         table: With columns of strings, as in a CSV file.
@@ -308,7 +308,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 
 def content_hash(content: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a JSON object that does not depend on the order of its keys."""
+    """Return a SHA-256 of a JSON object, independent of the order of its keys."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -6,12 +6,12 @@
     environments.json               versions and devices, with the runs trained there
     predictions-seedN.csv.bz2       predictions of all runs with seed N
     metrics.csv.bz2                 all metrics of each run
-    study.json                      the result, without the values of single runs
+    study.json                      the result, without the values of individual runs
     README.md                       the result as text, which other pages can quote
 
 There is one file of predictions per seed, so that a new seed changes no other file. A study of many
-runs can publish the predictions of some seeds only. The metrics of its other runs, and standard
-errors over lesions, can then not be recomputed.
+runs can publish the predictions of some seeds only. In that case, the metrics of its other runs and
+the standard errors over lesions cannot be recomputed.
 """
 
 import json
@@ -57,11 +57,11 @@ _COLUMNS = ("image_id", "lesion_id", "dx", "split", *CLASSES)
 
 
 class PublishedStudy:
-    """Files of published results, as they were written.
+    """Published results of a study, read from their folder.
 
     Args:
-        folder: The folder.
-        name: Name of the study. Defaults to that of the folder.
+        folder: Folder written by `publish_study`.
+        name: Name of the study. Defaults to the name of the folder.
 
     Raises:
         MissingDataError: The folder has no plan.
@@ -77,7 +77,7 @@ class PublishedStudy:
 
     @cached_property
     def split(self) -> pd.DataFrame:
-        """The split, in columns of strings."""
+        """The split, with all columns as strings."""
         return _read(self.folder / SPLIT_FILE)
 
     @cached_property
@@ -123,7 +123,7 @@ class PublishedStudy:
         return _page(self)
 
     def split_of(self, run: PlannedRun) -> pd.DataFrame:
-        """Return the rows of the split that are of the fold of a run."""
+        """Return the rows of the split that belong to the fold of a run."""
         return self.split if run.fold is None else self.split[self.split["fold"] == str(run.fold)]
 
     @cached_property
@@ -143,15 +143,15 @@ class PublishedStudy:
 def publish_study(study: Path, folder: Path, seeds: int | None = None) -> None:
     """Write the results of a study to a folder, which is replaced.
 
-    A study can be published before it has ended: all seeds with all of their runs are written.
+    A study can be published before it has ended: seeds whose runs are all finished are written.
 
     Args:
         study: Folder of the study.
-        folder: Folder of the published results. Its name is that of the study.
+        folder: Folder of the published results. Its name becomes that of the study.
         seeds: Number of seeds whose predictions are published. Defaults to all.
 
     Raises:
-        MissingDataError: The folder is not a study, or no seed is complete.
+        MissingDataError: `study` is not the folder of a study, or no seed is complete.
         WriteError: A file cannot be written.
     """
     record = StudyRecord(study)
@@ -192,15 +192,15 @@ def publish_study(study: Path, folder: Path, seeds: int | None = None) -> None:
 def restore_study(folder: Path, out: Path) -> None:
     """Write the plan, split and runs of published results to the folder of a study.
 
-    Runs whose predictions are published are finished then. Nothing is done if the folder has the
-    same study already.
+    Runs whose predictions are published then count as finished. No effect if the folder already
+    contains the same study.
 
     Args:
-        folder: From `publish_study`.
+        folder: Folder written by `publish_study`.
         out: Folder of the study.
 
     Raises:
-        ArgumentError: The folder has another study.
+        ArgumentError: `out` contains another study.
         MissingDataError: There are no published results.
         DataError: plan.json was edited.
     """
@@ -249,7 +249,7 @@ def metrics_row(run: PlannedRun, predictions: Predictions) -> dict[str, Any]:
 
 
 def compact(value: Any) -> Any:
-    """Return a result with rounded numbers, without values and folders of runs, and models."""
+    """Round the numbers of a result, and remove models and the values and folders of runs."""
     if isinstance(value, Mapping):
         dropped = ("values", "runs", "models")
         return {name: compact(each) for name, each in value.items() if name not in dropped}

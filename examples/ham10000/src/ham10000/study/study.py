@@ -81,8 +81,8 @@ def run_study(
         jobs: Resources of a Slurm job. With them, each missing run is trained in a job of its own
             instead of on this machine; see `SubmititLauncher`. Runs with a frozen backbone take
             seconds, and are always trained on this machine.
-        restore: Published results to begin with, if the folder has no study yet.
-        publish: Folder of the results, which are published after each seed and at the end; see
+        restore: Published results to start from, if the folder has no study yet.
+        publish: Folder to which results are published after each seed and at the end; see
             `publish_study`.
         publish_seeds: Number of seeds whose predictions are published. Defaults to all.
         overrides: Recipe fields that every run overrides, as `part.field=value`.
@@ -153,7 +153,7 @@ def _train(
     others: Launcher,
     log: Callable[[str], None],
 ) -> Iterator[PlannedRun]:
-    """Train the runs with a frozen backbone, and then the others."""
+    """Train the runs with a frozen backbone first, and then the others."""
     for launcher, is_frozen in ((frozen, True), (others, False)):
         own = {run: recipe for run, recipe in recipes.items() if recipe.model.frozen == is_frozen}
         if own:

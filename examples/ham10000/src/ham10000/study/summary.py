@@ -136,7 +136,7 @@ def summarize_changes(
 
     Args:
         plan: Plan of the study.
-        changes: From `ham10000.evaluation.compare_cells`.
+        changes: Estimates from `ham10000.evaluation.compare_cells`.
         measured: Metrics by recipe, and by fold and seed.
         look: Number of this look at the result, counted from 1.
 

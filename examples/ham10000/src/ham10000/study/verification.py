@@ -43,7 +43,7 @@ _QUOTATION = re.compile(
 )
 
 _TOLERANCES = {"rel_tol": 1e-5, "abs_tol": 1e-8}
-"""Stored numbers are rounded, and another processor adds in another order."""
+"""Stored numbers are rounded, and the order of summation depends on the processor."""
 
 
 @dataclass
@@ -52,7 +52,7 @@ class StudyCheck:
 
     name: str
     problems: list[str] = field(default_factory=list)
-    """What differs from the recomputed values, one sentence each."""
+    """Differences from the recomputed values, one sentence each."""
     runs: int = 0
     """Number of published runs."""
     recomputed: int = 0
@@ -75,7 +75,7 @@ def verify_study(folder: Path) -> StudyCheck:
     """Recompute the numbers of published results, and compare them with the stored ones.
 
     Args:
-        folder: From `publish_study`.
+        folder: Folder written by `publish_study`.
     """
     found = StudyCheck(folder.name)
     try:
@@ -91,16 +91,16 @@ def quote_results(page: Path, results: Path, *, write: bool = False) -> list[str
     """Compare the quotations of a page with the published results.
 
     A quotation is the text between `<!-- results STUDY PART -->` and `<!-- end results -->`, where
-    the part is one of `quotations`. Comments in backticks are text about quotations.
+    PART is a key of `quotations`. Comments in backticks are ignored.
 
     Args:
         page: Markdown file.
-        results: Folder with a folder for each study.
+        results: Folder that contains one folder per study.
         write: Replace quotations that differ.
 
     Returns:
-        The quotations that differ or do not exist, one sentence each; with `write`, only the
-        latter.
+        One sentence for each quotation that differs or names an unknown part; with `write`, only
+        for the latter.
     """
     text, problems = page.read_text(encoding="utf-8"), []
 
@@ -190,7 +190,7 @@ def _problems_of_result(study: PublishedStudy, stored: Mapping[str, Any]) -> Ite
 def _from_metrics(
     study: PublishedStudy, plan: StudyPlan, stored: Mapping[str, Any]
 ) -> dict[str, Any]:
-    # Without predictions, the standard errors over lesions are those that are published.
+    # Without predictions, the standard errors over lesions are taken from the stored result.
     measured = _by_cell(plan, study.metrics)
     changes = {
         arm: {

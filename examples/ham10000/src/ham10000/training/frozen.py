@@ -1,4 +1,4 @@
-"""Train attention and head on the feature maps of a backbone that is not trained.
+"""Train attention and head on the feature maps of a frozen backbone.
 
 A run takes seconds. It has no checkpoints and needs neither a launcher nor processes of its own: an
 interrupted run is trained again from the start, with the same result.
@@ -50,16 +50,16 @@ __all__ = ["check_frozen", "load_head", "train_frozen", "train_head"]
 
 _LOG = logging.getLogger(__name__)
 _BATCH = 256
-"""Number of maps that are predicted at a time."""
+"""Number of maps per batch of predictions."""
 _PREFIX = "network."
-"""Of the names of attention and head in a `LesionClassifier`."""
+"""Prefix of the parameter names of attention and head in a `LesionClassifier`."""
 
 
 def train_frozen(recipe: Recipe, out: Path) -> None:
-    """Train a recipe with `model.frozen` into a folder.
+    """Train a recipe with `model.frozen`, and store the run in a folder.
 
-    Split, cache of images and features are made if they are missing. A finished run is left as it
-    is; one that was interrupted is trained again.
+    The split, the image cache and the features are created if they are missing. A finished run is
+    left unchanged; an interrupted run is trained again.
 
     Args:
         recipe: The recipe to train.
@@ -178,7 +178,7 @@ def load_head(model: LesionClassifier, content: dict[str, Any], run: RunDir) -> 
 
     Raises:
         SplitError: The split was changed after training.
-        TrainingError: The backbone has other weights than in training.
+        TrainingError: The weights of the backbone differ from those used in training.
     """
     doing = f"loading the model of {run.path}"
     if run.split.exists() and _hash_split(run) != content["split"]:
