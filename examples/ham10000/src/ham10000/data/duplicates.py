@@ -8,9 +8,9 @@ photographs of the same lesion.
 
 Detection follows the usual order of image retrieval. Each image is described by ORB features
 (Rublee et al., ICCV 2011). VLAD (Jegou et al., CVPR 2010) sums them up in one vector per image. The
-nearest neighbours of an image by this vector are candidates. A candidate is a duplicate if a
+nearest neighbours of an image by this vector are candidates. A candidate counts as a duplicate if a
 similarity transformation, estimated by RANSAC, maps features of one image to matching features of
-the other in enough different places.
+the other in at least `MIN_PLACES` places.
 """
 
 from collections.abc import Sequence
@@ -55,8 +55,8 @@ SIDE = 200
 
 MIN_PLACES = 15
 """Smallest number of matching places of a duplicate. Candidates in HAM10000 that clearly show
-different lesions match at 13 at most, random pairs of one class at 9. The threshold was chosen from
-these, not from the known duplicates."""
+different lesions match at no more than 13 places, random pairs of one class at no more than 9. The
+threshold was chosen from these, not from the known duplicates."""
 
 NUM_NEIGHBOURS = 5
 """Number of nearest neighbours of each image that are candidates."""
