@@ -112,7 +112,7 @@ def extract_features(recipe: Recipe, cache: Path, out: Path, *, check: bool = Tr
     others = [p.name for p in out.iterdir() if not _is_ours(p)]
     if others:
         raise ArgumentError(
-            f"{doing}: the folder contains {others[0]!r}, which is not a feature file. "
+            f"{doing}: the folder has {others[0]!r} in it, which is not a feature file. "
             "Choose another folder."
         )
     with FileLock(out / _LOCK):
