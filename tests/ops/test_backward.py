@@ -157,6 +157,23 @@ def test_a_gradient_that_is_expanded(calls):
     assert calls
 
 
+def test_second_derivatives_of_the_maps_alone(calls):
+    given = inputs()
+    wanted = tuple(given.values())
+    first = []
+    for maps in (soft_attention(*wanted, return_maps=True)[1], plain(*wanted)[1]):
+        torch.manual_seed(0)
+        incoming = torch.randn_like(maps)
+        first.append(
+            torch.autograd.grad(maps, wanted, incoming, create_graph=True, allow_unused=True)
+        )
+    ours, theirs = first
+    assert ours[3] is None or not ours[3].any()
+    for one, other in zip(ours[:3], theirs[:3], strict=True):
+        torch.testing.assert_close(one, other)
+    assert calls
+
+
 def test_maps_do_not_depend_on_gamma(calls):
     given = inputs()
     for name in ("x", "weight", "bias"):

@@ -178,7 +178,7 @@ def dot(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
         (B, 1, ...).
     """
     sample_bytes = a[0].numel() * a.element_size() if len(a) else 1
-    samples = _PIECE_BYTES // sample_bytes if a.device.type == "cpu" else len(a)
+    samples = _PIECE_BYTES // sample_bytes if a.is_cpu else len(a)
     pieces = zip(*(torch.split(t, max(1, samples)) for t in (a, b)), strict=True)
     return torch.cat([(p * q).sum(dim=1, keepdim=True, dtype=dtype) for p, q in pieces])
 
