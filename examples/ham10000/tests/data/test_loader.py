@@ -1,6 +1,5 @@
 """Batches by number, and from persistent workers in reused memory."""
 
-import os
 import signal
 import time
 from pathlib import Path
@@ -237,7 +236,7 @@ def test_a_signal_that_arrives_while_blocked_is_delivered_afterwards() -> None:
     before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
     try:
         with blocked_signals():
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)  # to this thread, which alone is blocked
             assert not heard
         assert heard == [signal.SIGTERM]
     finally:

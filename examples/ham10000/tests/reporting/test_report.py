@@ -60,6 +60,7 @@ def study(run: Path, tmp_path: Path) -> Path:
         "verdicts": {"attended": "attended changed <nothing> of note."},
         "rule": "No evidence where the interval holds 0.",
         "primary": "balanced_accuracy",
+        "margins": {"balanced_accuracy": 0.01},
         "models": {
             name: {
                 "trained": {"backbone": 9, "attention": 1, "head": 3},
