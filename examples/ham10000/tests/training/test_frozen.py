@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 
-from ham10000.data import CLASSES
+from ham10000.data import CLASSES, open_folder
 from ham10000.errors import CacheError, RecipeError, SplitError, TrainingError
 from ham10000.evaluation import read_predictions
 from ham10000.models import FeatureMaps
@@ -244,3 +244,11 @@ def test_weights_of_another_head(run: RunDir, folder: Path) -> None:
     (out / "recipe.yaml").write_text(text.replace("head: pool", "head: probe"))
     with pytest.raises(RecipeError, match=r"recipe was changed after training began: model\.head"):
         open_run(out).load_model()
+
+
+def test_image_files_are_predicted_with_the_complete_model(run: RunDir, synthetic: Path) -> None:
+    written = read_predictions(run.predictions()).table.head(5)
+    files = open_folder(synthetic).images
+    found = open_run(run.path).predict_images([files[name] for name in written["image_id"]])
+    # Heads are trained and tested on features in half precision.
+    assert found.to_numpy() == pytest.approx(written[list(CLASSES)].to_numpy(), abs=2e-3)

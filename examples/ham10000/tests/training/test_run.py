@@ -10,9 +10,16 @@ import pytest
 import ranks
 import torch
 from making import make
+from PIL import Image
 
-from ham10000.data import open_folder, read_table
-from ham10000.errors import ArgumentError, CheckpointError, MissingDataError, PredictionError
+from ham10000.data import CLASSES, Augment, open_folder, read_table
+from ham10000.errors import (
+    ArgumentError,
+    CheckpointError,
+    DataError,
+    MissingDataError,
+    PredictionError,
+)
 from ham10000.evaluation import OfficialTest, read_predictions, write_predictions
 from ham10000.recipe import Recipe
 from ham10000.training import RunDir, claim_run, find_predictions, open_run, train
@@ -193,6 +200,83 @@ def test_a_run_predicts_the_official_test_set_as_it_does_its_own(
     own = pd.concat(splits).set_index("image_id").loc[truth["image_id"]]
     expected = own[list(OfficialTest.classes)].to_numpy()
     assert found.probabilities == pytest.approx(expected, abs=1e-5)
+
+
+def test_image_files_are_predicted_as_the_images_of_a_split(run: Path, synthetic: Path) -> None:
+    opened, files = open_run(run), open_folder(synthetic).images
+    written = read_predictions(run / "predictions.csv").table.head(70)  # more than one batch
+    found = opened.predict_images([files[name] for name in written["image_id"]])
+    assert list(found.columns) == list(CLASSES)
+    assert found.index.tolist() == [str(files[name]) for name in written["image_id"]]
+    assert found.to_numpy() == pytest.approx(written[list(CLASSES)].to_numpy(), abs=2e-5)
+    one = opened.predict_images(str(files[written["image_id"][3]]))
+    assert one.to_numpy()[0] == pytest.approx(found.to_numpy()[3], abs=2e-5)
+    eight = opened.predict_images(files[written["image_id"][3]], tta=8)
+    assert abs(eight.to_numpy() - one.to_numpy()).max() > 1e-4
+
+
+def test_image_files_are_preprocessed_as_in_training(run: Path, synthetic: Path) -> None:
+    opened = open_run(run)
+    data = opened.dataset("test")
+    names = data.table["image_id"].tolist()[:3]
+    inputs = opened.preprocess([open_folder(synthetic).images[name] for name in names])
+    expected = Augment("none")(data.read([0, 1, 2])[0], torch.arange(3), epoch=0)
+    assert torch.equal(inputs, expected)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [("L", "JPEG"), ("CMYK", "JPEG"), ("L", "PNG"), ("RGBA", "PNG"), ("P", "PNG"), ("LA", "PNG")],
+)
+def test_images_of_other_modes_are_converted(
+    run: Path, tmp_path: Path, mode: str, kind: str
+) -> None:
+    grey = Image.linear_gradient("L").convert("RGB")
+    grey.convert(mode).save(tmp_path / "other", kind)
+    grey.save(tmp_path / "plain", "PNG")
+    other, plain = open_run(run).preprocess([tmp_path / "other", tmp_path / "plain"])
+    # CMYK and JPEG are lossy. The input is from -1 to 1.
+    assert other.numpy() == pytest.approx(plain.numpy(), abs=0.03)
+
+
+def test_photos_are_turned_upright(run: Path, tmp_path: Path) -> None:
+    image = Image.linear_gradient("L").convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.png", exif=exif)
+    image.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "upright.png")
+    turned, upright = open_run(run).preprocess([tmp_path / "turned.png", tmp_path / "upright.png"])
+    assert torch.equal(turned, upright)
+    assert not torch.equal(turned, turned.mT)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("nowhere.jpg", MissingDataError, r"predicting .*nowhere\.jpg: there is no such file"),
+        ("phto.jpg", MissingDataError, r"Closest: photo\.jpg"),
+        ("folder", ArgumentError, r"predicting .*folder: it is a folder\. Pass the image files"),
+        ("photo.jpg", DataError, r"decoding .*photo\.jpg: it is not a JPEG or PNG.* or convert it"),
+    ],
+)
+def test_what_is_no_image_is_refused(
+    run: Path, tmp_path: Path, name: str, error: type[Exception], message: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "photo.jpg").write_bytes(b"\0\0\0\x18ftypheic")
+    with pytest.raises(error, match=message):
+        open_run(run).predict_images([tmp_path / name])
+
+
+def test_no_files_and_missing_metadata_are_refused(
+    run: Path, metadata_run: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ArgumentError, match="there are no files"):
+        open_run(run).predict_images([])
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(ArgumentError, match="also needs age, sex, localization of each image"):
+        open_run(metadata_run).predict_images([tmp_path / "a.png"])
+    assert open_run(metadata_run).preprocess(tmp_path / "a.png").shape == (1, 3, 24, 24)
 
 
 @pytest.mark.parametrize("layer", ["placebo", "keras", "se", "eca", "cbam"])

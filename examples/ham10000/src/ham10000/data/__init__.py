@@ -48,7 +48,7 @@ from ham10000.data.folder import (
     load_table,
     open_folder,
 )
-from ham10000.data.images import read_image, read_mask, resize
+from ham10000.data.images import check_files, read_image, read_mask, resize
 from ham10000.data.loader import Augmentation, Batch, Batches, BatchLoader
 from ham10000.data.metadata import (
     METADATA,
@@ -123,6 +123,7 @@ __all__ = [
     "SplitProtocol",
     "augment_offline",
     "check_cache",
+    "check_files",
     "check_metadata",
     "check_split",
     "convert_challenge",

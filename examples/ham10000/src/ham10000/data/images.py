@@ -17,10 +17,11 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from ham10000.errors import DataError, MissingDataError
+from ham10000.errors import ArgumentError, DataError, MissingDataError, closest
 
 __all__ = [
     "MAX_PIXELS",
+    "check_files",
     "decode_image",
     "decode_mask",
     "probe",
@@ -49,7 +50,7 @@ _TURNS = {
 
 
 def read_image(path: Path) -> Tensor:
-    """Read a JPEG or PNG as RGB, rotated by its EXIF orientation.
+    """Read a JPEG or PNG as RGB, rotated by its EXIF orientation. Transparency is ignored.
 
     Returns:
         (3, H, W), uint8.
@@ -87,6 +88,27 @@ def read_bytes(path: Path) -> bytes:
         raise MissingDataError(f"reading {path}: {reason}. Get it again.") from error
 
 
+def check_files(paths: Sequence[Path], doing: str) -> None:
+    """Check that paths are files, without opening them.
+
+    Args:
+        paths: the paths.
+        doing: what messages start with.
+
+    Raises:
+        MissingDataError: a file does not exist.
+        ArgumentError: a path is a folder.
+    """
+    for path in paths:
+        if path.is_dir():
+            raise ArgumentError(f"{doing} {path}: it is a folder. Pass the image files in it.")
+        if not path.exists():
+            near = [other.name for other in path.parent.glob("*")]
+            raise MissingDataError(
+                f"{doing} {path}: there is no such file. {closest(path.name, near)}"
+            )
+
+
 def decode_image(raw: bytes, path: Path) -> Tensor:
     """Decode the bytes of an image; see `read_image`, whose result and errors it has."""
     return _decode(raw, path, _IMAGE_KINDS, "RGB")
@@ -117,12 +139,13 @@ def probe(raw: bytes, path: Path, kinds: Sequence[str] = _IMAGE_KINDS) -> tuple[
                 found, (width, height) = image.format, image.size
     except UnidentifiedImageError as error:
         raise DataError(
-            f"{doing}: it is not a {wanted}; it begins with {raw[:8]!r}. Get it again."
+            f"{doing}: it is not a {wanted}; it begins with {raw[:8]!r}. Get it again, or convert "
+            "it."
         ) from error
     except Image.DecompressionBombError as error:
         raise DataError(
             f"{doing}: its header claims more than {MAX_PIXELS:,} pixels, which no image of "
-            "HAM10000 has. Get it again."
+            "HAM10000 has. Get it again, or make it smaller."
         ) from error
     except (OSError, ValueError, SyntaxError) as error:
         raise DataError(f"{doing}: its header is damaged ({error}). Get it again.") from error
@@ -131,7 +154,7 @@ def probe(raw: bytes, path: Path, kinds: Sequence[str] = _IMAGE_KINDS) -> tuple[
     if width * height > MAX_PIXELS:
         raise DataError(
             f"{doing}: its header claims {width} x {height} pixels, more than {MAX_PIXELS:,}, "
-            "which no image of HAM10000 has. Get it again."
+            "which no image of HAM10000 has. Get it again, or make it smaller."
         )
     return width, height
 

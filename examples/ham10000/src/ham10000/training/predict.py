@@ -1,22 +1,25 @@
-"""Predict a data set, with bit-identical results on any number of processes.
+"""Predict a data set, with bit-identical results on any number of processes, or image files.
 
 The data set is cut into batches once for all ranks, and each rank predicts some of the batches. If
 each rank cut its own part, the last, short batch would hold other images, and kernels for a short
 batch can add in another order.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ham10000.data import HAM10000, Augment, Batch, Batches, SequentialShard
+from ham10000.data import HAM10000, Augment, Batch, Batches, SequentialShard, read_image, resize
 from ham10000.errors import ArgumentError, TrainingError
 from ham10000.evaluation import Predictions, make_predictions, round_probabilities
 from ham10000.recipe import Recipe
 from ham10000.training.distributed import gather
+from ham10000.utils import in_order
 
-__all__ = ["VIEWS", "predict"]
+__all__ = ["VIEWS", "normalize", "predict", "predict_files", "read_pixels"]
 
 VIEWS: tuple[Callable[[Tensor], Tensor], ...] = (
     lambda x: x,
@@ -62,15 +65,14 @@ def predict(
     Raises:
         ArgumentError: `tta` is another number.
     """
-    if tta not in (1, 2, 4, 8):
-        raise ArgumentError(f"predicting: tta must be 1, 2, 4 or 8, found {tta}.")
+    _check_views(tta)
     device = torch.device(device)
     training = model.training
     model.eval()
     try:
         found: dict[str, list[float]] = {}
         for batch in _own_batches(data, recipe, rank, replicas):
-            rows = _probabilities(model, batch, recipe, device, tta)
+            rows = _probabilities(model, batch.images, batch.metadata, recipe, device, tta)
             names = data.table["image_id"].iloc[batch.positions.tolist()]
             found |= dict(zip(names, rows, strict=True))
     finally:
@@ -87,6 +89,77 @@ def predict(
     return make_predictions(known, shares, "predicting")
 
 
+def read_pixels(paths: Sequence[Path], size: int) -> Iterator[Tensor]:
+    """Read and resize image files on threads, as `prepare` does, and yield them in order.
+
+    Args:
+        paths: JPEG or PNG files.
+        size: width and height in pixels; `data.size` of the recipe.
+
+    Yields:
+        (3, size, size), uint8.
+
+    Raises:
+        MissingDataError: a file does not exist or cannot be read.
+        DataError: a file is not an image, or is damaged.
+    """
+    return in_order(lambda path: resize(read_image(path), size), paths, "Reading images")
+
+
+def normalize(pixels: Tensor, recipe: Recipe) -> Tensor:
+    """Normalize images with the mean and standard deviation of a recipe.
+
+    Args:
+        pixels: (B, 3, S, S), uint8.
+        recipe: the recipe of the model.
+
+    Returns:
+        (B, 3, S, S), float32.
+    """
+    augment = Augment("none", mean=recipe.model.mean, std=recipe.model.std)
+    return augment(pixels, torch.arange(len(pixels)), epoch=0)
+
+
+@torch.no_grad()
+def predict_files(
+    model: nn.Module,
+    paths: Sequence[Path],
+    recipe: Recipe,
+    *,
+    device: torch.device | str = "cpu",
+    tta: int = 1,
+) -> list[list[float]]:
+    """Predict image files, as `predict` does the images of a data set.
+
+    Args:
+        model: a model without metadata, in eval mode.
+        paths: JPEG or PNG files.
+        recipe: see `predict`.
+        device: see `predict`.
+        tta: see `predict`.
+
+    Returns:
+        The probability of each class for each file, unrounded.
+
+    Raises:
+        ArgumentError: `tta` is another number.
+        MissingDataError: a file does not exist or cannot be read.
+        DataError: a file is not an image, or is damaged.
+    """
+    _check_views(tta)
+    device, rows = torch.device(device), []
+    images = read_pixels(paths, recipe.data.size)
+    while batch := list(islice(images, recipe.training.eval_batch_size)):
+        inputs = normalize(torch.stack(batch), recipe)
+        rows += _probabilities(model, inputs, None, recipe, device, tta)
+    return rows
+
+
+def _check_views(tta: int) -> None:
+    if tta not in (1, 2, 4, 8):
+        raise ArgumentError(f"predicting: tta must be 1, 2, 4 or 8, found {tta}.")
+
+
 def _own_batches(data: HAM10000, recipe: Recipe, rank: int, replicas: int) -> Iterator[Batch]:
     augment = Augment("none", mean=recipe.model.mean, std=recipe.model.std)
     whole = SequentialShard(len(data))
@@ -98,10 +171,15 @@ def _own_batches(data: HAM10000, recipe: Recipe, rank: int, replicas: int) -> It
 
 
 def _probabilities(
-    model: nn.Module, batch: Batch, recipe: Recipe, device: torch.device, tta: int
+    model: nn.Module,
+    images: Tensor,
+    metadata: Tensor | None,
+    recipe: Recipe,
+    device: torch.device,
+    tta: int,
 ) -> list[list[float]]:
-    images = batch.images.to(device)
-    metadata = batch.metadata.to(device) if batch.metadata is not None else None
+    images = images.to(device)
+    metadata = metadata.to(device) if metadata is not None else None
     if recipe.training.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     total = torch.zeros((), dtype=torch.float64)

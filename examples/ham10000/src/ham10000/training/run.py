@@ -1,29 +1,39 @@
 """Use a training run: its model, its data and its predictions."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ham10000.data import (
+    CLASSES,
     HAM10000,
     SPLITS,
+    check_files,
     data_folder,
     load_table,
     read_csv,
     read_manifest,
 )
 from ham10000.errors import ArgumentError, MissingDataError
-from ham10000.evaluation import OfficialTest, Predictions, check_images, of_split, read_predictions
+from ham10000.evaluation import (
+    OfficialTest,
+    Predictions,
+    check_images,
+    of_split,
+    read_predictions,
+    round_probabilities,
+)
 from ham10000.models import METADATA_COLUMNS, build_model
 from ham10000.recipe import Recipe, load_recipe
 from ham10000.training.checkpoint import best_file, read_best
 from ham10000.training.data import open_split, prepare_data, splits_of
 from ham10000.training.frozen import load_head
-from ham10000.training.predict import predict
+from ham10000.training.predict import normalize, predict, predict_files, read_pixels
 from ham10000.training.run_dir import RunDir, check_same_recipe, check_same_split, find_run
 
 __all__ = ["Run", "find_predictions", "open_run"]
@@ -135,6 +145,77 @@ class Run:
             tta=self.recipe.training.tta if tta is None else tta,
         )
 
+    def preprocess(self, images: Path | str | Sequence[Path | str]) -> Tensor:
+        """Read image files as the input of the model, processed as the images of the training.
+
+        Images are rotated by their EXIF orientation, converted to RGB, resized to `data.size`
+        without keeping the aspect ratio, and normalized with `model.mean` and `model.std`.
+
+        Args:
+            images: JPEG or PNG files, or one file.
+
+        Returns:
+            (N, 3, S, S), float32, in the order of the files.
+
+        Raises:
+            ArgumentError: there are no files, or one is a folder.
+            MissingDataError: a file does not exist or cannot be read.
+            DataError: a file is not an image, or is damaged.
+        """
+        paths = _listed(images, "preprocessing")
+        return normalize(torch.stack(list(read_pixels(paths, self.recipe.data.size))), self.recipe)
+
+    def predict_images(
+        self,
+        images: Path | str | Sequence[Path | str],
+        tta: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> pd.DataFrame:
+        """Predict image files, of any source, with the best weights.
+
+        Args:
+            images: JPEG or PNG files, or one file; see `preprocess`.
+            tta: see `predict`.
+            device: device of the model.
+
+        Returns:
+            The probability of each class with five significant digits. Columns are the classes in
+            the order of `ham10000.data.CLASSES`, and the index has the files as given.
+
+        Raises:
+            ArgumentError: there are no files, one is a folder, or the model also needs metadata.
+            MissingDataError: a file does not exist or cannot be read, or the run has no weights.
+            DataError: a file is not an image, or is damaged.
+            Ham10000Error: the model cannot be loaded; see `load_model`.
+        """
+        paths = _listed(images, "predicting")
+        self.check_image_only("predicting images")
+        rows = predict_files(
+            self.load_model(device),
+            paths,
+            self.recipe,
+            device=device,
+            tta=self.recipe.training.tta if tta is None else tta,
+        )
+        names = pd.Index([str(path) for path in paths], name="file")
+        return pd.DataFrame(round_probabilities(rows), index=names, columns=list(CLASSES))
+
+    def check_image_only(self, doing: str) -> None:
+        """Check that the model needs nothing but an image.
+
+        Args:
+            doing: what the message starts with.
+
+        Raises:
+            ArgumentError: the model also needs metadata.
+        """
+        if self.recipe.data.metadata:
+            raise ArgumentError(
+                f"{doing}: the model of {self.folder} also needs {', '.join(METADATA_COLUMNS)} of "
+                "each image (data.metadata), which an image file does not have. Use a run that "
+                "was trained with data.metadata=false."
+            )
+
     def predict_official(
         self,
         root: Path,
@@ -163,6 +244,14 @@ class Run:
             device=device,
             tta=self.recipe.training.tta if tta is None else tta,
         )
+
+
+def _listed(images: Path | str | Sequence[Path | str], doing: str) -> list[Path]:
+    paths = [Path(images)] if isinstance(images, str | Path) else [Path(each) for each in images]
+    if not paths:
+        raise ArgumentError(f"{doing} images: there are no files. Pass at least one.")
+    check_files(paths, doing)
+    return paths
 
 
 def _placed(model: nn.Module, recipe: Recipe, device: torch.device | str) -> nn.Module:
