@@ -18,6 +18,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,6 +87,18 @@ def changed(source: str, mutated: str) -> str:
     return "\n".join(list(lines)[3:])
 
 
+class _OneOfEachFirst:
+    # Runs one case of each test function before the other cases, so that most mutants fail soon.
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        cases: Counter[str] = Counter()
+        order = {}
+        for item in items:
+            name = item.nodeid.partition("[")[0]
+            order[item] = cases[name]
+            cases[name] += 1
+        items.sort(key=lambda item: order[item])
+
+
 def survives(copy: Path, module: str, mutated: str) -> bool:
     """Run the tests of a module on a mutant in a fork; return whether all passed."""
     (copy / "src" / "softattn" / f"{module}.py").write_text(mutated)
@@ -98,7 +111,8 @@ def survives(copy: Path, module: str, mutated: str) -> bool:
         folder, _, name = module.rpartition("/")
         tests = Path("tests", folder, f"test_{name}.py")
         with Path(os.devnull).open("w") as null, contextlib.redirect_stdout(null):
-            code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", str(tests)])
+            options = ["-q", "-x", "-p", "no:cacheprovider", str(tests)]
+            code = pytest.main(options, plugins=[_OneOfEachFirst()])
         os._exit(int(code))
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 

@@ -238,6 +238,8 @@ def test_under_checkpointing(calls):
     assert len(calls) == 2
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_only_for_reverse_mode(calls):
     given = inputs()
     arguments = tuple(given.values())
@@ -256,6 +258,8 @@ def test_only_for_reverse_mode(calls):
     torch.func.jvp(
         lambda x: soft_attention(x, *arguments[1:]), (given["x"],), (torch.ones_like(given["x"]),)
     )
+    constants = [t.detach() for t in arguments[1:]]
+    torch.jit.trace(lambda x: soft_attention(x, *constants), given["x"])
     for shape in ((3, 1, 1), (5, 1, 1, 1), (1,) * 4):
         gamma = torch.ones(shape, dtype=torch.float64)
         soft_attention(*arguments[:3], gamma, aggregate=False)

@@ -114,7 +114,7 @@ class _LowMemoryGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, grad_maps: Tensor | None) -> Any:
         if grad is None and grad_maps is None:
-            return (None,) * 7
+            return tuple(None for _ in ctx.needs_input_grad)
         x, weight, bias, learned, maps = ctx.saved_tensors
         gamma = ctx.gamma if learned is None else learned
         if torch.is_grad_enabled():
@@ -177,8 +177,9 @@ def dot(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     Returns:
         (B, 1, ...).
     """
-    sample_bytes = a[0].numel() * a.element_size() if len(a) else 1
-    samples = _PIECE_BYTES // sample_bytes if a.is_cpu else len(a)
+    samples = len(a)
+    if a.is_cpu and a.nbytes:
+        samples = _PIECE_BYTES * len(a) // a.nbytes
     pieces = zip(*(torch.split(t, max(1, samples)) for t in (a, b)), strict=True)
     return torch.cat([(p * q).sum(dim=1, keepdim=True, dtype=dtype) for p, q in pieces])
 
