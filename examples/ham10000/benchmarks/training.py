@@ -204,7 +204,7 @@ def usual(cache: Path, out: Path, large: bool) -> None:
     training = Images(folders, split, "train", v2.Compose([*changes, *tail]))
     loader = DataLoader(training, batch, shuffle=True)
     test = DataLoader(Images(folders, split, "test", v2.Compose(tail)), batch)
-    model = build_model(mine.model, attention=mine.attention, size=SIZE)
+    model = build_model(mine)
     optimizer = torch.optim.Adam(model.parameters(), mine.optimizer.lr)
     start = 0.0
     for _ in range(2):

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from building import build_classifier
 from rich.console import Console
 
 from ham10000.errors import ArgumentError
 from ham10000.models import (
     LesionClassifier,
-    build_model,
     parameter_table,
     summarize_model,
     summary_rows,
@@ -25,7 +25,7 @@ PAPER = AttentionRecipe("soft", "paper")
 @pytest.fixture
 def model() -> LesionClassifier:
     torch.manual_seed(0)
-    return build_model(RECIPE, attention=PAPER, size=32, metadata=True)
+    return build_classifier(RECIPE, attention=PAPER, size=32, metadata=True)
 
 
 @pytest.fixture
@@ -67,11 +67,11 @@ def test_metadata_must_match_the_model(model: LesionClassifier, inputs: Inputs) 
     with pytest.raises(ArgumentError, match="built with metadata and called without"):
         model(inputs[0])
     with pytest.raises(ArgumentError, match="built without metadata and called with"):
-        build_model(RECIPE, attention=PAPER, size=32)(*inputs)
+        build_classifier(RECIPE, attention=PAPER, size=32)(*inputs)
 
 
 def test_maps_where_there_is_no_attention(inputs: Inputs) -> None:
-    model = build_model(ModelRecipe("ham10000:tiny"), size=32)
+    model = build_classifier(ModelRecipe("ham10000:tiny"), size=32)
     assert not model.has_attention
     with pytest.raises(ArgumentError, match=r"attention\.layer .* soft, placebo, keras"):
         model(inputs[0], return_maps=True)
@@ -88,14 +88,14 @@ def test_copies_and_pickles_compute_the_same(model: LesionClassifier, inputs: In
     scores = model(*inputs)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(other(*inputs), scores)
-    fresh = build_model(RECIPE, attention=PAPER, size=32, metadata=True).eval()
+    fresh = build_classifier(RECIPE, attention=PAPER, size=32, metadata=True).eval()
     fresh.load_state_dict(model.state_dict())
     assert torch.equal(fresh(*inputs), scores)
 
 
 @pytest.mark.parametrize("backbone", ["ham10000:tiny", "timm:test_resnet"])
 def test_it_compiles_in_one_graph(backbone: str) -> None:
-    model = build_model(ModelRecipe(backbone), attention=PAPER, size=64, metadata=True).eval()
+    model = build_classifier(ModelRecipe(backbone), attention=PAPER, size=64, metadata=True).eval()
     inputs = torch.randn(2, 3, 64, 64), torch.rand(2, model.metadata_features)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     assert torch.allclose(compiled(*inputs), model(*inputs), atol=1e-6)
@@ -138,7 +138,8 @@ def shown(*args: object) -> str:
 
 
 def test_a_summary_counts_trained_and_frozen_parameters_by_part() -> None:
-    model = build_model(RECIPE, attention=replace(PAPER, layer="placebo"), size=32, metadata=True)
+    placebo = replace(PAPER, layer="placebo")
+    model = build_classifier(RECIPE, attention=placebo, size=32, metadata=True)
     model.freeze_backbone()
     model.train()
     summary = summarize_model(model, torch.randn(2, 3, 32, 32))
@@ -160,7 +161,7 @@ def test_a_summary_has_the_features_that_the_head_receives() -> None:
         ("paper", PAPER, 0.25),
     ):
         torch.manual_seed(0)
-        model = build_model(replace(RECIPE, drop_rate=drop_rate), attention=attention, size=32)
+        model = build_classifier(replace(RECIPE, drop_rate=drop_rate), attention=attention, size=32)
         found[name] = summarize_model(model, images)
     none, placebo, paper = found.values()
     # 16 uniform maps on 4 x 4 positions add up to 1, so gamma is the scale.
@@ -190,7 +191,7 @@ def test_a_table_of_large_models_fits_80_columns() -> None:
 
 
 def test_the_table_has_the_authors_counts_where_known() -> None:
-    model = build_model(RECIPE, attention=PAPER, size=32)
+    model = build_classifier(RECIPE, attention=PAPER, size=32)
     assert "the authors'" not in shown(model)
     text = shown(model, {"backbone": 1_000, "attention": 234, "head": 5})
     assert "the authors'" in text

@@ -4,11 +4,12 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from building import build_classifier
 from softattn import SoftAttention, SoftAttentionBlock, SpatialAttention
 from softattn.keras import KerasSoftAttention
 
 from ham10000.errors import RecipeError
-from ham10000.models import build_attention, build_model, summarize_recipes
+from ham10000.models import build_attention, summarize_recipes
 from ham10000.models.factory import load_backbone
 from ham10000.recipe import (
     MAP_LAYERS,
@@ -26,7 +27,7 @@ PAPER = AttentionRecipe("soft", "paper")
 @pytest.mark.parametrize("attention", [None, PAPER])
 def test_heads(head: str, attention: AttentionRecipe | None) -> None:
     recipe = replace(TINY, head=head)  # type: ignore[arg-type]
-    model = build_model(recipe, 5, attention=attention, size=32)
+    model = build_classifier(recipe, 5, attention=attention, size=32)
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, 5)
     assert model.has_attention is (attention is not None)
     # With a whole image the scores depend on all parts.
@@ -36,25 +37,25 @@ def test_heads(head: str, attention: AttentionRecipe | None) -> None:
 
 def test_the_rest_takes_twice_the_channels_after_the_papers_block() -> None:
     recipe = replace(TINY, head="rest")
-    plain = build_model(recipe, size=32).network.head
-    attended = build_model(recipe, attention=PAPER, size=32).network.head
+    plain = build_classifier(recipe, size=32).network.head
+    attended = build_classifier(recipe, attention=PAPER, size=32).network.head
     assert [name for name, _ in plain.named_children()] == ["pool2", "block3", "classifier"]
     assert [name for name, _ in attended.named_children()] == ["block3", "classifier"]
     widths = [head.get_submodule("block3.0.0").in_channels for head in (plain, attended)]
     assert widths == [16, 32]
     # If the attention does not pool, the pooling stage of the network stays.
-    unpooled = build_model(recipe, attention=replace(PAPER, pool=1), size=32).network.head
+    unpooled = build_classifier(recipe, attention=replace(PAPER, pool=1), size=32).network.head
     assert next(name for name, _ in unpooled.named_children()) == "pool2"
 
 
 def test_the_fields_reach_the_attention() -> None:
     recipe = replace(PAPER, num_maps=3, kernel_size=5, gamma=None, pool=3, drop_rate=0.25)
-    block = build_model(TINY, attention=recipe, size=32).network.attention
+    block = build_classifier(TINY, attention=recipe, size=32).network.attention
     assert isinstance(block, SoftAttentionBlock)
     assert (block.pool, block.drop_rate, block.attention.gamma) == (3, 0.25, None)
     assert block.attention.weight.shape == (3, 16, 5, 5)
     recipe = AttentionRecipe("soft", num_maps=3, aggregate=False, concat=True)
-    plain = build_model(TINY, attention=recipe, size=32).network.attention
+    plain = build_classifier(TINY, attention=recipe, size=32).network.attention
     assert isinstance(plain, SoftAttention)
     assert (plain.num_maps, plain.out_channels) == (3, 4 * 16)
 
@@ -63,7 +64,7 @@ def test_the_fields_reach_the_attention() -> None:
 @pytest.mark.parametrize("block", ["plain", "paper"])
 def test_uniform_gamma_is_positions_by_maps(layer: Any, block: Any) -> None:
     recipe = AttentionRecipe(layer, block, num_maps=2, gamma="uniform")
-    network = build_model(TINY, attention=recipe, size=32).network.eval()
+    network = build_classifier(TINY, attention=recipe, size=32).network.eval()
     (attention,) = (m for m in network.modules() if isinstance(m, SoftAttention))
     height, width = network.backbone.feature_map.size
     assert attention.gamma is not None
@@ -79,7 +80,7 @@ def test_the_placebo_is_soft_attention_with_uniform_maps_that_stay(block: Any) -
     models = {}
     for layer in ("soft", "placebo"):
         torch.manual_seed(0)
-        models[layer] = build_model(TINY, attention=replace(recipe, layer=layer), size=32)
+        models[layer] = build_classifier(TINY, attention=replace(recipe, layer=layer), size=32)
     soft, placebo = models["soft"], models["placebo"]
     # Keys, shapes and initial values are equal, except for the convolution of the maps.
     ours, theirs = soft.state_dict(), placebo.state_dict()
@@ -153,7 +154,7 @@ LAYERS = get_args(recipe_fields()["attention.layer"].kind)
 def test_each_layer_trains_with_ddp(layer: Any) -> None:
     # DDP raises an error in the second pass if a trained parameter got no gradient in the first.
     recipe = AttentionRecipe(layer, num_maps=2)
-    model = build_model(TINY, attention=recipe, size=32)
+    model = build_classifier(TINY, attention=recipe, size=32)
     assert model.has_attention is (layer in MAP_LAYERS)
     store = torch.distributed.HashStore()
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
@@ -180,7 +181,7 @@ def test_timms_attentions_take_any_number_of_channels_and_positions(layer: Any) 
 
 @pytest.mark.parametrize("layer", ["none", "placebo", "keras", "se", "cbam"])
 def test_each_layer_can_be_exported(layer: Any) -> None:
-    model = build_model(TINY, attention=AttentionRecipe(layer, num_maps=2), size=32).eval()
+    model = build_classifier(TINY, attention=AttentionRecipe(layer, num_maps=2), size=32).eval()
     x = torch.randn(2, 3, 32, 32)
     exported = torch.export.export(model, (x,)).module()
     torch.testing.assert_close(exported(x), model(x))
@@ -188,7 +189,7 @@ def test_each_layer_can_be_exported(layer: Any) -> None:
 
 def test_without_attention_there_may_be_a_relu() -> None:
     recipe = replace(TINY, activation="relu")
-    network = build_model(recipe, size=32).network.eval()
+    network = build_classifier(recipe, size=32).network.eval()
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(network.forward_features(x), network.backbone(x).relu())
 
@@ -203,7 +204,7 @@ def test_without_attention_there_may_be_a_relu() -> None:
 )
 def test_what_cannot_be_built(recipe: ModelRecipe, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        build_model(recipe, size=64)
+        build_classifier(recipe, size=64)
 
 
 def test_recipes_are_summarized_on_random_images_or_those_of_the_data_set(synthetic: Path) -> None:
@@ -221,7 +222,7 @@ def test_recipes_are_summarized_on_random_images_or_those_of_the_data_set(synthe
 
 def test_torchvisions_models() -> None:
     recipe = ModelRecipe("torchvision:resnet18")
-    model = build_model(recipe, attention=AttentionRecipe("soft"), size=64).eval()
+    model = build_classifier(recipe, attention=AttentionRecipe("soft"), size=64).eval()
     scores, maps = model(torch.randn(1, 3, 64, 64), return_maps=True)
     assert (scores.shape, maps.shape) == ((1, 7), (1, 16, 2, 2))
 
@@ -265,7 +266,7 @@ def test_our_networks_have_no_weights_to_download() -> None:
 @pytest.mark.parametrize("head", ["max", "probe"])
 def test_other_heads_train_with_any_backbone(head: str) -> None:
     recipe = ModelRecipe("timm:test_resnet", head=head, num_queries=8)  # type: ignore[arg-type]
-    model = build_model(recipe, attention=AttentionRecipe("soft"), size=64)
+    model = build_classifier(recipe, attention=AttentionRecipe("soft"), size=64)
     model(torch.randn(2, 3, 64, 64)).sum().backward()
     assert type(model.network.head).__name__ == f"{head.capitalize()}Head"
     assert all(p.grad is not None for p in model.network.head.parameters())

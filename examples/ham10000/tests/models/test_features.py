@@ -60,7 +60,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_maps_are_those_of_the_model(recipe: Recipe, cache: Path, made: Path) -> None:
     features = open_features(made, recipe)
     data = CachedHAM10000(cache)
-    model = build_model(recipe.model, size=64).eval()
+    model = build_model(recipe).eval()
     images, _ = data.read([0, 100, 279])
     with torch.no_grad():
         expected = model.network.backbone(Augment("none")(images, torch.arange(3), 0))

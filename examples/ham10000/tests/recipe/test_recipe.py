@@ -13,7 +13,6 @@ from rich.console import Console
 from ham10000.data import DATA_VARIABLE, HAM10000, Augment, encode_metadata, metadata_features
 from ham10000.models import (
     METADATA_COLUMNS,
-    LesionClassifier,
     build_model,
     parameter_table,
 )
@@ -47,15 +46,6 @@ ALL = [name for pair in PAIRS for name in (pair, f"{pair}_sa")] + ["best", *ARMS
 
 def read(name: str, *changes: str) -> Recipe:
     return load_recipe(FOLDER / f"{name}.yaml", changes)
-
-
-def build(recipe: Recipe) -> LesionClassifier:
-    return build_model(
-        recipe.model,
-        attention=recipe.attention,
-        size=recipe.data.size,
-        metadata=recipe.data.metadata,
-    )
 
 
 def flat(recipe: Recipe) -> dict[str, Any]:
@@ -109,7 +99,7 @@ def test_frozen_arms_differ_from_the_control_in_one_thing(name: str) -> None:
     recipe = read(name)
     assert different(read("frozen"), recipe) == {"name", *FROZEN[name]}
     check_frozen(recipe)
-    build_model(recipe.model, attention=recipe.attention, feature_map=(1280, 4, 4))
+    build_model(recipe, feature_map=(1280, 4, 4))
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -144,7 +134,7 @@ MAPS = {
 def test_attention_goes_where_the_paper_has_it(name: str, end: str) -> None:
     recipe = read(f"{name}{end}", "model.pretrained=false")
     with torch.device("meta"):
-        network = build(recipe).network
+        network = build_model(recipe).network
     found = network.backbone.feature_map
     assert (found.channels, *found.size) == MAPS[name]
     assert network.get_classifier().out_features == 7
@@ -154,7 +144,7 @@ def test_attention_goes_where_the_paper_has_it(name: str, end: str) -> None:
 def test_the_count_is_the_authors(name: str) -> None:
     recipe = read(name, "model.pretrained=false")
     with torch.device("meta"):
-        model = build(recipe)
+        model = build_model(recipe)
     counted = {part: sum(p.numel() for p in m.parameters()) for part, m in model.parts().items()}
     authors = dict(recipe.model.authors_parameters or {})
     # Keras counts two running statistics a channel and has no scale here; timm has the scale.
@@ -183,7 +173,7 @@ def take_steps(recipe: Recipe, folder: Path, steps: int = 3) -> list[float]:
     if recipe.data.metadata:
         table = data.table.iloc[pair]
         metadata = metadata_features(encode_metadata(table, METADATA_COLUMNS))
-    model = build(recipe)
+    model = build_model(recipe)
     Console().print(recipe.name, parameter_table(model, recipe.model.authors_parameters))
     augment = Augment(recipe.data.augment, recipe.seed, recipe.model.mean, recipe.model.std)
     optimizer = build_optimizer(recipe.optimizer, model)

@@ -3,8 +3,9 @@ import math
 
 import pytest
 import torch
+from building import build_classifier
 
-from ham10000.models import LesionClassifier, build_model
+from ham10000.models import LesionClassifier
 from ham10000.recipe import AttentionRecipe, ModelRecipe, OptimizerRecipe, ScheduleRecipe
 from ham10000.training.optim import Schedule, average_weights, build_optimizer, build_schedule
 
@@ -13,7 +14,7 @@ PAPER = AttentionRecipe("soft", "paper")
 
 @pytest.fixture
 def model() -> LesionClassifier:
-    return build_model(ModelRecipe("ham10000:tiny"), attention=PAPER, size=32)
+    return build_classifier(ModelRecipe("ham10000:tiny"), attention=PAPER, size=32)
 
 
 def test_the_fields_reach_the_optimizer(model: LesionClassifier) -> None:
@@ -77,7 +78,7 @@ def test_fused_kernels_make_the_same_steps(name: str) -> None:
     trained = []
     for fused in (False, True):
         torch.manual_seed(1)
-        model = build_model(ModelRecipe("ham10000:tiny"), attention=PAPER, size=32).double()
+        model = build_classifier(ModelRecipe("ham10000:tiny"), attention=PAPER, size=32).double()
         recipe = OptimizerRecipe(name, lr=0.01, weight_decay=0.1)
         optimizer = build_optimizer(recipe, model, fused=fused)
         assert all(bool(group["fused"]) == fused for group in optimizer.param_groups)

@@ -6,7 +6,7 @@ import torch
 
 from ham10000.data import CachedHAM10000
 from ham10000.errors import ArgumentError
-from ham10000.models import LesionClassifier, build_model
+from ham10000.models import build_model
 from ham10000.recipe import Recipe
 from ham10000.training.predict import VIEWS, predict
 
@@ -25,14 +25,10 @@ def test_the_views_are_the_symmetries_of_a_square() -> None:
     assert torch.equal(VIEWS[0](image), image)
 
 
-def build(recipe: Recipe) -> LesionClassifier:
-    return build_model(recipe.model, attention=recipe.attention, size=recipe.data.size)
-
-
 def test_the_mode_of_the_model_is_restored(recipe: MakeRecipe, cache: Path) -> None:
     torch.manual_seed(0)
     mine = recipe()
-    model = build(mine)
+    model = build_model(mine)
     data = CachedHAM10000(cache)
     first = predict(model, data, mine, split="test")
     assert model.training
@@ -46,7 +42,7 @@ def test_the_mode_of_the_model_is_restored(recipe: MakeRecipe, cache: Path) -> N
 def test_the_size_of_a_batch_does_not_change_the_order(recipe: MakeRecipe, cache: Path) -> None:
     torch.manual_seed(0)
     mine = recipe()
-    model, data = build(mine), CachedHAM10000(cache)
+    model, data = build_model(mine), CachedHAM10000(cache)
     one = predict(model, data, mine, split="test")
     two = predict(model, data, recipe(training={"eval_batch_size": 7}), split="test")
     assert abs(one.probabilities - two.probabilities).max() < 1e-6
@@ -54,6 +50,6 @@ def test_the_size_of_a_batch_does_not_change_the_order(recipe: MakeRecipe, cache
 
 def test_another_number_of_views_is_refused(recipe: MakeRecipe, cache: Path) -> None:
     mine = recipe()
-    model = build(mine)
+    model = build_model(mine)
     with pytest.raises(ArgumentError, match="tta must be 1, 2, 4 or 8, found 3"):
         predict(model, CachedHAM10000(cache), mine, split="test", tta=3)

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from building import build_classifier
 from torch import nn
 
 from ham10000.errors import TrainingError
-from ham10000.models import build_model
 from ham10000.recipe import AttentionRecipe, ModelRecipe, Recipe
 from ham10000.training.data import prepare_data
 from ham10000.training.distributed import start_fabric
@@ -80,7 +80,7 @@ def test_a_metric_that_does_not_exist_is_named(build: Any, field: str) -> None:
 def test_synchronized_norms_keep_the_activations_in_them() -> None:
     torch.manual_seed(0)
     recipe = ModelRecipe("timm:tf_efficientnet_lite0")
-    model = build_model(recipe, attention=AttentionRecipe("soft"), size=64).eval()
+    model = build_classifier(recipe, attention=AttentionRecipe("soft"), size=64).eval()
     images = torch.randn(2, 3, 64, 64)
     before = model(images)
     model = convert_sync_norms(model)

@@ -58,9 +58,8 @@ class LesionClassifier(nn.Module):
     Example:
         >>> import torch
         >>> from ham10000.models import build_model
-        >>> from ham10000.recipe import AttentionRecipe, ModelRecipe
-        >>> recipe, attention = ModelRecipe("ham10000:tiny", at="block3"), AttentionRecipe("soft")
-        >>> model = build_model(recipe, attention=attention, size=64, metadata=True).eval()
+        >>> from ham10000.recipe import load_recipe
+        >>> model = build_model(load_recipe("smoke_sa", ["data.metadata=true"])).eval()
         >>> images, metadata = torch.randn(2, 3, 64, 64), torch.rand(2, model.metadata_features)
         >>> scores, maps = model(images, metadata, return_maps=True)
         >>> scores.shape, maps.shape
@@ -180,9 +179,8 @@ def summarize_model(model: LesionClassifier, images: Tensor) -> ModelSummary:
     Example:
         >>> import torch
         >>> from ham10000.models import build_model, summarize_model
-        >>> from ham10000.recipe import AttentionRecipe, ModelRecipe
-        >>> attention = AttentionRecipe("placebo", "paper")
-        >>> model = build_model(ModelRecipe("ham10000:tiny"), attention=attention, size=64)
+        >>> from ham10000.recipe import load_recipe
+        >>> model = build_model(load_recipe("smoke_placebo"))
         >>> summary = summarize_model(model, torch.randn(2, 3, 64, 64))
         >>> summary.trained["attention"], summary.frozen["attention"]
         (1, 4624)

@@ -54,12 +54,9 @@ HeadFactory = Callable[[int, int], nn.Module]
 
 
 def build_model(
-    recipe: ModelRecipe,
+    recipe: Recipe,
     num_classes: int = len(CLASSES),
     *,
-    attention: AttentionRecipe | None = None,
-    size: int = 224,
-    metadata: bool = False,
     feature_map: tuple[int, int, int] | None = None,
 ) -> LesionClassifier:
     """Build the network of a recipe.
@@ -67,18 +64,14 @@ def build_model(
     Example:
         >>> import torch
         >>> from ham10000.models import build_model
-        >>> from ham10000.recipe import AttentionRecipe, ModelRecipe
-        >>> recipe = ModelRecipe("timm:test_resnet", head="flatten")
-        >>> model = build_model(recipe, attention=AttentionRecipe("soft"), size=64)
+        >>> from ham10000.recipe import load_recipe
+        >>> model = build_model(load_recipe("smoke_sa"))
         >>> model(torch.randn(2, 3, 64, 64)).shape
         torch.Size([2, 7])
 
     Args:
-        recipe: Section `model` of a recipe.
+        recipe: The recipe. Only `model`, `attention`, `data.size` and `data.metadata` matter.
         num_classes: Number of classes.
-        attention: Section `attention` of a recipe. Defaults to no attention.
-        size: Width and height of the images in pixels; `data.size` of the recipe.
-        metadata: Whether the model also gets metadata; `data.metadata` of the recipe.
         feature_map: Shape (C, H, W) of the map that the backbone computes. With it, the backbone is
             not built, and only attention and head of the model can be used.
 
@@ -87,8 +80,8 @@ def build_model(
         MissingDataError: The file with the weights does not exist.
         MissingPackageError: The package with the weights is not installed.
     """
-    network = _network(recipe, attention or AttentionRecipe(), num_classes, size, feature_map)
-    if not metadata:
+    network = _network(recipe, num_classes, feature_map)
+    if not recipe.data.metadata:
         return LesionClassifier(network)
     width = len(feature_names(METADATA_COLUMNS))
     return LesionClassifier(network, MetadataHead(width, num_classes), width)
@@ -126,12 +119,7 @@ def summarize_recipes(recipes: Iterable[Recipe]) -> dict[str, ModelSummary]:
     for recipe in recipes:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            model = build_model(
-                recipe.model,
-                attention=recipe.attention,
-                size=recipe.data.size,
-                metadata=recipe.data.metadata,
-            )
+            model = build_model(recipe)
         if recipe.model.frozen:
             model.freeze_backbone()
         found[recipe.name] = summarize_model(model, _some_images(recipe))
@@ -151,23 +139,20 @@ def _some_images(recipe: Recipe) -> Tensor:
 
 
 def _network(
-    recipe: ModelRecipe,
-    attention: AttentionRecipe,
-    num_classes: int,
-    size: int,
-    feature_map: tuple[int, int, int] | None,
+    recipe: Recipe, num_classes: int, feature_map: tuple[int, int, int] | None
 ) -> SoftAttentionClassifier:
-    own = _authors_network(recipe.backbone)
-    at = recipe.at if own is None or recipe.at is not None else list(own.stages)[-1]
-    head: str | HeadFactory = recipe.head
-    if recipe.head == "rest":
-        head = _rest(recipe, attention, own, at, size)
-    elif recipe.head == "max":
-        head = partial(MaxHead, drop_rate=recipe.drop_rate)
-    elif recipe.head == "probe":
-        head = partial(ProbeHead, num_queries=recipe.num_queries, drop_rate=recipe.drop_rate)
+    model, attention, size = recipe.model, recipe.attention, recipe.data.size
+    own = _authors_network(model.backbone)
+    at = model.at if own is None or model.at is not None else list(own.stages)[-1]
+    head: str | HeadFactory = model.head
+    if model.head == "rest":
+        head = _rest(model, attention, own, at, size)
+    elif model.head == "max":
+        head = partial(MaxHead, drop_rate=model.drop_rate)
+    elif model.head == "probe":
+        head = partial(ProbeHead, num_queries=model.num_queries, drop_rate=model.drop_rate)
     if feature_map is None:
-        backbone = load_backbone(recipe.backbone, at, recipe.pretrained, recipe.weights)
+        backbone = load_backbone(model.backbone, at, model.pretrained, model.weights)
     else:
         backbone, at = nn.Sequential(OrderedDict(maps=_NoBackbone(feature_map))), "maps"
     try:
@@ -175,13 +160,13 @@ def _network(
             backbone,
             num_classes,
             at=at,
-            block=_block(recipe, attention),
+            block=_block(model, attention),
             head=head,
-            drop_rate=recipe.drop_rate,
+            drop_rate=model.drop_rate,
             input_size=size,
         )
     except SoftAttnError as error:
-        raise RecipeError(f"building {recipe.backbone}: {error}") from error
+        raise RecipeError(f"building {model.backbone}: {error}") from error
     start_uniform(attention, network.attention, network.backbone.feature_map.size)
     return network
 

@@ -116,7 +116,7 @@ def extract_features(recipe: Recipe, cache: Path, out: Path, *, check: bool = Tr
             "Choose another folder."
         )
     with FileLock(out / _LOCK):
-        backbone = build_model(recipe.model, size=recipe.data.size).network.backbone.eval()
+        backbone = build_model(recipe).network.backbone.eval()
         fields = {**_fields(recipe), "weights_sha256": hash_weights(backbone)}
         images = open_cache(cache).inputs
         try:

@@ -237,12 +237,7 @@ def _build_session(recipe: Recipe, run: RunDir, features: FeatureMaps) -> _Sessi
     targets = torch.tensor([names[name] for name in features.table["dx"]])
     torch.manual_seed(recipe.seed)
     _, channels, height, width = features.maps.shape
-    model = build_model(
-        recipe.model,
-        attention=recipe.attention,
-        size=recipe.data.size,
-        feature_map=(channels, height, width),
-    )
+    model = build_model(recipe, feature_map=(channels, height, width))
     head = nn.Sequential(
         OrderedDict(attention=model.network.attention, head=model.network.head)
     ).train()

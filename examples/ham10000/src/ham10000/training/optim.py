@@ -31,9 +31,9 @@ def build_optimizer(
 
     Example:
         >>> from ham10000.models import build_model
-        >>> from ham10000.recipe import ModelRecipe, OptimizerRecipe
+        >>> from ham10000.recipe import OptimizerRecipe, load_recipe
         >>> from ham10000.training import build_optimizer
-        >>> model = build_model(ModelRecipe("ham10000:tiny"))
+        >>> model = build_model(load_recipe("smoke"))
         >>> recipe = OptimizerRecipe("sgd", lr=0.1, head_lr_scale=10, weight_decay=1e-4)
         >>> groups = build_optimizer(recipe, model).param_groups
         >>> [(group["lr"], group["weight_decay"]) for group in groups]

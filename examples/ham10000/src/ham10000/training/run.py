@@ -89,19 +89,14 @@ class Run:
         doing = f"loading the model of {self.folder}"
         check_same_recipe(content["recipe"], recipe, doing)
         if recipe.model.frozen:
-            model = build_model(recipe.model, attention=recipe.attention, size=recipe.data.size)
+            model = build_model(recipe)
             load_head(model, content, self.files)
             return _placed(model, recipe, device)
         if self.files.split.exists():
             split = self.files.split.read_text(encoding="utf-8")
             check_same_split(content["split"], split, doing)
         bare = replace(recipe.model, pretrained=False, weights=None)  # replaced below
-        model = build_model(
-            bare,
-            attention=recipe.attention,
-            size=recipe.data.size,
-            metadata=recipe.data.metadata,
-        )
+        model = build_model(replace(recipe, model=bare))
         model.load_state_dict(content["model"])
         return _placed(model, recipe, device)
 

@@ -155,12 +155,7 @@ def convert_sync_norms(model: LesionClassifier) -> LesionClassifier:
 
 
 def _build_model(recipe: Recipe, fabric: Fabric) -> LesionClassifier:
-    model = build_model(
-        recipe.model,
-        attention=recipe.attention,
-        size=recipe.data.size,
-        metadata=recipe.data.metadata,
-    )
+    model = build_model(recipe)
     if recipe.training.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if recipe.training.sync_batchnorm and fabric.world_size > 1:
