@@ -1,13 +1,17 @@
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import timm
 import torch
 import yaml
+from PIL import Image
 
 from ham10000.cli import main
+from ham10000.data import CLASSES
 from ham10000.recipe import load_recipe, shipped_recipes
+from ham10000.training import open_run
 
 
 def test_recipes_are_listed_with_their_descriptions(
@@ -112,3 +116,59 @@ def test_features(synthetic: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "280 x 96 x 2 x 2 float16" in " ".join(capsys.readouterr().out.split())
     assert main([*arguments, "model.weights=null"]) == 1
     assert "has no pretrained weights" in capsys.readouterr().err
+
+
+def test_predict(
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    trained = open_run(run).split_table.query("split == 'train'")["image_id"].iloc[0]
+    for name in (f"{'long_name_' * 6}.png", "[bold].jpg", f"{trained}.jpg"):
+        Image.effect_noise((40, 30), 60).convert("RGB").save(tmp_path / "photos" / name)
+    arguments = ["predict", str(run), "photos", "photos/*.jpg", "--csv", "table.csv"]
+    assert main([*arguments, "--out", "figures"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    table = pd.read_csv("table.csv", keep_default_na=False)
+    assert table.columns.tolist() == ["file", "prediction", "split", *CLASSES]
+    assert table["split"].tolist() == ["train", "", ""]
+    found = open_run(run).predict_images(table["file"].tolist())
+    assert table[list(CLASSES)].to_numpy() == pytest.approx(found.to_numpy(), abs=2e-5)
+    assert table["prediction"].tolist() == found.idxmax(axis=1).tolist()
+    (row,) = (line for line in lines if line.startswith("[bold].jpg"))
+    ranked = found.iloc[1].sort_values(ascending=False)
+    second = f"{ranked.index[1]} ({ranked.iloc[1]:.3f})"
+    assert row.split() == ["[bold].jpg", ranked.index[0], f"{ranked.iloc[0]:.3f}", *second.split()]
+    text = " ".join(lines)
+    assert f"Training image of the run: photos/{trained}.jpg." in text
+    assert "trained on synthetic images" in text
+    assert "not a medical device" in text
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        (["nowhere.jpg"], "predicting nowhere.jpg: there is no such file"),
+        (["empty"], "opening empty: there are no JPEG or PNG files"),
+        (["a.jpg", "--out", "."], "the images are there too"),
+    ],
+)
+def test_predict_refuses(
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    places: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    Image.new("RGB", (8, 8)).save("a.jpg")
+    assert main(["predict", str(run), *places]) == 1
+    assert message in capsys.readouterr().err

@@ -12,6 +12,7 @@ from ham10000.data import (
     convert_challenge,
     data_folder,
     find_table,
+    image_files,
     load_table,
     open_folder,
     paper_val_split,
@@ -20,7 +21,7 @@ from ham10000.data import (
     verify_dataset,
 )
 from ham10000.data.folder import GROUPINGS, TRUTH
-from ham10000.errors import DataError, MissingDataError
+from ham10000.errors import ArgumentError, DataError, MissingDataError
 
 ONE_HOT = "image,MEL,NV,BCC,AKIEC,BKL,DF,VASC\nI1,0.0,1.0,0.0,0.0,0.0,0.0,0.0\nI2,1,0,0,0,0,0,0\n"
 LESIONS = """image,lesion_id,diagnosis_confirm_type
@@ -236,3 +237,31 @@ def test_the_tables_of_the_challenge_become_ours(tmp_path: Path) -> None:
     groups.write_text(LESIONS + "I1,L3,histopathology\n")
     with pytest.raises(DataError, match="row 4 repeats the image I1"):
         convert_challenge(truth, groups, out)
+
+
+def test_images_of_any_source_come_from_files_folders_and_patterns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos" / "left").mkdir(parents=True)
+    for name in ("b.PNG", "a.jpg", "._a.jpg", "notes.txt", "left/c.jpeg", "odd[1].jpg", "raw"):
+        (tmp_path / "photos" / name).touch()
+    for places, names in (
+        (["photos"], ["a.jpg", "b.PNG", "odd[1].jpg"]),
+        (["photos/raw", "photos/nowhere.jpg"], ["raw", "nowhere.jpg"]),
+        (["photos/*.jpg"], ["a.jpg", "odd[1].jpg"]),
+        (["photos/**/*.jp*g"], ["a.jpg", "left/c.jpeg", "odd[1].jpg"]),
+        (["photos/odd[1].jpg"], ["odd[1].jpg"]),
+        (
+            ["photos/left", "photos/../photos/a.jpg", "photos/[ab].*"],
+            ["left/c.jpeg", "a.jpg", "b.PNG"],
+        ),
+    ):
+        found = [path.resolve().relative_to(tmp_path / "photos") for path in image_files(places)]
+        assert [path.as_posix() for path in found] == names
+    (tmp_path / "empty").mkdir()
+    for place in ("empty", "empty/*.png"):
+        with pytest.raises(
+            ArgumentError, match=r"no JPEG or PNG files.*pattern 'empty/\*\*/\*\.jpg'"
+        ):
+            image_files([place])

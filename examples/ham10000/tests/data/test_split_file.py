@@ -5,6 +5,7 @@ import pytest
 
 from ham10000.data import (
     check_split,
+    data_name,
     kfold_split,
     lesion_split,
     paper_split,
@@ -98,3 +99,23 @@ def test_rows_are_those_of_the_split_and_fold(table: pd.DataFrame) -> None:
         split_rows(split, table, "trian", fold=0)
     with pytest.raises(SplitError, match="it has no folds"):
         split_rows(paper_split(table, seed=0), table, "test", fold=0)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "name"),
+    [
+        (range(24_306, 34_321), "HAM10000"),
+        (range(24_306, 34_000), "a part of HAM10000"),
+        (range(34_300, 34_322), "other data"),
+        ([24_306, 9_000_000], "other data"),
+    ],
+)
+def test_data_sets_are_told_apart_by_the_names_of_their_images(
+    numbers: range | list[int], name: str
+) -> None:
+    assert data_name(f"ISIC_{number:07d}" for number in numbers) == name
+    assert data_name([*(f"ISIC_{number:07d}" for number in numbers), "photo"]) == "other data"
+
+
+def test_synthetic_images_are_told_apart_from_others(table: pd.DataFrame) -> None:
+    assert data_name(table["image_id"]) == "synthetic data"

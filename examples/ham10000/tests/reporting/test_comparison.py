@@ -4,9 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ham10000.data import CLASSES
+from ham10000.data import CLASSES, split_file
 from ham10000.evaluation import METRICS, Predictions, evaluate
-from ham10000.reporting import inputs
 from ham10000.reporting.comparison import (
     PUBLISHED,
     comparison_tables,
@@ -50,9 +49,9 @@ def test_published_results_are_shown_for_the_complete_ham10000_only(
     source: ReportSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert published_table(source) is None
-    monkeypatch.setattr(inputs, "_SYNTHETIC_IMAGES", range(0))
-    monkeypatch.setattr(inputs, "_HAM10000_IMAGES", range(9_000_000, 9_000_280))
-    monkeypatch.setattr(inputs, "NUM_IMAGES", 280)
+    monkeypatch.setattr(split_file, "_SYNTHETIC_IMAGES", range(0))
+    monkeypatch.setattr(split_file, "_HAM10000_IMAGES", range(9_000_000, 9_000_280))
+    monkeypatch.setattr(split_file, "NUM_IMAGES", 280)
     table = published_table(source)
     assert table is not None
     assert len(table.rows) == 1 + len(PUBLISHED)

@@ -215,6 +215,17 @@ def test_image_files_are_predicted_as_the_images_of_a_split(run: Path, synthetic
     assert abs(eight.to_numpy() - one.to_numpy()).max() > 1e-4
 
 
+def test_metadata_of_image_files_can_be_passed(metadata_run: Path, synthetic: Path) -> None:
+    written = read_predictions(metadata_run / "predictions.csv").table.iloc[:3]
+    folder = open_folder(synthetic)
+    paths = [folder.images[name] for name in written["image_id"]]
+    rows = folder.table.set_index("image_id").loc[written["image_id"]]
+    found = open_run(metadata_run).predict_images(paths, rows)
+    assert found.to_numpy() == pytest.approx(written[list(CLASSES)].to_numpy(), abs=2e-5)
+    with pytest.raises(ArgumentError, match="found them for 2"):
+        open_run(metadata_run).predict_images(paths, rows.head(2))
+
+
 def test_image_files_are_preprocessed_as_in_training(run: Path, synthetic: Path) -> None:
     opened = open_run(run)
     data = opened.dataset("test")
@@ -274,7 +285,7 @@ def test_no_files_and_missing_metadata_are_refused(
     with pytest.raises(ArgumentError, match="there are no files"):
         open_run(run).predict_images([])
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    with pytest.raises(ArgumentError, match="also needs age, sex, localization of each image"):
+    with pytest.raises(ArgumentError, match="also needs age, sex, localization of each image, fou"):
         open_run(metadata_run).predict_images([tmp_path / "a.png"])
     assert open_run(metadata_run).preprocess(tmp_path / "a.png").shape == (1, 3, 24, 24)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from ham10000.cli.options import Option, Seed, Split, Tta
+from ham10000.cli.options import Figures, Option, RunFolder, Seed, Split, Tta
 from ham10000.data import CLASSES, data_folder
 from ham10000.errors import ArgumentError
 from ham10000.evaluation import (
@@ -19,17 +19,19 @@ from ham10000.evaluation import (
 from ham10000.evaluation import compare as compare_predictions
 from ham10000.evaluation import evaluate as evaluate_predictions
 from ham10000.reporting import (
-    FigureFormat,
     TableFormat,
+    check_apart,
     choose,
     console,
     evaluate_sources,
+    file_cases,
     frames_of_runs,
     make_cases,
     print_comparison,
     print_evaluation,
     print_evaluations,
     print_saliency,
+    split_notes,
     tables_of_run,
     write_case,
     write_figures,
@@ -37,18 +39,16 @@ from ham10000.reporting import (
     write_tables,
 )
 from ham10000.saliency import evaluate_saliency, write_saliency
-from ham10000.training import find_predictions, open_run
+from ham10000.training import find_images, find_predictions, open_run
 from ham10000.utils import write_text
 
 _Tables = Annotated[
     Sequence[TableFormat] | None,
     Option("Also write the tables: csv for one row per metric, latex for tables to print."),
 ]
-_Run = Annotated[Path, Option("Folder of a run.")]
 _RunData = Annotated[
     Path | None, Option("Folder of the data set. Defaults to the data set of the training.")
 ]
-_Figures = Annotated[FigureFormat, Option("Format of the figures.")]
 _RunOrFile = Annotated[Path, Option("Folder of a run, or file of predictions.")]
 
 
@@ -62,7 +62,7 @@ def evaluate(
     out: Path | None = None,
     seed: Seed = 0,
     tables: _Tables = None,
-    figures: _Figures = "png",
+    figures: Figures = "png",
 ) -> int:
     """Compute all metrics of models with confidence intervals, also within strata of the images.
 
@@ -169,7 +169,7 @@ def submission(
 
 
 def localise(
-    run: _Run,
+    run: RunFolder,
     /,
     *,
     out: Path | None = None,
@@ -197,7 +197,7 @@ def localise(
 
 
 def explain(
-    run: _Run,
+    run: RunFolder,
     /,
     *,
     out: Path,
@@ -206,13 +206,14 @@ def explain(
     dx: Annotated[str | None, Option(name="class", choices=CLASSES)] = None,
     split: Split = "test",
     data: _RunData = None,
-    figures: _Figures = "png",
+    figures: Figures = "png",
 ) -> int:
     """Draw images with their attention, the lesion outline and class probabilities.
 
     Args:
         out: Folder for the figures, one for each image.
-        image: Image ids, such as ISIC_0024306.
+        image: Names of images in the data set, such as ISIC_0024306, in any split; or image files,
+            folders and patterns, as for `predict`.
         worst: Number of images to draw, those with the lowest probability of the true class.
         dx: Restrict to images of this class.
     """
@@ -220,12 +221,29 @@ def explain(
         raise ArgumentError(
             "explaining: no images are selected. Pass --image NAME, --worst 20 or --class mel."
         )
-    opened = open_run(run)
-    predictions = find_predictions(run, split)
-    names = choose(predictions, image or (), worst=worst, dx=dx)
-    for case in make_cases(opened, predictions, names, split=split, data=data):
+    if image is not None and (worst is not None or dx is not None):
+        raise ArgumentError(
+            "explaining: --worst and --class select images of a split, and --image names images. "
+            "Pass one or the other."
+        )
+    opened, screen = open_run(run), console()
+    if image is not None:
+        found = find_images(opened, image, data)
+        check_apart(out, found.paths)
+        cases = file_cases(
+            opened, opened.predict_images(found.paths, found.metadata), masks=found.masks
+        )
+    else:
+        predictions = find_predictions(opened.folder, split)
+        names = choose(predictions, worst=worst, dx=dx)
+        cases = make_cases(opened, predictions, names, split=split, data=data)
+    drawn = []
+    for case in cases:
         write_case(case, out, figures)
-    console().print(f"{len(names):,} figures in {out}", markup=False, soft_wrap=True)
+        drawn.append(case)
+    for note in split_notes({case.image_id: case.split for case in drawn if case.split}):
+        screen.print(note, markup=False)
+    screen.print(f"{len(drawn):,} figures in {out}", markup=False, soft_wrap=True)
     return 0
 
 

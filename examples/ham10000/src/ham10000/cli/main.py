@@ -25,6 +25,7 @@ COMMANDS = {
     "recipes": "training",
     "features": "training",
     "train": "training",
+    "predict": "training",
     "evaluate": "evaluation",
     "compare": "evaluation",
     "submission": "evaluation",

@@ -22,10 +22,13 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from ham10000.data import SPLITS
 from ham10000.errors import RecipeError, closest
 from ham10000.recipe import describe_type, recipe_fields
+from ham10000.reporting import FigureFormat
 
 __all__ = [
     "Data",
+    "Figures",
     "Option",
+    "RunFolder",
     "Seed",
     "Split",
     "Tta",
@@ -58,6 +61,8 @@ Data = Annotated[Path | None, Option("Folder of the data set. Defaults to HAM100
 Seed = Annotated[int, Option("Seed of the random numbers.")]
 Workers = Annotated[int | None, Option("Number of threads. Defaults to the number of cores.")]
 Split = Annotated[str, Option("Part of the split.", choices=SPLITS)]
+RunFolder = Annotated[Path, Option("Folder of a run.")]
+Figures = Annotated[FigureFormat, Option("Format of the figures.")]
 Tta = Annotated[
     Literal[1, 2, 4, 8] | None,
     Option(

@@ -1,19 +1,29 @@
-"""Commands for recipes, features and training."""
+"""Commands for recipes, features, training, and applying a trained run."""
 
 import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import pandas as pd
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from ham10000.cli.options import recipe_overrides
+from ham10000.cli.options import Figures, Option, RunFolder, Tta, recipe_overrides
+from ham10000.data import CLASS_NAMES, CLASSES, SYNTHETIC, image_files
 from ham10000.errors import ArgumentError
 from ham10000.models import summarize_recipes, summary_table
 from ham10000.recipe import dump_recipe, load_recipe, shipped_recipes
-from ham10000.reporting import console, print_run
+from ham10000.reporting import (
+    check_apart,
+    console,
+    file_cases,
+    print_run,
+    split_notes,
+    write_case,
+)
 from ham10000.training import (
     INTERRUPTED,
     LAUNCHED,
@@ -24,9 +34,11 @@ from ham10000.training import (
     find_run,
     launch,
     lock_run,
+    open_run,
     prepare_features,
 )
 from ham10000.training import train as train_run
+from ham10000.utils import write_text
 
 _RESTARTS = 3
 
@@ -142,3 +154,76 @@ def train(
         print_run(find_run(folder))
     # torchrun would count any other status as a failure.
     return 0 if status == INTERRUPTED and LAUNCHED in os.environ else status
+
+
+def predict(
+    run: RunFolder,
+    images: Annotated[
+        Sequence[str], Option("Image files, folders of images, or patterns such as 'photos/*.jpg'.")
+    ],
+    /,
+    *,
+    csv: Path | None = None,
+    out: Path | None = None,
+    tta: Tta = None,
+    figures: Figures = "png",
+) -> int:
+    """Classify image files of any source.
+
+    Files are JPEG or PNG, in any colours and of any size. The model was made for dermatoscopic
+    images of a single lesion: it assigns one of its seven classes to anything else too.
+
+    Args:
+        csv: CSV file to write, with the probabilities of all classes.
+        out: Folder for a figure of each image, with the attention of the model if it has any.
+    """
+    opened, paths = open_run(run), image_files(images)
+    if out is not None:
+        check_apart(out, paths)
+    predicted = opened.predict_images(paths, tta=tta)
+    splits = {str(path): split for path, split in opened.find_splits(paths).items()}
+    screen = console()
+    screen.print(_prediction_table(predicted), "")
+    for note in split_notes(splits):
+        screen.print(note, markup=False)
+    if opened.data_name == SYNTHETIC:
+        screen.print("The run was trained on synthetic images, which are no model of skin.")
+    screen.print("For research only: this is not a medical device, and no diagnosis.")
+    if csv is not None:
+        table = predicted.reset_index()
+        table.insert(1, "prediction", predicted.idxmax(axis=1).to_numpy())
+        table.insert(2, "split", table["file"].map(splits).fillna(""))
+        write_text(csv, table.to_csv(index=False, lineterminator="\n"))
+        screen.print(f"Written to {csv}", markup=False, soft_wrap=True)
+    if out is not None:
+        for case in file_cases(opened, predicted):
+            write_case(case, out, figures)
+        screen.print(f"{len(paths):,} figures in {out}", markup=False, soft_wrap=True)
+    return 0
+
+
+def _prediction_table(predicted: pd.DataFrame) -> Table:
+    paths = [Path(name) for name in predicted.index]
+    folders = {path.parent for path in paths}
+    ranked = predicted.to_numpy().argsort(axis=1, kind="stable")[:, ::-1]
+    shown = sorted({CLASSES[place] for place in ranked[:, :2].flat})
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        title=escape(str(folders.copy().pop())) if len(folders) == 1 else None,
+        title_justify="left",
+        caption="; ".join(f"{name}: {CLASS_NAMES[name]}" for name in shown),
+        caption_justify="left",
+    )
+    table.add_column("file", overflow="fold")
+    table.add_column("class", no_wrap=True)
+    table.add_column("probability", justify="right", no_wrap=True)
+    table.add_column("second class", no_wrap=True)
+    for path, values, (first, second) in zip(
+        paths, predicted.to_numpy(), ranked[:, :2], strict=True
+    ):
+        name = path.name if len(folders) == 1 else str(path)
+        other = f"{CLASSES[second]} ({values[second]:.3f})"
+        table.add_row(escape(name), CLASSES[first], f"{values[first]:.3f}", other)
+    return table

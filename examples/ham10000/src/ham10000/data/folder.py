@@ -15,7 +15,7 @@ ground truth together with its lesion groupings.
 
 import os
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +23,7 @@ import pandas as pd
 
 from ham10000.data.constants import CLASSES, TABLE_COLUMNS
 from ham10000.data.metadata import clean_table, read_csv, read_table
-from ham10000.errors import DataError, MissingDataError, some
+from ham10000.errors import ArgumentError, DataError, MissingDataError, some
 from ham10000.utils import write_text
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "data_folder",
     "find_files",
     "find_table",
+    "image_files",
     "load_table",
     "open_folder",
     "read_challenge",
@@ -202,6 +203,41 @@ def find_files(
     return _list_files(_find_folders(root, names), endings)
 
 
+def image_files(places: Sequence[str]) -> list[Path]:
+    """Return image files of any source: from files, folders, and patterns such as photos/*.jpg.
+
+    A shell usually replaces a pattern by the files itself, but not if it is quoted, and not on
+    Windows.
+
+    Args:
+        places: files, in any format; folders, of which the JPEG and PNG files count, without
+            subfolders; and patterns, in which ** stands for any subfolders.
+
+    Returns:
+        The files in this order, those of a folder or pattern sorted, each once.
+
+    Raises:
+        ArgumentError: a folder or pattern has no images. Files are not checked.
+    """
+    found: dict[Path, Path] = {}
+    for place in places:
+        path = Path(place)
+        if path.is_dir():
+            files = _images_among(path.iterdir())
+        elif not path.exists() and (first := _first_pattern(path)) is not None:
+            files = _images_among(Path(*path.parts[:first]).glob("/".join(path.parts[first:])))
+        else:
+            files = [path]
+        if not files:
+            raise ArgumentError(
+                f"opening {place}: there are no JPEG or PNG files. For those in subfolders, pass "
+                f"the pattern '{path if path.is_dir() else path.parent}/**/*.jpg'."
+            )
+        for file in files:
+            found.setdefault(file.resolve(), file)
+    return list(found.values())
+
+
 def read_challenge(truth: Path, groupings: Path) -> pd.DataFrame:
     """Read the challenge's one-hot ground truth and its lesion ids as a metadata table.
 
@@ -267,6 +303,19 @@ def convert_challenge(truth: Path, groupings: Path, out: Path) -> None:
     """
     table = read_challenge(truth, groupings)
     write_text(out, table.to_csv(index=False, lineterminator="\n"))
+
+
+def _first_pattern(path: Path) -> int | None:
+    return next((n for n, part in enumerate(path.parts) if re.search(r"[*?[]", part)), None)
+
+
+def _images_among(paths: Iterable[Path]) -> list[Path]:
+    # macOS writes ._ files next to the real ones.
+    return sorted(
+        path
+        for path in paths
+        if path.suffix.lower() in IMAGE_ENDINGS and path.name[0] != "." and path.is_file()
+    )
 
 
 def _find_folders(root: Path, names: re.Pattern[str], depth: int = 2) -> list[Path]:

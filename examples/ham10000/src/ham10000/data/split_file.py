@@ -1,18 +1,41 @@
-"""The split file: reading, checks, writing, and its rows."""
+"""The split file: reading, checks, writing, its rows, and the data set that it is of."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
-from ham10000.data.constants import CLASSES
+from ham10000.data.constants import CLASSES, NUM_IMAGES
 from ham10000.data.metadata import read_csv
 from ham10000.errors import SplitError, closest, some
 from ham10000.utils import write_text
 
-__all__ = ["SPLITS", "check_split", "read_split", "split_counts", "split_rows", "write_split"]
+__all__ = [
+    "SPLITS",
+    "SYNTHETIC",
+    "check_split",
+    "data_name",
+    "read_split",
+    "split_counts",
+    "split_rows",
+    "write_split",
+]
 
 SPLITS = ("train", "val", "test")
 COLUMNS = ("image_id", "lesion_id", "dx", "split")
+
+SYNTHETIC = "synthetic data"
+"""Name of data sets that `synthesize` generates."""
+
+_HAM10000_IMAGES = range(24_306, 34_321)
+"""Numbers of the images of HAM10000: ISIC_0024306 to ISIC_0034320."""
+
+_SYNTHETIC_IMAGES = range(9_000_000, 10_000_000)
+"""Numbers of the images that `synthesize` generates."""
+
+_COMPLETE = 0.99
+"""Share of HAM10000's images that a split must have to be compared with published results. Splits
+leave out some duplicates."""
 
 
 def write_split(split: pd.DataFrame, path: Path) -> None:
@@ -185,3 +208,27 @@ def split_rows(
 
 def _first(rows: "pd.Series[bool]") -> int:
     return int(rows.to_numpy().argmax()) + 2
+
+
+def data_name(image_ids: Iterable[str]) -> str:
+    """Return the name of the data set that images are of, judging by their names.
+
+    Example:
+        >>> from ham10000.data import data_name
+        >>> data_name(["ISIC_0024306", "ISIC_0024307"]), data_name(["ISIC_9000000"])
+        ('a part of HAM10000', 'synthetic data')
+
+    Args:
+        image_ids: names of all images of a split.
+
+    Returns:
+        "HAM10000", "a part of HAM10000", "synthetic data" or "other data".
+    """
+    names = pd.Series(sorted(set(image_ids)), dtype=str)
+    numbers = pd.to_numeric(names.str.removeprefix("ISIC_"), errors="coerce").fillna(-1)
+    found = numbers.astype(int).tolist()
+    if all(number in _SYNTHETIC_IMAGES for number in found):
+        return SYNTHETIC
+    if all(number in _HAM10000_IMAGES for number in found):
+        return "HAM10000" if len(found) >= _COMPLETE * NUM_IMAGES else "a part of HAM10000"
+    return "other data"

@@ -1,6 +1,13 @@
 """Presentation of results: console tables, figures and HTML pages."""
 
-from ham10000.reporting.cases import choose, make_cases, write_case
+from ham10000.reporting.cases import (
+    check_apart,
+    choose,
+    file_cases,
+    make_cases,
+    split_notes,
+    write_case,
+)
 from ham10000.reporting.console import (
     console,
     print_comparison,
@@ -23,11 +30,13 @@ __all__ = [
     "Evaluated",
     "FigureFormat",
     "TableFormat",
+    "check_apart",
     "choose",
     "console",
     "data_uri",
     "evaluate_sources",
     "explore_dataset",
+    "file_cases",
     "frames_of_runs",
     "make_cases",
     "print_comparison",
@@ -38,6 +47,7 @@ __all__ = [
     "print_run",
     "print_saliency",
     "print_study",
+    "split_notes",
     "tables_of_run",
     "write_case",
     "write_figures",

@@ -1,4 +1,4 @@
-"""Single images with their prediction and attention: choose, read and draw them."""
+"""Single images with their prediction and attention: choose, read, list and draw them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,14 +12,37 @@ from matplotlib.figure import Figure
 from softattn.plot import overlay
 from torch import Tensor
 
-from ham10000.data import CLASS_NAMES, CLASSES, data_folder, open_folder, read_mask, resize
-from ham10000.errors import ArgumentError, MissingDataError, closest
+from ham10000.data import (
+    CLASS_NAMES,
+    CLASSES,
+    data_folder,
+    open_folder,
+    read_mask,
+    resize,
+)
+from ham10000.errors import ArgumentError, MissingDataError, closest, some
 from ham10000.evaluation import Predictions
+from ham10000.reporting.inputs import distinct_names
 from ham10000.reporting.style import LIGHT, FigureFormat, Theme, save_figure, style
 from ham10000.saliency import attention_maps, image_network, image_reader
-from ham10000.training import Run
+from ham10000.training import Run, normalize, read_pixels
 
-__all__ = ["Case", "case_figure", "choose", "gallery", "make_cases", "thumbnail", "write_case"]
+__all__ = [
+    "Case",
+    "case_figure",
+    "check_apart",
+    "choose",
+    "file_cases",
+    "gallery",
+    "make_cases",
+    "split_notes",
+    "thumbnail",
+    "write_case",
+]
+
+_SPLITS = {"train": "training", "val": "validation", "test": "test"}
+_LONGEST_NAME = 32
+"""Number of characters of a file name that fit into the title of a figure."""
 
 OUTLINE = "#00e5c8"
 """Colour of the mask's outline, distinct from skin, lesions and the colours of maps."""
@@ -30,7 +53,9 @@ class Case:
     """An image with its diagnosis and a model's prediction and attention."""
 
     image_id: str
-    truth: str
+    """Name of the image, or of its file."""
+    truth: str | None
+    """Diagnosis, if it is known."""
     probabilities: Mapping[str, float]
     """Predicted probability by class."""
     image: Tensor
@@ -39,6 +64,8 @@ class Case:
     """Sum of the attention maps, (h, w); `None` for a model without attention."""
     mask: Tensor | None = None
     """Mask, (S, S), True on the lesion; `None` if the image has no mask."""
+    split: str | None = None
+    """Split of the run with the image, if it is to be shown: "train", "val" or "test"."""
 
     @property
     def prediction(self) -> str:
@@ -47,7 +74,7 @@ class Case:
 
     @property
     def correct(self) -> bool:
-        """Whether the prediction is correct."""
+        """Whether the prediction is known to be correct."""
         return self.prediction == self.truth
 
 
@@ -172,6 +199,87 @@ def make_cases(
             )
 
 
+def check_apart(out: Path, paths: Sequence[Path]) -> None:
+    """Check that no image is in the folder of the figures, which may have the names of images.
+
+    Raises:
+        ArgumentError: An image is there.
+    """
+    if any(path.resolve().parent == out.resolve() for path in paths):
+        raise ArgumentError(
+            f"drawing figures in {out}: the images are there too, and a figure could replace one. "
+            "Choose another folder with --out."
+        )
+
+
+def file_cases(
+    run: Run,
+    predicted: pd.DataFrame,
+    *,
+    masks: Mapping[Path, Path] | None = None,
+    batch_size: int = 32,
+) -> Iterator[Case]:
+    """Read image files that were predicted, and compute the model's attention.
+
+    Args:
+        run: From `open_run`.
+        predicted: From `Run.predict_images`.
+        masks: Files of masks by image file.
+        batch_size: Number of images at a time.
+
+    Yields:
+        One case for each file, in order. Images are of the size that the model receives. The
+        diagnosis is known for images of the run's split, which are recognized by their names.
+
+    Raises:
+        Ham10000Error: An image, a mask or a file of the run is missing or damaged.
+    """
+    paths = [Path(name) for name in predicted.index]
+    names = distinct_names(paths, [path.stem for path in paths])
+    splits, diagnoses = run.find_splits(paths), run.split_table.set_index("image_id")["dx"]
+    model, masks = run.load_model(), masks or {}
+    for start in range(0, len(paths), batch_size):
+        batch = range(start, min(start + batch_size, len(paths)))
+        pixels = torch.stack(list(read_pixels([paths[row] for row in batch], run.recipe.data.size)))
+        maps = None
+        if model.has_attention:
+            maps = attention_maps(image_network(model), normalize(pixels, run.recipe))
+        for number, row in enumerate(batch):
+            path, mask = paths[row], None
+            if path in masks:
+                mask = resize(read_mask(masks[path]), pixels.shape[-1], mask=True)[0].bool()
+            yield Case(
+                image_id=names[row],
+                truth=str(diagnoses[path.stem]) if path in splits else None,
+                probabilities={name: float(predicted[name].iloc[row]) for name in CLASSES},
+                image=pixels[number],
+                attention=None if maps is None else maps[number],
+                mask=mask,
+                split=splits.get(path),
+            )
+
+
+def split_notes(splits: Mapping[str, str]) -> list[str]:
+    """Return a line on the images in each split.
+
+    Example:
+        >>> from ham10000.reporting.cases import split_notes
+        >>> split_notes({"ISIC_0024306": "test", "ISIC_0024307": "test"})
+        ['Test images of the run: ISIC_0024306, ISIC_0024307.']
+
+    Args:
+        splits: Split by name of the image: "train", "val" or "test".
+    """
+    notes = []
+    for split, kind in _SPLITS.items():
+        names = [name for name, found in splits.items() if found == split]
+        note = f"{kind.capitalize()} image{'s' * (len(names) > 1)} of the run: {some(names)}."
+        if split == "train":
+            note += " Predictions of training images do not show how well the model works."
+        notes += [note] if names else []
+    return notes
+
+
 def case_figure(case: Case, *, theme: Theme = LIGHT) -> Figure:
     """Draw an image, its attention, the outline of its mask, and the probabilities.
 
@@ -188,16 +296,12 @@ def case_figure(case: Case, *, theme: Theme = LIGHT) -> Figure:
     pictures[0].set_title("image" if case.mask is None else "image, outline of the lesion")
     if case.attention is not None:
         _show(pictures[1], overlay(case.image / 255, case.attention).permute(2, 0, 1), case.mask)
-        pictures[1].set_title("attention")
+        uniform = torch.allclose(case.attention, case.attention.mean(), rtol=1e-4, atol=0)
+        pictures[1].set_title("attention: uniform" if uniform else "attention")
     _probabilities(bars, case, theme)
     for axes in figure.axes:
         axes.title.set(color=theme.quiet, fontsize=9)
-    verdict = "correct" if case.correct else f"predicted {case.prediction}"
-    figure.suptitle(
-        f"{case.image_id}: {case.truth}, {CLASS_NAMES[case.truth]} ({verdict})",
-        color=theme.ink,
-        fontsize=11,
-    )
+    figure.suptitle(_title(case), color=theme.ink, fontsize=11)
     return figure
 
 
@@ -237,6 +341,19 @@ def write_case(case: Case, out: Path, kind: FigureFormat = "png") -> Path:
     return path
 
 
+def _title(case: Case) -> str:
+    name = case.image_id
+    if len(name) > _LONGEST_NAME:
+        name = f"{name[: _LONGEST_NAME // 2]}...{name[3 - _LONGEST_NAME // 2 :]}"
+    if case.split is not None:
+        name = f"{name} ({_SPLITS[case.split]} image)"
+    if case.truth is None:
+        found = case.prediction
+        return f"{name}: predicted {found}, {CLASS_NAMES[found]}"
+    verdict = "correct" if case.correct else f"predicted {case.prediction}"
+    return f"{name}: {case.truth}, {CLASS_NAMES[case.truth]} ({verdict})"
+
+
 def _show(axes: Axes, picture: Tensor, mask: Tensor | None) -> None:
     axes.imshow(picture.permute(1, 2, 0).numpy(), interpolation="bilinear")
     if mask is not None and bool(mask.any()) and not bool(mask.all()):
@@ -246,8 +363,9 @@ def _show(axes: Axes, picture: Tensor, mask: Tensor | None) -> None:
 
 def _probabilities(axes: Axes, case: Case, theme: Theme) -> None:
     values = [case.probabilities[name] for name in CLASSES]
-    colours = [theme.first if name == case.truth else theme.line for name in CLASSES]
-    if not case.correct:
+    right = case.prediction if case.truth is None else case.truth
+    colours = [theme.first if name == right else theme.line for name in CLASSES]
+    if case.prediction != right:
         colours[CLASSES.index(case.prediction)] = theme.second
     style(axes, theme)
     axes.barh(CLASSES, values, color=colours)

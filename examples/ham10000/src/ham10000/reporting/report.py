@@ -226,6 +226,7 @@ def gallery_section(source: ReportSource, data: Path | None, each: int) -> dict[
     shown: list[dict[str, Any]] = []
     for case in cases:
         predicted = f"predicted {case.prediction}, {case.probabilities[case.prediction]:.2f}"
+        assert case.truth is not None  # images of a split
         what = f"{case.image_id}, {CLASS_NAMES[case.truth]}"
         pictures: list[Embedded] = [
             embed_photo(thumbnail(case, attention=False), f"{what}: the image.")

@@ -13,9 +13,9 @@ from ham10000.training.data import (
 from ham10000.training.frozen import check_frozen, train_head
 from ham10000.training.losses import build_loss
 from ham10000.training.optim import Schedule, build_optimizer, build_schedule
-from ham10000.training.predict import predict
+from ham10000.training.predict import normalize, predict, read_pixels
 from ham10000.training.processes import INTERRUPTED, LAUNCHED, launch
-from ham10000.training.run import Run, find_predictions, open_run
+from ham10000.training.run import Run, find_images, find_predictions, open_run
 from ham10000.training.run_dir import (
     LAUNCHER_LOCK,
     TRAINER_LOCK,
@@ -40,15 +40,18 @@ __all__ = [
     "check_frozen",
     "claim_run",
     "find_features",
+    "find_images",
     "find_predictions",
     "find_run",
     "launch",
     "lock_run",
     "make_split",
+    "normalize",
     "open_run",
     "predict",
     "prepare_features",
     "prepare_split",
+    "read_pixels",
     "train",
     "train_head",
     "wants_validation",

@@ -126,15 +126,17 @@ def predict_files(
     paths: Sequence[Path],
     recipe: Recipe,
     *,
+    metadata: Tensor | None = None,
     device: torch.device | str = "cpu",
     tta: int = 1,
 ) -> list[list[float]]:
     """Predict image files, as `predict` does the images of a data set.
 
     Args:
-        model: a model without metadata, in eval mode.
+        model: a model of `ham10000.models.build_model`, in eval mode.
         paths: JPEG or PNG files.
         recipe: see `predict`.
+        metadata: metadata features of each file, (N, M), if the model needs them.
         device: see `predict`.
         tta: see `predict`.
 
@@ -147,11 +149,12 @@ def predict_files(
         DataError: a file is not an image, or is damaged.
     """
     _check_views(tta)
-    device, rows = torch.device(device), []
+    device, rows = torch.device(device), list[list[float]]()
     images = read_pixels(paths, recipe.data.size)
     while batch := list(islice(images, recipe.training.eval_batch_size)):
         inputs = normalize(torch.stack(batch), recipe)
-        rows += _probabilities(model, inputs, None, recipe, device, tta)
+        known = None if metadata is None else metadata[len(rows) : len(rows) + len(batch)]
+        rows += _probabilities(model, inputs, known, recipe, device, tta)
     return rows
 
 

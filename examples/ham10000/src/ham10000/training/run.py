@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -15,11 +16,16 @@ from ham10000.data import (
     SPLITS,
     check_files,
     data_folder,
+    data_name,
+    encode_metadata,
+    image_files,
     load_table,
+    metadata_features,
+    open_folder,
     read_csv,
     read_manifest,
 )
-from ham10000.errors import ArgumentError, MissingDataError
+from ham10000.errors import ArgumentError, Ham10000Error, MissingDataError, closest
 from ham10000.evaluation import (
     OfficialTest,
     Predictions,
@@ -36,7 +42,7 @@ from ham10000.training.frozen import load_head
 from ham10000.training.predict import normalize, predict, predict_files, read_pixels
 from ham10000.training.run_dir import RunDir, check_same_recipe, check_same_split, find_run
 
-__all__ = ["Run", "find_predictions", "open_run"]
+__all__ = ["ImageFiles", "Run", "find_images", "find_predictions", "open_run"]
 
 
 class Run:
@@ -69,6 +75,11 @@ class Run:
     def splits(self) -> list[str]:
         """Which of train, val and test the split has."""
         return splits_of(self.files)
+
+    @property
+    def data_name(self) -> str:
+        """Name of the data set, from `ham10000.data.data_name`."""
+        return data_name(self.split_table["image_id"])
 
     @property
     def weights_hash(self) -> str | None:
@@ -163,6 +174,7 @@ class Run:
     def predict_images(
         self,
         images: Path | str | Sequence[Path | str],
+        metadata: pd.DataFrame | None = None,
         tta: int | None = None,
         device: torch.device | str = "cpu",
     ) -> pd.DataFrame:
@@ -170,6 +182,8 @@ class Run:
 
         Args:
             images: JPEG or PNG files, or one file; see `preprocess`.
+            metadata: age, sex and localization of each image, as `read_table` returns them, for a
+                run with `data.metadata`.
             tta: see `predict`.
             device: device of the model.
 
@@ -178,38 +192,39 @@ class Run:
             the order of `ham10000.data.CLASSES`, and the index has the files as given.
 
         Raises:
-            ArgumentError: there are no files, one is a folder, or the model also needs metadata.
+            ArgumentError: there are no files, one is a folder, or the model needs metadata, which
+                is missing or has another number of rows.
             MissingDataError: a file does not exist or cannot be read, or the run has no weights.
             DataError: a file is not an image, or is damaged.
             Ham10000Error: the model cannot be loaded; see `load_model`.
         """
         paths = _listed(images, "predicting")
-        self.check_image_only("predicting images")
+        features = None
+        if self.recipe.data.metadata:
+            known = 0 if metadata is None else len(metadata)
+            if metadata is None or known != len(paths):
+                raise ArgumentError(
+                    f"predicting {len(paths)} images: the model of {self.folder} also needs "
+                    f"{', '.join(METADATA_COLUMNS)} of each image, found them for {known}. An "
+                    "image file does not have them. Train with data.metadata=false for a model "
+                    "that needs the image only."
+                )
+            features = metadata_features(encode_metadata(metadata, METADATA_COLUMNS))
         rows = predict_files(
             self.load_model(device),
             paths,
             self.recipe,
+            metadata=features,
             device=device,
             tta=self.recipe.training.tta if tta is None else tta,
         )
         names = pd.Index([str(path) for path in paths], name="file")
         return pd.DataFrame(round_probabilities(rows), index=names, columns=list(CLASSES))
 
-    def check_image_only(self, doing: str) -> None:
-        """Check that the model needs nothing but an image.
-
-        Args:
-            doing: what the message starts with.
-
-        Raises:
-            ArgumentError: the model also needs metadata.
-        """
-        if self.recipe.data.metadata:
-            raise ArgumentError(
-                f"{doing}: the model of {self.folder} also needs {', '.join(METADATA_COLUMNS)} of "
-                "each image (data.metadata), which an image file does not have. Use a run that "
-                "was trained with data.metadata=false."
-            )
+    def find_splits(self, images: Sequence[Path]) -> dict[Path, str]:
+        """Return which image files are in the split, judging by their names, and where."""
+        splits = self.split_table.set_index("image_id")["split"].to_dict()
+        return {path: splits[path.stem] for path in images if path.stem in splits}
 
     def predict_official(
         self,
@@ -267,6 +282,50 @@ def open_run(folder: Path | str, *, data: Path | None = None) -> Run:
         RecipeError: its recipe cannot be read.
     """
     return Run(find_run(Path(folder)), data)
+
+
+class ImageFiles(NamedTuple):
+    """Image files with what the data set knows about them."""
+
+    paths: list[Path]
+    masks: dict[Path, Path]
+    """File of the mask, for images of the data set."""
+    metadata: pd.DataFrame | None
+    """Rows of the table of the data set, if it has all images."""
+
+
+def find_images(run: Run, images: Sequence[str], data: Path | None = None) -> ImageFiles:
+    """Find image files, and images of the data set by name.
+
+    Args:
+        run: From `open_run`.
+        images: Names such as ISIC_0024306, files, folders or patterns; see `image_files`.
+        data: Folder of the data set. Defaults to the one in the recipe.
+
+    Raises:
+        MissingDataError: There is neither a file nor an image of this name.
+        ArgumentError: A folder or pattern has no images.
+    """
+    problem = ""
+    try:
+        folder = open_folder(data_folder(data if data is not None else run.recipe.data.root))
+        own, masks, table = folder.images, folder.masks, folder.table.set_index("image_id")
+    except Ham10000Error as error:  # files do not need the data set
+        own, masks, table, problem = {}, {}, pd.DataFrame(), f" ({str(error).rstrip('.')})"
+    named = [str(own[name]) if name in own and not Path(name).exists() else name for name in images]
+    paths = image_files(named)
+    for path in paths:
+        if not path.exists():
+            raise MissingDataError(
+                f"explaining {path}: there is no such file, and no such image in the data set of "
+                f"the run{problem}. {closest(str(path), own)}"
+            )
+    known = [path for path in paths if path.stem in own and own[path.stem].samefile(path)]
+    return ImageFiles(
+        paths,
+        {path: masks[path.stem] for path in known if path.stem in masks},
+        table.loc[[path.stem for path in paths]] if known == paths else None,
+    )
 
 
 def find_predictions(
