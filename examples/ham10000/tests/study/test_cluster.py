@@ -28,7 +28,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     scripts = {
         "srun": "exit 1",
-        "sbatch": f"cp $1 {folder}/submitted; echo Submitted batch job 7",
+        "sbatch": f"cp $1 {folder}/submitted; env > {folder}/env; echo Submitted batch job 7",
         "squeue": f"cat {folder}/queue",
     }
     for name, script in scripts.items():
@@ -84,6 +84,18 @@ def test_unset_resources_are_left_to_the_cluster(slurm: Path, tmp_path: Path) ->
     text = (slurm / "submitted").read_text()
     assert "--signal=USR2@30" in text
     assert not any(name in text for name in ("partition", "gpus", "cpus", "mem", "array"))
+
+
+def test_a_submission_from_a_job_keeps_only_the_path_of_slurm_conf(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm/other.conf")
+    monkeypatch.setenv("SLURM_MEM_PER_CPU", "100")
+    with pytest.raises(TrainingError, match="job 7 ended before the run was finished"):
+        list(SubmititLauncher(tmp_path / "study")(unset(RUNS[:1]), print))
+    found = [line for line in (slurm / "env").read_text().splitlines() if line[:6] == "SLURM_"]
+    assert found == ["SLURM_CONF=/etc/slurm/other.conf"]
+    assert os.environ["SLURM_MEM_PER_CPU"] == "100"
 
 
 def test_a_run_has_one_job_at_a_time(slurm: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,7 +151,7 @@ class SubmititLauncher:
         trainer = RunTrainer(self.study.absolute(), self.processes)
         executor.update_parameters(**self.options.parameters(self.parallel))
         try:
-            with submitit.helpers.clean_env():  # this may itself run in a job
+            with _outside_jobs():
                 jobs = executor.submit_array([RunJob(trainer, run) for run in runs])
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as e:
             said = "; ".join(str(e).strip().splitlines())
@@ -273,6 +273,18 @@ def queued_jobs() -> dict[str, str]:
         said = str(getattr(error, "stderr", None) or error).strip()
         raise TrainingError(f"asking Slurm for its jobs: {said}") from error
     return dict(line.split(maxsplit=1) for line in found.stdout.splitlines())
+
+
+@contextmanager
+def _outside_jobs() -> Iterator[None]:
+    """Hide the variables of the job that this may run in, except the path of slurm.conf."""
+    from submitit.helpers import clean_env
+
+    path = os.environ.get("SLURM_CONF")
+    with clean_env():
+        if path is not None:
+            os.environ["SLURM_CONF"] = path
+        yield
 
 
 def _last_line(log: Path) -> str:
