@@ -17,7 +17,7 @@ from ham10000.training import INTERRUPTED, RunDir, checkpoint, checkpoint_file, 
 from ham10000.training.checkpoint import restore, save, snapshot
 from ham10000.training.checkpoint_file import read_checkpoint, read_latest, write_checkpoint
 from ham10000.training.data import prepare_data
-from ham10000.training.distributed import start_fabric
+from ham10000.training.processes import start_fabric
 from ham10000.training.reproducibility import random_state, set_random_state
 from ham10000.training.run_dir import claim_run
 from ham10000.training.session import Setup, build_session

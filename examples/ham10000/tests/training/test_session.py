@@ -11,7 +11,7 @@ from torch import nn
 from ham10000.errors import TrainingError
 from ham10000.recipe import AttentionRecipe, ModelRecipe, Recipe
 from ham10000.training.data import prepare_data
-from ham10000.training.distributed import start_fabric
+from ham10000.training.processes import start_fabric
 from ham10000.training.reproducibility import random_state, set_random_state
 from ham10000.training.run_dir import claim_run
 from ham10000.training.session import Setup, build_session, convert_sync_norms, wrap_model

@@ -10,10 +10,9 @@ from ham10000.recipe import Recipe
 from ham10000.training import session as sessions
 from ham10000.training import step
 from ham10000.training.data import prepare_data
-from ham10000.training.distributed import start_fabric
 from ham10000.training.journal import Journal
 from ham10000.training.loggers import Loggers
-from ham10000.training.processes import StopRequest
+from ham10000.training.processes import StopRequest, start_fabric
 from ham10000.training.run_dir import claim_run
 from ham10000.training.step import StepTimer
 from ham10000.training.train import train_one_epoch

@@ -22,7 +22,7 @@ from ham10000.training.checkpoint_file import (
     save_step,
     write_checkpoint,
 )
-from ham10000.training.distributed import gather
+from ham10000.training.processes import gather
 from ham10000.training.reproducibility import random_state, seed_all, set_random_state
 from ham10000.training.run_dir import RunDir, check_same_recipe, check_same_split
 from ham10000.training.session import Setup

@@ -16,7 +16,7 @@ from ham10000.data import HAM10000, Augment, Batch, Batches, SequentialShard, re
 from ham10000.errors import ArgumentError, TrainingError
 from ham10000.evaluation import Predictions, make_predictions, round_probabilities
 from ham10000.recipe import Recipe
-from ham10000.training.distributed import gather
+from ham10000.training.processes import gather
 from ham10000.utils import in_order
 
 __all__ = ["VIEWS", "normalize", "predict", "predict_files", "read_pixels"]

@@ -1,18 +1,27 @@
-"""Processes of a run: launch them with torchrun, stop them, and set their memory and threads."""
+"""Processes of a run: launch, connect and stop them, and set their memory and threads."""
 
 import ctypes
+import logging
 import os
 import platform
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from inspect import signature
 from pathlib import Path
 from types import FrameType
+from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from ham10000.errors import TrainingError
 from ham10000.training.run_dir import RunDir
@@ -22,10 +31,15 @@ __all__ = [
     "INTERRUPTED",
     "LAUNCHED",
     "StopRequest",
+    "any_of",
+    "broadcast_all",
     "catch_signals",
+    "gather",
     "keep_memory",
     "launch",
+    "local_processes",
     "share_cores",
+    "start_fabric",
 ]
 
 INTERRUPTED = 75
@@ -47,6 +61,15 @@ _FIXED = {
     # store, and try to connect to them.
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
 }
+
+_PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+# Newer versions of torch renamed broadcast_buffers.
+_SYNC = "forward_sync_buffers"
+_KNOWN = signature(DistributedDataParallel).parameters
+_NO_BUFFERS: dict[str, Any] = {_SYNC if _SYNC in _KNOWN else "broadcast_buffers": False}
+
+TIMEOUT = timedelta(minutes=10)
+"""Time after which a rank that waits for another one raises an error."""
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # constants of malloc.h
 _PAD = 64 * 2**20
@@ -101,6 +124,84 @@ def launch(run: RunDir, processes: int, restarts: int = 0) -> int:
             f"and in {run.log}. Resume with: ham10000 train --resume {run.path}"
         ) from error
     return 0 if run.done else INTERRUPTED
+
+
+def local_processes() -> int:
+    """Return the number of processes of this run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def start_fabric(precision: Literal["32", "bf16", "fp16"]) -> Fabric:
+    """Join the other processes of the run, with gloo on CPUs and NCCL on GPUs.
+
+    Raises:
+        TrainingError: there are fewer GPUs than processes, or fp16 was requested on a CPU.
+    """
+    local, world = local_processes(), int(os.environ.get("WORLD_SIZE", "1"))
+    on_gpu = torch.cuda.is_available()
+    if on_gpu and local > torch.cuda.device_count():
+        raise TrainingError(
+            f"starting {local} processes: this machine has {torch.cuda.device_count()} GPUs, and "
+            "each process needs one. Start fewer, or set CUDA_VISIBLE_DEVICES= to use the CPU."
+        )
+    if precision == "fp16" and not on_gpu:
+        raise TrainingError(
+            "starting: training.precision fp16 needs a GPU, and none was found. Use bf16 or 32."
+        )
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # its messages repeat ours
+    if world % local:
+        raise TrainingError(
+            f"starting {world} processes: {local} of them are on this machine, and every machine "
+            "must have the same number. Pass the same --nproc-per-node on all machines."
+        )
+    strategy: DDPStrategy | str = "auto"
+    if world > 1:
+        # Buffers are broadcast only where they matter: see `broadcast_all`.
+        strategy = DDPStrategy(
+            process_group_backend="nccl" if on_gpu else "gloo",
+            timeout=TIMEOUT,
+            gradient_as_bucket_view=True,
+            **_NO_BUFFERS,
+        )
+    fabric = Fabric(
+        accelerator="cuda" if on_gpu else "cpu",
+        devices=local,
+        num_nodes=max(1, world // local),
+        strategy=strategy,
+        precision=_PRECISION[precision],  # type: ignore[arg-type]
+    )
+    fabric.launch()
+    return fabric
+
+
+def gather(value: Any) -> list[Any]:
+    """Return the values of all ranks, on every rank."""
+    if not _is_distributed():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def any_of(flags: Iterable[bool], device: torch.device) -> list[bool]:
+    """Return for each flag whether it is set on at least one rank."""
+    flags = list(flags)
+    if not _is_distributed():
+        return flags
+    votes = torch.tensor(flags, dtype=torch.int32, device=device)
+    dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+    return [bool(vote) for vote in votes.tolist()]
+
+
+def broadcast_all(tensors: Iterable[Tensor]) -> None:
+    """Copy tensors of rank 0 to all ranks.
+
+    Weights are equal on all ranks. Running statistics of batch norms are not, because each rank
+    sees its part of a batch. Training does not use them, so those of rank 0 can be taken.
+    """
+    if _is_distributed():
+        for tensor in tensors:
+            dist.broadcast(tensor.detach(), src=0)
 
 
 class StopRequest:
@@ -180,6 +281,10 @@ def share_cores(processes: int) -> str:
     cores = available_cores()
     torch.set_num_threads(max(1, cores // processes))
     return f"threads: {torch.get_num_threads()} in each process, of {cores} cores"
+
+
+def _is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def _loaded_libraries() -> str:

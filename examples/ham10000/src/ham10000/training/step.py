@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ham10000.data import CLASSES, Batch, cutmix, mixup
 from ham10000.errors import TrainingError, some
-from ham10000.training.distributed import gather
+from ham10000.training.processes import gather
 from ham10000.training.run_dir import RunDir
 from ham10000.training.session import Setup
 from ham10000.training.state import Counters, TrainState

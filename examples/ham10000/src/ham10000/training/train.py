@@ -21,13 +21,6 @@ from ham10000.recipe import Recipe
 from ham10000.training.checkpoint import final_weights, mark_best, recover_best, restore, save
 from ham10000.training.checkpoint_file import read_latest
 from ham10000.training.data import open_split, prepare_data, splits_of
-from ham10000.training.distributed import (
-    any_of,
-    broadcast_all,
-    gather,
-    local_processes,
-    start_fabric,
-)
 from ham10000.training.frozen import train_frozen
 from ham10000.training.journal import (
     Journal,
@@ -42,9 +35,14 @@ from ham10000.training.processes import (
     INTERRUPTED,
     LAUNCHED,
     StopRequest,
+    any_of,
+    broadcast_all,
     catch_signals,
+    gather,
     keep_memory,
+    local_processes,
     share_cores,
+    start_fabric,
 )
 from ham10000.training.reproducibility import describe_environment, set_deterministic
 from ham10000.training.run_dir import LAUNCHER_LOCK, TRAINER_LOCK, RunDir, claim_run, lock_run

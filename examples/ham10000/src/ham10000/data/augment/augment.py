@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ham10000.data.augment import colour, geometry
-from ham10000.data.augment.rng import uniform
+from ham10000.data.samplers import uniform
 from ham10000.errors import ArgumentError, closest
 
 __all__ = ["PRESETS", "Augment", "Preset", "cutmix", "draw_hairs", "draw_rulers", "mixup"]

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from ham10000.data.augment import geometry
 from ham10000.data.augment.augment import PRESETS
-from ham10000.data.augment.rng import uniform
 from ham10000.data.constants import CLASSES
 from ham10000.data.folder import Folder
 from ham10000.data.images import read_image, resize
+from ham10000.data.samplers import uniform
 from ham10000.data.split_file import split_rows
 from ham10000.errors import SplitError, cannot_write
 from ham10000.utils import in_order, new_folder
