@@ -214,7 +214,9 @@ def test_other_predictions_are_refused(
     path.write_text(better)
     with pytest.raises(PredictionError, match="runs/sa-seed1 have changed since look 1"):
         run(recipes, synthetic, tmp_path / "study")
-    (tmp_path / "study/plan.json").unlink()  # without a look, the test images still must be right
+    # Without a look, the test images still must be right.
+    for name in ("plan.json", "study.json"):
+        (tmp_path / "study" / name).unlink()
     path.write_text("".join(rows[:-1]))
     with pytest.raises(PredictionError, match=r"no row for the image .* the test set of"):
         run(recipes, synthetic, tmp_path / "study")

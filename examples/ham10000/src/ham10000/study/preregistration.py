@@ -1,13 +1,14 @@
 """Append-only record of a study: its plan, its extensions, and every look at its result.
 
 plan.json is a list of entries. Each entry contains the SHA-256 of the previous entry and of itself,
-so an edited, removed or moved entry is detected when the file is read. The hash is not a signature:
-it detects mistakes and casual edits, but can be recomputed after any edit.
+so an edited, removed or moved entry is detected when the file is read. Looks removed from the end
+are detected by comparison with study.json. The hash is not a signature: it detects mistakes and
+casual edits, but can be recomputed after any edit.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -94,6 +95,24 @@ class StudyRecord:
     def looks(self) -> list[dict[str, Any]]:
         """Entries of the looks at the result, in order."""
         return [entry for entry in self.entries if entry["kind"] == "look"]
+
+    def check_looks(self, taken: Iterable[Mapping[str, Any]]) -> None:
+        """Check that the looks of an earlier result are recorded.
+
+        Args:
+            taken: `looks_taken` of the result, in study.json.
+
+        Raises:
+            DataError: A look is not recorded.
+        """
+        recorded = [(look["number"], look["time"]) for look in self.looks]
+        for look in taken:
+            if (look["number"], look["time"]) not in recorded:
+                raise DataError(
+                    f"running a study in {self.folder}: study.json has look {look['number']} at "
+                    f"the result ({look['time']}), which is not in {PLAN}, so {PLAN} was edited or "
+                    "removed. Restore it, or choose another folder."
+                )
 
     def register(
         self, plan: StudyPlan, recipes: Sequence[Recipe], split: str, *, extend: bool = False

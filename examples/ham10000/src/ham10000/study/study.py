@@ -113,6 +113,7 @@ def run_study(
         if restore is not None:
             restore_study(restore, out)
         record = StudyRecord(out)
+        record.check_looks(_looks_taken(out / RESULT))
         shared = [*_share_images(recipes, plan, out), *overrides]
         record.register(plan, recipes, table_hash(read_csv(out / SPLIT, ())), extend=extend)
         finished, missing = _by_state(plan, out)
@@ -145,6 +146,14 @@ def run_study(
         if publish is not None:
             publish_study(out, publish, publish_seeds)
     return result
+
+
+def _looks_taken(result: Path) -> list[dict[str, Any]]:
+    # A damaged result is written again, so it is not an error.
+    try:
+        return list(json.loads(result.read_text(encoding="utf-8"))["looks_taken"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _train(
