@@ -488,3 +488,13 @@ def test_an_activation_that_returns_something_else():
     for activation in (lambda x: None, lambda x: x.sum()):
         with pytest.raises(SoftAttnError, match="logits"):
             soft_attention(X, WEIGHT, activation=activation)
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+@pytest.mark.parametrize(("dtype", "call"), [(torch.uint8, "float"), (torch.quint8, "dequantize")])
+def test_features_that_are_not_floating_point(dtype, call):
+    x, weight = torch.zeros(1, 2, 3, 3), torch.zeros(1, 2, 3, 3)
+    x = x.to(dtype) if call == "float" else torch.quantize_per_tensor(x, 1.0, 0, dtype)
+    message = rf"must hold floating-point numbers, found {dtype}\. Call x\.{call}\(\)"
+    with pytest.raises(ArgumentTypeError, match=message):
+        attention_maps(x, weight)

@@ -108,7 +108,7 @@ def soft_attention(
         with `concat`. With `return_maps`, also the result of `attention_maps`.
 
     Raises:
-        ArgumentTypeError: one of them is not a tensor.
+        ArgumentTypeError: one of them is not a tensor, or x is not of floating-point numbers.
         ShapeError: the shapes of `x`, `weight` and `bias` do not match.
     """
     _check_tensors("computing soft attention", x=x, weight=weight)
@@ -164,7 +164,7 @@ def attention_maps(
         of large maps. Each map is positive and sums to 1 over its positions.
 
     Raises:
-        ArgumentTypeError: one of them is not a tensor.
+        ArgumentTypeError: one of them is not a tensor, or x is not of floating-point numbers.
         ShapeError: the shapes of `x`, `weight` and `bias` do not match.
     """
     _check_shapes(x, weight, bias)
@@ -311,6 +311,11 @@ def _check_tensors(doing: str, **arguments: object) -> None:
 def _check_shapes(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     doing = "computing attention maps"
     _check_tensors(doing, x=x, weight=weight, **({} if bias is None else {"bias": bias}))
+    if not x.is_floating_point():
+        raise ArgumentTypeError(
+            f"{doing}: x must hold floating-point numbers, found {x.dtype}. Call "
+            f"{'x.dequantize()' if x.is_quantized else 'x.float()'}."
+        )
     num_dims = weight.ndim - 2
     if num_dims not in _KERNELS or not all(size % 2 for size in weight.shape[2:]):
         letters = _KERNELS.get(num_dims, _KERNELS[2])

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.ao import quantization
 from torch.ao.quantization import quantize_fx
+from torch.ao.quantization.fx.custom_config import PrepareCustomConfig
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from softattn import (
@@ -786,6 +787,54 @@ def test_eager_quantization_says_what_to_do() -> None:
         ModelError, match=r"was replaced by .*Conv2d, .* attention is gone\. Call rem"
     ):
         quantization.convert(prepared)(IMAGE)
+
+
+def quantizable(*layers: nn.Module) -> nn.Module:
+    return nn.Sequential(quantization.QuantStub(), *layers, quantization.DeQuantStub()).eval()
+
+
+def quantized(model: nn.Module) -> nn.Module:
+    model.qconfig = quantization.get_default_qconfig("fbgemm")
+    prepared = quantization.prepare(model)
+    prepared(IMAGE)
+    return quantization.convert(prepared)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("block", [None, "se"])
+def test_attention_gets_no_quantized_tensors(block: str | None) -> None:
+    model = quantizable(nn.Conv2d(3, 8, 3), nn.ReLU())
+    insert_attention(model, "2", block=block)  # eager quantization does not replace a ReLU
+    with pytest.raises(ModelError, match=r"found a quantized tensor \(torch\.quint8\)"):
+        quantized(model)(IMAGE)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_attention_after_a_dequantization() -> None:
+    model = quantized(quantizable(nn.Conv2d(3, 8, 3), nn.ReLU()))
+    before = model(IMAGE)
+    with pytest.raises(ModelError, match=r"its output is of torch\.quint8"):
+        insert_attention(model, "2")
+    insert_attention(model, "3", num_maps=2)
+    assert torch.equal(model(IMAGE), before)
+    nn.init.constant_(model[3].soft_attention.gamma, 5.0)
+    assert not torch.equal(model(IMAGE), before)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_maps_after_quantization_with_fx() -> None:
+    model = insert_attention(res_net(), "layer4", gamma=0.5)
+    output, attention = model(IMAGE), model.layer4[-1].soft_attention
+    mapping = quantization.get_default_qconfig_mapping("fbgemm")
+    keep = PrepareCustomConfig().set_non_traceable_module_classes([type(attention)])
+    prepared = quantize_fx.prepare_fx(
+        copy.deepcopy(model), mapping, (IMAGE,), prepare_custom_config=keep
+    )
+    prepared(IMAGE)
+    static = quantize_fx.convert_fx(prepared)
+    with capture_maps(static) as maps:
+        assert (static(IMAGE) - output).abs().max() < 0.1 * output.abs().max()
+    assert [name.endswith("soft_attention") for name in maps] == [True]
 
 
 def test_a_second_insertion_at_one_place() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softattn.errors import ShapeError
+from softattn.errors import ModelError, ShapeError
 
 __all__ = [
     "Layout",
@@ -294,7 +294,14 @@ def to_nchw(
 
     Raises:
         ShapeError: x isn't in this layout, or has other than P + H * W tokens.
+        ModelError: x is quantized.
     """
+    if x.is_quantized:
+        raise ModelError(
+            f"reading a feature map as {layout.value}: found a quantized tensor ({x.dtype}), and "
+            "attention needs floating-point numbers. Quantize the model first, then add attention "
+            "after a module that returns floating-point numbers, such as a DeQuantStub."
+        )
     if layout is Layout.NLC:
         height, width = grid if grid is not None else (0, 0)
         if x.ndim != 3 or x.shape[1] != num_prefix_tokens + height * width:
