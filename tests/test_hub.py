@@ -124,8 +124,8 @@ def test_a_config_without_gamma_is_of_when_it_was_always_a_hundredth(
     del config["arguments"]["gamma"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     loaded = from_pretrained(tmp_path)
-    assert loaded.config is not None
-    assert loaded.config["gamma"] == gamma
+    assert loaded.wrap_arguments is not None
+    assert loaded.wrap_arguments["gamma"] == gamma
     x = torch.randn(1, 3, 64, 64)
     assert torch.equal(loaded(x), model(x))
 
@@ -212,8 +212,8 @@ def test_a_config_that_refers_to_a_backbone_elsewhere(
 
 def test_a_backbone_from_elsewhere_is_not_saved(tmp_path: Path) -> None:
     model = build()
-    assert model.config is not None
-    model.config["backbone"] = "timm:hf-hub:someone/model"
+    assert model.wrap_arguments is not None
+    model.wrap_arguments["backbone"] = "timm:hf-hub:someone/model"
     with pytest.raises(ModelError, match=r"built from 'timm:hf-hub:someone/model', and only names"):
         save_pretrained(model, tmp_path / "model")
     assert not (tmp_path / "model").exists()

@@ -123,7 +123,7 @@ def test_names_build_the_same_architecture(kind):
         wrapped = wrap_backbone(f"transformers:{kind}", 3, **fields)
     found = wrapped.backbone.feature_map
     assert (found.channels, found.map_layout.num_prefix_tokens) == (size[0], prefix)
-    assert wrapped.config["backbone"] == f"transformers:{kind}"
+    assert wrapped.wrap_arguments["backbone"] == f"transformers:{kind}"
     if "image_size" in fields:
         assert found.size == size[1:]
         assert wrapped.pretrained_cfg["input_size"] == (3, 32, 32)

@@ -232,12 +232,12 @@ def _load_weights(model: nn.Module, path: str, doing: str) -> None:
 
 def _arguments_of(model: SoftAttentionClassifier, doing: str) -> dict[str, Any]:
     """Return the arguments that build a model again, after checking that they do."""
-    if model.config is None:
+    if model.wrap_arguments is None:
         raise ModelError(
             f"{doing}: only models that wrap_backbone built from names can be built again, and "
             f"this one was given a module, or a function as block or head. {_INSTEAD}"
         )
-    arguments = {key: value for key, value in model.config.items() if key not in _SOURCES}
+    arguments = {key: value for key, value in model.wrap_arguments.items() if key not in _SOURCES}
     if not _is_library_name(arguments["backbone"]):
         raise ModelError(
             f"{doing}: the backbone was built from {arguments['backbone']!r}, and only names of "

@@ -85,7 +85,7 @@ def test_timms_contract(model, x):
     assert torch.equal(model(x), hidden)
     model.reset_classifier(4)
     assert model(x).shape == (2, 4)
-    assert model.config is None or model.config["num_classes"] == 4
+    assert model.wrap_arguments is None or model.wrap_arguments["num_classes"] == 4
 
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
@@ -113,7 +113,7 @@ def test_state_goes_both_ways_and_through_a_file(model, x):
 @pytest.mark.parametrize("way", ["NCHW", "NHWC", "tokens", "truncated"])
 def test_the_originals_weights_load_under_their_own_names(way, x):
     wrapped = WAYS[way]()
-    name, kwargs = wrapped.config["backbone"], {"img_size": 64} if "tokens" in way else {}
+    name, kwargs = wrapped.wrap_arguments["backbone"], {"img_size": 64} if "tokens" in way else {}
     original = timm.create_model(name.partition(":")[2], **kwargs)
     problems = wrapped.backbone.model.load_state_dict(original.state_dict(), strict=False)
     assert not problems.missing_keys
@@ -184,7 +184,11 @@ def test_batches_of_none_and_one(model, batch):
 
 def test_on_the_meta_device(model):
     with torch.device("meta"):
-        other = wrap_backbone(**model.config | {"num_maps": 4}) if model.config else None
+        other = (
+            wrap_backbone(**model.wrap_arguments | {"num_maps": 4})
+            if model.wrap_arguments
+            else None
+        )
     if other is not None:
         assert all(parameter.is_meta for parameter in other.parameters())
         assert other(torch.zeros(2, 3, 64, 64, device="meta")).shape == (2, 3)
@@ -282,7 +286,7 @@ def test_a_block_of_ones_own_may_change_channels_and_size(x):
     ).eval()
     assert model.num_features == model.head_hidden_size == 10
     assert model(x).shape == (2, 3)
-    assert model.config is None
+    assert model.wrap_arguments is None
     pickle.loads(pickle.dumps(model))
 
 
@@ -313,14 +317,14 @@ def test_a_model_keeps_its_weights_mode_and_device(training):
     assert original.layer1.training != training
     assert all(p.is_meta and p.dtype == torch.bfloat16 for p in model.parameters())
     assert all(p is weights[name] for name, p in original.named_parameters())
-    assert model.config is None
+    assert model.wrap_arguments is None
 
 
 def test_the_configuration_builds_the_same_model():
     model = wrap_backbone("test_vit", 3, img_size=64, num_maps=2, block=None, drop_rate=0.1)
-    again = wrap_backbone(**model.config)
+    again = wrap_backbone(**model.wrap_arguments)
     again.load_state_dict(model.state_dict())
-    assert again.config == model.config
+    assert again.wrap_arguments == model.wrap_arguments
 
 
 BAD = {
@@ -462,6 +466,6 @@ def test_gamma_starts_as_given(gamma):
     model = wrap_backbone("test_resnet", 3, gamma=gamma)
     assert isinstance(model.attention, SoftAttention)
     assert (model.attention.num_maps, model.attention.initial_gamma) == (16, gamma)
-    assert model.config["gamma"] == gamma
+    assert model.wrap_arguments["gamma"] == gamma
     model = wrap_backbone("test_resnet", 3, block="se")
-    assert wrap_backbone(**model.config).config == model.config
+    assert wrap_backbone(**model.wrap_arguments).wrap_arguments == model.wrap_arguments

@@ -95,8 +95,8 @@ class SoftAttentionClassifier(nn.Module):
         head: maps that to class scores, (B, num_classes).
         num_features: C', the number of channels that the attention returns.
         num_classes: number of class scores that the head returns.
-        config: arguments with which `wrap_backbone` builds the same model again, or `None` if some
-            of them cannot be stored.
+        wrap_arguments: arguments with which `wrap_backbone` builds the same model again, or `None`
+            if some of them cannot be stored.
 
     Shape:
         - x: (B, 3, H', W'), as the backbone takes it.
@@ -117,7 +117,7 @@ class SoftAttentionClassifier(nn.Module):
         head: nn.Module,
         num_features: int,
         num_classes: int,
-        config: dict[str, Any] | None = None,
+        wrap_arguments: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -125,7 +125,8 @@ class SoftAttentionClassifier(nn.Module):
         self.head = head
         self.num_features = num_features
         self.num_classes = num_classes
-        self.config = config
+        # Not `config`, which tools such as PEFT take for the configuration of a transformers model.
+        self.wrap_arguments = wrap_arguments
         self._classifier: str | None = None
         self.head_hidden_size = num_features
         self._frozen: frozenset[str] | None = None
@@ -234,8 +235,8 @@ class SoftAttentionClassifier(nn.Module):
                 new = nn.Linear(self.head_hidden_size, number).to(_device_and_dtype(self))
             self.set_submodule(self._classifier, new)
         self.num_classes = number
-        if self.config is not None:
-            self.config = {**self.config, "num_classes": number}
+        if self.wrap_arguments is not None:
+            self.wrap_arguments = {**self.wrap_arguments, "num_classes": number}
 
     def _find_classifier(self) -> None:
         layers = [

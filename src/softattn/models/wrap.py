@@ -129,16 +129,16 @@ def wrap_backbone(
         new_head = make_head(attended, num_classes, drop_rate).to(like)
     if not isinstance(head, str):
         _check_head(new_head, attended, num_classes)
-    config: dict[str, Any] | None = None
+    arguments: dict[str, Any] | None = None
     if name is not None and isinstance(block, str | None) and isinstance(head, str):
-        config = {"backbone": name, "num_classes": num_classes, "at": at, "block": block}
-        config |= {"gamma": gamma, "head": head, "num_maps": num_maps, "drop_rate": drop_rate}
-        config |= {"input_size": input_size, **again}
+        arguments = {"backbone": name, "num_classes": num_classes, "at": at, "block": block}
+        arguments |= {"gamma": gamma, "head": head, "num_maps": num_maps, "drop_rate": drop_rate}
+        arguments |= {"input_size": input_size, **again}
     built_backbone = plan.build()
     # The configuration has the size of the pretrained weights, and the model may have another.
     built_backbone.pretrained_cfg["input_size"] = plan.feature_map.input_size
     built = SoftAttentionClassifier(
-        built_backbone, attention, new_head, attended.shape[1], num_classes, config
+        built_backbone, attention, new_head, attended.shape[1], num_classes, arguments
     )
     # Only the new modules get the mode of the model: parts of it may be in another mode.
     for module in (built, built.backbone, *attention.modules(), *new_head.modules()):
