@@ -5,6 +5,7 @@ import io
 import pickle
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -209,12 +210,74 @@ class Wrapper(nn.Module):
         return self.inner(x)
 
 
+@pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("name", ["norm", "features"])
 def test_wrapped_modules_keep_their_attention(name: str) -> None:
     model = net("norm" if name == "norm" else "features.1")
     expected = model(IMAGE)
     wrapped = replace(name, Wrapper)(model)
     assert torch.equal(wrapped(IMAGE), expected)
+    compiled = torch.compile(wrapped, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(IMAGE), expected)
+
+
+class Adapter(Wrapper):
+    """Adds the output of a layer of its own, as LoRA does."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__(inner)
+        self.lora = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.lora(x)
+
+
+def test_adapters_around_the_module_are_an_error() -> None:
+    model = replace("norm", Adapter)(net("norm"))
+    with pytest.raises(
+        ModelError, match=r"wrapped in .*\.Adapter, which has parameters of its own"
+    ):
+        model(IMAGE)
+
+
+class Saved(nn.Module):
+    """Trains a copy of a module and keeps the original, as modules_to_save of PEFT does."""
+
+    def __init__(self, original: nn.Module) -> None:
+        super().__init__()
+        self.original = original
+        self.trained = copy.deepcopy(original)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.trained(*args, **kwargs)
+
+
+@pytest.mark.parametrize(("at", "attention"), [("norm", "norm"), ("features", "features.1")])
+def test_attention_that_is_wrapped_itself(at: str, attention: str) -> None:
+    model = replace(f"{attention}.soft_attention", Saved)(net(at))
+    with capture_maps(model) as maps:
+        assert torch.equal(model(IMAGE), net(at)(IMAGE))
+    assert list(maps) == [f"{attention}.soft_attention.trained"]
+    remove_attention(model)
+    assert keys(model) == keys(net_without())
+    assert torch.equal(model(IMAGE), net_without()(IMAGE))
+
+
+@pytest.mark.parametrize(("at", "is_wrong"), [("norm", True), ("act", False)])
+def test_backward_hooks_that_compute_gradients_of_parameters(at: str, is_wrong: bool) -> None:
+    model = net(at)
+    model.get_submodule(at).register_full_backward_hook(lambda module, grad_in, grad_out: None)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model(IMAGE)
+    texts = [str(warning.message) for warning in caught]
+    assert [text[: text.index(",")] for text in texts] == is_wrong * [
+        "attending inside a network: a backward hook of BatchNorm2d"
+    ]
+    model.requires_grad_(False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(IMAGE)
 
 
 def test_attention_inserted_twice_around_a_conversion() -> None:

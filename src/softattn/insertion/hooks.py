@@ -5,6 +5,7 @@ some only the hooks, some neither.
 """
 
 import threading
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,13 @@ from torch.utils.hooks import RemovableHandle
 
 from softattn.errors import ModelError
 from softattn.features import find_map, replace_map
-from softattn.ops import children, forward_hooks, forward_pre_hooks, remove_hook
+from softattn.ops import (
+    backward_hooks,
+    children,
+    forward_hooks,
+    forward_pre_hooks,
+    remove_hook,
+)
 
 __all__ = ["CHILD", "InputSize", "attach", "detach", "is_reached", "join", "restore"]
 
@@ -47,6 +54,17 @@ class _AttendOutput:
         attention = self.find(module)
         if attention is None:
             raise _lost(f"{type(module).__name__}, which has its hooks but not its children")
+        if backward_hooks(module) and any(
+            p.requires_grad for p in module.parameters(recurse=False)
+        ):
+            warnings.warn(
+                f"attending inside a network: a backward hook of {type(module).__name__}, after "
+                "which attention was inserted, gets the gradient of the attended output. A tool "
+                "that computes gradients of the module's parameters from it, such as Opacus, gets "
+                "wrong ones. Insert attention after a module without parameters of its own, such "
+                "as an activation or a block.",
+                stacklevel=2,
+            )
         x = find_map(output) if self.inside else None
         return attention(output) if x is None else replace_map(output, attention(x))
 
@@ -114,8 +132,12 @@ class _KeepAttached:
             self._restore(host)
 
     def _restore(self, host: nn.Module) -> None:
-        if any(_has_hook(module) for module in host.modules()):
-            return  # the module was wrapped, not replaced
+        hosts = [module for module in host.modules() if _has_hook(module)]
+        if hosts:  # the module was wrapped, not replaced
+            known = {p for inner in hosts for p in inner.parameters()}
+            if not known.issuperset(host.parameters()):
+                raise _adapted(type(host))
+            return
         if self.hook.find(host) is None:
             raise _lost(f"{type(host).__name__}, which has neither its hooks nor its children")
         self.key = host.register_forward_hook(self.hook, prepend=True).id
@@ -138,6 +160,15 @@ def _inside(module: nn.Module, path: str) -> nn.Module | None:
 
 def _has_hook(module: nn.Module) -> bool:
     return any(isinstance(hook, _AttendOutput) for hook in forward_hooks(module).values())
+
+
+def _adapted(kind: type[nn.Module]) -> ModelError:
+    return ModelError(
+        "attending inside a network: the module after which attention was inserted was wrapped in "
+        f"{kind.__module__}.{kind.__name__}, which has parameters of its own, as an adapter has. "
+        "Attention would apply to the module without the adapter, and to both after merging. "
+        "Insert attention after a module that contains the adapted one, such as its block."
+    )
 
 
 def _lost(found: str) -> ModelError:
@@ -200,7 +231,9 @@ def detach(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
                 if isinstance(hook, _AttendOutput | _KeepAttached | InputSize):
                     remove_hook(module, key)
                     found = True
-        if isinstance(children(module).get(CHILD), kinds):
+        # A tool may have wrapped the attention, as PEFT wraps modules_to_save.
+        child = children(module).get(CHILD)
+        if child is not None and any(isinstance(part, kinds) for part in child.modules()):
             delattr(module, CHILD)
             found = True
     return found
@@ -211,8 +244,9 @@ def is_reached(model: nn.Module, attention: nn.Module, name: str) -> bool:
     modules = [model]
     for part in name.split("."):
         modules.append(getattr(modules[-1], part))
+    # The hook may call a module that wraps the attention.
     return any(
-        hook.find(module) is attention
+        hook.find(module) in modules
         for module in modules
         for hook in forward_hooks(module).values()
         if isinstance(hook, _AttendOutput)

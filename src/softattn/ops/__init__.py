@@ -4,6 +4,7 @@ No other module of softattn implements a backward pass or uses a private name of
 """
 
 from softattn.ops._torch import (
+    backward_hooks,
     children,
     forward_hooks,
     forward_pre_hooks,
@@ -17,6 +18,7 @@ from softattn.ops._torch import (
 from softattn.ops.backward import dot, with_low_memory_gradient
 
 __all__ = [
+    "backward_hooks",
     "children",
     "dot",
     "forward_hooks",

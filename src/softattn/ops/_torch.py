@@ -50,6 +50,11 @@ def forward_pre_hooks(module: nn.Module) -> dict[int, Callable[..., Any]]:
     return module._forward_pre_hooks
 
 
+def backward_hooks(module: nn.Module) -> dict[int, Callable[..., Any]]:
+    """Return the hooks that get the gradient of a module's output by number, in their order."""
+    return module._backward_hooks
+
+
 def remove_hook(module: nn.Module, number: int) -> None:
     """Remove a hook that runs before or after a module."""
     for hooks in (module._forward_hooks, module._forward_pre_hooks):
