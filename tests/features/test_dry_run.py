@@ -60,6 +60,30 @@ def test_images_have_the_device_and_dtype_of_the_parameters() -> None:
     assert torch.equal(random_images(nn.ReLU(), (3, 8, 8)), random_images(nn.ReLU(), (3, 8, 8)))
 
 
+class Offloaded:
+    """What accelerate stores in a module: its parameters are on the meta device between passes."""
+
+    def __init__(self, execution_device: str | None) -> None:
+        self.execution_device = execution_device
+
+
+def test_images_of_an_offloaded_model_are_where_it_computes() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, device="meta"), nn.Conv2d(4, 4, 3, device="meta"))
+    model[0]._hf_hook, model[1]._hf_hook = Offloaded(None), Offloaded("cpu")
+    assert random_images(model, (3, 8, 8)).device.type == "cpu"
+    model[0].to_empty(device="cpu")
+    model[1]._hf_hook.execution_device = "meta"
+    assert random_images(model, (3, 8, 8)).device.type == "cpu"
+
+
+def test_buffers_follow_the_parameters_to_the_meta_device() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, device="meta"), nn.BatchNorm2d(4))
+    model[1].weight, model[1].bias = (nn.Parameter(p.to("meta")) for p in model[1].parameters())
+    run = dry_run(model, (random_images(model, (3, 8, 8)),))
+    assert (run.output.shape, run.output.device.type) == ((1, 4, 6, 6), "meta")
+    assert {buffer.device.type for buffer in model.buffers()} == {"cpu"}
+
+
 def test_the_image_size_is_that_of_the_first_batch_of_images() -> None:
     assert image_size((1, torch.zeros(2, 3), torch.zeros(1, 3, 8, 16))) == (8, 16)
     assert image_size((torch.zeros(2, 3),)) is None

@@ -14,6 +14,7 @@ from softattn.features.dry_run import (
     call_model,
     candidate_sizes,
     declares_main_input,
+    device_and_dtype,
     dry_run,
     image_shapes,
     image_size,
@@ -21,7 +22,6 @@ from softattn.features.dry_run import (
     random_images,
     random_volumes,
     takes_volumes,
-    tensors_in,
 )
 from softattn.features.inference import (
     ANOTHER_ORDER,
@@ -40,6 +40,7 @@ from softattn.features.layout import (
     find_map,
     from_nchw,
     replace_map,
+    tensors_in,
 )
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "call_model",
     "candidate_sizes",
     "declares_main_input",
+    "device_and_dtype",
     "dry_run",
     "find_backbone",
     "find_map",

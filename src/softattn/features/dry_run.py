@@ -30,6 +30,7 @@ __all__ = [
     "candidate_sizes",
     "copy_sharing_parameters",
     "declares_main_input",
+    "device_and_dtype",
     "dry_run",
     "image_shapes",
     "image_size",
@@ -37,7 +38,6 @@ __all__ = [
     "random_images",
     "random_volumes",
     "takes_volumes",
-    "tensors_in",
 ]
 
 Inputs = tuple[Any, ...] | Mapping[str, Any]
@@ -183,21 +183,6 @@ def declares_main_input(model: nn.Module) -> bool:
     return any(hasattr(module, "main_input_name") for module in model.modules())
 
 
-def tensors_in(output: object) -> Iterator[Tensor]:
-    """Yield the tensors in a model's output, also inside tuples, lists and mappings.
-
-    >>> import torch
-    >>> from softattn.features.dry_run import tensors_in
-    >>> [tuple(x.shape) for x in tensors_in({"out": [torch.zeros(2), torch.zeros(3)]})]
-    [(2,), (3,)]
-    """
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, list | tuple | Mapping):
-        for part in output.values() if isinstance(output, Mapping) else output:
-            yield from tensors_in(part)
-
-
 def keep_random_state(model: nn.Module) -> AbstractContextManager[None]:
     """Restore the random state at the end of a block, also on the devices of a model."""
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
@@ -268,9 +253,12 @@ def copy_sharing_parameters(model: nn.Module, doing: str = "running a model") ->
                 f"{doing}: {type(model).__name__} can't be copied for a dry run: "
                 f"{type(error).__name__}: {error}"
             ) from error
-    # Not eval(), which a model may override.
+    # accelerate's init_empty_weights puts parameters on the meta device, and buffers not.
+    without_values = device_and_dtype(model).is_meta
     for module in copied.modules():
-        module.training = False
+        module.training = False  # not eval(), which a model may override
+        for name, buffer in module.named_buffers(recurse=False) if without_values else ():
+            setattr(module, name, buffer.to("meta"))
     return copied
 
 
@@ -340,9 +328,21 @@ def random_images(model: nn.Module, size: tuple[int, ...], batch: int = 1) -> Te
     """Return the same random images at each call, with the device and dtype of the parameters."""
     # Random, since equal positions would not show the order of tokens.
     images = torch.randn(batch, *size, generator=torch.Generator().manual_seed(0))
+    return images.to(device_and_dtype(model))
+
+
+def device_and_dtype(model: nn.Module) -> Tensor:
+    """Return a tensor with the device on which a model computes, and the dtype of its parameters.
+
+    accelerate keeps offloaded parameters on the meta device, and moves them to an execution device
+    in each pass.
+    """
     tensors = itertools.chain(model.parameters(), model.buffers())
     like = next((t for t in tensors if t.is_floating_point()), torch.empty(0))
-    return images.to(like.device, like.dtype)
+    hooks = (getattr(m, "_hf_hook", None) for m in model.modules()) if like.is_meta else ()
+    devices = (getattr(hook, "execution_device", None) for hook in hooks)
+    device = next((d for d in devices if d is not None), like.device)
+    return torch.empty(0, device=device, dtype=like.dtype)
 
 
 def image_size(inputs: Inputs) -> tuple[int, int] | None:

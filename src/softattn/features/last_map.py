@@ -19,10 +19,9 @@ from softattn.features.dry_run import (
     dry_run,
     keep_random_state,
     random_images,
-    tensors_in,
 )
 from softattn.features.inference import infer_layout, is_arranged
-from softattn.features.layout import Layout, MapLayout, declared_map
+from softattn.features.layout import Layout, MapLayout, declared_map, tensors_in
 from softattn.features.truncate import trace
 
 __all__ = ["find_image_encoder", "find_last_feature_map", "run_failed"]

@@ -1,7 +1,7 @@
 """Feature maps in the outputs of modules, their layouts, and conversions to channels first."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -23,6 +23,7 @@ __all__ = [
     "replace_map",
     "same_aspect",
     "strided",
+    "tensors_in",
     "to_nchw",
 ]
 
@@ -91,6 +92,21 @@ def replace_map(output: Any, x: Tensor) -> Any:
         return type(output)({**output, key: new})  # type: ignore[call-arg]
     parts = [*output[:key], new, *output[key + 1 :]]
     return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
+
+
+def tensors_in(output: object) -> Iterator[Tensor]:
+    """Yield the tensors in a model's output, also inside tuples, lists and mappings.
+
+    >>> import torch
+    >>> from softattn.features.layout import tensors_in
+    >>> [tuple(x.shape) for x in tensors_in({"out": [torch.zeros(2), torch.zeros(3)]})]
+    [(2,), (3,)]
+    """
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, list | tuple | Mapping):
+        for part in output.values() if isinstance(output, Mapping) else output:
+            yield from tensors_in(part)
 
 
 def _parts(output: Any) -> dict[Any, Any]:

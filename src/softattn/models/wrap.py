@@ -17,7 +17,13 @@ from softattn._validation import (
 )
 from softattn.attention import Block, SoftAttention, attention_factory
 from softattn.errors import ArgumentError, ArgumentTypeError, ModelError
-from softattn.features import FeatureMap, dry_run, plan_backbone, random_images
+from softattn.features import (
+    FeatureMap,
+    device_and_dtype,
+    dry_run,
+    plan_backbone,
+    random_images,
+)
 from softattn.models.classifier import ClassifierHead, HeadFactory, SoftAttentionClassifier
 from softattn.models.zoo import load_model, preprocessing
 
@@ -122,7 +128,7 @@ def wrap_backbone(
     make_head = _head_factory(doing, head)
     model, cfg, name, again = _load(doing, backbone, pretrained, backbone_kwargs)
     plan = plan_backbone(model, at, size, cfg)
-    like = next((p for p in plan.model.parameters() if p.is_floating_point()), torch.zeros(0))
+    like = device_and_dtype(plan.model)
     with torch.device(like.device):
         attention = make_attention(plan.feature_map).to(like)
         attended = _attended(attention, plan.feature_map)
