@@ -30,6 +30,26 @@ class UNet(nn.Module):
         return {"masks": [self.decoder(torch.cat([first, F.interpolate(last, scale_factor=2)], 1))]}
 
 
+class Encoder(nn.Module):
+    """Returns all maps, beginning with its input or an empty map of this size."""
+
+    def __init__(self, with_input):
+        super().__init__()
+        self.with_input = with_input
+        self.stem, self.stage = conv(3, 8), conv(8, 16)
+
+    def forward(self, x):
+        first = self.stem(x)
+        whole = x if self.with_input else x[:, :0]
+        return [whole, first, self.stage(first)]
+
+
+@pytest.mark.parametrize("with_input", [True, False])
+def test_an_encoder_that_returns_its_input_is_no_dense_predictor(with_input):
+    backbone = find_backbone(Encoder(with_input), input_size=(64, 64))
+    assert (backbone.feature_map.at, backbone.feature_map.size) == ("stage", (16, 16))
+
+
 @pytest.mark.parametrize(
     ("build", "encoder", "channels"),
     [

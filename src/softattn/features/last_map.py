@@ -125,7 +125,9 @@ def find_last_feature_map(model: nn.Module, input_size: ImageSize) -> str:
         nodes = trace(model, inside, training=False)
         values = _values(model, next(iter(nodes.values())).graph, input_size)
         if not inside:
-            _refuse_dense_predictor(model, values[_output(values)], input_size)
+            # A model may also return its input, as encoders of segmentation networks do.
+            computed = [n for n in _output(values).all_input_nodes if n.op != "placeholder"]
+            _refuse_dense_predictor(model, [values[n] for n in computed], input_size)
         names = {node: name for name, node in nodes.items()}
         found, after = _last(model, values, input_size)
         closed = [node for node in after if _hides_map(model, node, found is None)]
@@ -188,7 +190,7 @@ def run_failed(model: nn.Module, input_size: ImageSize, error: Exception) -> Mod
 def _refuse_dense_predictor(model: nn.Module, output: object, input_size: ImageSize) -> None:
     """Raise an error if a model downsamples its input and upsamples its output, as U-Nets do."""
     size = torch.Size(input_size[1:])
-    maps = (x for x in tensors_in(output) if x.ndim == 4)
+    maps = (x for x in tensors_in(output) if x.ndim == 4 and x.numel())
     if not any(x.shape[2] >= size[0] and x.shape[3] >= size[1] for x in maps):
         return
     sizes: dict[str, torch.Size] = {}  # in the order of calls
