@@ -8,7 +8,7 @@ import pytest
 import ranks
 
 from ham10000.errors import ArgumentError, LockedError, WriteError
-from ham10000.utils import lock_folder, new_folder, replacing, write_text
+from ham10000.utils import is_locked, lock_folder, new_folder, replacing, write_text
 
 
 def test_a_failure_keeps_what_was_there(tmp_path: Path) -> None:
@@ -109,7 +109,13 @@ def test_a_lock_ends_with_its_process_even_if_forked_ones_live_on(tmp_path: Path
         pass
     with lock_folder(tmp_path, "b.lock", "another lock of the folder", ""):
         pass
+    assert is_locked(tmp_path, "a.lock")
+    assert not is_locked(tmp_path, "b.lock")
+    assert not is_locked(tmp_path, "c.lock")
     ranks.kill(holders)
+    assert not is_locked(tmp_path, "a.lock")
+    (tmp_path / "a.lock").write_text("process 1 on another host")
+    assert not is_locked(tmp_path, "a.lock")
     try:
         os.kill(forked, 0)
         with lock_folder(tmp_path, *lock):

@@ -25,6 +25,7 @@ COMMANDS = {
     "recipes": "training",
     "features": "training",
     "train": "training",
+    "runs": "training",
     "predict": "training",
     "evaluate": "evaluation",
     "compare": "evaluation",

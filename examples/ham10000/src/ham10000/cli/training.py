@@ -14,16 +14,19 @@ from rich.table import Table
 from ham10000.cli.options import Figures, Option, RunFolder, Tta, recipe_overrides
 from ham10000.data import CLASS_NAMES, CLASSES, SYNTHETIC, image_files
 from ham10000.errors import ArgumentError
+from ham10000.evaluation import metric_name
 from ham10000.models import summarize_recipes, summary_table
 from ham10000.recipe import dump_recipe, load_recipe, shipped_recipes
 from ham10000.reporting import (
     check_apart,
     console,
     file_cases,
+    list_runs,
     print_run,
     split_notes,
     write_case,
 )
+from ham10000.study import PRIMARY
 from ham10000.training import (
     INTERRUPTED,
     LAUNCHED,
@@ -154,6 +157,36 @@ def train(
         print_run(find_run(folder))
     # torchrun would count any other status as a failure.
     return 0 if status == INTERRUPTED and LAUNCHED in os.environ else status
+
+
+def runs(
+    folder: Annotated[Path, Option("Folder with runs, also in subfolders.")],
+    /,
+    *,
+    metric: str = PRIMARY,
+) -> int:
+    """List the runs in a folder, with state, data and a metric of the test set.
+
+    The metric has a 95 % confidence interval if the run was evaluated: ham10000 evaluate RUN.
+
+    Args:
+        metric: Name of the metric in metrics.json, such as balanced_accuracy or recall/mel.
+    """
+    found = list_runs(folder, metric)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    for title in ("run", "recipe", "state"):
+        table.add_column(title, overflow="fold")
+    table.add_column("epoch", justify="right", no_wrap=True)
+    table.add_column("data", max_width=10)
+    table.add_column(metric_name(metric), overflow="fold", max_width=20)
+    for run in found:
+        shown = "" if run.value is None else f"{run.value:.3f}"
+        if run.interval is not None:
+            shown += f" [{run.interval[0]:.3f}, {run.interval[1]:.3f}]"
+        epoch = f"{run.epoch}/{run.epochs}" if run.epochs else ""
+        table.add_row(*map(escape, (run.name, run.recipe, run.state, epoch, run.data, shown)))
+    console().print(table)
+    return 0
 
 
 def predict(

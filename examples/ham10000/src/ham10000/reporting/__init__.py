@@ -23,12 +23,14 @@ from ham10000.reporting.explore import explore_dataset
 from ham10000.reporting.figures import write_figures
 from ham10000.reporting.inputs import Evaluated, evaluate_sources
 from ham10000.reporting.report import write_report
+from ham10000.reporting.runs import RunSummary, list_runs
 from ham10000.reporting.style import FigureFormat, data_uri
 from ham10000.reporting.tables import TableFormat, frames_of_runs, tables_of_run, write_tables
 
 __all__ = [
     "Evaluated",
     "FigureFormat",
+    "RunSummary",
     "TableFormat",
     "check_apart",
     "choose",
@@ -38,6 +40,7 @@ __all__ = [
     "explore_dataset",
     "file_cases",
     "frames_of_runs",
+    "list_runs",
     "make_cases",
     "print_comparison",
     "print_counts",

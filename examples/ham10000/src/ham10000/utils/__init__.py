@@ -2,6 +2,7 @@
 
 from ham10000.utils.files import (
     PARTIAL,
+    is_locked,
     lock_folder,
     new_folder,
     replacing,
@@ -14,6 +15,7 @@ __all__ = [
     "PARTIAL",
     "available_cores",
     "in_order",
+    "is_locked",
     "lock_folder",
     "new_folder",
     "on_threads",

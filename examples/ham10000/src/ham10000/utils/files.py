@@ -1,6 +1,7 @@
 """Atomic writes (a temporary name in the same folder, fsync, rename), and locks on folders."""
 
 import os
+import re
 import shutil
 import socket
 import sys
@@ -15,7 +16,14 @@ from ham10000.errors import ArgumentError, Ham10000Error, LockedError, WriteErro
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["lock_folder", "new_folder", "replacing", "sync_folder", "write_text"]
+__all__ = [
+    "is_locked",
+    "lock_folder",
+    "new_folder",
+    "replacing",
+    "sync_folder",
+    "write_text",
+]
 
 PARTIAL = ".ham10000-part-"
 """Prefix of the names of unfinished files."""
@@ -185,6 +193,48 @@ def _acquire(handle: int, path: Path, doing: str, advice: str) -> None:
             "overwrite each other's files there. Choose a folder on a file system with locks (NFS "
             "with a lock manager, Lustre mounted with -o flock, or a local disk)."
         ) from error
+
+
+def is_locked(folder: Path, name: str) -> bool:
+    """Return whether a process holds a lock of a folder.
+
+    Args:
+        folder: the folder.
+        name: name of the lock file in it.
+    """
+    path = folder / name
+    try:
+        holder = re.fullmatch(r"process (\d+) on (.+)", path.read_text(errors="replace"))
+    except OSError:
+        return False
+    # Testing a lock takes it for a moment, in which another process could not start. So test it
+    # only if its last holder may be alive.
+    if holder is not None and holder[2] == socket.gethostname() and not _is_alive(int(holder[1])):
+        return False
+    return sys.platform != "win32" and not _can_share(path)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it belongs to another user
+        return True
+    return True
+
+
+def _can_share(path: Path) -> bool:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # the file system has no locks
+        return True
+    finally:
+        os.close(handle)
+    return True
 
 
 _HELD: set[int] = set()

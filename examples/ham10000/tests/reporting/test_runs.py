@@ -1,0 +1,99 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ham10000.cli import main
+from ham10000.errors import ArgumentError, MissingDataError
+from ham10000.evaluation import read_predictions, summarize
+from ham10000.reporting.runs import RunSummary, list_runs, stored_metrics
+from ham10000.training import LAUNCHER_LOCK, TRAINER_LOCK, lock_run, open_run
+
+
+@pytest.fixture
+def folder(run: Path, tmp_path: Path) -> Path:
+    """Four runs: finished, interrupted, not started, and one whose recipe cannot be read."""
+    folder = tmp_path / "runs"
+    shutil.copytree(run, folder / "a", ignore=shutil.ignore_patterns("evaluation"))
+    shutil.copytree(folder / "a", folder / "study" / "b")
+    (folder / "study" / "b" / "predictions.csv").unlink()
+    for name in ("c", "d", ".hidden"):
+        (folder / name).mkdir()
+        shutil.copy(run / "recipe.yaml", folder / name)
+    (folder / "d" / "recipe.yaml").write_text("name: [")
+    return folder
+
+
+def evaluation(run: Path) -> None:
+    """Write what `evaluate` writes into the folder of a run, with a made-up interval."""
+    (run / "evaluation").mkdir()
+    shutil.copy(run / "predictions.csv", run / "evaluation")
+    metrics = {
+        "accuracy": {"value": 0.25, "low": 0.125, "high": 0.5},
+        "brier": {"value": None, "low": None, "high": None},
+    }
+    content = {"per_image": {"metrics": metrics}}
+    (run / "evaluation" / "metrics.json").write_text(json.dumps(content))
+
+
+def test_runs_are_summarized(folder: Path) -> None:
+    written = read_predictions(folder / "a" / "predictions.csv")
+    accuracy = summarize(written.targets, written.probabilities)["accuracy"]
+    common = {"recipe": "tiny_sa", "epochs": 1}
+    assert list_runs(folder, "accuracy") == [
+        RunSummary("a", **common, state="finished", epoch=1, data="synthetic data", value=accuracy),
+        RunSummary("c", **common, state="not started"),
+        RunSummary("d"),
+        RunSummary("study/b", **common, state="interrupted", epoch=1, data="synthetic data"),
+    ]
+    evaluation(folder / "a")
+    (found,) = list_runs(folder / "a", "accuracy")
+    assert (found.name, found.value, found.interval) == ("a", 0.25, (0.125, 0.5))
+    (found,) = list_runs(folder / "a", "brier")
+    assert found.interval is None
+    assert found.value is not None
+
+
+def test_an_evaluation_of_other_predictions_does_not_count(folder: Path) -> None:
+    evaluation(folder / "a")
+    assert stored_metrics(open_run(folder / "a"))["accuracy"]["value"] == 0.25
+    with (folder / "a" / "evaluation" / "predictions.csv").open("a") as file:
+        file.write("\n")
+    assert stored_metrics(open_run(folder / "a")) == {}
+    assert list_runs(folder / "a", "accuracy")[0].interval is None
+
+
+def test_a_run_is_running_while_its_trainer_holds_the_lock(folder: Path) -> None:
+    run = folder / "study" / "b"
+    with lock_run(run, TRAINER_LOCK):
+        assert list_runs(run, "accuracy")[0].state == "running"
+    assert list_runs(run, "accuracy")[0].state == "interrupted"
+    with lock_run(run, LAUNCHER_LOCK):
+        assert list_runs(run, "accuracy")[0].state == "interrupted"
+
+
+def test_what_cannot_be_listed_is_refused(folder: Path) -> None:
+    with pytest.raises(ArgumentError, match="no metric 'acuracy'"):
+        list_runs(folder, "acuracy")
+    with pytest.raises(MissingDataError, match="there is no such folder"):
+        list_runs(folder / "nowhere", "accuracy")
+    with pytest.raises(MissingDataError, match="there is no run in it"):
+        list_runs(folder / "a" / "checkpoints", "accuracy")
+
+
+def test_runs_are_printed_in_80_columns(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    evaluation(folder / "a")
+    (folder / "a").rename(folder / "[red] with a long name of several words")
+    assert main(["runs", str(folder), "--metric", "accuracy"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split() == ["run", "recipe", "state", "epoch", "data", "accuracy"]
+    (row,) = (line for line in lines if line.startswith("[red] with"))
+    assert "finished" in row
+    assert "1/1" in row
+    assert "0.250 [0.125," in row
+    assert "\n".join(lines).count("synthetic") == 2
