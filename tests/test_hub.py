@@ -16,12 +16,14 @@ from softattn import (
     MissingExtraError,
     ModelError,
     SoftAttention,
+    SoftAttentionBlock,
     SoftAttentionClassifier,
     WeightsError,
     insert_attention,
     wrap_backbone,
 )
 from softattn.hub import from_pretrained, save_pretrained
+from softattn.keras import KerasSoftAttention
 
 pytest.importorskip("timm", reason="needs softattn[timm]")
 huggingface_hub = pytest.importorskip("huggingface_hub", reason="needs softattn[hub]")
@@ -60,6 +62,10 @@ def change(folder: Path, **changes: Any) -> None:
         {},
         {"at": "layer3", "block": "se", "head": "flatten", "input_size": (3, 64, 64)},
         {"num_maps": 2, "drop_rate": 0.5, "in_chans": 1, "input_size": (1, 64, 64)},
+        {"block": partial(SoftAttention, num_maps=2, kernel_size=(3, 1), gamma=None)},
+        {"block": partial(SoftAttentionBlock, num_maps=4, pool=1, drop_rate=0.1)},
+        {"block": KerasSoftAttention, "head": "flatten", "input_size": 64},
+        {"block": torch.nn.Identity},
         {"backbone": "timm:test_vit", "img_size": 64},
         {"backbone": "torchvision:shufflenet_v2_x0_5"},
     ],
@@ -226,7 +232,11 @@ def test_a_backbone_from_elsewhere_is_not_saved(tmp_path: Path) -> None:
             lambda: build(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), input_size=8),
             "given a module",
         ),
-        (lambda: build(block=partial(SoftAttention, num_maps=2)), "a function as block or head"),
+        (lambda: build(block=lambda c: SoftAttention(c)), "a function as block or head"),
+        (
+            lambda: build(block=partial(SoftAttention, activation=torch.relu)),
+            "arguments cannot be written as JSON: Object of type builtin",
+        ),
         (
             lambda: build(act_layer=nn.SiLU),
             "arguments cannot be written as JSON: Object of type type is not",
@@ -282,6 +292,14 @@ def break_config(folder: Path) -> None:
             partial(change, backbone="timm:test_resnat"),
             "cannot build the model of config.json: .*test_resnet",
         ),
+        (
+            partial(change, block={"class": "Linear", "arguments": {}}),
+            "expected a name, or class and arguments with a class of SoftAttention, ",
+        ),
+        (
+            partial(change, block={"class": "SoftAttention", "arguments": {"colour": 1}}),
+            "block raises TypeError for 96 channels: .*colour",
+        ),
         (partial(change, colour="red"), "cannot build the model of config.json: .*colour"),
         (
             partial(change, arguments={}),
@@ -334,3 +352,15 @@ def test_preprocessing_of_other_weights_is_kept(tmp_path: Path) -> None:
     model.pretrained_cfg["mean"] = (0.1, 0.2, 0.3)
     save_pretrained(model, tmp_path)
     assert from_pretrained(tmp_path).pretrained_cfg["mean"] == (0.1, 0.2, 0.3)
+
+
+def test_names_of_classes_are_kept(tmp_path: Path) -> None:
+    model = build()
+    model.pretrained_cfg["label_names"] = ("mel", "nv", "bcc")
+    model.pretrained_cfg["label_descriptions"] = {"mel": "melanoma"}
+    model.pretrained_cfg["crop_mode"] = "squash"
+    save_pretrained(model, tmp_path)
+    loaded = from_pretrained(tmp_path).pretrained_cfg
+    assert loaded["label_names"] == ("mel", "nv", "bcc")
+    assert loaded["label_descriptions"] == {"mel": "melanoma"}
+    assert loaded["crop_mode"] == "squash"

@@ -16,7 +16,13 @@ from torch import nn
 
 from softattn._validation import missing_extra
 from softattn.errors import ArgumentTypeError, ModelError, SoftAttnError, WeightsError
-from softattn.models import SoftAttentionClassifier, is_model_type, wrap_backbone
+from softattn.models import (
+    SoftAttentionClassifier,
+    is_model_type,
+    pack_block,
+    unpack_block,
+    wrap_backbone,
+)
 
 __all__ = ["from_pretrained", "save_pretrained"]
 
@@ -41,7 +47,17 @@ _SOURCES = {
     "use_pretrained_backbone",
     "use_timm_backbone",
 }
-_PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct")
+# Fields of timm's configuration that are stored: preprocessing, and names of the classes.
+_PREPROCESSING = (
+    "input_size",
+    "mean",
+    "std",
+    "interpolation",
+    "crop_pct",
+    "crop_mode",
+    "label_names",
+    "label_descriptions",
+)
 
 _CARD = """---
 {{ card_data }}
@@ -238,6 +254,7 @@ def _arguments_of(model: SoftAttentionClassifier, doing: str) -> dict[str, Any]:
             f"this one was given a module, or a function as block or head. {_INSTEAD}"
         )
     arguments = {key: value for key, value in model.wrap_arguments.items() if key not in _SOURCES}
+    arguments["block"] = pack_block(arguments["block"])
     if not _is_library_name(arguments["backbone"]):
         raise ModelError(
             f"{doing}: the backbone was built from {arguments['backbone']!r}, and only names of "
@@ -316,7 +333,8 @@ def _found(config: object) -> str:
 def _build(arguments: Mapping[str, Any]) -> SoftAttentionClassifier:
     number = arguments["num_classes"]
     # reset_classifier(0) leaves 0, which wrap_backbone does not accept.
-    model = wrap_backbone(**{**arguments, "num_classes": number or 1})
+    block = unpack_block(arguments.get("block"))
+    model = wrap_backbone(**{**arguments, "num_classes": number or 1, "block": block})
     if number == 0:
         model.reset_classifier(0)
     return model

@@ -15,7 +15,7 @@ from softattn._validation import (
     fraction,
     whole_number,
 )
-from softattn.attention import Block, SoftAttention, attention_factory
+from softattn.attention import Block, SoftAttention, SoftAttentionBlock, attention_factory
 from softattn.errors import ArgumentError, ArgumentTypeError, ModelError
 from softattn.features import (
     FeatureMap,
@@ -24,14 +24,21 @@ from softattn.features import (
     plan_backbone,
     random_images,
 )
+from softattn.keras import KerasSoftAttention
 from softattn.models.classifier import ClassifierHead, HeadFactory, SoftAttentionClassifier
 from softattn.models.zoo import load_model, preprocessing
 
-__all__ = ["wrap_backbone"]
+__all__ = ["pack_block", "unpack_block", "wrap_backbone"]
 
 Gamma = float | Literal["uniform"] | None
 
 _HEADS = ("pool", "flatten")
+
+_BLOCKS: dict[str, Callable[..., nn.Module]] = {
+    each.__name__: each
+    for each in (SoftAttention, SoftAttentionBlock, KerasSoftAttention, nn.Identity)
+}
+"""Classes of blocks that are stored by name, with their keyword arguments."""
 
 # Factor on the initial weights of attention that starts with uniform maps. Features of pretrained
 # backbones are large: with EfficientNet-Lite0 (standard deviation 7) and the weights as they are,
@@ -136,7 +143,7 @@ def wrap_backbone(
     if not isinstance(head, str):
         _check_head(new_head, attended, num_classes)
     arguments: dict[str, Any] | None = None
-    if name is not None and isinstance(block, str | None) and isinstance(head, str):
+    if name is not None and pack_block(block) is not NotImplemented and isinstance(head, str):
         arguments = {"backbone": name, "num_classes": num_classes, "at": at, "block": block}
         arguments |= {"gamma": gamma, "head": head, "num_maps": num_maps, "drop_rate": drop_rate}
         arguments |= {"input_size": input_size, **again}
@@ -150,6 +157,54 @@ def wrap_backbone(
     for module in (built, built.backbone, *attention.modules(), *new_head.modules()):
         module.training = plan.model.training
     return built
+
+
+def pack_block(block: Block | None) -> Any:
+    """Return the argument `block` of `wrap_backbone` in a form that JSON can hold.
+
+    Example:
+        >>> from functools import partial
+        >>> from softattn import SoftAttention
+        >>> from softattn.models import pack_block, unpack_block
+        >>> pack_block(partial(SoftAttention, num_maps=4))
+        {'class': 'SoftAttention', 'arguments': {'num_maps': 4}}
+        >>> unpack_block(pack_block(SoftAttention))(8)
+        SoftAttention(8, num_maps=16, kernel_size=(3, 3))
+
+    Args:
+        block: a name, or a class of `softattn` or `torch.nn.Identity`, alone or in a
+            `functools.partial` with keyword arguments, which are not checked.
+
+    Returns:
+        The packed form, or `NotImplemented` for other functions.
+    """
+    if isinstance(block, str | None):
+        return block
+    built: Any = block
+    arguments: dict[str, Any] = {}
+    if isinstance(block, partial) and not block.args:
+        built, arguments = block.func, block.keywords
+    for name, known in _BLOCKS.items():
+        if built is known:
+            return {"class": name, "arguments": dict(arguments)}
+    return NotImplemented
+
+
+def unpack_block(packed: Any) -> Block | None:
+    """Undo `pack_block`. No other classes are built than those that it packs.
+
+    Raises:
+        ArgumentError: `packed` has another form.
+    """
+    if isinstance(packed, str | None):
+        return packed
+    match packed:
+        case {"class": str(name), "arguments": dict(arguments)} if name in _BLOCKS:
+            return partial(_BLOCKS[name], **arguments)
+    raise ArgumentError(
+        f"reading a block: expected a name, or class and arguments with a class of "
+        f"{', '.join(_BLOCKS)}, found {packed!r}."
+    )
 
 
 def _load(
