@@ -27,6 +27,16 @@ def blocks(page: Path) -> Iterator[Block]:
         yield Block(match[2], title and title[1], textwrap.dedent(match[4]), line)
 
 
+def sections(page: Path) -> dict[str, list[Block]]:
+    """Return the code blocks below each second-level heading of a page."""
+    lines = page.read_text().splitlines()
+    found: dict[str, list[Block]] = {}
+    for block in blocks(page):
+        above = (line for line in reversed(lines[: block.line]) if line.startswith("## "))
+        found.setdefault(next(above, "## ").removeprefix("## "), []).append(block)
+    return found
+
+
 def run_python(page: Path, block: Block, names: dict[str, Any]) -> None:
     """Run a block in a namespace; tracebacks name the page and the line."""
     exec(compile("\n" * block.line + block.code, str(page), "exec"), names)

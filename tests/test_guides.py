@@ -6,18 +6,35 @@ checked and not run.
 """
 
 import ast
+import contextlib
+import itertools
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
-from guide_blocks import blocks, run_python
+from guide_blocks import blocks, run_python, sections
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
 PAGES = [ROOT / "README.md", *GUIDES]
+# The page about other libraries. Each section runs alone, if its packages are installed.
+WORKS_WITH = ROOT / "docs" / "guides" / "works-with.md"
+SECTIONS = sections(WORKS_WITH) if WORKS_WITH.exists() else {}
+# What a section needs and does not import.
+ALSO = {"ONNX": {"onnxscript"}, "transformers": {"accelerate"}}
+DISTRIBUTIONS = {
+    "onnxruntime": "'softattn[onnx]'",
+    "onnxscript": "'softattn[onnx]'",
+    "pytorch_grad_cam": "grad-cam",
+    "segmentation_models_pytorch": "segmentation-models-pytorch",
+}
 # Pages whose commands are also run, in the order of the page.
 RUN = {"ddp", "ham10000"}
 
@@ -31,7 +48,7 @@ def words_of(block):
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
-@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", sorted({*GUIDES} - {WORKS_WITH}), ids=lambda page: page.stem)
 def test_code_runs(page, tmp_path, monkeypatch):
     for package in ("timm", "transformers", "matplotlib", "h5py", "safetensors", "onnxruntime"):
         pytest.importorskip(package, reason="the guides need softattn[all]")
@@ -48,6 +65,47 @@ def test_code_runs(page, tmp_path, monkeypatch):
             run_python(page, block, names)
         elif block.language == "sh" and page.stem in RUN and not block.title:
             run(block, monkeypatch)
+
+
+def packages(heading, found):
+    """Return the names by which the packages of a section are imported, with those they need."""
+    trees = [ast.parse(block.code) for block in found if block.language == "python"]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {a.name for node in nodes if isinstance(node, ast.Import) for a in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    return sorted({name.partition(".")[0] for name in names} | ALSO.get(heading, set()))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("heading", SECTIONS)
+def test_code_of_a_section_runs_alone(heading, tmp_path, monkeypatch):
+    for package in packages(heading, SECTIONS[heading]):
+        name = DISTRIBUTIONS.get(package, package)
+        pytest.importorskip(package, reason=f"pip install {name}", exc_type=ImportError)
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "__main__"}
+    for block in SECTIONS[heading]:
+        run_python(WORKS_WITH, block, names)
+
+
+def test_a_page_names_versions_that_were_tested():
+    """CI installs the newest versions, which may be newer than those of the page."""
+    rows = re.findall(r"^\| \[(\S+)\]\(#(\S+)\)[^|]* \| (\S+) \|", WORKS_WITH.read_text(), re.M)
+    anchors = {heading.lower().replace(" ", "-") for heading in SECTIONS}
+    assert {anchor for _, anchor, _ in rows} >= anchors
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    bounds = {}
+    for line in [
+        *project["project"]["dependencies"],
+        *itertools.chain(*project["project"]["optional-dependencies"].values()),
+        *itertools.chain(*map(project["dependency-groups"].get, ("networks", "integrations"))),
+    ]:
+        requirement = Requirement(line)
+        bounds[requirement.name] = requirement.specifier
+    for name, _, version in rows:
+        assert bounds[name].contains(version), name
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            assert Version(version) <= Version(metadata.version(name)), name
 
 
 def run(block, monkeypatch):

@@ -822,16 +822,19 @@ def test_attention_after_a_dequantization() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
-def test_maps_after_quantization_with_fx() -> None:
-    model = insert_attention(res_net(), "layer4", gamma=0.5)
-    output, attention = model(IMAGE), model.layer4[-1].soft_attention
+@pytest.mark.parametrize(("at", "is_kept"), [("layer4", True), ("conv1.0", False)])
+def test_maps_after_quantization_with_fx(at: str, is_kept: bool) -> None:
+    model = insert_attention(res_net(), at, gamma=0.5)
+    output = model(IMAGE)
     mapping = quantization.get_default_qconfig_mapping("fbgemm")
-    keep = PrepareCustomConfig().set_non_traceable_module_classes([type(attention)])
-    prepared = quantize_fx.prepare_fx(
-        copy.deepcopy(model), mapping, (IMAGE,), prepare_custom_config=keep
-    )
+    keep = PrepareCustomConfig().set_non_traceable_module_classes([ResidualAttention])
+    prepared = quantize_fx.prepare_fx(model, mapping, (IMAGE,), prepare_custom_config=keep)
     prepared(IMAGE)
     static = quantize_fx.convert_fx(prepared)
+    if not is_kept:  # FX builds single layers anew, without their hooks
+        with pytest.raises(ModelError, match="contains no attention"), capture_maps(static):
+            pass
+        return
     with capture_maps(static) as maps:
         assert (static(IMAGE) - output).abs().max() < 0.1 * output.abs().max()
     assert [name.endswith("soft_attention") for name in maps] == [True]
