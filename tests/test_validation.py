@@ -101,3 +101,4 @@ def test_descriptions():
     assert describe(torch.zeros(2, 3)) == "a tensor (2, 3)"
     assert describe((torch.zeros(2), None)) == "a tuple of 2: a tensor (2,), a NoneType"
     assert describe({"out": 1, "aux": 2}) == "a dict with out, aux"
+    assert describe([1, 1.0]) == "a list of 2: an int, a float"

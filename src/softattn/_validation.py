@@ -132,7 +132,13 @@ def describe(value: object) -> str:
     if isinstance(value, Tensor):
         return f"a tensor {tuple(value.shape)}"
     if isinstance(value, list | tuple):
-        return f"a {type(value).__name__} of {len(value)}: {', '.join(map(describe, value))}"
+        return f"{_kind(value)} of {len(value)}: {', '.join(map(describe, value))}"
     if isinstance(value, dict):
         return f"a dict with {', '.join(map(str, value))}"
-    return f"a {type(value).__name__}"
+    return _kind(value)
+
+
+def _kind(value: object) -> str:
+    name = type(value).__name__
+    # U is left out, since most names with it sound like UNet.
+    return f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}"

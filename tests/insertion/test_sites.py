@@ -131,6 +131,21 @@ def test_volumes(last: bool) -> None:
         find_sites(Cube(last), ["tokens"], (x,), Hints(), "inserting")
 
 
+class Largest(nn.Module):
+    def forward(self, x: Tensor) -> tuple[int, Tensor]:
+        return 1, x.argmax(1)
+
+
+@pytest.mark.parametrize(
+    ("convolution", "dimensions"), [(nn.Conv2d, "3 or 4"), (nn.Conv3d, "4 or 5")]
+)
+def test_the_dimensions_that_are_needed(convolution: type[nn.Module], dimensions: str) -> None:
+    net = nn.Sequential(convolution(3, 8, 3), Largest())
+    message = rf"a tuple of 2: an int, a tensor .* with {dimensions} dimensions, alone or in"
+    with pytest.raises(ModelError, match=message):
+        find_sites(net, ["1"], None, Hints(), "inserting")
+
+
 def test_five_dimensions_of_an_image_are_no_volume() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Unflatten(1, (2, 4)))
     with pytest.raises(ModelError, match=r"\(2, 2, 4, 62, 94\) is not a feature map"):

@@ -157,8 +157,9 @@ def _check_arranged(run: DryRun, sites: list[Site], hosts: Mapping[str, str], do
         if grid and not is_arranged(partial(read, site), image[:1], (grid.rows, grid.columns)):
             raise ModelError(
                 f"{doing} at {hosts[site.host]!r}: its tokens are not those of a {grid.rows} x "
-                f"{grid.columns} grid in row-major order: a change of the image in one place "
-                "changes others more. If they are, pass grid= and num_prefix_tokens=."
+                f"{grid.columns} grid in row-major order: changing the image at one position "
+                "changes the tokens of other positions more than its own. If they are in this "
+                "order, pass grid= and num_prefix_tokens=."
             )
 
 
@@ -227,9 +228,10 @@ def _single_output(run: DryRun, host: str, name: str) -> Tensor:
     x = find_map(call.output)
     if x is None or not x.is_floating_point():
         found = describe(call.output) if x is None else f"of {x.dtype}"
+        fewer, more = _ndims_of_maps(run)
         raise ModelError(
             f"its output is {found}, and attention needs a tensor of floating-point numbers with "
-            "three or four dimensions, alone or in a tuple, a mapping or a data class."
+            f"{fewer} or {more} dimensions, alone or in a tuple, a mapping or a data class."
         )
     return x
 
