@@ -55,6 +55,10 @@ class TrainingError(Ham10000Error, RuntimeError):
     """Training cannot start or continue."""
 
 
+class ExportError(Ham10000Error, RuntimeError):
+    """A model cannot be exported in a format."""
+
+
 class LockedError(Ham10000Error, RuntimeError):
     """Another process is using a folder."""
 

@@ -1,8 +1,8 @@
-import json
 import shutil
 from pathlib import Path
 
 import pytest
+from making import store_evaluation
 
 from ham10000.cli import main
 from ham10000.errors import ArgumentError, MissingDataError
@@ -25,18 +25,6 @@ def folder(run: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def evaluation(run: Path) -> None:
-    """Write what `evaluate` writes into the folder of a run, with a made-up interval."""
-    (run / "evaluation").mkdir()
-    shutil.copy(run / "predictions.csv", run / "evaluation")
-    metrics = {
-        "accuracy": {"value": 0.25, "low": 0.125, "high": 0.5},
-        "brier": {"value": None, "low": None, "high": None},
-    }
-    content = {"per_image": {"metrics": metrics}}
-    (run / "evaluation" / "metrics.json").write_text(json.dumps(content))
-
-
 def test_runs_are_summarized(folder: Path) -> None:
     written = read_predictions(folder / "a" / "predictions.csv")
     accuracy = summarize(written.targets, written.probabilities)["accuracy"]
@@ -47,7 +35,7 @@ def test_runs_are_summarized(folder: Path) -> None:
         RunSummary("d"),
         RunSummary("study/b", **common, state="interrupted", epoch=1, data="synthetic data"),
     ]
-    evaluation(folder / "a")
+    store_evaluation(folder / "a")
     (found,) = list_runs(folder / "a", "accuracy")
     assert (found.name, found.value, found.interval) == ("a", 0.25, (0.125, 0.5))
     (found,) = list_runs(folder / "a", "brier")
@@ -56,7 +44,7 @@ def test_runs_are_summarized(folder: Path) -> None:
 
 
 def test_an_evaluation_of_other_predictions_does_not_count(folder: Path) -> None:
-    evaluation(folder / "a")
+    store_evaluation(folder / "a")
     assert stored_metrics(open_run(folder / "a"))["accuracy"]["value"] == 0.25
     with (folder / "a" / "evaluation" / "predictions.csv").open("a") as file:
         file.write("\n")
@@ -86,7 +74,7 @@ def test_runs_are_printed_in_80_columns(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    evaluation(folder / "a")
+    store_evaluation(folder / "a")
     (folder / "a").rename(folder / "[red] with a long name of several words")
     assert main(["runs", str(folder), "--metric", "accuracy"]) == 0
     lines = capsys.readouterr().out.splitlines()

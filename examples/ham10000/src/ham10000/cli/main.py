@@ -27,6 +27,7 @@ COMMANDS = {
     "train": "training",
     "runs": "training",
     "predict": "training",
+    "export": "training",
     "evaluate": "evaluation",
     "compare": "evaluation",
     "submission": "evaluation",

@@ -18,8 +18,10 @@ from ham10000.evaluation import metric_name
 from ham10000.models import summarize_recipes, summary_table
 from ham10000.recipe import dump_recipe, load_recipe, shipped_recipes
 from ham10000.reporting import (
+    ExportFormat,
     check_apart,
     console,
+    export_run,
     file_cases,
     list_runs,
     print_run,
@@ -260,3 +262,23 @@ def _prediction_table(predicted: pd.DataFrame) -> Table:
         other = f"{CLASSES[second]} ({values[second]:.3f})"
         table.add_row(escape(name), CLASSES[first], f"{values[first]:.3f}", other)
     return table
+
+
+def export(run: RunFolder, /, *, to: ExportFormat, out: Path) -> int:
+    """Export the model of a run with a model card, and check that it computes the same.
+
+    The folder has the model, its classes and preprocessing in config.json, and in README.md the
+    metrics that `ham10000 evaluate` has stored with the run.
+
+    Args:
+        to: hub: a folder for softattn.hub and the Hugging Face hub; onnx: model.onnx;
+            torch-export: model.pt2.
+        out: Folder to create.
+    """
+    export_run(open_run(run), to, out)
+    console().print(
+        f"Written to {out}: {', '.join(sorted(p.name for p in out.iterdir()))}",
+        markup=False,
+        soft_wrap=True,
+    )
+    return 0

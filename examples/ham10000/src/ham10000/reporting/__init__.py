@@ -20,6 +20,7 @@ from ham10000.reporting.console import (
     print_study,
 )
 from ham10000.reporting.explore import explore_dataset
+from ham10000.reporting.export import ExportFormat, export_run
 from ham10000.reporting.figures import write_figures
 from ham10000.reporting.inputs import Evaluated, evaluate_sources
 from ham10000.reporting.report import write_report
@@ -29,6 +30,7 @@ from ham10000.reporting.tables import TableFormat, frames_of_runs, tables_of_run
 
 __all__ = [
     "Evaluated",
+    "ExportFormat",
     "FigureFormat",
     "RunSummary",
     "TableFormat",
@@ -38,6 +40,7 @@ __all__ = [
     "data_uri",
     "evaluate_sources",
     "explore_dataset",
+    "export_run",
     "file_cases",
     "frames_of_runs",
     "list_runs",
