@@ -167,6 +167,17 @@ def test_opacus_and_attention_after_a_layer_with_parameters():
         private(IMAGES)
 
 
+def test_opacus_replaces_norms_around_attention():
+    validators = pytest.importorskip("opacus.validators", reason="pip install opacus")
+    net = nn.Sequential(Body(), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 1)).eval()
+    model = insert_attention(net, ["0.block", "3"], gamma=5.0)
+    fixed = validators.ModuleValidator.fix(model).eval()
+    assert isinstance(fixed[1], nn.GroupNorm)
+    assert len(maps_of(fixed)) == 2
+    attended = fixed(IMAGES)
+    assert not torch.allclose(remove_attention(fixed)(IMAGES), attended)
+
+
 # accelerate
 
 
