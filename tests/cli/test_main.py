@@ -47,3 +47,15 @@ def test_runs_as_a_module():
     assert run.returncode == 2
     assert run.stderr.startswith("softattn explain: ")
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["explain", "--help"]])
+def test_version_and_help_need_no_torch(arguments):
+    code = (
+        "import sys; from softattn.cli import main\n"
+        f"try: main({arguments})\n"
+        "except SystemExit as stopped: assert not stopped.code\n"
+        "print([name for name in ('torch', 'numpy', 'PIL') if name in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.endswith("\n[]\n")

@@ -1,4 +1,7 @@
-"""The command `softattn`."""
+"""The command `softattn`.
+
+What a command needs is imported when it runs, so that --version and --help need no torch.
+"""
 
 import argparse
 import sys
@@ -6,8 +9,6 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from softattn import __version__
-from softattn.cli.explain import explain_files, load_explainer
-from softattn.cli.info import summarize
 from softattn.errors import SoftAttnError
 
 __all__ = ["build_parser", "main"]
@@ -43,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _explain(options: argparse.Namespace) -> None:
+    from softattn.cli.explain import explain_files, load_explainer
+
     explainer = load_explainer(
         options.model,
         at=options.at,
@@ -58,6 +61,8 @@ def _explain(options: argparse.Namespace) -> None:
 
 
 def _info(options: argparse.Namespace) -> None:
+    from softattn.cli.info import summarize
+
     print(
         summarize(
             options.model,
