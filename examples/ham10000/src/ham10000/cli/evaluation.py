@@ -243,7 +243,8 @@ def explain(
         drawn.append(case)
     for note in split_notes({case.image_id: case.split for case in drawn if case.split}):
         screen.print(note, markup=False)
-    screen.print(f"{len(drawn):,} figures in {out}", markup=False, soft_wrap=True)
+    figure = "figure" if len(drawn) == 1 else "figures"
+    screen.print(f"{len(drawn):,} {figure} in {out}", markup=False, soft_wrap=True)
     return 0
 
 

@@ -233,7 +233,8 @@ def predict(
     if out is not None:
         for case in file_cases(opened, predicted):
             write_case(case, out, figures)
-        screen.print(f"{len(paths):,} figures in {out}", markup=False, soft_wrap=True)
+        figure = "figure" if len(paths) == 1 else "figures"
+        screen.print(f"{len(paths):,} {figure} in {out}", markup=False, soft_wrap=True)
     return 0
 
 
