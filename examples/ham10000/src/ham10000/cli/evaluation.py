@@ -237,11 +237,11 @@ def explain(
         predictions = find_predictions(opened.folder, split)
         names = choose(predictions, worst=worst, dx=dx)
         cases = make_cases(opened, predictions, names, split=split, data=data)
-    drawn = []
+    drawn: dict[str, str | None] = {}
     for case in cases:
         write_case(case, out, figures)
-        drawn.append(case)
-    for note in split_notes({case.image_id: case.split for case in drawn if case.split}):
+        drawn[case.image_id] = case.split
+    for note in split_notes({name: split for name, split in drawn.items() if split}):
         screen.print(note, markup=False)
     figure = "figure" if len(drawn) == 1 else "figures"
     screen.print(f"{len(drawn):,} {figure} in {out}", markup=False, soft_wrap=True)
