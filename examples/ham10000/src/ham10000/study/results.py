@@ -15,7 +15,7 @@ the standard errors over lesions cannot be recomputed.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,13 @@ class PublishedStudy:
         return found
 
 
-def publish_study(study: Path, folder: Path, seeds: int | None = None) -> None:
+def publish_study(
+    study: Path,
+    folder: Path,
+    seeds: int | None = None,
+    *,
+    known: dict[PlannedRun, dict[str, Any]] | None = None,
+) -> None:
     """Write the results of a study to a folder, which is replaced.
 
     A study can be published before it has ended: seeds whose runs are all finished are written.
@@ -149,6 +155,7 @@ def publish_study(study: Path, folder: Path, seeds: int | None = None) -> None:
         study: Folder of the study.
         folder: Folder of the published results. Its name becomes that of the study.
         seeds: Number of seeds whose predictions are published. Defaults to all.
+        known: Rows of the metrics by run. Missing ones are computed and added.
 
     Raises:
         MissingDataError: `study` is not the folder of a study, or no seed is complete.
@@ -159,30 +166,31 @@ def publish_study(study: Path, folder: Path, seeds: int | None = None) -> None:
         raise MissingDataError(
             f"publishing {study}: there is no {PLAN} in it. Run a study first: ham10000 study"
         )
-    tables = {
-        seed: {run: read_csv(RunDir(study / run.folder).predictions(), _COLUMNS) for run in runs}
+    complete = {
+        seed: runs
         for seed, runs in runs_by_seed(record.plan).items()
         if all(RunDir(study / run.folder).done for run in runs)
     }
-    if not tables:
+    if not complete:
         raise MissingDataError(
             f"publishing {study}: no seed has the predictions of all of its runs yet."
         )
+    known = {} if known is None else known
     with new_folder(folder, replace=True) as new:
         write_text(new / PLAN, (study / PLAN).read_text(encoding="utf-8"))
         split = read_csv(study / SPLIT, ())
         _write(split.sort_values(list(split.columns)), new / SPLIT_FILE)
         for name, values in record.entries[0]["recipe_fields"].items():
             write_text(new / "recipes" / f"{name}.yaml", recipe_text(values))
-        _write_environments(study, [run for runs in tables.values() for run in runs], new)
-        for seed, of_runs in list(tables.items())[:seeds]:
-            _write(_packed(of_runs), new / predictions_file(seed))
-        rows = [
-            metrics_row(run, Predictions(table, f"publishing {run.folder}"))
-            for of_runs in tables.values()
-            for run, table in of_runs.items()
-        ]
-        _write(pd.DataFrame(rows), new / METRICS_FILE)
+        finished = [run for runs in complete.values() for run in runs]
+        _write_environments(study, finished, new)
+        for seed, runs in list(complete.items())[:seeds]:
+            _write(_packed(study, runs), new / predictions_file(seed))
+        for run in finished:
+            if run not in known:
+                table = _predictions(study, run)
+                known[run] = metrics_row(run, Predictions(table, f"publishing {run.folder}"))
+        _write(pd.DataFrame([known[run] for run in finished]), new / METRICS_FILE)
         if (study / RESULT).exists():
             result = json.loads((study / RESULT).read_text(encoding="utf-8"))
             write_text(new / RESULT, json.dumps(compact(result), indent=1) + "\n")
@@ -332,7 +340,8 @@ def _page(published: "PublishedStudy") -> str:
     if seeds:
         name = predictions_file(seeds[0])
         lines.append(f'    pandas.read_csv("{name}")  # one row per image and recipe')
-    kept = f"of the seeds {_listed(seeds)} are published" if seeds else "are not published"
+    noun = "seed" if len(seeds) == 1 else "seeds"
+    kept = f"of {noun} {_listed(seeds)} are published" if seeds else "are not published"
     if len(published.tables) < len(published.metrics):
         note = (
             f"Predictions {kept}. The hashes of all predictions are in {PLAN}, so a run can be "
@@ -344,10 +353,14 @@ def _page(published: "PublishedStudy") -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _packed(tables: Mapping[PlannedRun, pd.DataFrame]) -> pd.DataFrame:
+def _predictions(study: Path, run: PlannedRun) -> pd.DataFrame:
+    return read_csv(RunDir(study / run.folder).predictions(), _COLUMNS)
+
+
+def _packed(study: Path, runs: Iterable[PlannedRun]) -> pd.DataFrame:
     parts = [
-        table.assign(recipe=run.recipe)[["image_id", "recipe", *CLASSES]]
-        for run, table in tables.items()
+        _predictions(study, run).assign(recipe=run.recipe)[["image_id", "recipe", *CLASSES]]
+        for run in runs
     ]
     return pd.concat(parts).sort_values(["recipe", "image_id"], kind="stable")
 

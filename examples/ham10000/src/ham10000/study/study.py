@@ -130,12 +130,13 @@ def run_study(
         models = _compare_models(recipes, plan, log)
         log(f"{len(plan.runs)} runs, {len(missing)} to train")
         unfinished = Counter(run.seed for run in missing)
+        rows: dict[PlannedRun, dict[str, Any]] = {}
         trained = _train(resolved, FrozenLauncher(out, parallel), launcher, log)
         for number, run in enumerate(trained, start=1):
             log(f"{run.folder}: trained, {number} of {len(missing)}")
             unfinished[run.seed] -= 1
             if publish is not None and not unfinished[run.seed]:
-                publish_study(out, publish, publish_seeds)
+                publish_study(out, publish, publish_seeds, known=rows)
         check_test_images(missing, out, recipes[0].data.fold)
         result = summarize_study(plan, read_study(plan, out), record.look_number(plan.seeds))
         record.add_look(result, _hashes(plan.runs, out))
@@ -144,7 +145,7 @@ def run_study(
         result["models"] = models
         write_text(out / RESULT, json.dumps(result, indent=2) + "\n")
         if publish is not None:
-            publish_study(out, publish, publish_seeds)
+            publish_study(out, publish, publish_seeds, known=rows)
     return result
 
 
