@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from ham10000.study.preregistration import content_hash
 from ham10000.study.results import publish_study
@@ -154,3 +155,27 @@ def test_quotations_on_pages_are_compared_and_written(published: Path, tmp_path:
     page.write_text("<!-- results ours sa auc -->x<!-- end results -->")
     (problem,) = quote_results(page, results, write=True)
     assert "no 'sa auc' in ours. Closest: sa auc_macro" in problem
+
+
+def test_populations_are_those_of_the_lesions_sizes(published: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- results ours populations -->\n<!-- end results -->\n")
+    assert quote_results(page, published.parent, write=True) == []
+    rows = [line.strip("| ").split(" | ") for line in page.read_text().splitlines() if "|" in line]
+    assert rows[0][:3] == ["lesions with", "test images", "macro AUC"]
+    found = {row[0]: row[1:] for row in rows[2:]}
+    split = pd.read_csv(published / "split.csv.xz", dtype=str)
+    tested = split[split["split"] == "test"]
+    sizes = tested.groupby("lesion_id")["image_id"].transform("nunique")
+    several = tested[sizes > 1]
+    assert found["all"][0] == str(len(tested))
+    assert found["several images"][0] == str(len(several))
+    areas = []
+    for seed in (0, 1, 2, 3):
+        table = pd.read_csv(published / f"predictions-seed{seed}.csv.bz2")
+        bare = table[table["recipe"] == "bare"]
+        for _, fold in several.groupby("fold"):
+            rows_of_fold = fold.merge(bare, on="image_id")
+            is_mel = rows_of_fold["dx"] == "mel"
+            areas.append(roc_auc_score(is_mel, rows_of_fold["mel"]))
+    assert found["several images"][3] == f"{sum(areas) / len(areas):.3f}"

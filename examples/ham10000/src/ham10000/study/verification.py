@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import yaml
 
 from ham10000.errors import Ham10000Error, closest
-from ham10000.evaluation import METRICS, upper_bound
+from ham10000.evaluation import METRICS, metric_name, summarize, upper_bound
 from ham10000.statistics import CellEstimate, estimate_cells
 from ham10000.study.plan import PlannedRun, StudyPlan
 from ham10000.study.preregistration import PLAN, content_hash, table_hash
@@ -41,6 +42,8 @@ _QUOTATION = re.compile(
     rf"(?<!`)(?P<begin><!-- results (?P<name>\S+) (?P<part>[^\n]+?) -->)(?P<text>.*?){_END}",
     re.DOTALL,
 )
+
+_OF_POPULATIONS = ("auc_macro", "auc_weighted", "auc/mel", "auc/nv", "balanced_accuracy")
 
 _TOLERANCES = {"rel_tol": 1e-5, "abs_tol": 1e-8}
 """Stored numbers are rounded, and the order of summation depends on the processor."""
@@ -91,7 +94,8 @@ def quote_results(page: Path, results: Path, *, write: bool = False) -> list[str
     """Compare the quotations of a page with the published results.
 
     A quotation is the text between `<!-- results STUDY PART -->` and `<!-- end results -->`, where
-    PART is a key of `quotations`. Comments in backticks are ignored.
+    PART is a key of `quotations` or `populations`, a table of the metrics of the control on
+    lesions with one or several images. Comments in backticks are ignored.
 
     Args:
         page: Markdown file.
@@ -106,8 +110,10 @@ def quote_results(page: Path, results: Path, *, write: bool = False) -> list[str
 
     def quote(match: re.Match[str]) -> str:
         name, part = match["name"], match["part"]
-        result = PublishedStudy(results / name).result if (results / name).is_dir() else None
-        parts = {} if result is None else quotations(result)
+        study = PublishedStudy(results / name) if (results / name).is_dir() else None
+        parts = {} if study is None or study.result is None else quotations(study.result)
+        if study is not None and part == "populations":
+            parts[part] = _populations(study)
         if part not in parts:
             problems.append(f"{page}: there is no {part!r} in {name}. {closest(part, parts)}")
             return match[0]
@@ -121,6 +127,32 @@ def quote_results(page: Path, results: Path, *, write: bool = False) -> list[str
     if write and changed != text:
         write_text(page, changed)
     return problems
+
+
+def _populations(study: PublishedStudy) -> str:
+    # A lesion's images are all in the test set of one fold, so they can be counted there.
+    control = study.record.plan.control
+    runs = [found for run, found in study.predictions.items() if run.recipe == control]
+    sizes = [found.table.groupby("lesion_id")["lesion_id"].transform("size") for found in runs]
+    populations = {
+        "all": [each > 0 for each in sizes],
+        "one image": [each == 1 for each in sizes],
+        "several images": [each > 1 for each in sizes],
+    }
+    head = ["lesions with", "test images", *map(metric_name, _OF_POPULATIONS)]
+    rows = [head, ["---"] * len(head)]
+    seeds = len({run.seed for run in study.predictions})
+    for name, chosen in populations.items():
+        images = sum(int(each.sum()) for each in chosen) // seeds
+        if not images:
+            continue
+        measured = [
+            summarize(found.targets[each], found.probabilities[each])
+            for found, each in zip(runs, chosen, strict=True)
+        ]
+        means = [np.mean([row[metric] for row in measured]) for metric in _OF_POPULATIONS]
+        rows.append([name, f"{images:,}", *(f"{mean:.3f}" for mean in means)])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
 def _problems(study: PublishedStudy) -> Iterator[str]:
