@@ -62,6 +62,7 @@ def test_the_folder_of_a_run(run: RunDir, folder: Path) -> None:
     assert names == {
         "recipe.yaml",
         "split.csv",
+        "environment.json",
         "checkpoints",
         "metrics.jsonl",
         "log.txt",
@@ -69,6 +70,12 @@ def test_the_folder_of_a_run(run: RunDir, folder: Path) -> None:
         "predictions-val.csv",
     }
     assert run.best.stat().st_size < 20_000  # without the backbone
+    environment = json.loads((run.path / "environment.json").read_text())
+    assert (environment["device"], environment["processes"], environment["threads"]) == (
+        "cpu",
+        1,
+        1,
+    )
     assert (folder / "features-timm-test_resnet-64" / "features.json").exists()
     records = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     assert [(each["epoch"], each["split"]) for each in records] == [

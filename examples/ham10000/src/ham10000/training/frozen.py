@@ -5,6 +5,7 @@ interrupted run is trained again from the start, with the same result.
 """
 
 import hashlib
+import json
 import logging
 import math
 from collections import OrderedDict
@@ -42,9 +43,11 @@ from ham10000.training.data import EpochPlan, find_features, prepare_data
 from ham10000.training.journal import log_to, without_nan, write_metrics
 from ham10000.training.losses import ClassLoss, build_loss
 from ham10000.training.optim import Schedule, average_weights, build_optimizer, build_schedule
+from ham10000.training.reproducibility import describe_environment
 from ham10000.training.run_dir import RunDir, claim_run, lock_run
 from ham10000.training.session import check_monitor, class_frequencies
 from ham10000.training.state import Counters, RunningMetrics
+from ham10000.utils import write_text
 
 __all__ = ["check_frozen", "load_head", "train_frozen", "train_head"]
 
@@ -134,6 +137,8 @@ def train_head(recipe: Recipe, run: RunDir, features: FeatureMaps) -> None:
     """
     with _one_thread():
         session = _build_session(recipe, run, features)
+        environment = describe_environment(torch.device("cpu"), processes=1)
+        write_text(run.path / "environment.json", json.dumps(environment, indent=2) + "\n")
         best: dict[str, Any] | None = None
         counters, training = Counters(), recipe.training
         while not counters.finished(training.epochs, training.patience):
