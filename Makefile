@@ -117,6 +117,7 @@ bench-check: $(READY) ## Compare speed ratios with the stored ones
 # Figures of the gallery (a minute), API reference, and guides.
 docs: $(DOCS) build/gallery/gallery.txt ## Build the site in site/
 	rm -rf build/api docs/api/softattn.*.rst
+	$(BIN)/python scripts/site/results.py
 	$(BIN)/python -m sphinx -q -W --keep-going -n -E -d build/doctrees docs/api build/api
 	$(BIN)/mkdocs build -q --strict
 

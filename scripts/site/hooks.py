@@ -1,7 +1,8 @@
 """mkdocs hooks of the site.
 
-They add the API pages built by Sphinx, the gallery, and the Markdown files of the repository root;
-link public names to their API pages; and add these names to the search index.
+They add the API pages built by Sphinx, the gallery, the figures of published results, and the
+Markdown files of the repository root; link public names to their API pages; and add these names to
+the search index.
 """
 
 import inspect
@@ -39,7 +40,7 @@ _NAME = re.compile(r'<span class="n[cnf]?">(\w+)</span>')
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add generated files and files from outside docs."""
-    for folder in ("api", "gallery"):
+    for folder in ("api", "gallery", "results"):
         for path in sorted((BUILD / folder).rglob("*")):
             if path.is_file() and path.name != ".buildinfo" and path.suffix != ".txt":
                 address = path.relative_to(BUILD).as_posix()
