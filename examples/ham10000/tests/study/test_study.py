@@ -249,8 +249,8 @@ def test_results_are_published_after_each_seed_and_restored_elsewhere(
 ) -> None:
     seeds: list[int] = []
 
-    def publish(out: Path, folder: Path, number: int | None) -> None:
-        publish_study(out, folder, number)
+    def publish(out: Path, folder: Path, number: int | None, **options: Any) -> None:
+        publish_study(out, folder, number, **options)
         seeds.append(len(list(folder.glob("predictions-*"))))
 
     monkeypatch.setattr(study, "publish_study", publish)
