@@ -831,7 +831,7 @@ def test_maps_after_quantization_with_fx(at: str, is_kept: bool) -> None:
     prepared = quantize_fx.prepare_fx(model, mapping, (IMAGE,), prepare_custom_config=keep)
     prepared(IMAGE)
     static = quantize_fx.convert_fx(prepared)
-    if not is_kept:  # FX builds single layers anew, without their hooks
+    if not is_kept:  # FX rebuilds single layers without their hooks
         with pytest.raises(ModelError, match="contains no attention"), capture_maps(static):
             pass
         return
