@@ -9,7 +9,7 @@ import pytest
 from studies import guess
 
 from ham10000.cli import main, study
-from ham10000.data import DATA_VARIABLE, find_table, read_table
+from ham10000.data import DATA_VARIABLE, find_table, open_folder, read_table, synthesize
 from ham10000.recipe import shipped_recipes
 from ham10000.study import JobOptions
 from ham10000.study.launcher import RunTrainer
@@ -102,15 +102,32 @@ def test_a_demo_without_a_data_set_generates_one_once(
     assert "Generating" not in capsys.readouterr().out
 
 
-def test_a_demo_uses_an_existing_data_set(
-    calls: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_demo_uses_random_lesions_of_an_existing_data_set(
+    calls: dict[str, Any],
+    synthetic: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv(DATA_VARIABLE, "/named/by/variable")
-    assert main(["demo", "--out", str(tmp_path)]) == 0
-    assert "data.root=/named/by/variable" in calls["overrides"]
-    assert main(["demo", "--out", str(tmp_path), "--data", "/given"]) == 0
-    assert "data.root=/given" in calls["overrides"]
-    assert not (tmp_path / "data").exists()
+    monkeypatch.setenv(DATA_VARIABLE, str(synthetic))
+    monkeypatch.setattr(study, "_DEMO_SAMPLE", 40)
+    for options in ([], ["--data", str(synthetic)]):
+        assert main(["demo", "--out", str(tmp_path), *options]) == 0
+        assert f"data.root={(tmp_path / 'data').absolute()}" in calls["overrides"]
+    sample = open_folder(tmp_path / "data")
+    assert 40 <= len(sample.table) < len(open_folder(synthetic).table)
+    printed = capsys.readouterr().out
+    assert printed.count(f"Using random lesions of {synthetic}, {len(sample.table)} images") == 1
+
+
+def test_a_demo_does_not_mix_data_sets(
+    calls: dict[str, Any], synthetic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    synthesize(tmp_path / "demo" / "data", 28, seed=0, width=60)
+    out = str(tmp_path / "demo")
+    assert main(["demo", "--out", out, "--data", str(synthetic)]) == 1
+    assert f"is not a sample of {synthetic}. Pass another folder" in capsys.readouterr().err
+    assert "recipes" not in calls
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from ham10000.data import (
     convert_challenge,
     data_folder,
     find_table,
-    image_files,
+    link_sample,
     load_table,
     open_folder,
     paper_val_split,
@@ -21,7 +21,7 @@ from ham10000.data import (
     verify_dataset,
 )
 from ham10000.data.folder import GROUPINGS, TRUTH
-from ham10000.errors import ArgumentError, DataError, MissingDataError
+from ham10000.errors import DataError, MissingDataError, WriteError
 
 ONE_HOT = "image,MEL,NV,BCC,AKIEC,BKL,DF,VASC\nI1,0.0,1.0,0.0,0.0,0.0,0.0,0.0\nI2,1,0,0,0,0,0,0\n"
 LESIONS = """image,lesion_id,diagnosis_confirm_type
@@ -239,29 +239,37 @@ def test_the_tables_of_the_challenge_become_ours(tmp_path: Path) -> None:
         convert_challenge(truth, groups, out)
 
 
-def test_images_of_any_source_come_from_files_folders_and_patterns(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_sample_has_whole_lesions_and_links_to_the_files(synthetic: Path, tmp_path: Path) -> None:
+    whole = open_folder(synthetic)
+    number = link_sample(synthetic, tmp_path / "sample", 40, seed=1)
+    sample = open_folder(tmp_path / "sample")
+    assert len(sample.table) == number
+    assert 40 <= number < 40 + whole.table["lesion_id"].value_counts().max()
+    lesions = whole.table[whole.table["lesion_id"].isin(sample.table["lesion_id"])]
+    assert sample.table["image_id"].tolist() == lesions["image_id"].tolist()
+    for found, expected in ((sample.images, whole.images), (sample.masks, whole.masks)):
+        assert sorted(found) == sorted(sample.table["image_id"])
+        assert all(path.samefile(expected[name]) for name, path in found.items())
+    assert link_sample(synthetic, tmp_path / "again", 40, seed=1) == number
+    pd.testing.assert_frame_equal(open_folder(tmp_path / "again").table, sample.table)
+    link_sample(synthetic, tmp_path / "other", 40, seed=2)
+    assert open_folder(tmp_path / "other").table["image_id"].tolist() != list(sample.images)
+
+
+def test_a_sample_of_more_images_than_there_are_is_the_whole_data_set(
+    synthetic: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "photos" / "left").mkdir(parents=True)
-    for name in ("b.PNG", "a.jpg", "._a.jpg", "notes.txt", "left/c.jpeg", "odd[1].jpg", "raw"):
-        (tmp_path / "photos" / name).touch()
-    for places, names in (
-        (["photos"], ["a.jpg", "b.PNG", "odd[1].jpg"]),
-        (["photos/raw", "photos/nowhere.jpg"], ["raw", "nowhere.jpg"]),
-        (["photos/*.jpg"], ["a.jpg", "odd[1].jpg"]),
-        (["photos/**/*.jp*g"], ["a.jpg", "left/c.jpeg", "odd[1].jpg"]),
-        (["photos/odd[1].jpg"], ["odd[1].jpg"]),
-        (
-            ["photos/left", "photos/../photos/a.jpg", "photos/[ab].*"],
-            ["left/c.jpeg", "a.jpg", "b.PNG"],
-        ),
-    ):
-        found = [path.resolve().relative_to(tmp_path / "photos") for path in image_files(places)]
-        assert [path.as_posix() for path in found] == names
-    (tmp_path / "empty").mkdir()
-    for place in ("empty", "empty/*.png"):
-        with pytest.raises(
-            ArgumentError, match=r"no JPEG or PNG files.*pattern 'empty/\*\*/\*\.jpg'"
-        ):
-            image_files([place])
+    images = len(open_folder(synthetic).images)
+    assert link_sample(synthetic, tmp_path / "sample", 10 * images, seed=0) == images
+
+
+def test_a_sample_that_cannot_be_linked_leaves_nothing(
+    synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, target: Path) -> None:
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    with pytest.raises(WriteError, match=r"sample: operation not permitted"):
+        link_sample(synthetic, tmp_path / "sample", 40, seed=0)
+    assert list(tmp_path.iterdir()) == []

@@ -9,9 +9,9 @@ import torch
 from bad_files import bomb, jpeg
 from PIL import Image, ImageOps
 
-from ham10000.data import read_image, read_mask, resize
+from ham10000.data import image_files, read_image, read_mask, resize
 from ham10000.data.images import MAX_PIXELS, decode_image, decode_mask
-from ham10000.errors import DataError, MissingDataError
+from ham10000.errors import ArgumentError, DataError, MissingDataError
 
 
 def png(width: int, height: int) -> bytes:
@@ -129,3 +129,31 @@ def test_a_png_of_16_bits_is_refused_and_not_clipped() -> None:
 def test_a_mask_must_be_a_png() -> None:
     with pytest.raises(DataError, match="it is a JPEG, not a PNG"):
         decode_mask(jpeg(), Path("a_segmentation.png"))
+
+
+def test_images_of_any_source_come_from_files_folders_and_patterns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos" / "left").mkdir(parents=True)
+    for name in ("b.PNG", "a.jpg", "._a.jpg", "notes.txt", "left/c.jpeg", "odd[1].jpg", "raw"):
+        (tmp_path / "photos" / name).touch()
+    for places, names in (
+        (["photos"], ["a.jpg", "b.PNG", "odd[1].jpg"]),
+        (["photos/raw", "photos/nowhere.jpg"], ["raw", "nowhere.jpg"]),
+        (["photos/*.jpg"], ["a.jpg", "odd[1].jpg"]),
+        (["photos/**/*.jp*g"], ["a.jpg", "left/c.jpeg", "odd[1].jpg"]),
+        (["photos/odd[1].jpg"], ["odd[1].jpg"]),
+        (
+            ["photos/left", "photos/../photos/a.jpg", "photos/[ab].*"],
+            ["left/c.jpeg", "a.jpg", "b.PNG"],
+        ),
+    ):
+        found = [path.resolve().relative_to(tmp_path / "photos") for path in image_files(places)]
+        assert [path.as_posix() for path in found] == names
+    (tmp_path / "empty").mkdir()
+    for place in ("empty", "empty/*.png"):
+        with pytest.raises(
+            ArgumentError, match=r"no JPEG or PNG files.*pattern 'empty/\*\*/\*\.jpg'"
+        ):
+            image_files([place])

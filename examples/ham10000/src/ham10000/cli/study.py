@@ -1,12 +1,12 @@
 """Commands that compare recipes: `study`, and `demo` on a small scale."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from ham10000.cli.options import Option, recipe_overrides
-from ham10000.data import DATA_VARIABLE, synthesize
+from ham10000.data import DATA_VARIABLE, data_folder, link_sample, open_folder, synthesize
 from ham10000.errors import ArgumentError
 from ham10000.recipe import find_recipe
 from ham10000.reporting import console, print_study, write_report
@@ -14,6 +14,9 @@ from ham10000.study import PRIMARY, JobOptions, quote_results, run_study, verify
 
 _DEMO_IMAGES = 1200
 """Number of synthetic images, if there is no data set."""
+
+_DEMO_SAMPLE = 3000
+"""Number of images of a data set, so that the demo takes a few minutes."""
 
 _DEMO_RECIPES = ("frozen", "frozen_placebo", "frozen_sa")
 """The control, attention with uniform maps, and soft attention."""
@@ -155,24 +158,21 @@ def demo(*, out: Path = Path("demo"), data: Path | None = None) -> int:
     """Run a small study from the data to the report, in a few minutes.
 
     Does soft attention get more out of the features of a pretrained EfficientNet-Lite0 than their
-    mean, or than attention with uniform maps? The features are computed once, and 30 heads are
-    trained on them: three recipes, five folds, two seeds. Finished steps are not repeated.
+    mean, or than attention with uniform maps? The features of 3,000 images are computed once, and
+    30 heads are trained on them: three recipes, five folds, two seeds. Finished steps are not
+    repeated.
 
     Args:
         out: Folder of all outputs.
-        data: Folder of a data set. Defaults to HAM10000_DIR or, without it, to synthetic images.
+        data: Folder of a data set, of which random lesions are used. Defaults to HAM10000_DIR or,
+            without it, to synthetic images.
     """
     screen = console()
 
     def log(text: str) -> None:
-        screen.print(text, markup=False)
+        screen.print(text, markup=False, soft_wrap=True)
 
-    root = data or (Path(os.environ[DATA_VARIABLE]) if os.environ.get(DATA_VARIABLE) else None)
-    if root is None:
-        root = out / "data"
-        if not root.exists():
-            log(f"Generating {_DEMO_IMAGES:,} synthetic images in {root}")
-            synthesize(root, _DEMO_IMAGES, seed=0, width=100)
+    root = _demo_data(out / "data", data, log)
     result = run_study(
         [find_recipe(name) for name in _DEMO_RECIPES],
         seeds=_DEMO_SEEDS,
@@ -185,3 +185,22 @@ def demo(*, out: Path = Path("demo"), data: Path | None = None) -> int:
     page = write_report([out / "study"], out / "report.html")
     screen.print(f"The report: {page}", markup=False, soft_wrap=True)
     return 0
+
+
+def _demo_data(folder: Path, data: Path | None, log: Callable[[str], None]) -> Path:
+    """Return a folder with a sample of a data set, or with synthetic images."""
+    if data is None and not os.environ.get(DATA_VARIABLE):
+        if not folder.exists():
+            log(f"Generating {_DEMO_IMAGES:,} synthetic images in {folder}")
+            synthesize(folder, _DEMO_IMAGES, seed=0, width=100)
+        return folder
+    source = data_folder(data)
+    if not folder.exists():
+        number = link_sample(source, folder, _DEMO_SAMPLE, seed=0)
+        log(f"Using random lesions of {source}, {number:,} images")
+    first = open_folder(folder).paths()[0]
+    if first.resolve() not in {path.resolve() for path in open_folder(source).images.values()}:
+        raise ArgumentError(
+            f"running the demo: {folder} is not a sample of {source}. Pass another folder as --out."
+        )
+    return folder

@@ -45,11 +45,11 @@ from ham10000.data.folder import (
     data_folder,
     find_files,
     find_table,
-    image_files,
+    link_sample,
     load_table,
     open_folder,
 )
-from ham10000.data.images import check_files, read_image, read_mask, resize
+from ham10000.data.images import check_files, image_files, read_image, read_mask, resize
 from ham10000.data.loader import Augmentation, Batch, Batches, BatchLoader
 from ham10000.data.metadata import (
     METADATA,
@@ -145,6 +145,7 @@ __all__ = [
     "known_pairs",
     "lesion_groups",
     "lesion_split",
+    "link_sample",
     "load_table",
     "metadata_features",
     "mixup",

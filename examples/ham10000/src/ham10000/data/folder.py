@@ -15,28 +15,29 @@ ground truth together with its lesion groupings.
 
 import os
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from ham10000.data.constants import CLASSES, TABLE_COLUMNS
+from ham10000.data.images import IMAGE_ENDINGS
 from ham10000.data.metadata import clean_table, read_csv, read_table
-from ham10000.errors import ArgumentError, DataError, MissingDataError, some
-from ham10000.utils import write_text
+from ham10000.errors import DataError, MissingDataError, cannot_write, some
+from ham10000.utils import new_folder, write_text
 
 __all__ = [
     "DATA_VARIABLE",
     "GROUPINGS",
-    "IMAGE_ENDINGS",
     "TRUTH",
     "Folder",
     "convert_challenge",
     "data_folder",
     "find_files",
     "find_table",
-    "image_files",
+    "link_sample",
     "load_table",
     "open_folder",
     "read_challenge",
@@ -46,8 +47,6 @@ DATA_VARIABLE = "HAM10000_DIR"
 
 TRUTH = "ISIC2018_Task3_Training_GroundTruth.csv"
 GROUPINGS = "ISIC2018_Task3_Training_LesionGroupings.csv"
-
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
 
 _PUBLISHED = re.compile(r"ham10000_images_part_\d|isic2018_task3_training_input", re.IGNORECASE)
 _PLAIN = re.compile(
@@ -203,39 +202,53 @@ def find_files(
     return _list_files(_find_folders(root, names), endings)
 
 
-def image_files(places: Sequence[str]) -> list[Path]:
-    """Return image files of any source: from files, folders, and patterns such as photos/*.jpg.
+def link_sample(root: Path, out: Path, num_images: int, seed: int) -> int:
+    """Make a data set of random lesions of another one, with links to its images and masks.
 
-    A shell usually replaces a pattern by the files itself, but not if it is quoted, and not on
-    Windows.
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ham10000.data import link_sample, open_folder, synthesize
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     synthesize(Path(folder) / "set", images=60, seed=0, width=60)
+        ...     number = link_sample(Path(folder) / "set", Path(folder) / "sample", 20, seed=0)
+        ...     len(open_folder(Path(folder) / "sample").paths()) == number >= 20
+        True
 
     Args:
-        places: files, in any format; folders, of which the JPEG and PNG files count, without
-            subfolders; and patterns, in which ** stands for any subfolders.
+        root: the data set to draw from.
+        out: folder to write, new or empty.
+        num_images: lesions are drawn until they have this many images, or there are no more.
+        seed: seed of the draw.
 
     Returns:
-        The files in this order, those of a folder or pattern sorted, each once.
+        The number of images.
 
     Raises:
-        ArgumentError: a folder or pattern has no images. Files are not checked.
+        MissingDataError: there is no table, or an image is missing.
+        DataError: the table can't be used, or there are no images.
+        WriteError: the links can't be created; nothing is left.
     """
-    found: dict[Path, Path] = {}
-    for place in places:
-        path = Path(place)
-        if path.is_dir():
-            files = _images_among(path.iterdir())
-        elif not path.exists() and (first := _first_pattern(path)) is not None:
-            files = _images_among(Path(*path.parts[:first]).glob("/".join(path.parts[first:])))
-        else:
-            files = [path]
-        if not files:
-            raise ArgumentError(
-                f"opening {place}: there are no JPEG or PNG files. For those in subfolders, pass "
-                f"the pattern '{path if path.is_dir() else path.parent}/**/*.jpg'."
-            )
-        for file in files:
-            found.setdefault(file.resolve(), file)
-    return list(found.values())
+    folder = open_folder(root)
+    images = dict(zip(folder.table["image_id"], folder.paths(), strict=True))
+    lesions = folder.table["lesion_id"]
+    drawn = np.random.default_rng(seed).permutation(lesions.unique())
+    counts = lesions.value_counts()[drawn].cumsum()
+    table = folder.table[lesions.isin(drawn[: 1 + int((counts < num_images).sum())])]
+    with new_folder(out) as sample:
+        try:
+            for name in ("images", "masks"):
+                (sample / name).mkdir()
+            for image in table["image_id"]:
+                link = sample / "images" / f"{image}{images[image].suffix}"
+                link.symlink_to(images[image].resolve())
+                if image in folder.masks:
+                    link = sample / "masks" / f"{image}{_MASK_ENDING}.png"
+                    link.symlink_to(folder.masks[image].resolve())
+            table.to_csv(sample / "HAM10000_metadata.csv", index=False, lineterminator="\n")
+        except OSError as error:
+            raise cannot_write(out, error) from error
+    return len(table)
 
 
 def read_challenge(truth: Path, groupings: Path) -> pd.DataFrame:
@@ -303,19 +316,6 @@ def convert_challenge(truth: Path, groupings: Path, out: Path) -> None:
     """
     table = read_challenge(truth, groupings)
     write_text(out, table.to_csv(index=False, lineterminator="\n"))
-
-
-def _first_pattern(path: Path) -> int | None:
-    return next((n for n, part in enumerate(path.parts) if re.search(r"[*?[]", part)), None)
-
-
-def _images_among(paths: Iterable[Path]) -> list[Path]:
-    # macOS writes ._ files next to the real ones.
-    return sorted(
-        path
-        for path in paths
-        if path.suffix.lower() in IMAGE_ENDINGS and path.name[0] != "." and path.is_file()
-    )
 
 
 def _find_folders(root: Path, names: re.Pattern[str], depth: int = 2) -> list[Path]:

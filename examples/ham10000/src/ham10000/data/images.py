@@ -1,4 +1,4 @@
-"""Reading one image or mask into a tensor, with errors that name the file.
+"""Finding images, and reading one image or mask into a tensor, with errors that name the file.
 
 Images are JPEG or PNG with 8 bits per channel. They are rotated by their EXIF orientation, as
 image viewers and `softattn explain` do, so what a person sees is what a model gets. Masks are PNG,
@@ -6,8 +6,9 @@ have no orientation, and belong to the image as it is seen.
 """
 
 import io
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +21,20 @@ from torchvision.transforms.v2 import functional as F
 from ham10000.errors import ArgumentError, DataError, MissingDataError, closest
 
 __all__ = [
+    "IMAGE_ENDINGS",
     "MAX_PIXELS",
     "check_files",
     "decode_image",
     "decode_mask",
+    "image_files",
     "probe",
     "read_bytes",
     "read_image",
     "read_mask",
     "resize",
 ]
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
 
 MAX_PIXELS = 50_000_000
 """More than any dermatoscope has; a header that claims more is a decompression bomb or damaged."""
@@ -47,6 +52,41 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+def image_files(places: Sequence[str]) -> list[Path]:
+    """Return image files of any source: from files, folders, and patterns such as photos/*.jpg.
+
+    A shell usually replaces a pattern by the files itself, but not if it is quoted, and not on
+    Windows.
+
+    Args:
+        places: files, in any format; folders, of which the JPEG and PNG files count, without
+            subfolders; and patterns, in which ** stands for any subfolders.
+
+    Returns:
+        The files in this order, those of a folder or pattern sorted, each once.
+
+    Raises:
+        ArgumentError: a folder or pattern has no images. Files are not checked.
+    """
+    found: dict[Path, Path] = {}
+    for place in places:
+        path = Path(place)
+        if path.is_dir():
+            files = _images_among(path.iterdir())
+        elif not path.exists() and (first := _first_pattern(path)) is not None:
+            files = _images_among(Path(*path.parts[:first]).glob("/".join(path.parts[first:])))
+        else:
+            files = [path]
+        if not files:
+            raise ArgumentError(
+                f"opening {place}: there are no JPEG or PNG files. For those in subfolders, pass "
+                f"the pattern '{path if path.is_dir() else path.parent}/**/*.jpg'."
+            )
+        for file in files:
+            found.setdefault(file.resolve(), file)
+    return list(found.values())
 
 
 def read_image(path: Path) -> Tensor:
@@ -176,6 +216,19 @@ def resize(image: Tensor, size: int, *, mask: bool = False) -> Tensor:
     mode = InterpolationMode.NEAREST_EXACT if mask else InterpolationMode.BILINEAR
     resized: Tensor = F.resize(image, [size, size], interpolation=mode, antialias=not mask)
     return resized
+
+
+def _first_pattern(path: Path) -> int | None:
+    return next((n for n, part in enumerate(path.parts) if re.search(r"[*?[]", part)), None)
+
+
+def _images_among(paths: Iterable[Path]) -> list[Path]:
+    # macOS writes ._ files next to the real ones.
+    return sorted(
+        path
+        for path in paths
+        if path.suffix.lower() in IMAGE_ENDINGS and path.name[0] != "." and path.is_file()
+    )
 
 
 def _decode(raw: bytes, path: Path, kinds: Sequence[str], mode: str) -> Tensor:
