@@ -332,7 +332,7 @@ def _check_shapes(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     check_feature_map(x, channels, doing, num_dims)
 
 
-def check_feature_map(x: Tensor, channels: int, doing: str, num_dims: int = 2) -> None:
+def check_feature_map(x: Tensor, channels: int, doing: str, num_dims: int) -> None:
     """Raise a `ShapeError` unless x is (B, channels, ...) with at least one position.
 
     Args:

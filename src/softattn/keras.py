@@ -138,7 +138,7 @@ class KerasSoftAttention(SpatialAttention):
 def _attention(
     x: Tensor, weight: Tensor, bias: Tensor, *, aggregate: bool, concat: bool
 ) -> tuple[Tensor, Tensor]:
-    functional.check_feature_map(x, weight.shape[2], "computing the authors' attention")
+    functional.check_feature_map(x, weight.shape[2], "computing the authors' attention", num_dims=2)
     maps = functional.spatial_softmax(F.relu(_logits(x, weight, bias)))
     features = functional.attend(x, maps, aggregate=aggregate)
     return (torch.cat([features, x], dim=1) if concat else features), maps
