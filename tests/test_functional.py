@@ -301,8 +301,8 @@ def test_a_batch_of_hundreds():
         ((4, 7, 7), "found (4, 7, 7). For a single feature map pass x.unsqueeze(0)."),
         ((2, 4), "found (2, 4). It has 2 dimensions, not 4."),
         ((2, 4, 7, 7, 7), "found (2, 4, 7, 7, 7). It has 5 dimensions, not 4."),
-        ((2, 4, 0, 7), "found (2, 4, 0, 7). A map needs at least one position."),
-        ((2, 4, 7, 0), "found (2, 4, 7, 0). A map needs at least one position."),
+        ((2, 4, 0, 7), "found (2, 4, 0, 7). It needs at least one channel and one position."),
+        ((2, 4, 7, 0), "found (2, 4, 7, 0). It needs at least one channel and one position."),
     ],
 )  # fmt: skip
 def test_features_that_do_not_fit(shape, message):
@@ -314,6 +314,11 @@ def test_features_that_do_not_fit(shape, message):
     assert isinstance(error.value, ValueError)
 
 
+def test_a_feature_map_without_channels():
+    with pytest.raises(ShapeError, match=r"found \(2, 0, 7, 7\)\. It needs at least one channel"):
+        soft_attention(torch.zeros(2, 0, 7, 7), torch.zeros(3, 0, 3, 3))
+
+
 @pytest.mark.parametrize(
     ("shape", "weight", "message"),
     [
@@ -322,12 +327,12 @@ def test_features_that_do_not_fit(shape, message):
         ((2, 9, 4), (3, 4, 3), "(2, 9, 4). This looks like channels last: pass x.permute(0, 2, 1)."),
         ((4, 9), (3, 4, 3), "found (4, 9). For a single feature map pass x.unsqueeze(0)."),
         ((1, 4, 5, 5), (3, 4, 3), "found (1, 4, 5, 5). It has 4 dimensions, not 3."),
-        ((2, 4, 0), (3, 4, 3), "found (2, 4, 0). A map needs at least one position."),
+        ((2, 4, 0), (3, 4, 3), "found (2, 4, 0). It needs at least one channel and one position."),
         ((2, 5, 6, 7, 8), (3, 4, 3, 1, 3), "x of shape (B, 4, D, H, W), found (2, 5, 6, 7, 8). "),
         ((2, 6, 7, 8, 4), (3, 4, 3, 1, 3), "channels last: pass x.permute(0, 4, 1, 2, 3)."),
         ((4, 6, 7, 8), (3, 4, 3, 1, 3), "For a single feature map pass x.unsqueeze(0)."),
         ((2, 4, 3), (3, 4, 3, 1, 3), "It has 3 dimensions, not 5."),
-        ((2, 4, 3, 0, 3), (3, 4, 3, 1, 3), "A map needs at least one position."),
+        ((2, 4, 3, 0, 3), (3, 4, 3, 1, 3), "It needs at least one channel and one position."),
     ],
 )  # fmt: skip
 def test_signals_and_volumes_that_do_not_fit(shape, weight, message):
@@ -357,7 +362,7 @@ def test_kernels_of_signals_and_volumes_must_be_odd(shape, expected):
 def test_many_channels_get_the_same_advice():
     with pytest.raises(ShapeError, match="This looks like channels last"):
         soft_attention(torch.zeros(1, 7, 7, 300), torch.zeros(2, 300, 3, 3))
-    with pytest.raises(ShapeError, match="A map needs at least one position"):
+    with pytest.raises(ShapeError, match="It needs at least one channel and one position"):
         soft_attention(torch.zeros(1, 300, 0, 7), torch.zeros(2, 300, 3, 3))
 
 

@@ -333,7 +333,7 @@ def _check_shapes(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
 
 
 def check_feature_map(x: Tensor, channels: int, doing: str, num_dims: int) -> None:
-    """Raise a `ShapeError` unless x is (B, channels, ...) with at least one position.
+    """Raise a `ShapeError` unless x is (B, channels, ...) with a channel and a position.
 
     Args:
         x: the feature map.
@@ -342,14 +342,14 @@ def check_feature_map(x: Tensor, channels: int, doing: str, num_dims: int) -> No
         num_dims: number of spatial dimensions.
     """
     ndim = num_dims + 2
-    if x.ndim == ndim and x.shape[1] == channels and 0 not in x.shape[2:]:
+    if x.ndim == ndim and x.shape[1] == channels and 0 not in x.shape[1:]:
         return
     if x.ndim == ndim - 1:
         hint = "For a single feature map pass x.unsqueeze(0)."
     elif x.ndim != ndim:
         hint = f"It has {x.ndim} dimensions, not {ndim}."
     elif x.shape[1] == channels:
-        hint = "A map needs at least one position."
+        hint = "It needs at least one channel and one position."
     elif x.shape[-1] == channels:
         order = (0, ndim - 1, *range(1, ndim - 1))
         hint = f"This looks like channels last: pass x.permute{order}."

@@ -70,8 +70,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         found.update(options, recipes=[path.stem for path in recipes])
         return {"verdicts": {"frozen_sa": "undecided"}}
 
-    def write_report(folders: list[Path], page: Path) -> Path:
-        found.update(report=folders)
+    def write_report(folders: list[Path], page: Path, faithful: int) -> Path:
+        found.update(report=folders, faithful=faithful)
         return page
 
     monkeypatch.setattr(study, "run_study", run_study)

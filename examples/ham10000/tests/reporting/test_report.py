@@ -307,7 +307,7 @@ def test_a_failure_to_measure_saliency_is_shown_instead(
 
     monkeypatch.setattr(report, "evaluate_saliency", fail)
     monkeypatch.setattr(report, "read_json", lambda path, optional: {})
-    section = saliency_section(evaluated, None)
+    section = saliency_section(evaluated, None, 2)
     assert section["missing"] == "there are no masks."
     assert section["tables"] == section["figures"] == []
 

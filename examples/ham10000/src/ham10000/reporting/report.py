@@ -54,6 +54,7 @@ def write_report(
     *,
     data: Path | None = None,
     each: int = 1,
+    faithful: int = NUM_FAITHFULNESS_IMAGES,
     tables: Sequence[TableFormat] = (),
 ) -> Path:
     """Write the report of runs or a study.
@@ -67,6 +68,7 @@ def write_report(
         data: Folder of the data set, for strata, masks and images. Defaults to that of the recipe.
             Without a data set, the page says what is missing.
         each: Number of images in the gallery for each class and outcome (correct and incorrect).
+        faithful: Number of images for deletion and insertion curves, if saliency is measured.
         tables: Formats in which the tables are also written, into the folder PAGE_tables.
 
     Returns:
@@ -96,7 +98,7 @@ def write_report(
         "comparison": comparison_tables(source),
         "models": model_table(source),
         "results": [results_section(run) for run in source.runs],
-        "saliency": [saliency_section(run, data) for run in source.runs],
+        "saliency": [saliency_section(run, data, faithful) for run in source.runs],
         "gallery": gallery_section(source, data, each),
         "setups": [setup_section(run) for run in source.runs],
         "licence": LICENCE,
@@ -171,10 +173,10 @@ def results_section(run: EvaluatedRun) -> dict[str, Any]:
     }
 
 
-def saliency_section(run: EvaluatedRun, data: Path | None) -> dict[str, Any]:
+def saliency_section(run: EvaluatedRun, data: Path | None, faithful: int) -> dict[str, Any]:
     """Return localization and faithfulness of a run's maps, measured once for its weights."""
     try:
-        found = _saliency(run, data)
+        found = _saliency(run, data, faithful)
     except Ham10000Error as error:
         return {"name": run.name, "missing": str(error), "tables": [], "figures": []}
     caption = (
@@ -261,7 +263,7 @@ def setup_section(run: EvaluatedRun) -> dict[str, Any]:
     }
 
 
-def _saliency(run: EvaluatedRun, data: Path | None) -> dict[str, Any]:
+def _saliency(run: EvaluatedRun, data: Path | None, faithful: int) -> dict[str, Any]:
     folder = run.run.folder / "evaluation"
     stored = read_json(folder / LOCALIZATION_JSON, optional=True)
     other_split = bool(stored) and stored.get("split") != "test"
@@ -269,7 +271,7 @@ def _saliency(run: EvaluatedRun, data: Path | None) -> dict[str, Any]:
     # Without weights, nothing can be measured again, and nothing contradicts the stored results.
     if stored and not other_split and weights in (None, stored.get("weights")):
         return stored
-    found, images = evaluate_saliency(run.run, data=data, faithful=NUM_FAITHFULNESS_IMAGES)
+    found, images = evaluate_saliency(run.run, data=data, faithful=faithful)
     if not other_split:  # keep results that somebody computed for another split
         write_saliency(found, images, folder)
     content: dict[str, Any] = json.loads(json.dumps(found))

@@ -47,11 +47,14 @@ def grad_cam_maps(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
         ArgumentError: the model has no `SpatialBackbone`.
     """
     target = _backbone(model, "computing Grad-CAM")
-    # grad-cam needs gradients at the feature map, which a frozen backbone does not propagate
-    # unless its input requires them.
-    images = images.detach().clone().requires_grad_()
-    with torch.enable_grad(), GradCAM(model, [target]) as method:
-        found = method(images, [ClassifierOutputTarget(int(label)) for label in classes])
+    # The backward pass ends at the feature map, which is all that Grad-CAM needs, and which makes
+    # it work with a frozen backbone.
+    end = target.register_forward_hook(lambda *call: call[-1].detach().requires_grad_())
+    try:
+        with torch.enable_grad(), GradCAM(model, [target]) as method:
+            found = method(images, [ClassifierOutputTarget(int(label)) for label in classes])
+    finally:
+        end.remove()
     model.zero_grad(set_to_none=True)
     return torch.from_numpy(found).float()
 

@@ -14,18 +14,19 @@ from datetime import timedelta
 from inspect import signature
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.distributed as dist
-from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from ham10000.errors import TrainingError
 from ham10000.training.run_dir import RunDir
 from ham10000.utils import available_cores
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 __all__ = [
     "INTERRUPTED",
@@ -131,7 +132,7 @@ def local_processes() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def start_fabric(precision: Literal["32", "bf16", "fp16"]) -> Fabric:
+def start_fabric(precision: Literal["32", "bf16", "fp16"]) -> "Fabric":
     """Join the other processes of the run, with gloo on CPUs and NCCL on GPUs.
 
     Raises:
@@ -148,6 +149,10 @@ def start_fabric(precision: Literal["32", "bf16", "fp16"]) -> Fabric:
         raise TrainingError(
             "starting: training.precision fp16 needs a GPU, and none was found. Use bf16 or 32."
         )
+    # Takes seconds to import, which only training needs.
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies.ddp import DDPStrategy
+
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # its messages repeat ours
     if world % local:
         raise TrainingError(

@@ -3,9 +3,9 @@
 import gc
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor
 
@@ -20,6 +20,9 @@ from ham10000.training.optim import average_weights, build_optimizer, build_sche
 from ham10000.training.reproducibility import seed_all
 from ham10000.training.run_dir import RunDir
 from ham10000.training.state import TrainState
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 __all__ = [
     "Setup",
@@ -42,7 +45,7 @@ class Setup:
     run: RunDir
     split_text: str
     """Content of split.csv, which every checkpoint holds."""
-    fabric: Fabric
+    fabric: "Fabric"
     train_data: HAM10000
     validation: HAM10000
     """Images that are evaluated after each epoch."""
@@ -62,7 +65,7 @@ class Setup:
 
 
 def build_session(
-    recipe: Recipe, run: RunDir, cache: Path, fabric: Fabric
+    recipe: Recipe, run: RunDir, cache: Path, fabric: "Fabric"
 ) -> tuple[Setup, TrainState]:
     """Build the session of a recipe: data, model, optimizer and schedule.
 
@@ -154,7 +157,7 @@ def convert_sync_norms(model: LesionClassifier) -> LesionClassifier:
     return converted
 
 
-def _build_model(recipe: Recipe, fabric: Fabric) -> LesionClassifier:
+def _build_model(recipe: Recipe, fabric: "Fabric") -> LesionClassifier:
     model = build_model(recipe)
     if recipe.training.channels_last:
         model = model.to(memory_format=torch.channels_last)
