@@ -1,3 +1,4 @@
+import shlex
 import subprocess
 import sys
 
@@ -59,3 +60,30 @@ def test_version_and_help_need_no_torch(arguments):
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.endswith("\n[]\n")
+
+
+def completed(script, *words):
+    """What bash offers for the last word."""
+    code = f"""{script}
+    COMP_WORDS=({" ".join(map(shlex.quote, words))}); COMP_CWORD={len(words) - 1}
+    _shtab_softattn; printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    run = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
+    return run.stdout.split()
+
+
+def test_completion_in_bash(capsys):
+    assert main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    assert completed(script, "softattn", "ex") == ["explain"]
+    assert completed(script, "softattn", "explain", "--pre") == ["--pretrained"]
+    assert completed(script, "softattn", "info", "--num") == ["--num-classes", "--num-maps"]
+    for shell in ("zsh", "tcsh"):
+        assert main(["completion", shell]) == 0
+        assert "pretrained" in capsys.readouterr().out
+
+
+def test_completion_without_shtab(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert main(["completion", "bash"]) == 2
+    assert "pip install 'softattn[completion]'" in capsys.readouterr().err

@@ -73,6 +73,16 @@ def _info(options: argparse.Namespace) -> None:
     )
 
 
+def _completion(options: argparse.Namespace) -> None:
+    try:
+        import shtab
+    except ImportError as error:
+        from softattn._validation import missing_extra
+
+        raise missing_extra("writing a completion script", "shtab", "completion") from error
+    print(shtab.complete(build_parser(), options.shell))
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line.
 
@@ -88,6 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_explain(commands)
     _add_info(commands)
+    _add_completion(commands)
     return parser
 
 
@@ -133,3 +144,13 @@ def _add_info(commands: _Commands) -> None:
         "--num-classes", type=int, default=1000, metavar="N", help="class scores (default: 1000)"
     )
     info.add_argument("--num-maps", type=int, default=16, metavar="K", help=_NUM_MAPS)
+
+
+def _add_completion(commands: _Commands) -> None:
+    completion = commands.add_parser(
+        "completion",
+        help="print a script that completes commands and options in a shell",
+        description='Print a script for a shell. In bash: eval "$(softattn completion bash)"',
+    )
+    completion.set_defaults(run=_completion)
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="the shell")

@@ -1,3 +1,4 @@
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -89,3 +90,27 @@ def test_a_misspelt_command_is_refused_with_the_closest(capsys: pytest.CaptureFi
         cli.main(["trian"])
     assert stopped.value.code == 2
     assert "there is no command 'trian'. Closest: train" in capsys.readouterr().err
+
+
+def completed(script: str, *words: str) -> list[str]:
+    """Return what bash offers for the last word."""
+    code = f"""{script}
+    COMP_WORDS=({" ".join(map(shlex.quote, words))}); COMP_CWORD={len(words) - 1}
+    _shtab_ham10000; printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    run = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
+    return run.stdout.split()
+
+
+def test_completion_in_bash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    assert completed(script, "ham10000", "") == list(cli.COMMANDS)
+    assert completed(script, "ham10000", "train", "--model.back") == ["--model.backbone"]
+    assert completed(script, "ham10000", "evaluate", "--tta", "") == ["1", "2", "4", "8"]
+    (tmp_path / "run").mkdir()
+    here = f"{tmp_path}/"
+    assert completed(script, "ham10000", "report", "--out", here) == [f"{tmp_path}/run"]
+    for shell in ("zsh", "tcsh"):
+        assert cli.main(["completion", shell]) == 0
+        assert "model.backbone" in capsys.readouterr().out

@@ -4,10 +4,11 @@ import ast
 import os
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import Literal
 
 from ham10000 import __version__
 from ham10000.errors import Ham10000Error, closest
@@ -36,6 +37,7 @@ COMMANDS = {
     "report": "evaluation",
     "study": "study",
     "demo": "study",
+    "completion": "main",
 }
 """Module in `ham10000.cli` of each command. The function has the name of the command."""
 
@@ -85,11 +87,31 @@ def parse_command(arguments: Sequence[str]) -> "partial[int]":
     name, *rest = arguments or ["--help"]
     if name not in COMMANDS:
         raise SystemExit(_without_command(name))
+    function = _function(name)
+    from ham10000.cli.options import parse
+
+    return parse(name, function, rest)
+
+
+def completion(shell: Literal["bash", "zsh", "tcsh"], /) -> int:
+    """Print a script that completes commands and options in a shell.
+
+    In bash: eval "$(ham10000 completion bash)"
+
+    Args:
+        shell: The shell.
+    """
+    from ham10000.cli.options import completion_script
+
+    print(completion_script(shell, {name: _function(name) for name in COMMANDS}))
+    return 0
+
+
+def _function(name: str) -> Callable[..., int]:
     # Commands are imported when they run, so that --version and --help need no torch.
     module = import_module(f"ham10000.cli.{COMMANDS[name]}")
-    signature = import_module("ham10000.cli.options")
-    function = getattr(module, name.replace("-", "_"))
-    return signature.parse(name, function, rest)  # type: ignore[no-any-return]
+    function: Callable[..., int] = getattr(module, name.replace("-", "_"))
+    return function
 
 
 def _without_command(name: str) -> int:

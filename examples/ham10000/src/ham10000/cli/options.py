@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, cast, get_args, get_origin, get_type_hints
 
+import shtab
 from docstring_parser import parse_from_object
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
@@ -34,6 +35,7 @@ __all__ = [
     "Tta",
     "Workers",
     "add_recipe_fields",
+    "completion_script",
     "parse",
     "recipe_overrides",
     "spell_out",
@@ -88,14 +90,9 @@ def parse(name: str, function: Callable[..., int], arguments: Sequence[str]) -> 
         SystemExit: The arguments are invalid, or ask for help.
     """
     parameters = inspect.signature(function).parameters.values()
-    takes_fields = any(each.kind is each.VAR_KEYWORD for each in parameters)
-    parser = _parser(name, function)
-    if takes_fields:
+    if _takes_fields(function):
         arguments = spell_out(arguments)
-        parser.add_argument(
-            "--help-fields", action="store_true", help="Show this message with all recipe fields."
-        )
-        add_recipe_fields(parser, show="--help-fields" in arguments)
+    parser = _parser(name, function, show_fields="--help-fields" in arguments)
     if "--help-fields" in arguments:
         arguments = ["--help"]
     # An option can be spelled with underscores too, as in --print_config.
@@ -173,7 +170,34 @@ def spell_out(arguments: Sequence[str]) -> list[str]:
     return spelled
 
 
-def _parser(name: str, function: Callable[..., int]) -> ArgumentParser:
+def completion_script(shell: str, functions: Mapping[str, Callable[..., int]]) -> str:
+    """Return a script that completes commands and options in a shell.
+
+    Args:
+        shell: bash, zsh or tcsh.
+        functions: Function of each command.
+    """
+    parsers = {f"ham10000 {name}": _parser(name, each) for name, each in functions.items()}
+    whole = argparse.ArgumentParser(prog="ham10000")
+    whole.add_argument("--version", action="version", help="Show the version.")
+
+    def find(prog: str, **_: Any) -> Any:
+        return parsers[prog]
+
+    # argparse calls it to make a parser, so any function does.
+    commands = whole.add_subparsers(parser_class=cast(type[ArgumentParser], find))
+    for name, function in functions.items():
+        commands.add_parser(name, help=(inspect.getdoc(function) or "").partition("\n")[0])
+    script: str = shtab.complete(whole, shell)
+    return script
+
+
+def _takes_fields(function: Callable[..., int]) -> bool:
+    parameters = inspect.signature(function).parameters.values()
+    return any(each.kind is each.VAR_KEYWORD for each in parameters)
+
+
+def _parser(name: str, function: Callable[..., int], *, show_fields: bool = True) -> ArgumentParser:
     docstring = parse_from_object(function)
     texts = {each.arg_name: each.description or "" for each in docstring.params}
     about = [docstring.short_description, docstring.long_description]
@@ -186,6 +210,11 @@ def _parser(name: str, function: Callable[..., int]) -> ArgumentParser:
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is not parameter.VAR_KEYWORD:
             _add(parser, parameter, hints[parameter.name], texts.get(parameter.name, ""))
+    if _takes_fields(function):
+        parser.add_argument(
+            "--help-fields", action="store_true", help="Show this message with all recipe fields."
+        )
+        add_recipe_fields(parser, show=show_fields)
     return parser
 
 
@@ -215,7 +244,7 @@ def _add(parser: ArgumentParser, parameter: inspect.Parameter, hint: Any, text: 
     if parameter.kind is parameter.POSITIONAL_ONLY:
         if not required:
             arguments.setdefault("nargs", "?")
-        parser.add_argument(parameter.name, **arguments)
+        _complete(parser.add_argument(parameter.name, **arguments), hint)
         return
     flag = (option.name or parameter.name).replace("_", "-")
     if hint is not bool:
@@ -225,7 +254,12 @@ def _add(parser: ArgumentParser, parameter: inspect.Parameter, hint: Any, text: 
         elif "nargs" in arguments:  # argparse would print the choices twice
             arguments["metavar"] = parameter.name.removesuffix("s").upper()
             arguments["help"] += f" Choices: {', '.join(arguments['choices'])}."
-    parser.add_argument(f"--{flag}", dest=parameter.name, **arguments)
+    _complete(parser.add_argument(f"--{flag}", dest=parameter.name, **arguments), hint)
+
+
+def _complete(action: argparse.Action, hint: Any) -> None:
+    if hint is Path:
+        action.complete = shtab.FILE  # type: ignore[attr-defined]  # an attribute that shtab reads
 
 
 _METAVARS = {int: "N", float: "X", Path: "PATH"}
