@@ -148,6 +148,53 @@ def test_a_request_to_stop_saves_and_is_logged(
     }
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_process_that_waits_for_another_to_join(
+    recipe: MakeRecipe, tmp_path: Path, number: signal.Signals
+) -> None:
+    def alone() -> int:
+        if os.environ["RANK"] == "1":
+            return 0  # it ends before it has joined
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        join = torch.distributed.init_process_group
+
+        def join_and_say(*given: Any, **named: Any) -> None:
+            (tmp_path / "joins").touch()
+            join(*given, **named)
+
+        torch.distributed.init_process_group = join_and_say
+        return train(recipe(), tmp_path / "run")
+
+    processes = ranks.start(alone, ranks=2)
+    ranks.wait_for((tmp_path / "joins").exists)
+    time.sleep(1)
+    ranks.kill(processes[:1], number)
+    assert ranks.wait(processes, timeout=5) == [-number, 0]
+
+
+def test_a_signal_ends_a_process_that_waits_for_the_data_of_another(
+    recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    def slow() -> int:
+        prepare = TRAIN.prepare_data
+
+        def prepare_slowly(*given: Any) -> Path:
+            path: Path = prepare(*given)
+            (tmp_path / os.environ["RANK"]).touch()
+            if os.environ["RANK"] == "1":
+                time.sleep(60)
+            return path
+
+        TRAIN.prepare_data = prepare_slowly
+        return train(recipe(), tmp_path / "run")
+
+    processes = ranks.start(slow, ranks=2)
+    ranks.wait_for(lambda: (tmp_path / "0").exists() and (tmp_path / "1").exists())
+    time.sleep(1)
+    ranks.kill(processes, signal.SIGTERM)
+    assert ranks.wait(processes, timeout=5) == [-signal.SIGTERM] * 2
+
+
 def train_in_own_group(recipe: Recipe, out: Path) -> int:
     os.setsid()
     return train(recipe, out)

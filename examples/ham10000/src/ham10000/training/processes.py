@@ -135,6 +135,9 @@ def local_processes() -> int:
 def start_fabric(precision: Literal["32", "bf16", "fp16"]) -> "Fabric":
     """Join the other processes of the run, with gloo on CPUs and NCCL on GPUs.
 
+    In a run of several processes, SIGINT ends this process from now on, like SIGTERM, until
+    `catch_signals`.
+
     Raises:
         TrainingError: there are fewer GPUs than processes, or fp16 was requested on a CPU.
     """
@@ -168,6 +171,9 @@ def start_fabric(precision: Literal["32", "bf16", "fp16"]) -> "Fabric":
             gradient_as_bucket_view=True,
             **_NO_BUFFERS,
         )
+        if threading.current_thread() is threading.main_thread():
+            # Python's handler would run only when all other processes have joined.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
     fabric = Fabric(
         accelerator="cuda" if on_gpu else "cpu",
         devices=local,

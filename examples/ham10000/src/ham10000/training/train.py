@@ -79,12 +79,16 @@ def train(recipe: Recipe, out: Path) -> int:
         train_frozen(recipe, out)
         return 0
     request = StopRequest(recipe.training.max_minutes)
-    with catch_signals(request), ExitStack() as locks:
+    with ExitStack() as held:
         tuned = [] if torch.cuda.is_available() else [keep_memory(), share_cores(local_processes())]
         set_deterministic(recipe.training.deterministic)
         fabric = start_fabric(recipe.training.precision)
-        run, recipe = _lock_and_claim(recipe, out, fabric.global_rank, locks)
+        run, recipe = _lock_and_claim(recipe, out, fabric.global_rank, held)
         cache = prepare_data(run, recipe)
+        # Until here a signal ends a process at once, since nothing is lost. A rank that caught it
+        # would wait for ranks that it has ended, so no rank catches signals before all are here.
+        gather(None)
+        held.enter_context(catch_signals(request))
         with log_to(run.log, shown=fabric.global_rank == 0), explain_failures(recipe, run):
             setup, state = build_session(recipe, run, cache, fabric)
             _describe(setup, state, tuned)
