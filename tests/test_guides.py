@@ -28,7 +28,12 @@ PAGES = [ROOT / "README.md", *GUIDES]
 WORKS_WITH = ROOT / "docs" / "guides" / "works-with.md"
 SECTIONS = sections(WORKS_WITH) if WORKS_WITH.exists() else {}
 # What a section needs and does not import.
-ALSO = {"ONNX": {"onnxscript"}, "transformers": {"accelerate"}}
+ALSO = {
+    "Lightning": {"matplotlib", "tensorboard"},
+    "ONNX": {"onnxscript"},
+    "TensorBoard and wandb": {"matplotlib", "tensorboard"},
+    "transformers": {"accelerate"},
+}
 DISTRIBUTIONS = {
     "onnxruntime": "'softattn[onnx]'",
     "onnxscript": "'softattn[onnx]'",

@@ -11,11 +11,13 @@ import softattn
 OPTIONAL = [
     "h5py",
     "huggingface_hub",
+    "lightning",
     "matplotlib",
     "onnxruntime",
     "safetensors",
     "timm",
     "transformers",
+    "wandb",
 ]
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from lightning.pytorch.callbacks import Callback
+from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
@@ -17,7 +19,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT / "scripts" / "site"))
 
-softattn.plot.Figure = Figure  # softattn.plot imports it only for type checking
+for kind in (Callback, Colormap, Figure):
+    setattr(softattn.plot, kind.__name__, kind)  # imported only for type checking
 
 import inventories  # noqa: E402
 import pages  # noqa: E402

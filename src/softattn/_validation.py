@@ -1,14 +1,18 @@
-"""Argument checks, and the parts of error messages that several modules share."""
+"""Argument checks, pictures as tensors, and parts of error messages that modules share."""
 
 import difflib
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Real
+from typing import Any
 
+import numpy as np
+import torch
+from PIL.Image import Image
 from torch import Tensor
 
-from softattn.errors import ArgumentError, ArgumentTypeError, MissingExtraError
+from softattn.errors import ArgumentError, ArgumentTypeError, MissingExtraError, ShapeError
 
 
 def whole_number(doing: str, name: str, value: object, *, least: int = 1) -> int:
@@ -83,6 +87,121 @@ def odd_sizes(doing: str, name: str, value: object, count: int) -> tuple[int, ..
             f"Nearest: {nearest[0]} or {nearest[1]}."
         )
     return numbers
+
+
+def picture_pairs(
+    doing: str, pictures: Any, maps: Any, *, also_others: bool = False
+) -> list[tuple[Tensor, Tensor]]:
+    """Return each of one or several images, (3, H, W) from 0 to 1, with its maps (K, h, w).
+
+    With `also_others`, it may also be one volume (3, D, H, W) with its maps (K, d, h, w), or one
+    signal (C, L) with its maps (K, l).
+    """
+    if isinstance(pictures, Image) or getattr(pictures, "ndim", 4) < 4:
+        of_maps = 2 if isinstance(pictures, Tensor) else getattr(maps, "ndim", 0)
+        if also_others and getattr(pictures, "ndim", 0) == of_maps == 2:
+            return [(_floats(pictures), _maps(doing, maps, 1))]
+        pictures, maps = [pictures], [maps]
+    if isinstance(pictures, str) or not isinstance(pictures, Tensor | np.ndarray | Sequence):
+        raise ArgumentTypeError(f"{doing}: {_EXPECTED_IMAGE}, found {describe(pictures)}.")
+    if not isinstance(maps, Tensor | np.ndarray | Sequence):
+        raise ArgumentTypeError(f"{doing}: {_EXPECTED_MAPS}, found {describe(maps)}.")
+    if also_others and _is_volume(doing, pictures, maps):
+        return [(_from_0_to_1(doing, pictures).expand(3, -1, -1, -1), _maps(doing, maps, 3))]
+    if len(pictures) != len(maps) or not len(pictures):
+        raise ShapeError(f"{doing}: found {len(pictures)} images and the maps of {len(maps)}.")
+    return [
+        (_image(doing, picture), _maps(doing, each, 2))
+        for picture, each in zip(pictures, maps, strict=True)
+    ]
+
+
+def _is_volume(doing: str, picture: Any, maps: Any) -> bool:
+    shape, of_maps = tuple(getattr(picture, "shape", ())), tuple(getattr(maps, "shape", ()))
+    if min(len(shape), len(of_maps)) < 4:
+        return False
+    # Arrays may have their channels last.
+    channels = {shape[1], shape[-1] if isinstance(picture, np.ndarray) else 0}
+    if len(shape) == 4 and shape[0] == of_maps[0] and channels & {1, 3}:
+        return False  # images
+    if len(shape) != 4 or shape[0] not in (1, 3):
+        raise ShapeError(
+            f"{doing}: expected a volume (3, D, H, W) or (1, D, H, W), or images (B, 3, H, W) with "
+            f"maps (B, K, h, w), found {shape} with maps {of_maps}."
+        )
+    return True
+
+
+_EXPECTED_IMAGE = "expected a PIL image, a tensor or an array, or a list of them"
+_EXPECTED_MAPS = "expected maps as a tensor or an array"
+_ROUNDING = 0.01  # of an image in 16 bits whose normalization was undone
+
+
+def _image(doing: str, image: Any) -> Tensor:
+    if isinstance(image, Image):
+        # Gray images of more than 8 bits are checked like arrays.
+        image = np.array(image if image.mode[0] in "IF" else image.convert("RGB"))
+    values = _from_0_to_1(doing, image)
+    if isinstance(image, np.ndarray) and values.ndim == 2:
+        values = values[None]
+    elif isinstance(image, np.ndarray) and values.ndim == 3 and values.shape[2] in (1, 3):
+        values = values.permute(2, 0, 1)
+    if values.ndim != 3 or values.shape[0] not in (1, 3):
+        raise ShapeError(
+            f"{doing}: expected an image (3, H, W), or an array (H, W, 3), "
+            f"found {tuple(image.shape)}."
+        )
+    return values.expand(3, -1, -1)
+
+
+def _from_0_to_1(doing: str, image: Any) -> Tensor:
+    if not isinstance(image, Tensor | np.ndarray):
+        raise ArgumentTypeError(f"{doing}: {_EXPECTED_IMAGE}, found {describe(image)}.")
+    kind = str(image.dtype).removeprefix("torch.")
+    if kind != "uint8" and "float" not in kind:
+        raise ArgumentTypeError(
+            f"{doing}: expected an image of uint8, or of floats from 0 to 1, found {kind}."
+        )
+    values = _floats(image)
+    if not values.numel():
+        raise ShapeError(f"{doing}: found an empty image, {tuple(image.shape)}.")
+    if kind == "uint8":
+        return values / 255
+    low, high = values.min().item(), values.max().item()
+    if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):  # false for NaN
+        remedy = "Pass image / 255" if low >= 0 else "Pass a normalized image as image * std + mean"
+        raise ArgumentError(
+            f"{doing}: expected an image of uint8, or of floats from 0 to 1, found floats from "
+            f"{low:.3g} to {high:.3g}. {'Check the image' if math.isnan(low) else remedy}."
+        )
+    return values.clamp(0, 1)
+
+
+def _maps(doing: str, maps: Any, num_dims: int) -> Tensor:
+    """Return maps with the given number of spatial dimensions; of images also from one map."""
+    if not isinstance(maps, Tensor | np.ndarray):
+        raise ArgumentTypeError(f"{doing}: {_EXPECTED_MAPS}, found {describe(maps)}.")
+    values = _floats(maps)
+    values = values[None] if values.ndim == num_dims == 2 else values
+    if values.ndim != num_dims + 1 or not values.numel():
+        expected = {1: "(K, l)", 2: "(K, h, w)", 3: "(K, d, h, w)"}[num_dims]
+        raise ShapeError(
+            f"{doing}: expected the maps of one image, {expected}, "
+            f"found {tuple(maps.shape)}. From a batch take maps[i]."
+        )
+    low, high = values.min().item(), values.max().item()
+    if not (low >= 0 and math.isfinite(high)):
+        raise ArgumentError(
+            f"{doing}: expected finite attention that is not negative, found {low:.3g} to "
+            f"{high:.3g}. Pass maps after their softmax."
+        )
+    return values
+
+
+def _floats(values: Tensor | np.ndarray) -> Tensor:
+    if isinstance(values, np.ndarray):  # a copy, since torch reads no negative strides
+        return torch.from_numpy(np.array(values, np.float32, order="C"))
+    return values.detach().float().cpu()
 
 
 def missing_extra(doing: str, package: str, extra: str) -> MissingExtraError:
