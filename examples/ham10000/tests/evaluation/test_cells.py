@@ -98,6 +98,21 @@ def test_the_order_of_images_does_not_matter(cells: tuple[Cells, Cells]) -> None
         assert one[name].lesion_error == pytest.approx(other[name].lesion_error)
 
 
+def test_the_resamples_do_not_depend_on_the_order_of_images(cells: tuple[Cells, Cells]) -> None:
+    shuffled = [
+        {key: Predictions(each.table.sample(frac=1, random_state=2)) for key, each in one.items()}
+        for one in cells
+    ]
+    names = ["auc_macro", "accuracy"]
+    for name in names:
+        found, again = (
+            compare_cells(control, {"arm": arm}, metrics=names, resamples=20)["arm"][name]
+            for control, arm in (cells, shuffled)
+        )
+        assert again.lesion_error == pytest.approx(found.lesion_error, rel=1e-9)
+        assert (again.low, again.high) == pytest.approx((found.low, found.high), rel=1e-9)
+
+
 def test_equal_recipes_have_no_difference(cells: tuple[Cells, Cells]) -> None:
     control, _ = cells
     arms = {"same": control}

@@ -45,6 +45,15 @@ def test_lesions_are_drawn_alike_for_both_levels() -> None:
     assert str(found.per_image) == str(found.per_lesion)
 
 
+def test_intervals_do_not_depend_on_the_order_of_images() -> None:
+    predictions = make(seed=1)
+    shuffled = Predictions(predictions.table.sample(frac=1, random_state=3))
+    found, again = (evaluate(each, resamples=30).per_image for each in (predictions, shuffled))
+    for name, metric in found.metrics.items():
+        expected = pytest.approx(asdict(metric), rel=1e-9, nan_ok=True)
+        assert asdict(again.metrics[name]) == expected
+
+
 def test_json_has_the_settings_and_no_nan(tmp_path: Path) -> None:
     predictions = make({"bkl": 10, "mel": 20, "nv": 30})
     found = evaluate(predictions, resamples=25, seed=7)

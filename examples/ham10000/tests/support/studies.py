@@ -47,6 +47,7 @@ def add_runs(folder: Path, plan: StudyPlan) -> None:
     split = split_table()
     for run in plan.runs:
         rows = split[(split["fold"] == str(run.fold)) & (split["split"] == "test")]
+        rows = rows.sample(frac=1, random_state=0)  # predictions may be in any order
         rng = np.random.default_rng([run.seed, run.fold or 0, run.recipe == "sa"])
         truth = pd.Index(CLASSES).get_indexer(rows["dx"])
         odds = np.exp(

@@ -78,8 +78,11 @@ class Predictions:
 
     @property
     def lesions(self) -> npt.NDArray[np.int64]:
-        """Lesion index of each image, (N,), from 0 in order of appearance."""
-        return pd.factorize(self.table["lesion_id"])[0].astype(np.int64)
+        """Lesion index of each image, (N,), from 0 in the order of the lesion ids.
+
+        So a bootstrap of lesions does not depend on the order of the rows.
+        """
+        return pd.factorize(self.table["lesion_id"], sort=True)[0].astype(np.int64)
 
 
 def make_predictions(

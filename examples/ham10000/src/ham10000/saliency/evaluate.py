@@ -359,7 +359,7 @@ def _joined(found: dict[str, dict[str, list[Floats]]]) -> Scores:
 def _resample(table: pd.DataFrame, resamples: int, seed: int) -> Floats:
     if table.empty:
         return np.empty((0, resamples))
-    classes, lesions = (pd.factorize(table[name])[0] for name in ("dx", "lesion_id"))
+    classes, lesions = (pd.factorize(table[name], sort=True)[0] for name in ("dx", "lesion_id"))
     return draw_lesions(classes, lesions, resamples, seed)
 
 
