@@ -200,6 +200,10 @@ BAD_ARGUMENTS = [
     ({"aggregate": "no"}, ArgumentTypeError, "aggregate must be True or False, found 'no' (str)."),
     ({"bias": torch.zeros(3)}, ArgumentTypeError, "bias must be True or False, found tensor"),
     ({"bias": None}, ArgumentTypeError, "bias must be True or False, found None (NoneType)."),
+    ({"dtype": "float32"}, ArgumentTypeError, "dtype must be a torch.dtype, such as torch.float32, found 'float32' (str)."),
+    ({"dtype": torch.int32}, ArgumentError, "dtype must be a floating-point dtype, such as torch.float32, found torch.int32."),
+    ({"device": "nope"}, ArgumentError, "device must be one that torch can use here, such as 'cpu' or 'meta', found 'nope'. torch says: "),
+    ({"device": 0.5}, ArgumentTypeError, "device must be one that torch can use here, such as 'cpu' or 'meta', found 0.5. torch says: "),
     ({"activation": "rleu"}, ArgumentError, "unknown name 'rleu'. Closest: relu"),
 ]  # fmt: skip
 

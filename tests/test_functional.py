@@ -1,4 +1,5 @@
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -487,6 +488,28 @@ def test_arguments_that_are_no_tensors(function, arguments, message):
 def test_logits_of_another_shape(shape):
     with pytest.raises(ShapeError, match=r"expected logits of shape \(B, K, H, W\), .* found"):
         spatial_softmax(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (3,), (1, 1)])
+def test_gamma_of_several_elements(shape):
+    message = re.escape(f"gamma a number or a tensor of shape (1,) or (), found {shape}.")
+    with pytest.raises(ShapeError, match=message):
+        soft_attention(X, WEIGHT, gamma=torch.ones(shape))
+    with pytest.raises(ShapeError, match=message):
+        attend(X, attention_maps(X, WEIGHT), torch.ones(shape))
+
+
+def test_gamma_as_number_or_tensor_is_the_same():
+    x, weight, bias = tensors()
+    expected = soft_attention(x, weight, bias, 0.5)
+    for gamma in (torch.tensor(0.5), torch.tensor([0.5])):
+        assert torch.equal(soft_attention(x, weight, bias, gamma), expected)
+
+
+def test_maps_of_a_convolution_that_overflows_are_nan():
+    x = torch.full((1, 1, 3, 3), 1e30)
+    assert attention_maps(x, torch.full((1, 1, 1, 1), 1e8)).isfinite().all()
+    assert attention_maps(x, torch.full((1, 1, 1, 1), 1e10)).isnan().all()
 
 
 def test_an_activation_that_returns_something_else():

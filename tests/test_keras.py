@@ -126,6 +126,13 @@ def test_tensors_are_arrays_too():
     assert torch.equal(layer.weight[1, 2, 3, 0], kernel[3, 0, 2, 0, 1])
 
 
+def test_a_dtype_of_the_wrong_kind():
+    with pytest.raises(
+        ArgumentError, match="building KerasSoftAttention: dtype must be a floating"
+    ):
+        KerasSoftAttention(8, dtype=torch.int32)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [

@@ -3,14 +3,14 @@
 import difflib
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 from PIL.Image import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from softattn.errors import ArgumentError, ArgumentTypeError, MissingExtraError, ShapeError
 
@@ -202,6 +202,29 @@ def _floats(values: Tensor | np.ndarray) -> Tensor:
     if isinstance(values, np.ndarray):  # a copy, since torch reads no negative strides
         return torch.from_numpy(np.array(values, np.float32, order="C"))
     return values.detach().float().cpu()
+
+
+def parameter_factory(doing: str, device: object, dtype: object) -> Callable[..., nn.Parameter]:
+    """Return a function from sizes to an uninitialized parameter of this device and dtype."""
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise ArgumentTypeError(
+            f"{doing}: dtype must be a torch.dtype, such as torch.float32, found {dtype!r} "
+            f"({type(dtype).__name__})."
+        )
+    if dtype is not None and not dtype.is_floating_point:
+        raise ArgumentError(
+            f"{doing}: dtype must be a floating-point dtype, such as torch.float32, found {dtype}."
+        )
+    options: dict[str, Any] = {"device": device, "dtype": dtype}
+    try:
+        torch.empty(0, **options)
+    except Exception as error:  # which one depends on the backend
+        kind = ArgumentTypeError if isinstance(error, TypeError) else ArgumentError
+        raise kind(
+            f"{doing}: device must be one that torch can use here, such as 'cpu' or 'meta', found "
+            f"{device!r}. torch says: {str(error).partition(chr(10))[0]}"
+        ) from error
+    return lambda *sizes: nn.Parameter(torch.empty(sizes, **options))
 
 
 def missing_extra(doing: str, package: str, extra: str) -> MissingExtraError:

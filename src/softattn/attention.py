@@ -15,6 +15,7 @@ from softattn._validation import (
     fraction,
     missing_extra,
     odd_sizes,
+    parameter_factory,
     whole_number,
 )
 from softattn.capture import SpatialAttention
@@ -76,10 +77,7 @@ class SoftAttentionNd(SpatialAttention):
         self.initial_gamma = None if gamma is None else finite_number(doing, "gamma", gamma)
         functional.get_activation(activation)
         self.activation = activation
-
-        def parameter(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-
+        parameter = parameter_factory(doing, device, dtype)
         self.weight = parameter(self.num_maps, self.in_channels, *self.kernel_size)
         self.bias = parameter(self.num_maps) if flag(doing, "bias", bias) else None
         self.gamma = None if gamma is None else parameter(1)

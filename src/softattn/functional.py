@@ -95,7 +95,8 @@ def soft_attention(
         weight: one filter for each map, (K, C, kh, kw) with odd kh and kw, or (K, C, ...) with
             as many dimensions as x.
         bias: (K,). Without an activation it has no effect, since the softmax is invariant to it.
-        gamma: the factor of the equation; `None` for no factor.
+        gamma: the factor of the equation, as a number or a tensor of shape (1,) or (); `None` for
+            no factor.
         aggregate: scale by the sum of the maps. Otherwise scale by each of the K maps and
             concatenate the copies along the channels: all channels of the first copy, then all
             of the second.
@@ -109,7 +110,8 @@ def soft_attention(
 
     Raises:
         ArgumentTypeError: one of them is not a tensor, or x is not of floating-point numbers.
-        ShapeError: the shapes of `x`, `weight` and `bias` do not match.
+        ShapeError: the shapes of `x`, `weight` and `bias` do not match, or gamma has several
+            elements.
     """
     _check_tensors("computing soft attention", x=x, weight=weight)
     features, maps = with_low_memory_gradient(
@@ -161,7 +163,8 @@ def attention_maps(
 
     Returns:
         (B, K, ...) in float32 or wider, since half precision can't represent the small values
-        of large maps. Each map is positive and sums to 1 over its positions.
+        of large maps. Each map is positive and sums to 1 over its positions. It is NaN if the
+        convolution overflows the dtype of `x`.
 
     Raises:
         ArgumentTypeError: one of them is not a tensor, or x is not of floating-point numbers.
@@ -227,7 +230,7 @@ def attend(
     Args:
         x: the feature map, (B, C, H, W), or (B, C, ...) with one or three spatial dimensions.
         maps: (B, K, ...), from `attention_maps` or any other source.
-        gamma: a factor; `None` for none.
+        gamma: a factor, as a number or a tensor of shape (1,) or (); `None` for none.
         aggregate: scale by the sum of the maps, not by each of them.
         concat: prepend `x`, along the channels.
 
@@ -236,7 +239,8 @@ def attend(
 
     Raises:
         ArgumentTypeError: `x` or `maps` is not a tensor.
-        ShapeError: `x` and `maps` do not have the same B and the same positions.
+        ShapeError: `x` and `maps` do not have the same B and the same positions, or gamma has
+            several elements.
     """
     doing = "scaling a feature map by attention maps"
     _check_tensors(doing, x=x, maps=maps)
@@ -247,6 +251,11 @@ def attend(
             f"{doing}: expected x (B, C, {letters}) and maps (B, K, {letters}) of the same "
             f"{_joined(['B', *letters.split(', ')])}, found x {tuple(x.shape)} and maps "
             f"{tuple(maps.shape)}."
+        )
+    if isinstance(gamma, Tensor) and gamma.shape not in ((), (1,)):
+        raise ShapeError(
+            f"{doing}: expected gamma a number or a tensor of shape (1,) or (), found "
+            f"{tuple(gamma.shape)}."
         )
     scales = maps.sum(dim=1, keepdim=True) if aggregate else maps
     if gamma is not None:

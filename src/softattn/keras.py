@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from softattn import functional
 from softattn._keras_files import find_layer, open_file, read_mapping
-from softattn._validation import flag, whole_number
+from softattn._validation import flag, parameter_factory, whole_number
 from softattn.capture import SpatialAttention
 from softattn.errors import ArgumentTypeError
 
@@ -102,10 +102,7 @@ class KerasSoftAttention(SpatialAttention):
         self.num_maps = whole_number(doing, "num_maps", num_maps)
         self.aggregate = flag(doing, "aggregate", aggregate)
         self.concat = flag(doing, "concat", concat)
-
-        def parameter(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-
+        parameter = parameter_factory(doing, device, dtype)
         self.weight = parameter(self.num_maps, _DEPTH, self.in_channels, _WIDTH)
         self.bias = parameter(self.num_maps)
         self.reset_parameters()

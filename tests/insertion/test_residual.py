@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from softattn import ModelError, ShapeError
+from softattn import ArgumentError, ModelError, ShapeError
 from softattn.features.layout import Layout, MapLayout, TokenGrid, from_nchw
 from softattn.insertion.hooks import InputSize
 from softattn.insertion.residual import GatedBlock, ResidualAttention, gate, residual_attention
@@ -209,6 +209,11 @@ def test_the_gradient_of_a_gated_block_at_zero_is_finite() -> None:
     nn.init.constant_(overflows.block.weight, 6e4)
     overflows(torch.full((1, 1, 2, 2), 6e4, dtype=torch.half)).sum().backward()
     assert overflows.gamma.grad == 0
+
+
+def test_a_device_that_is_not_there():
+    with pytest.raises(ArgumentError, match="building GatedBlock: device must be one that torch"):
+        GatedBlock(nn.Identity(), device="nope")
 
 
 def test_a_gated_block_must_keep_the_shape() -> None:

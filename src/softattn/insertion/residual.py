@@ -7,7 +7,7 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from softattn._validation import finite_number
+from softattn._validation import finite_number, parameter_factory
 from softattn.attention import SoftAttentionNd
 from softattn.errors import ModelError, ShapeError
 from softattn.features import Layout, MapLayout, from_nchw
@@ -291,11 +291,12 @@ class GatedBlock(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.initial_gamma = finite_number(f"building {type(self).__name__}", "gamma", gamma)
+        doing = f"building {type(self).__name__}"
+        self.initial_gamma = finite_number(doing, "gamma", gamma)
         self.map_layout = map_layout
         self.input_size = input_size
         self.block = block
-        self.gamma = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
+        self.gamma = parameter_factory(doing, device, dtype)(1)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
