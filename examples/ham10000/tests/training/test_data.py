@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -183,6 +184,18 @@ def test_without_the_data_set_a_changed_cache_is_refused(start, tmp_path: Path) 
     start(root=gone, check_cache=False)
     with pytest.raises(CacheError, match=r"images-1\.npy has changed"):
         start(root=gone)
+
+
+def test_a_cache_beside_the_run_is_found_without_the_data_set(
+    recipe: MakeRecipe, synthetic: Path, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(synthetic, tmp_path / "set"))
+    run = RunDir(tmp_path / "run")
+    run.path.mkdir()
+    mine = recipe(data={"root": str(root), "cache": None})
+    cache = prepare_data(run, mine)
+    shutil.rmtree(root)
+    assert prepare_data(run, mine) == cache
 
 
 def test_masks_stay_in_a_cache(start, synthetic: Path, tmp_path: Path) -> None:

@@ -264,6 +264,52 @@ def test_a_process_that_dies_ends_the_others(
     assert "Continue from step-" in log
 
 
+def test_a_split_that_is_gone_at_the_end_is_made_again(
+    recipe: MakeRecipe, whole: Path, tmp_path: Path
+) -> None:
+    def losing() -> int:
+        train_epochs = TRAIN._train_epochs
+
+        def train_and_lose(setup: Any, *given: Any) -> bool:
+            done: bool = train_epochs(setup, *given)
+            setup.run.split.unlink()
+            return done
+
+        TRAIN._train_epochs = train_and_lose
+        return train(recipe(), tmp_path)
+
+    assert ranks.run(losing) == [1]
+    assert "split.csv cannot be read any more" in RunDir(tmp_path).log.read_text()
+    assert ranks.run(train, recipe(), tmp_path) == [0]
+    assert_same(whole, tmp_path)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_cache_that_is_truncated_in_use_is_named_and_rebuilt(
+    recipe: MakeRecipe, cache: Path, whole: Path, tmp_path: Path, workers: int
+) -> None:
+    own = Path(shutil.copytree(cache, tmp_path / "cache"))
+    mine = recipe(data={"cache": str(own), "workers": workers})
+
+    def truncating() -> int:
+        train_step = TRAIN.train_step
+
+        def truncate(setup: Any, state: Any, *given: Any) -> float:
+            if state.counters.step == 3:
+                os.truncate(own / "images-1.npy", 1000)
+            loss: float = train_step(setup, state, *given)
+            return loss
+
+        TRAIN.train_step = truncate
+        return train(mine, tmp_path / "run")
+
+    assert ranks.run(truncating) == [1]
+    last = RunDir(tmp_path / "run").log.read_text().splitlines()[-1]
+    assert "images-1.npy was truncated while it was in use. Rebuild it with: ham10000" in last
+    assert ranks.run(train, mine, tmp_path / "run") == [0]
+    assert_same(whole, tmp_path / "run")
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_non_finite_loss_is_skipped_by_all_ranks(
     recipe: MakeRecipe, tmp_path: Path, count: int

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
+from mmap import mmap
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ __all__ = [
     "VERSION",
     "Cache",
     "check_cache",
+    "check_mapped",
     "open_cache",
     "read_manifest",
 ]
@@ -56,6 +58,24 @@ class Cache:
     """(N, 3, size, size), mapped."""
     masks: NDArray[np.uint8] | None
     """(N, 1, size, size), 0 or 1, mapped; `None` if prepared without masks."""
+
+
+def check_mapped(path: Path, array: NDArray[np.uint8]) -> None:
+    """Check that the file of a mapped array is as long as the map.
+
+    Reading beyond the end of a file that was truncated would end the process with SIGBUS.
+
+    Args:
+        path: the folder of the cache.
+        array: one of its arrays, as mapped.
+
+    Raises:
+        CacheError: the file was truncated.
+    """
+    mapped = array.base
+    if isinstance(mapped, mmap) and mapped.size() < len(mapped):
+        name = Path(getattr(array, "filename", "")).name
+        raise _damaged(path, f"{name} was truncated while it was in use")
 
 
 def open_cache(path: Path) -> Cache:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from ham10000.data.cache import open_cache
+from ham10000.data.cache import check_mapped, open_cache
 from ham10000.data.constants import CLASSES
 from ham10000.data.folder import data_folder, open_folder
 from ham10000.data.images import read_image, read_mask, resize
@@ -222,6 +222,7 @@ class CachedHAM10000(HAM10000):
 
     def _images(self, indices: Sequence[int], out: Tensor | None = None) -> Tensor:
         rows = [self.rows[index] for index in indices]
+        check_mapped(self.root, self._cache.images)
         if out is None:
             return torch.from_numpy(self._cache.images[rows])
         # No row is out of range. With "clip" NumPy writes to `out` without an intermediate copy.
@@ -230,6 +231,7 @@ class CachedHAM10000(HAM10000):
 
     def _masks(self, indices: Sequence[int]) -> Tensor:
         assert self._cache.masks is not None  # checked in `_open`
+        check_mapped(self.root, self._cache.masks)
         return torch.from_numpy(self._cache.masks[[self.rows[index] for index in indices]])
 
     def __getstate__(self) -> dict[str, Any]:

@@ -103,8 +103,12 @@ class Folder:
         return [self.masks[name] for name in self.table["image_id"]]
 
 
-def data_folder(data: Path | None) -> Path:
+def data_folder(data: Path | None, *, exists: bool = True) -> Path:
     """Return the folder that an argument names, or else the variable HAM10000_DIR.
+
+    Args:
+        data: the argument.
+        exists: whether the folder must exist.
 
     Raises:
         MissingDataError: neither is set, or the folder does not exist.
@@ -117,7 +121,7 @@ def data_folder(data: Path | None) -> Path:
             "ham10000 synthesize --out DIR"
         )
     folder = Path(named)
-    if not folder.is_dir():
+    if exists and not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
         raise MissingDataError(
             f"opening {folder}: it {what}. Get the data set with: ham10000 download --out {folder}"

@@ -21,7 +21,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -34,7 +34,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ham10000.data.dataset import HAM10000
 from ham10000.data.metadata import metadata_features
 from ham10000.data.samplers import EpochSampler, SequentialShard
-from ham10000.errors import ArgumentError
+from ham10000.errors import ArgumentError, Ham10000Error
 
 __all__ = ["Augmentation", "Batch", "BatchLoader", "Batches", "blocked_signals", "obey_parent_only"]
 
@@ -234,7 +234,7 @@ class BatchLoader:
     def __iter__(self) -> Iterator[Batch]:
         batches = Batches(self.data, self.sampler, self.batch_size, drop_last=self.drop_last)
         self._jobs.batches = batches
-        for number, slot in enumerate(self._filled):
+        for number, slot in enumerate(_with_own_messages(self._filled)):
             indices, positions = batches.members(number)
             images = self._slots[slot, : len(indices)]
             if self.pin_memory:
@@ -242,6 +242,16 @@ class BatchLoader:
             elif not self.reuse_memory:
                 images = images.clone()
             yield batches.around(images, indices, positions)
+
+
+def _with_own_messages(filled: Iterable[int]) -> Iterator[int]:
+    # DataLoader puts the traceback of a worker into the message of its error.
+    try:
+        yield from filled
+    except Ham10000Error as error:
+        kind = type(error)
+        last = str(error).splitlines()[-1]
+        raise kind(last.removeprefix(f"{kind.__module__}.{kind.__name__}: ")) from error
 
 
 class _Jobs(Sampler[Job]):

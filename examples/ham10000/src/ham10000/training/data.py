@@ -153,9 +153,9 @@ def find_cache(run: RunDir, data: DataRecipe) -> Path:
     """
     if data.cache is not None:
         return data.cache
-    return (
-        run.path.absolute().parent / f"{data_folder(data.root).absolute().name}-cache-{data.size}"
-    )
+    # The data set may be gone: its cache is enough.
+    name = data_folder(data.root, exists=False).absolute().name
+    return run.path.absolute().parent / f"{name}-cache-{data.size}"
 
 
 def find_features(run: RunDir, recipe: Recipe) -> Path:

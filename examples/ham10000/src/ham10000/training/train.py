@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from rich.console import Console
 
-from ham10000.errors import Ham10000Error, PredictionError, TrainingError
+from ham10000.errors import Ham10000Error, MissingDataError, PredictionError, TrainingError
 from ham10000.evaluation import Predictions, summarize, write_predictions
 from ham10000.models import parameter_table
 from ham10000.recipe import Recipe
@@ -45,7 +45,14 @@ from ham10000.training.processes import (
     start_fabric,
 )
 from ham10000.training.reproducibility import describe_environment, set_deterministic
-from ham10000.training.run_dir import LAUNCHER_LOCK, TRAINER_LOCK, RunDir, claim_run, lock_run
+from ham10000.training.run_dir import (
+    LAUNCHER_LOCK,
+    TRAINER_LOCK,
+    RunDir,
+    check_same_split,
+    claim_run,
+    lock_run,
+)
 from ham10000.training.session import Setup, build_session, wrap_model
 from ham10000.training.state import RunningMetrics, TrainState
 from ham10000.training.step import StepTimer, last_checkpoint, remaining_batches, train_step
@@ -318,12 +325,26 @@ def _log_stop(setup: Setup, state: TrainState, request: StopRequest) -> None:
         )
 
 
+def _check_split(setup: Setup) -> None:
+    """Check that split.csv is still the one of the training."""
+    doing = f"predicting with {setup.run.path}"
+    try:
+        now = setup.run.split.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MissingDataError(
+            f"{doing}: split.csv cannot be read any more ({error}). It is made again by: "
+            f"ham10000 train --resume {setup.run.path}"
+        ) from error
+    check_same_split(setup.split_text, now, doing)
+
+
 def _predict_splits(setup: Setup, state: TrainState, cache: Path) -> None:
     """Predict all splits but train with the best weights; a collective operation."""
     run, recipe = setup.run, setup.recipe
     if run.done:
         _LOG.info("This run is already finished")
         return
+    _check_split(setup)
     state.model.load_state_dict(final_weights(setup, state))
     if setup.rank == 0:
         write_metrics(run, state.counters)
