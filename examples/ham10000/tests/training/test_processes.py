@@ -1,15 +1,17 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import ranks
 import torch
 
-from ham10000.errors import TrainingError
+from ham10000.errors import ArgumentError, TrainingError
 from ham10000.recipe import Recipe, save_recipe
 from ham10000.training import INTERRUPTED, RunDir
 from ham10000.training.processes import (
@@ -142,6 +144,98 @@ def test_collective_operations_of_two_processes(tmp_path: Path) -> None:
         return 0 if good and gather({"rank": rank}) == [{"rank": 0}, {"rank": 1}] else 1
 
     assert ranks.run(check, ranks=2) == [0, 0]
+
+
+def test_the_time_to_wait_for_another_process_is_a_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import lightning_fabric  # noqa: F401 - here, so that both processes start at once
+
+    def wait() -> int:
+        rank = start_fabric("32").global_rank
+        gather(None)
+        if rank == 1:
+            time.sleep(30)
+        start = time.monotonic()
+        with pytest.raises(RuntimeError, match="Timed out waiting 5000ms"):
+            gather(None)
+        return 0 if time.monotonic() - start < 20 else 1
+
+    monkeypatch.setenv("HAM10000_TIMEOUT", "5")
+    processes = ranks.start(wait, ranks=2)
+    assert ranks.wait(processes[:1]) == [0]
+    ranks.kill(processes)
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "1.5", "ten", "", "1000000"])
+def test_a_time_to_wait_that_is_no_number_of_seconds(
+    monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("HAM10000_TIMEOUT", given)
+    with pytest.raises(ArgumentError, match="HAM10000_TIMEOUT must be a whole number of seconds"):
+        start_fabric("32")
+
+
+@pytest.fixture
+def hosts() -> Iterator[list[str]]:
+    """Two network namespaces, 10.77.0.1 and 10.77.0.2, with a cable between `eth0` of each."""
+    ip = shutil.which("ip")
+    names = [f"ham10000-{os.getpid()}-{number}" for number in range(2)]
+    commands = [f"netns add {name}" for name in names] + [
+        f"link add eth0 netns {names[0]} type veth peer name eth0 netns {names[1]}"
+    ]
+    for number, name in enumerate(names):
+        commands += [
+            f"-n {name} link set lo up",
+            f"-n {name} addr add 10.77.0.{number + 1}/24 dev eth0",
+            f"-n {name} link set eth0 up",
+            f"netns exec {name} true",
+        ]
+    try:
+        for command in commands:
+            done = subprocess.run(
+                [ip or "true", *command.split()], capture_output=True, text=True, check=False
+            )
+            if ip is None or done.returncode:
+                reason = done.stderr.strip() or "there is no command ip"
+                pytest.skip(f"needs network namespaces, so root on Linux: {reason}")
+        yield names
+    finally:
+        for name in names if ip is not None else []:
+            inside = subprocess.run([ip, "netns", "pids", name], capture_output=True, check=False)
+            for process in inside.stdout.split():
+                os.kill(int(process), signal.SIGKILL)
+            subprocess.run([ip, "netns", "del", name], capture_output=True, check=False)
+
+
+def test_two_hosts_end_when_they_have_lost_their_link(
+    recipe: Callable[..., Recipe], hosts: list[str], tmp_path: Path
+) -> None:
+    save_recipe(recipe(training={"epochs": 5000}), tmp_path / "tiny.yaml")
+    run = RunDir(tmp_path / "run")
+    seconds = 15
+    variables = {"GLOO_SOCKET_IFNAME": "eth0", "HAM10000_TIMEOUT": str(seconds)}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"]
+    torchrun += ["--nproc-per-node", "1", "--master-addr", "10.77.0.1", "--master-port", "29400"]
+    train = ["-m", "ham10000", "train", str(tmp_path / "tiny.yaml"), "--out", str(run.path)]
+    launched = [
+        subprocess.Popen(
+            ["ip", "netns", "exec", host, *torchrun, "--node-rank", str(number), *train],
+            env={**os.environ, **variables},
+            stderr=subprocess.DEVNULL,
+        )
+        for number, host in enumerate(hosts)
+    ]
+    ranks.wait_for(
+        lambda: bool(run.step_checkpoints()) or any(each.poll() is not None for each in launched)
+    )
+    subprocess.run(["ip", "-n", hosts[1], "link", "set", "eth0", "down"], check=True)
+    cut = time.monotonic()
+    assert [each.wait(timeout=120) for each in launched] == [1, 1]
+    assert time.monotonic() - cut > seconds / 2, "they ended for another reason"
+    assert "does not answer ([" in run.log.read_text()
+    print(f"ended {time.monotonic() - cut:.0f} s after the cut, with a timeout of {seconds} s")
 
 
 def test_processes_are_refused_where_machines_have_different_numbers(

@@ -4,6 +4,7 @@ import ctypes
 import logging
 import os
 import platform
+import re
 import signal
 import sys
 import threading
@@ -21,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from ham10000.errors import TrainingError
+from ham10000.errors import ArgumentError, TrainingError
 from ham10000.training.run_dir import RunDir
 from ham10000.utils import available_cores
 
@@ -69,8 +70,9 @@ _SYNC = "forward_sync_buffers"
 _KNOWN = signature(DistributedDataParallel).parameters
 _NO_BUFFERS: dict[str, Any] = {_SYNC if _SYNC in _KNOWN else "broadcast_buffers": False}
 
-TIMEOUT = timedelta(minutes=10)
-"""Time after which a rank that waits for another one raises an error."""
+_TIMEOUT = "HAM10000_TIMEOUT"
+"""Variable with the seconds after which a rank that waits for another one raises an error."""
+_TIMEOUT_DEFAULT = "600"
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # constants of malloc.h
 _PAD = 64 * 2**20
@@ -139,6 +141,7 @@ def start_fabric(precision: Literal["32", "bf16", "fp16"]) -> "Fabric":
     `catch_signals`.
 
     Raises:
+        ArgumentError: the variable HAM10000_TIMEOUT is not a number of seconds.
         TrainingError: there are fewer GPUs than processes, or fp16 was requested on a CPU.
     """
     local, world = local_processes(), int(os.environ.get("WORLD_SIZE", "1"))
@@ -167,7 +170,7 @@ def start_fabric(precision: Literal["32", "bf16", "fp16"]) -> "Fabric":
         # Buffers are broadcast only where they matter: see `broadcast_all`.
         strategy = DDPStrategy(
             process_group_backend="nccl" if on_gpu else "gloo",
-            timeout=TIMEOUT,
+            timeout=_timeout(),
             gradient_as_bucket_view=True,
             **_NO_BUFFERS,
         )
@@ -292,6 +295,16 @@ def share_cores(processes: int) -> str:
     cores = available_cores()
     torch.set_num_threads(max(1, cores // processes))
     return f"threads: {torch.get_num_threads()} in each process, of {cores} cores"
+
+
+def _timeout() -> timedelta:
+    given = os.environ.get(_TIMEOUT, _TIMEOUT_DEFAULT)
+    if not re.fullmatch(r"[1-9]\d{0,5}", given):
+        raise ArgumentError(
+            f"starting: {_TIMEOUT} must be a whole number of seconds from 1 to 999999, found "
+            f"{given!r}. Without it, a process waits {_TIMEOUT_DEFAULT} s for another one."
+        )
+    return timedelta(seconds=int(given))
 
 
 def _is_distributed() -> bool:
