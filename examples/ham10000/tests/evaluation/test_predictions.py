@@ -73,16 +73,16 @@ def test_targets_are_places_in_the_classes_and_lesions_are_numbered() -> None:
     made = make_predictions(rows, np.eye(7)[[0, 1, 2]])
     assert made.targets.tolist() == [6, 0, 6]
     assert made.targets.dtype == np.int64
-    assert made.lesions.tolist() == [0, 1, 0]
+    assert made.lesions.tolist() == [1, 0, 1]
     assert len(made) == 3
 
 
 def test_a_lesion_has_the_mean_of_its_images() -> None:
     rows = [("a", "L9", "nv", "test"), ("b", "L1", "mel", "test"), ("c", "L9", "nv", "test")]
     lesions = by_lesion(make_predictions(rows, np.eye(7)[[0, 1, 2]]))
-    assert lesions.table["lesion_id"].tolist() == ["L9", "L1"]
-    assert lesions.table["image_id"].tolist() == ["a", "b"]
-    assert lesions.probabilities[0].tolist() == [0.5, 0, 0.5, 0, 0, 0, 0]
+    assert lesions.table["lesion_id"].tolist() == ["L1", "L9"]
+    assert lesions.table["image_id"].tolist() == ["b", "a"]
+    assert lesions.probabilities[1].tolist() == [0.5, 0, 0.5, 0, 0, 0, 0]
 
 
 def change(column: str, value: object, row: int = 2) -> Callable[[pd.DataFrame], pd.DataFrame]:

@@ -150,9 +150,9 @@ def by_lesion(predictions: Predictions) -> Predictions:
     """Average the probabilities over the images of each lesion.
 
     Returns:
-        One row per lesion in order of appearance, with the image_id of its first image.
+        One row per lesion in the order of `lesions`, with the image_id of its first image.
     """
-    groups = predictions.table.groupby("lesion_id", sort=False)
+    groups = predictions.table.groupby("lesion_id", sort=True)
     table = groups[list(COLUMNS[:4])].first().reset_index(drop=True)
     means = groups[list(CLASSES)].mean().reset_index(drop=True)
     return replace(predictions, table=pd.concat([table, means], axis=1))
