@@ -37,11 +37,14 @@ test: $(READY) ## Run all tests of the library and of the example
 	$(BIN)/python $(PYTEST) --cov --cov-report=term
 	cd $(STUDY) && ../../$(BIN)/python $(PYTEST)
 
-lint: $(READY) ## Run ruff, mypy --strict, codespell and zizmor
+# basedpyright is pyright as a wheel, with Node.js from another. It checks the package of the first
+# Python in PATH.
+lint: $(READY) ## Run ruff, mypy --strict, basedpyright --verifytypes, codespell and zizmor
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	cd $(STUDY) && ../../$(BIN)/mypy
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/basedpyright --verifytypes softattn --ignoreexternal
 	$(BIN)/interrogate -q -c pyproject.toml src $(STUDY)/src
 	$(BIN)/codespell $$(git ls-files '*.md' '*.rst' '*.py' '*.js' '*.css' '*.yml' '*.yaml' '*.toml')
 	$(BIN)/zizmor --offline -q .github

@@ -69,18 +69,21 @@ class SoftAttentionNd(SpatialAttention):
     ) -> None:
         super().__init__()
         doing = f"building {type(self).__name__}"
-        self.in_channels = whole_number(doing, "in_channels", in_channels)
-        self.num_maps = whole_number(doing, "num_maps", num_maps)
-        self.kernel_size = odd_sizes(doing, "kernel_size", kernel_size, self.num_dims)
-        self.aggregate = flag(doing, "aggregate", aggregate)
-        self.concat = flag(doing, "concat", concat)
-        self.initial_gamma = None if gamma is None else finite_number(doing, "gamma", gamma)
+        self.in_channels: int = whole_number(doing, "in_channels", in_channels)
+        self.num_maps: int = whole_number(doing, "num_maps", num_maps)
+        sizes = odd_sizes(doing, "kernel_size", kernel_size, self.num_dims)
+        self.kernel_size: tuple[int, ...] = sizes
+        self.aggregate: bool = flag(doing, "aggregate", aggregate)
+        self.concat: bool = flag(doing, "concat", concat)
+        gamma = None if gamma is None else finite_number(doing, "gamma", gamma)
+        self.initial_gamma: float | None = gamma
         functional.get_activation(activation)
-        self.activation = activation
+        self.activation: Activation = activation
         parameter = parameter_factory(doing, device, dtype)
-        self.weight = parameter(self.num_maps, self.in_channels, *self.kernel_size)
-        self.bias = parameter(self.num_maps) if flag(doing, "bias", bias) else None
-        self.gamma = None if gamma is None else parameter(1)
+        self.weight: nn.Parameter = parameter(self.num_maps, self.in_channels, *self.kernel_size)
+        has_bias = flag(doing, "bias", bias)
+        self.bias: nn.Parameter | None = parameter(self.num_maps) if has_bias else None
+        self.gamma: nn.Parameter | None = None if gamma is None else parameter(1)
         self.reset_parameters()
 
     @property
@@ -293,9 +296,9 @@ class SoftAttentionBlock(nn.Module):
     ) -> None:
         super().__init__()
         doing = f"building {type(self).__name__}"
-        self.pool = whole_number(doing, "pool", pool)
-        self.drop_rate = fraction(doing, "drop_rate", drop_rate)
-        self.attention = SoftAttention(
+        self.pool: int = whole_number(doing, "pool", pool)
+        self.drop_rate: float = fraction(doing, "drop_rate", drop_rate)
+        self.attention: SoftAttention = SoftAttention(
             in_channels,
             num_maps,
             kernel_size,

@@ -98,13 +98,13 @@ class KerasSoftAttention(SpatialAttention):
     ) -> None:
         super().__init__()
         doing = f"building {type(self).__name__}"
-        self.in_channels = whole_number(doing, "in_channels", in_channels)
-        self.num_maps = whole_number(doing, "num_maps", num_maps)
-        self.aggregate = flag(doing, "aggregate", aggregate)
-        self.concat = flag(doing, "concat", concat)
+        self.in_channels: int = whole_number(doing, "in_channels", in_channels)
+        self.num_maps: int = whole_number(doing, "num_maps", num_maps)
+        self.aggregate: bool = flag(doing, "aggregate", aggregate)
+        self.concat: bool = flag(doing, "concat", concat)
         parameter = parameter_factory(doing, device, dtype)
-        self.weight = parameter(self.num_maps, _DEPTH, self.in_channels, _WIDTH)
-        self.bias = parameter(self.num_maps)
+        self.weight: nn.Parameter = parameter(self.num_maps, _DEPTH, self.in_channels, _WIDTH)
+        self.bias: nn.Parameter = parameter(self.num_maps)
         self.reset_parameters()
 
     @property

@@ -136,7 +136,7 @@ class SpatialBackbone(nn.Module):
         super().__init__()
         self.model = model
         self.feature_map = feature_map
-        self.pretrained_cfg = dict(pretrained_cfg)
+        self.pretrained_cfg: dict[str, Any] = dict(pretrained_cfg)
         self.dropped = dropped
 
     def forward(self, x: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ class TruncatedModel(nn.Module):
                     self.register_buffer(target, constants[target])
                 elif node.op in ("call_module", "get_attr"):
                     _share(root, self, target)
-        self.training = root.training
+        self.training: bool = root.training
         self._compile()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -192,7 +192,7 @@ class ResidualAttention(SoftAttentionNd):
         dtype: torch.dtype | None = None,
     ) -> None:
         finite_number(f"building {type(self).__name__}", "gamma", gamma)
-        self.num_dims = map_layout.layout.num_dims  # the base class builds the kernel from it
+        self.num_dims: int = map_layout.layout.num_dims  # the base class builds the kernel from it
         super().__init__(
             in_channels,
             num_maps,
@@ -292,11 +292,11 @@ class GatedBlock(nn.Module):
     ) -> None:
         super().__init__()
         doing = f"building {type(self).__name__}"
-        self.initial_gamma = finite_number(doing, "gamma", gamma)
+        self.initial_gamma: float = finite_number(doing, "gamma", gamma)
         self.map_layout = map_layout
         self.input_size = input_size
         self.block = block
-        self.gamma = parameter_factory(doing, device, dtype)(1)
+        self.gamma: nn.Parameter = parameter_factory(doing, device, dtype)(1)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -54,9 +54,9 @@ class ClassifierHead(nn.Module):
     ) -> None:
         super().__init__()
         self.size = size
-        self.drop = nn.Dropout(drop_rate)
+        self.drop: nn.Dropout = nn.Dropout(drop_rate)
         positions = 1 if size is None else size[0] * size[1]
-        self.fc = nn.Linear(in_channels * positions, num_classes)
+        self.fc: nn.Linear = nn.Linear(in_channels * positions, num_classes)
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Return class scores, or with `pre_logits` the input of the linear layer."""
@@ -122,13 +122,13 @@ class SoftAttentionClassifier(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.attention = attention
-        self.head = head
+        self.head: nn.Module = head
         self.num_features = num_features
-        self.num_classes = num_classes
+        self.num_classes: int = num_classes
         # Not `config`, which tools such as PEFT take for the configuration of a transformers model.
-        self.wrap_arguments = wrap_arguments
+        self.wrap_arguments: dict[str, Any] | None = wrap_arguments
         self._classifier: str | None = None
-        self.head_hidden_size = num_features
+        self.head_hidden_size: int = num_features
         self._frozen: frozenset[str] | None = None
         self._find_classifier()
 
