@@ -315,6 +315,12 @@ def test_features_that_do_not_fit(shape, message):
     assert isinstance(error.value, ValueError)
 
 
+def test_an_empty_batch():
+    x, weight = torch.zeros(0, 4, 7, 5), torch.zeros(3, 4, 3, 3)
+    features, maps = soft_attention(x, weight, return_maps=True)
+    assert (features.shape, maps.shape) == ((0, 4, 7, 5), (0, 3, 7, 5))
+
+
 def test_a_feature_map_without_channels():
     with pytest.raises(ShapeError, match=r"found \(2, 0, 7, 7\)\. It needs at least one channel"):
         soft_attention(torch.zeros(2, 0, 7, 7), torch.zeros(3, 0, 3, 3))
