@@ -173,8 +173,15 @@ def _pip(arguments):
             assert re.search(rf"^{extra} = ", text, re.MULTILINE), extra
 
 
+def _eval(arguments):
+    for command in arguments:
+        name, *rest = shlex.split(command.removeprefix("$(").removesuffix(")"))
+        CHECKS[name](rest)
+
+
 # Other commands must only be known ones.
 CHECKS = {
+    "eval": _eval,
     "softattn": _softattn,
     "ham10000": _ham10000,
     "torchrun": _torchrun,

@@ -458,6 +458,7 @@ def test_lightning_with_weights_and_biases(tmp_path, module, monkeypatch):
     from lightning.pytorch.loggers import WandbLogger
 
     monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_MODE", "offline")  # offline=True still asks for a key
     logger = WandbLogger(save_dir=tmp_path, offline=True)
     fit(module, maps_callback(undo, tag="maps"), logger)
     logger.experiment.finish()

@@ -9,6 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
+from softattn.errors import ShapeError
 from softattn.functional import attend, attention_maps, soft_attention
 from softattn.ops import backward
 
@@ -262,7 +263,8 @@ def test_only_for_reverse_mode(calls):
     torch.jit.trace(lambda x: soft_attention(x, *constants), given["x"])
     for shape in ((3, 1, 1), (5, 1, 1, 1), (1,) * 4):
         gamma = torch.ones(shape, dtype=torch.float64)
-        soft_attention(*arguments[:3], gamma, aggregate=False)
+        with pytest.raises(ShapeError, match="gamma"):
+            soft_attention(*arguments[:3], gamma, aggregate=False)
     assert not calls
     soft_attention(*arguments)
     assert calls
