@@ -454,14 +454,13 @@ def test_lightning_logs_the_first_validation_batch(tmp_path, module):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_lightning_with_weights_and_biases(tmp_path, module, monkeypatch):
-    pytest.importorskip("wandb", reason="pip install wandb")
+    wandb = pytest.importorskip("wandb", reason="pip install wandb")
     from lightning.pytorch.loggers import WandbLogger
 
     monkeypatch.setenv("WANDB_SILENT", "true")
-    monkeypatch.setenv("WANDB_MODE", "offline")  # offline=True still asks for a key
-    logger = WandbLogger(save_dir=tmp_path, offline=True)
-    fit(module, maps_callback(undo, tag="maps"), logger)
-    logger.experiment.finish()
+    with wandb.init(mode="offline", dir=tmp_path) as run:
+        logger = WandbLogger(experiment=run)
+        fit(module, maps_callback(undo, tag="maps"), logger)
     assert len(list(tmp_path.rglob("maps/model.attention_*.png"))) == 3
 
 
