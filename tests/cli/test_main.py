@@ -73,6 +73,7 @@ def completed(script, *words):
 
 
 def test_completion_in_bash(capsys):
+    pytest.importorskip("shtab", reason="pip install 'softattn[completion]'")
     assert main(["completion", "bash"]) == 0
     script = capsys.readouterr().out
     assert completed(script, "softattn", "ex") == ["explain"]
