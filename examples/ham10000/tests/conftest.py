@@ -2,6 +2,8 @@ import os
 import shutil
 from pathlib import Path
 
+# Imported only for training, which takes seconds, and which each forked rank would repeat.
+import lightning_fabric  # noqa: F401
 import pandas as pd
 import pytest
 import torch
