@@ -1,11 +1,13 @@
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 # Imported only for training, which takes seconds, and which each forked rank would repeat.
 import lightning_fabric  # noqa: F401
 import pandas as pd
 import pytest
+import ranks
 import torch
 
 from ham10000.data import DATA_VARIABLE, read_table, synthesize
@@ -16,6 +18,13 @@ torch.set_num_threads(1)
 # forked from one with such threads cannot train. torch.export pretends that there is a GPU, so a
 # test of it must not be what comes first.
 torch.zeros(1, requires_grad=True).sum().backward()
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tests fork, and OpenMP hangs in forks of a process in which it has started threads."""
+    yield
+    assert torch.get_num_threads() == 1
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +62,7 @@ def run(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             "logging": {"tensorboard": False},
         }
     )
-    assert train(recipe, out) == 0
+    assert ranks.run(train, recipe, out) == [0]
     return out
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import ranks
 import torch
 from making import store_evaluation
 from softattn.hub import from_pretrained
@@ -41,7 +42,7 @@ def timm_run(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             "logging": {"tensorboard": False},
         }
     )
-    assert train(recipe, out) == 0
+    assert ranks.run(train, recipe, out) == [0]
     return out
 
 

@@ -87,6 +87,7 @@ def train(recipe: Recipe, out: Path) -> int:
         return 0
     request = StopRequest(recipe.training.max_minutes)
     with ExitStack() as held:
+        held.callback(torch.set_num_threads, torch.get_num_threads())
         tuned = [] if torch.cuda.is_available() else [keep_memory(), share_cores(local_processes())]
         set_deterministic(recipe.training.deterministic)
         fabric = start_fabric(recipe.training.precision)
