@@ -13,8 +13,10 @@ from typing import Any
 TIMEOUT = 240.0
 
 
-def start(function: Callable[..., Any], *arguments: Any, ranks: int = 1) -> list[BaseProcess]:
-    """Start a function in several processes with the environment variables of torchrun."""
+def start(
+    function: Callable[..., Any], *arguments: Any, ranks: int = 1, torchrun: bool = False
+) -> list[BaseProcess]:
+    """Start processes; several, or one with `torchrun`, get the environment of torchrun."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -22,7 +24,7 @@ def start(function: Callable[..., Any], *arguments: Any, ranks: int = 1) -> list
     processes: list[BaseProcess] = []
     for rank in range(ranks):
         told = {}
-        if ranks > 1:
+        if ranks > 1 or torchrun:
             told = {
                 "RANK": rank,
                 "LOCAL_RANK": rank,

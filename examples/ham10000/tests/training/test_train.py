@@ -240,6 +240,13 @@ def test_two_processes_predict_what_one_does_to_the_last_digit(
     assert run.predictions().read_bytes() == expected
 
 
+def test_a_single_process_of_torchrun_joins_a_group_and_predicts_the_same(
+    recipe: MakeRecipe, whole: Path, tmp_path: Path
+) -> None:
+    assert ranks.wait(ranks.start(train, recipe(), tmp_path / "run", torchrun=True)) == [0]
+    assert_same(tmp_path / "run", whole)
+
+
 def test_a_run_that_is_done_stays_as_it_is(recipe: MakeRecipe, whole: Path, tmp_path: Path) -> None:
     tmp_path = Path(shutil.copytree(whole, tmp_path / "run"))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

@@ -166,7 +166,7 @@ def start_fabric(precision: Literal["32", "bf16", "fp16"]) -> "Fabric":
             "must have the same number. Pass the same --nproc-per-node on all machines."
         )
     strategy: DDPStrategy | str = "auto"
-    if world > 1:
+    if "WORLD_SIZE" in os.environ:  # from torchrun, also for a single process
         # Buffers are broadcast only where they matter: see `broadcast_all`.
         strategy = DDPStrategy(
             process_group_backend="nccl" if on_gpu else "gloo",
