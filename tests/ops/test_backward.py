@@ -278,11 +278,11 @@ def test_only_for_large_feature_maps(calls, monkeypatch):
     assert calls
 
 
-def test_meta_tensors(calls):
+def test_only_on_the_cpu(calls):
     given = [t.detach().to("meta").requires_grad_() for t in inputs().values()]
     soft_attention(*given).sum().backward()
     assert all(t.grad.shape == t.shape for t in given)
-    assert calls
+    assert not calls
 
 
 @pytest.mark.parametrize("size", [(16384,), (128, 128), (16, 32, 32)])
@@ -311,13 +311,6 @@ def test_a_product_is_summed_in_pieces_of_as_many_samples_as_fit(monkeypatch):
             summed = backward.dot(a, b, torch.float32)
         assert products.samples == sizes
         assert torch.allclose(summed, (a * b).sum(dim=1, keepdim=True), atol=1e-5)
-
-
-def test_only_a_cpu_goes_piece_by_piece():
-    x = inputs()["x"].detach().to("meta")
-    with Products() as products:
-        assert backward.dot(x, x, x.dtype).shape == (5, 1, 5, 3)
-    assert products.samples == [5]
 
 
 class Products(TorchDispatchMode):

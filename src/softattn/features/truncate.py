@@ -81,7 +81,8 @@ class TruncatedModel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the value at the truncation point."""
-        features: Tensor = self._steps[self.training](self, x)
+        # torch.compile of torch 2.11 can't index with a bool.
+        features: Tensor = self._steps[int(self.training)](self, x)
         return features
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
