@@ -4,12 +4,12 @@
         [--check] [--store]
 
 The parts are limits, layer, system, cores, compile, per-map, block, memory, growth, processes,
-wrapped, capture, import, steps, pipeline and epoch. Without names all parts run, which takes about
-20 minutes on two cores. Each part runs in a process of its own, pinned to as many cores as it has
-threads, with an allocator that keeps its memory (except for `system`, which uses that of the
-system). Prints tables and writes out/bench/PART.json; --write creates docs/performance.md from
-these files. --check compares the ratios of a quick run with benchmarks/expected.json and fails if
-one exceeds the tolerance; --store writes that file.
+wrapped, capture, import, steps, pipeline and epoch, and on a GPU gpu-layer and gpu-models. Without
+names all parts run, which takes about 20 minutes on two cores. Each part runs in a process of its
+own, pinned to as many cores as it has threads, with an allocator that keeps its memory (except for
+`system`, which uses that of the system). Prints tables and writes out/bench/PART.json; --write
+creates docs/performance.md from these files. --check compares the ratios of a quick run with
+benchmarks/expected.json and fails if one exceeds the tolerance; --store writes that file.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from pathlib import Path
 import torch
 from bench.block import block, memory, per_map
 from bench.commands import epoch, pipeline
+from bench.gpu import gpu_layer, gpu_models
 from bench.growth import growth, processes
 from bench.harness import Row, read_facts, read_rows, table, worse, write_rows
 from bench.imports import imports
@@ -53,6 +54,7 @@ class Part:
     allocator: str = "set"
     every_core: bool = False
     pinned: bool = True
+    gpu: bool = False
 
 
 PARTS = {
@@ -72,6 +74,8 @@ PARTS = {
     "steps": Part(steps),
     "pipeline": Part(pipeline, rounds=3, allocator="system", pinned=False),
     "epoch": Part(epoch, rounds=2, allocator="system", pinned=False),
+    "gpu-layer": Part(gpu_layer, allocator="system", pinned=False, gpu=True),
+    "gpu-models": Part(gpu_models, allocator="system", pinned=False, gpu=True),
 }
 GUARD = Part(guard)
 
@@ -116,7 +120,7 @@ def write_docs() -> None:
     from bench.page import write_page  # matplotlib only where it is drawn with
 
     rows, machines = [], []
-    for name in PARTS:
+    for name in (name for name, part in PARTS.items() if not part.gpu):
         files = [file_of(name, quick) for quick in (False, True)]
         for file in [file for file in files if file.exists()][:1]:
             rows += read_rows(file)
@@ -179,7 +183,8 @@ def main() -> int:
     if os.getloadavg()[0] > 0.5:
         print(f"the machine is not idle: its load is {os.getloadavg()[0]:.1f}", flush=True)
     began = time.perf_counter()
-    names = options.parts or list(PARTS)
+    on_gpu = torch.cuda.is_available()
+    names = options.parts or [name for name, part in PARTS.items() if part.gpu <= on_gpu]
     for number, name in enumerate(names, 1):
         minutes = (time.perf_counter() - began) / 60
         print(f"\n== {name}, part {number} of {len(names)}, {minutes:.1f} min ==", flush=True)

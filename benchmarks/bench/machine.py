@@ -22,6 +22,7 @@ def facts(threads: int) -> dict[str, object]:
         "threads": threads,
         "python": platform.python_version(),
         "torch": torch.__version__,
+        **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
     }
 
 
