@@ -19,7 +19,7 @@ STUDY := examples/ham10000
 DOCS := $(VENV)/.docs
 
 .PHONY: help demo picture test test-lowest lint workflows-check parity package test-wheel release-check \
-	coverage-models coverage-insert families mutants bench bench-check docs docs-serve docs-check \
+	coverage-models coverage-insert families mutants bench bench-check gpu docs docs-serve docs-check \
 	results-check check clean
 
 help: ## List the commands
@@ -115,6 +115,10 @@ bench: $(READY) ## Measure speed and memory; writes docs/performance.md (20 minu
 	$(BIN)/python benchmarks/run.py --write
 
 # Takes seconds, or a minute if a ratio has to be measured again.
+# Parts: choice, tests, trainer, layer, models, study and paper. Needs HAM10000_DIR.
+gpu: $(READY) ## Test, measure and train on a GPU, within 14 minutes
+	$(BIN)/python benchmarks/gpu.py $(PARTS)
+
 bench-check: $(READY) ## Compare speed ratios with the stored ones
 	$(BIN)/python benchmarks/run.py --check
 
