@@ -26,7 +26,7 @@ help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Uses the real images if HAM10000_DIR is set, synthetic ones otherwise.
-demo: $(READY) ## Run a small study of attention on HAM10000, and write its report
+demo: $(READY) ## Run a small study on HAM10000, and write its report
 	$(BIN)/ham10000 demo --out out/demo
 
 # Trains for a minute on synthetic lesions.
@@ -39,7 +39,7 @@ test: $(READY) ## Run all tests of the library and of the example
 
 # basedpyright is pyright as a wheel, with Node.js from another. It checks the package of the first
 # Python in PATH.
-lint: $(READY) ## Run ruff, mypy --strict, basedpyright --verifytypes, bandit, codespell and zizmor
+lint: $(READY) ## Run ruff, mypy, basedpyright, bandit, codespell, zizmor
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -90,16 +90,16 @@ release-check: lint workflows-check test-wheel docs-check ## Build and check a r
 	$(BIN)/python scripts/release_check.py dist $(TAG)
 
 # Half an hour on two cores.
-coverage-models: $(READY) ## Wrap every model; writes docs/models.md, transformers.md (40 minutes)
+coverage-models: $(READY) ## Wrap every model; writes docs pages (40 minutes)
 	$(BIN)/python benchmarks/coverage_models.py --fresh
 	$(BIN)/python benchmarks/coverage_transformers.py --fresh
 
 # Covers every stage of the smallest model of every timm file.
-coverage-insert: $(READY) ## Insert attention at every stage; writes docs/insertion.md (30 minutes)
+coverage-insert: $(READY) ## Insert attention at all stages; a page (30 minutes)
 	$(BIN)/python benchmarks/coverage_insert.py
 
 # Copying, export, compilation, DDP and more, on one small wrapped model of every family.
-families: $(READY) ## Test one model of each family in depth; writes docs/families.md (hours)
+families: $(READY) ## Test a model per family; writes a page (hours)
 	$(BIN)/python benchmarks/families.py
 	$(BIN)/python benchmarks/families.py --slow
 	$(BIN)/python benchmarks/families.py --ddp
@@ -111,7 +111,7 @@ mutants: $(READY) ## Check that the tests detect changed operators (an hour)
 
 # Comparison with alternatives and with the limits of the machine, on two otherwise idle cores. The
 # measurements of the input pipeline and the trainer need HAM10000_DIR.
-bench: $(READY) ## Measure speed and memory; writes docs/performance.md (20 minutes)
+bench: $(READY) ## Measure speed, memory; writes a page (20 minutes)
 	$(BIN)/python benchmarks/run.py --write
 
 # Takes seconds, or a minute if a ratio has to be measured again.

@@ -21,7 +21,7 @@ from ham10000.training import build_loss, build_optimizer, build_schedule, check
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 PAPER = ("vgg16", "resnet34", "resnet50", "densenet201", "irv2")
-OTHERS = ("lite0", "smoke")
+OTHERS = ("lite0", "finetuned", "smoke")
 PAIRS = (*PAPER, *OTHERS)
 ARMS = {
     "smoke_placebo": ("smoke_sa", {"attention.layer": "placebo"}),
@@ -31,6 +31,8 @@ ARMS = {
     "lite0_se": ("lite0", {"attention.layer": "se"}),
     "lite0_eca": ("lite0", {"attention.layer": "eca"}),
     "lite0_cbam": ("lite0", {"attention.layer": "cbam"}),
+    "finetuned_placebo": ("finetuned_sa", {"attention.layer": "placebo"}),
+    "finetuned_keras": ("finetuned", {"attention.layer": "keras"}),
 }
 FROZEN = {
     "frozen_max": {"model.head"},
@@ -78,6 +80,7 @@ OWN = {
     "densenet201": {"model.drop_rate"},
     "irv2": {"model.drop_rate", "model.activation", "model.authors_parameters"},
     "smoke": {"attention.block"},
+    "finetuned": {"attention.gamma"},
 }
 
 
