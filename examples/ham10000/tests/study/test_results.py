@@ -14,6 +14,7 @@ from ham10000.recipe import load_recipe
 from ham10000.study.plan import PlannedRun, make_plan
 from ham10000.study.preregistration import StudyRecord, recipe_fields, table_hash
 from ham10000.study.results import PublishedStudy, publish_study, quotations, restore_study
+from ham10000.study.verification import verify_study
 from ham10000.training import RunDir
 
 
@@ -100,18 +101,31 @@ def test_a_restored_study_can_be_extended_and_published(published: Path, tmp_pat
     assert len(added) == 4
 
 
-def test_only_complete_seeds_are_published(finished: Path, tmp_path: Path) -> None:
+def test_finished_runs_are_published_and_restored(finished: Path, tmp_path: Path) -> None:
     study = Path(shutil.copytree(finished, tmp_path / "study"))
     (study / "study.json").unlink()
     (study / "runs/sa-seed1-fold0/predictions.csv").unlink()
+    for path in study.glob("runs/*-seed2-*/predictions.csv"):
+        path.unlink()
     publish_study(study, tmp_path / "results")
     names = {path.name for path in (tmp_path / "results").glob("predictions*")}
-    assert names == {f"predictions-seed{seed}.csv.bz2" for seed in (0, 2, 3)}
+    assert names == {f"predictions-seed{seed}.csv.bz2" for seed in (0, 1, 3)}
     text = (tmp_path / "results/README.md").read_text()
-    assert "3 of 4 planned seeds" in text
+    assert "11 of 16 planned runs" in text
     assert "The study has not ended" in text
+    problems = verify_study(tmp_path / "results").problems
+    assert problems == ["study.json is missing, though plan.json has a look at the result"]
+    restore_study(tmp_path / "results", tmp_path / "restored")
+    before, after = (
+        {path.parent.name: sorted(path.read_text().splitlines()) for path in paths}
+        for paths in (
+            folder.glob("runs/*/predictions.csv") for folder in (study, tmp_path / "restored")
+        )
+    )
+    assert after == before
+    assert len(after) == 11
     shutil.rmtree(study / "runs")
-    with pytest.raises(MissingDataError, match="no seed has the predictions of all"):
+    with pytest.raises(MissingDataError, match="no run has predictions yet"):
         publish_study(study, tmp_path / "results")
     assert (tmp_path / "results/README.md").read_text() == text
     with pytest.raises(MissingDataError, match=r"there is no plan\.json"):

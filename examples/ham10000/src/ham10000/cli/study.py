@@ -82,8 +82,8 @@ def study(
         cpus_per_task: Number of cores of a job.
         mem_gb: Memory of a job in GB.
         sbatch: Other options of sbatch, as in "--account=vision --qos=high".
-        publish: Folder of the published results of this study, which is replaced after each
-            seed and at the end.
+        publish: Folder of the published results of this study, which is replaced at the end, after
+            each seed and, unless the backbone is frozen, after each run.
         publish_seeds: Number of seeds whose predictions are published. Defaults to all.
         restore: Folder of published results to start from; its runs are not trained again.
         verify: Folder with published results of studies. Recompute all of their numbers, without

@@ -105,7 +105,8 @@ class PublishedStudy:
                     rows = self.split_of(run)
                     tested = rows[rows["split"] == "test"][["image_id", "lesion_id", "dx", "split"]]
                     merged = tested.merge(packed[run.recipe], on="image_id", validate="one_to_one")
-                    found[run] = merged[list(_COLUMNS)]
+                    if len(merged):
+                        found[run] = merged[list(_COLUMNS)]
         return found
 
     @property
@@ -149,7 +150,7 @@ def publish_study(
 ) -> None:
     """Write the results of a study to a folder, which is replaced.
 
-    A study can be published before it has ended: seeds whose runs are all finished are written.
+    A study can be published before it has ended: its finished runs are written.
 
     Args:
         study: Folder of the study.
@@ -158,7 +159,7 @@ def publish_study(
         known: Rows of the metrics by run. Missing ones are computed and added.
 
     Raises:
-        MissingDataError: `study` is not the folder of a study, or no seed is complete.
+        MissingDataError: `study` is not the folder of a study, or no run is finished.
         WriteError: A file cannot be written.
     """
     record = StudyRecord(study)
@@ -166,15 +167,9 @@ def publish_study(
         raise MissingDataError(
             f"publishing {study}: there is no {PLAN} in it. Run a study first: ham10000 study"
         )
-    complete = {
-        seed: runs
-        for seed, runs in runs_by_seed(record.plan).items()
-        if all(RunDir(study / run.folder).done for run in runs)
-    }
-    if not complete:
-        raise MissingDataError(
-            f"publishing {study}: no seed has the predictions of all of its runs yet."
-        )
+    finished = [run for run in record.plan.runs if RunDir(study / run.folder).done]
+    if not finished:
+        raise MissingDataError(f"publishing {study}: no run has predictions yet.")
     known = {} if known is None else known
     with new_folder(folder, replace=True) as new:
         write_text(new / PLAN, (study / PLAN).read_text(encoding="utf-8"))
@@ -182,10 +177,10 @@ def publish_study(
         _write(split.sort_values(list(split.columns)), new / SPLIT_FILE)
         for name, values in record.entries[0]["recipe_fields"].items():
             write_text(new / "recipes" / f"{name}.yaml", recipe_text(values))
-        finished = [run for runs in complete.values() for run in runs]
         _write_environments(study, finished, new)
-        for seed, runs in list(complete.items())[:seeds]:
-            _write(_packed(study, runs), new / predictions_file(seed))
+        for seed in list(dict.fromkeys(run.seed for run in finished))[:seeds]:
+            packed = _packed(study, [run for run in finished if run.seed == seed])
+            _write(packed, new / predictions_file(seed))
         for run in finished:
             if run not in known:
                 table = _predictions(study, run)
@@ -310,7 +305,10 @@ def quotations(result: Mapping[str, Any]) -> dict[str, str]:
 def _page(published: "PublishedStudy") -> str:
     result, plan, name = published.result, published.record.plan, published.name
     design = f"{plan.folds} folds" if plan.folds else "one split"
-    counts = f"{len({run.seed for run in published.metrics})} of {len(plan.seeds)} planned seeds"
+    started = {run.seed for run in published.metrics}
+    counts = f"{len(started)} of {len(plan.seeds)} planned seeds"
+    if len(published.metrics) < len([run for run in plan.runs if run.seed in started]):
+        counts = f"{len(published.metrics)} of {len(plan.runs)} planned runs"
     parts = [
         f"# {name}",
         f"{', '.join(plan.arms)} compared with {plan.control}: {design}, {counts}. Written by "

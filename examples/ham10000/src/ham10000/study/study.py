@@ -82,8 +82,8 @@ def run_study(
             instead of on this machine; see `SubmititLauncher`. Runs with a frozen backbone take
             seconds, and are always trained on this machine.
         restore: Published results to start from, if the folder has no study yet.
-        publish: Folder to which results are published after each seed and at the end; see
-            `publish_study`.
+        publish: Folder to which results are published at the end, after each seed and, unless the
+            backbone is frozen, after each run; see `publish_study`.
         publish_seeds: Number of seeds whose predictions are published. Defaults to all.
         overrides: Recipe fields that every run overrides, as `part.field=value`.
         log: Called with one line for each step.
@@ -135,7 +135,8 @@ def run_study(
         for number, run in enumerate(trained, start=1):
             log(f"{run.folder}: trained, {number} of {len(missing)}")
             unfinished[run.seed] -= 1
-            if publish is not None and not unfinished[run.seed]:
+            # Publishing takes longer than training a head, and less than training a network.
+            if publish is not None and not (resolved[run].model.frozen and unfinished[run.seed]):
                 publish_study(out, publish, publish_seeds, known=rows)
         check_test_images(missing, out, recipes[0].data.fold)
         result = summarize_study(plan, read_study(plan, out), record.look_number(plan.seeds))

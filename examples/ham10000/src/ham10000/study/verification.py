@@ -179,7 +179,8 @@ def _problems_of_predictions(study: PublishedStudy) -> Iterator[str]:
     expected = {predictions_file(seed): runs for seed, runs in by_seed.items()}
     yield from (f"{name} is of no seed of the plan" for name in packed if name not in expected)
     for name in filter(expected.__contains__, packed):
-        lacking = [run.folder for run in expected[name] if run not in study.tables]
+        published = [run for run in expected[name] if run in study.metrics]
+        lacking = [run.folder for run in published if run not in study.tables]
         yield from (f"{name} lacks the predictions of {folder}" for folder in lacking)
     recorded = [(look, look["predictions"]) for look in study.record.looks]
     for run, table in study.tables.items():
