@@ -346,7 +346,7 @@ def _page(published: "PublishedStudy") -> str:
             "compared by training it again on the same kind of machine."
         )
     else:
-        note = "The predictions of all runs are published."
+        note = "The predictions of these runs are published."
     parts += [f"## Files\n\n{note}", "\n".join(lines)]
     return "\n\n".join(parts) + "\n"
 
