@@ -182,6 +182,7 @@ def test_print_shows_what_was_asked_for():
 
 BAD_ARGUMENTS = [
     ({"in_channels": 0}, ArgumentError, "in_channels must be a whole number of at least 1, found 0."),
+    ({"in_channels": 2**31}, ArgumentError, "in_channels must be at most 2147483647, found 2147483648."),
     ({"in_channels": 2.5}, ArgumentTypeError, "in_channels must be a whole number of at least 1, found 2.5 (float)."),
     ({"in_channels": True}, ArgumentTypeError, "found True (bool)."),
     ({"num_maps": 0}, ArgumentError, "num_maps must be a whole number of at least 1, found 0."),

@@ -532,3 +532,100 @@ def test_features_that_are_not_floating_point(dtype, call):
     message = rf"must hold floating-point numbers, found {dtype}\. Call x\.{call}\(\)"
     with pytest.raises(ArgumentTypeError, match=message):
         attention_maps(x, weight)
+
+
+ALL_DTYPES = [torch.float8_e4m3fn, torch.complex64, torch.int64, torch.bool]
+
+
+@pytest.mark.parametrize("dtype", ALL_DTYPES)
+@pytest.mark.parametrize("name", ["x", "weight", "bias"])
+def test_operands_of_other_dtypes_are_refused(name, dtype):
+    given = {"x": X, "weight": WEIGHT, "bias": torch.zeros(len(WEIGHT))}
+    given[name] = given[name].to(dtype)
+    message = rf"{name} must hold floating-point numbers, found {dtype}\. Call {name}\."
+    for function in (attention_maps, soft_attention):
+        with pytest.raises(ArgumentTypeError, match=message):
+            function(**given)
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_operands_of_different_dtypes_are_refused_without_autocast(name):
+    given = {"x": X.half(), "weight": WEIGHT.half(), "bias": torch.zeros(len(WEIGHT)).half()}
+    given[name] = given[name].float()
+    message = rf"x has dtype torch\.float16 and {name} torch\.float32\. Convert .* autocast"
+    with pytest.raises(ArgumentTypeError, match=message):
+        attention_maps(**given)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert attention_maps(**given).isfinite().all()
+        given[name] = given[name].double()
+        with pytest.raises(ArgumentTypeError, match=rf"{name} torch\.float64"):
+            attention_maps(**given)
+
+
+@pytest.mark.slow
+def test_autocast_compiles_with_operands_of_different_dtypes():
+    compiled = torch.compile(attention_maps, backend="eager", fullgraph=True)
+    x = torch.randn(1, 4, 5, 5, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(compiled(x, WEIGHT), attention_maps(x, WEIGHT))
+
+
+def test_operands_of_different_dtypes_are_refused_on_the_meta_device():
+    with pytest.raises(ArgumentTypeError, match="x has dtype"):
+        attention_maps(X.to("meta"), WEIGHT.to("meta").double())
+
+
+@pytest.mark.parametrize("name", ["x", "weight", "bias"])
+def test_sparse_operands_are_refused(name):
+    given = {"x": X, "weight": WEIGHT, "bias": torch.zeros(len(WEIGHT))}
+    given[name] = given[name].to_sparse()
+    with pytest.raises(ArgumentTypeError, match=rf"{name} must be a dense tensor.*to_dense"):
+        attention_maps(**given)
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_operands_on_different_devices_are_refused(name):
+    given = {"x": X, "weight": WEIGHT, "bias": torch.zeros(len(WEIGHT))}
+    given[name] = given[name].to("meta")
+    with pytest.raises(ArgumentError, match=rf"x is on cpu and {name} on meta\. Move both"):
+        soft_attention(**given)
+
+
+@pytest.mark.parametrize(
+    ("gamma", "kind", "message"),
+    [
+        ({}, ArgumentTypeError, r"gamma must be a number, a tensor or None, found \{\} \(dict\)"),
+        ("2", ArgumentTypeError, r"gamma must be a number, a tensor or None, found '2'"),
+        (np.ones(1), ArgumentTypeError, r"found array\(\[1\.\]\) \(ndarray\)"),
+        (1j, ArgumentTypeError, r"found 1j \(complex\)"),
+        (torch.ones(1, dtype=torch.complex64), ArgumentTypeError, "gamma must hold real numbers"),
+        (torch.ones(1).to_sparse(), ArgumentTypeError, "gamma must be a dense tensor"),
+        (torch.ones(1, device="meta"), ArgumentError, "x is on cpu and gamma on meta"),
+    ],
+)
+def test_a_gamma_that_is_no_factor_is_refused(gamma, kind, message):
+    with pytest.raises(kind, match=message):
+        soft_attention(X, WEIGHT, gamma=gamma)
+
+
+def test_a_gamma_may_be_any_real_number():
+    expected = soft_attention(X, WEIGHT, gamma=2.0)
+    for gamma in (2, np.float32(2), np.int64(2), torch.tensor(2), torch.tensor([2.0])):
+        assert torch.equal(soft_attention(X, WEIGHT, gamma=gamma), expected)
+
+
+@pytest.mark.parametrize("dtype", ALL_DTYPES[:2])
+def test_logits_and_maps_that_are_not_real_are_refused(dtype):
+    values = torch.ones(1, 2, 3, 3).to(dtype)
+    with pytest.raises(ArgumentTypeError, match=r"logits must hold real numbers"):
+        spatial_softmax(values)
+    with pytest.raises(ArgumentTypeError, match=r"maps must hold real numbers"):
+        attend(torch.ones(1, 2, 3, 3), values)
+    with pytest.raises(ArgumentTypeError, match=r"x must hold floating-point numbers"):
+        attend(values, torch.ones(1, 2, 3, 3))
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 2), (1, 2, 3)])
+def test_maps_of_fewer_dimensions_are_refused(shape):
+    with pytest.raises(ShapeError, match="scaling a feature map"):
+        attend(torch.ones(1, 2, 3, 3), torch.ones(shape))

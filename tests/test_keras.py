@@ -158,3 +158,17 @@ def test_features_that_do_not_fit():
 def test_another_layer_is_refused():
     with pytest.raises(ArgumentTypeError, match="expected a KerasSoftAttention, found Conv2d"):
         load_weights(torch.nn.Conv2d(3, 3, 3), {})
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (None, "x must be a tensor, found None"),
+        (torch.zeros(1, 4, 3, 3, dtype=torch.int64), "x must hold floating-point numbers"),
+        (torch.zeros(1, 4, 3, 3).to_sparse(), "x must be a dense tensor"),
+        (torch.zeros(1, 4, 3, 3).double(), "x has dtype torch.float64 and weight torch.float32"),
+    ],
+)
+def test_inputs_of_other_types_are_refused(x, message):
+    with pytest.raises(ArgumentTypeError, match=f"computing the authors' attention: {message}"):
+        KerasSoftAttention(4)(x)

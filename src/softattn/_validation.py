@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from softattn.errors import ArgumentError, ArgumentTypeError, MissingExtraError, ShapeError
 
+# Sizes beyond it overflow in torch, which reports this with various exceptions.
+_MOST = 2**31 - 1
+
 
 def whole_number(doing: str, name: str, value: object, *, least: int = 1) -> int:
     """Return `value` as an int of at least `least`, or raise an error that names the argument."""
@@ -26,6 +29,8 @@ def whole_number(doing: str, name: str, value: object, *, least: int = 1) -> int
         raise ArgumentTypeError(f"{expected} ({type(value).__name__}).") from error
     if number < least:
         raise ArgumentError(f"{expected}.")
+    if number > _MOST:
+        raise ArgumentError(f"{doing}: {name} must be at most {_MOST}, found {value!r}.")
     return number
 
 
@@ -87,6 +92,18 @@ def odd_sizes(doing: str, name: str, value: object, count: int) -> tuple[int, ..
             f"Nearest: {nearest[0]} or {nearest[1]}."
         )
     return numbers
+
+
+def image_size(doing: str, value: object) -> tuple[int, ...] | None:
+    """Return (H, W) or (C, H, W) from a size of images in one of its forms; `None` for `None`."""
+    if value is None:
+        return None
+    sizes = tuple(value) if isinstance(value, tuple | list) else (value, value)
+    if len(sizes) not in (2, 3):
+        raise ArgumentError(
+            f"{doing}: input_size must be one number, (H, W) or (C, H, W), found {value!r}."
+        )
+    return tuple(whole_number(doing, "input_size", size) for size in sizes)
 
 
 def picture_pairs(

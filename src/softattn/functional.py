@@ -11,6 +11,7 @@ arXiv:2105.03358, equation 1.
 """
 
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Literal, TypeAlias, overload
 
 import torch
@@ -36,6 +37,10 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softplus": F.softplus,
     "tanh": torch.tanh,
 }
+
+# dtypes in which the equation can be computed, and those that a softmax or a factor may have.
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_REALS = (*_FLOATS, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool)
 
 # By the number of spatial dimensions.
 _CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -109,11 +114,13 @@ def soft_attention(
         with `concat`. With `return_maps`, also the result of `attention_maps`.
 
     Raises:
-        ArgumentTypeError: one of them is not a tensor, or x is not of floating-point numbers.
+        ArgumentTypeError: one of them is not a dense tensor of floating-point numbers, or they
+            have several dtypes without autocast, or gamma is neither a number nor a tensor.
+        ArgumentError: they are on several devices.
         ShapeError: the shapes of `x`, `weight` and `bias` do not match, or gamma has several
             elements.
     """
-    _check_tensors("computing soft attention", x=x, weight=weight)
+    _check_dense("computing soft attention", _FLOATS, x=x, weight=weight)
     features, maps = with_low_memory_gradient(
         _features_and_maps,
         x,
@@ -167,7 +174,9 @@ def attention_maps(
         convolution overflows the dtype of `x`.
 
     Raises:
-        ArgumentTypeError: one of them is not a tensor, or x is not of floating-point numbers.
+        ArgumentTypeError: one of them is not a dense tensor of floating-point numbers, or they
+            have several dtypes without autocast.
+        ArgumentError: they are on several devices.
         ShapeError: the shapes of `x`, `weight` and `bias` do not match.
     """
     _check_shapes(x, weight, bias)
@@ -194,11 +203,11 @@ def spatial_softmax(logits: Tensor) -> Tensor:
         The shape of the logits, in float32 or wider.
 
     Raises:
-        ArgumentTypeError: the logits are not a tensor.
+        ArgumentTypeError: the logits are not a dense tensor of real numbers.
         ShapeError: the logits have no spatial dimension, or more than three.
     """
     doing = "computing a softmax over positions"
-    _check_tensors(doing, logits=logits)
+    _check_dense(doing, _REALS, logits=logits)
     if logits.ndim - 2 not in _POSITIONS:
         raise ShapeError(
             f"{doing}: expected logits of shape (B, K, H, W), (B, K, L) or (B, K, D, H, W), "
@@ -238,25 +247,28 @@ def attend(
         (B, C', ...) in the dtype and the memory format of `x`; C' as in `soft_attention`.
 
     Raises:
-        ArgumentTypeError: `x` or `maps` is not a tensor.
+        ArgumentTypeError: `x` is not a dense tensor of floating-point numbers, or `maps` not one of
+            real numbers, or gamma is neither a number nor a tensor.
+        ArgumentError: they are on several devices.
         ShapeError: `x` and `maps` do not have the same B and the same positions, or gamma has
             several elements.
     """
     doing = "scaling a feature map by attention maps"
-    _check_tensors(doing, x=x, maps=maps)
+    _check_dense(doing, _FLOATS, x=x)
+    _check_dense(doing, _REALS, maps=maps)
     positions = _POSITIONS.get(x.ndim - 2)
-    if positions is None or x.shape[0] != maps.shape[0] or x.shape[2:] != maps.shape[2:]:
+    same_sizes = (
+        maps.ndim == x.ndim and x.shape[0] == maps.shape[0] and x.shape[2:] == maps.shape[2:]
+    )
+    if positions is None or not same_sizes:
         letters = positions or _POSITIONS[2]
         raise ShapeError(
             f"{doing}: expected x (B, C, {letters}) and maps (B, K, {letters}) of the same "
             f"{_joined(['B', *letters.split(', ')])}, found x {tuple(x.shape)} and maps "
             f"{tuple(maps.shape)}."
         )
-    if isinstance(gamma, Tensor) and gamma.shape not in ((), (1,)):
-        raise ShapeError(
-            f"{doing}: expected gamma a number or a tensor of shape (1,) or (), found "
-            f"{tuple(gamma.shape)}."
-        )
+    _check_same_device(doing, x, maps=maps)
+    _check_gamma(doing, x, gamma)
     scales = maps.sum(dim=1, keepdim=True) if aggregate else maps
     if gamma is not None:
         scales = gamma * scales
@@ -309,22 +321,82 @@ def _identity(x: Tensor) -> Tensor:
     return x
 
 
-def _check_tensors(doing: str, **arguments: object) -> None:
+def _check_dense(doing: str, dtypes: tuple[torch.dtype, ...], **arguments: object) -> None:
+    """Raise an error unless the arguments are dense tensors of one of the dtypes."""
     for name, value in arguments.items():
         if not isinstance(value, Tensor):
             raise ArgumentTypeError(
                 f"{doing}: {name} must be a tensor, found {value!r} ({type(value).__name__})."
             )
+        if value.layout is not torch.strided:
+            raise ArgumentTypeError(
+                f"{doing}: {name} must be a dense tensor, found one with the layout "
+                f"{value.layout}. Call {name}.to_dense()."
+            )
+        if value.dtype not in dtypes:
+            numbers = "floating-point" if dtypes is _FLOATS else "real"
+            remedy = f"{name}.dequantize()" if value.is_quantized else f"{name}.float()"
+            remedy = f"{name}.abs()" if value.is_complex() else remedy
+            raise ArgumentTypeError(
+                f"{doing}: {name} must hold {numbers} numbers, found {value.dtype}. Call {remedy}."
+            )
+
+
+def _check_same_device(doing: str, x: Tensor, **others: Tensor) -> None:
+    for name, value in others.items():
+        if value.device != x.device:
+            raise ArgumentError(
+                f"{doing}: x is on {x.device} and {name} on {value.device}. Move both to one "
+                "device, a module with module.to(x.device)."
+            )
+
+
+def _check_gamma(doing: str, x: Tensor, gamma: object) -> None:
+    if gamma is None or isinstance(gamma, Real | torch.SymFloat | torch.SymInt):
+        return
+    if not isinstance(gamma, Tensor):
+        raise ArgumentTypeError(
+            f"{doing}: gamma must be a number, a tensor or None, found {gamma!r} "
+            f"({type(gamma).__name__})."
+        )
+    _check_dense(doing, _REALS, gamma=gamma)
+    if gamma.shape not in ((), (1,)):
+        raise ShapeError(
+            f"{doing}: expected gamma a number or a tensor of shape (1,) or (), found "
+            f"{tuple(gamma.shape)}."
+        )
+    if gamma.ndim:  # torch accepts a scalar on the CPU for tensors on any device
+        _check_same_device(doing, x, gamma=gamma)
+
+
+def check_operands(doing: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Raise an error unless the convolution of x accepts the dtypes and devices of its operands.
+
+    Args:
+        doing: the beginning of the message.
+        x: the feature map.
+        weight: the filters.
+        bias: their bias.
+    """
+    parameters = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+    _check_dense(doing, _FLOATS, x=x, **parameters)
+    _check_same_device(doing, x, **parameters)
+    for name, value in parameters.items():
+        if value.dtype == x.dtype:
+            continue
+        # Autocast converts all but float64, and nothing on the meta device.
+        convertible = torch.float64 not in (x.dtype, value.dtype) and not x.is_meta
+        if convertible and torch.is_autocast_enabled(x.device.type):
+            continue
+        raise ArgumentTypeError(
+            f"{doing}: x has dtype {x.dtype} and {name} {value.dtype}. Convert one of them, a "
+            f"module with module.to({x.dtype}), or use autocast."
+        )
 
 
 def _check_shapes(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     doing = "computing attention maps"
-    _check_tensors(doing, x=x, weight=weight, **({} if bias is None else {"bias": bias}))
-    if not x.is_floating_point():
-        raise ArgumentTypeError(
-            f"{doing}: x must hold floating-point numbers, found {x.dtype}. Call "
-            f"{'x.dequantize()' if x.is_quantized else 'x.float()'}."
-        )
+    check_operands(doing, x, weight, bias)
     num_dims = weight.ndim - 2
     if num_dims not in _KERNELS or not all(size % 2 for size in weight.shape[2:]):
         letters = _KERNELS.get(num_dims, _KERNELS[2])

@@ -81,6 +81,9 @@ class KerasSoftAttention(SpatialAttention):
         ArgumentTypeError: an argument has the wrong type.
         ShapeError: in `forward`, x isn't (B, C, H, W).
 
+    `forward` also raises the errors of `functional.attention_maps` for the type, dtype and device
+    of x.
+
     Source: `SoftAttention(ch, m, concat_with_x, aggregate)` in the authors' repository. The
     convolution is that of TensorFlow on GPUs and with XLA; TensorFlow's CPU kernels return other
     values, which also differ from each other.
@@ -135,7 +138,9 @@ class KerasSoftAttention(SpatialAttention):
 def _attention(
     x: Tensor, weight: Tensor, bias: Tensor, *, aggregate: bool, concat: bool
 ) -> tuple[Tensor, Tensor]:
-    functional.check_feature_map(x, weight.shape[2], "computing the authors' attention", num_dims=2)
+    doing = "computing the authors' attention"
+    functional.check_operands(doing, x, weight, bias)
+    functional.check_feature_map(x, weight.shape[2], doing, num_dims=2)
     maps = functional.spatial_softmax(F.relu(_logits(x, weight, bias)))
     features = functional.attend(x, maps, aggregate=aggregate)
     return (torch.cat([features, x], dim=1) if concat else features), maps

@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 
 from softattn import ModelError, find_backbone
-from softattn.errors import ArgumentTypeError
+from softattn.errors import ArgumentError, ArgumentTypeError
 from softattn.features.backbone import Source
 from softattn.features.layout import Layout, TokenGrid
 
@@ -443,3 +443,25 @@ def test_models_of_volumes_are_for_insert_attention():
             ModelError, match=r"begins with a 3-D convolution.* insert_attention wor"
         ):
             find_backbone(model)
+
+
+@pytest.mark.parametrize(
+    ("size", "kind"),
+    [
+        (1.5, ArgumentTypeError),
+        (object(), ArgumentTypeError),
+        ("32", ArgumentTypeError),
+        ((32, None), ArgumentTypeError),
+        ((32,), ArgumentError),
+        ((3, 3, 32, 32), ArgumentError),
+        (0, ArgumentError),
+    ],
+)
+def test_sizes_that_are_no_sizes_are_refused(size, kind):
+    with pytest.raises(kind, match="input_size must be"):
+        find_backbone(nn.Conv2d(3, 4, 3), input_size=size)
+
+
+def test_a_size_may_be_one_number():
+    backbone = find_backbone(torchvision.models.squeezenet1_1(), input_size=64)
+    assert backbone.feature_map.input_size == (3, 64, 64)

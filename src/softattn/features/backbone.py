@@ -11,7 +11,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from softattn._validation import describe
+from softattn._validation import describe, image_size
 from softattn.errors import ArgumentTypeError, ModelError
 from softattn.features.dry_run import (
     DryRun,
@@ -208,7 +208,7 @@ class BackbonePlan:
 def find_backbone(
     model: nn.Module,
     at: str | None = None,
-    input_size: tuple[int, ...] | None = None,
+    input_size: int | tuple[int, ...] | None = None,
     pretrained_cfg: Mapping[str, Any] | None = None,
 ) -> SpatialBackbone:
     """Return a model's backbone: the part that computes its last spatial feature map.
@@ -232,12 +232,14 @@ def find_backbone(
             the model has them; otherwise in the traced graph, before the pooling. The order of
             tokens is checked against the map that the model itself returns for a stage, except
             on the meta device, where there are no values to compare.
-        input_size: (C, H, W) or (H, W) of the dry run, if the model doesn't declare it.
+        input_size: size of the images of the dry run, if the model doesn't declare it: one number,
+            (H, W) or (C, H, W).
         pretrained_cfg: preprocessing, with timm's keys, if the model doesn't declare it.
 
     Raises:
-        ArgumentTypeError: `model` is not a module, or `at` not a name. For a model's name, use
-            `wrap_backbone`.
+        ArgumentError: `input_size` is not a size.
+        ArgumentTypeError: `model` is not a module, or `at` not a name, or `input_size` not a size.
+            For a model's name, use `wrap_backbone`.
         ModelError: the model has no such map, can't be run, takes volumes, or is a dense predictor,
             which returns a map of the input's size, and `at` is not given. It is left unchanged.
     """
@@ -251,7 +253,7 @@ def find_backbone(
 def plan_backbone(
     model: nn.Module,
     at: str | None = None,
-    input_size: tuple[int, ...] | None = None,
+    input_size: int | tuple[int, ...] | None = None,
     pretrained_cfg: Mapping[str, Any] | None = None,
 ) -> BackbonePlan:
     """Find the backbone of `find_backbone` without changing the model."""
@@ -267,7 +269,7 @@ def plan_backbone(
         )
     cfg = pretrained_cfg if pretrained_cfg is not None else getattr(model, "pretrained_cfg", None)
     cfg = dict(cfg) if isinstance(cfg, Mapping) else {}
-    first, *others = candidate_sizes(model, cfg, input_size)
+    first, *others = candidate_sizes(model, cfg, image_size(_DOING, input_size))
     try:
         return _plan(model, at, first, cfg)
     except ModelError:

@@ -13,6 +13,7 @@ from softattn._validation import (
     describe,
     finite_number,
     fraction,
+    image_size,
     whole_number,
 )
 from softattn.attention import Block, SoftAttention, SoftAttentionBlock, attention_factory
@@ -130,7 +131,7 @@ def wrap_backbone(
     drop_rate = fraction(doing, "drop_rate", drop_rate)
     # timm's and torchvision's names of the input size of models that are built for one.
     made_for = backbone_kwargs.get("img_size", backbone_kwargs.get("image_size"))
-    size = _image_size(doing, made_for if input_size is None else input_size)
+    size = image_size(doing, made_for if input_size is None else input_size)
     make_attention = _attention_factory(doing, block, num_maps, gamma)
     make_head = _head_factory(doing, head)
     model, cfg, name, again = _load(doing, backbone, pretrained, backbone_kwargs)
@@ -226,17 +227,6 @@ def _load(
             f"name. This {type(backbone).__name__} is built already and keeps its weights."
         )
     return backbone, preprocessing(backbone), None, {}
-
-
-def _image_size(doing: str, value: object) -> tuple[int, ...] | None:
-    if value is None:
-        return None
-    sizes = tuple(value) if isinstance(value, tuple | list) else (value, value)
-    if len(sizes) not in (2, 3):
-        raise ArgumentError(
-            f"{doing}: input_size must be one number, (H, W) or (C, H, W), found {value!r}."
-        )
-    return tuple(whole_number(doing, "input_size", size) for size in sizes)
 
 
 def _attention_factory(
