@@ -19,8 +19,8 @@ STUDY := examples/ham10000
 DOCS := $(VENV)/.docs
 
 .PHONY: help demo picture test test-lowest lint workflows-check parity package test-wheel release-check \
-	coverage-models coverage-insert families mutants bench bench-check gpu docs docs-serve docs-check \
-	results-check check clean
+	coverage-models coverage-insert families mutants bench bench-check gpu trust trust-check docs docs-serve \
+	docs-check results-check check clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -122,6 +122,13 @@ gpu: $(READY) ## Test, measure and train on a GPU, within 14 minutes
 bench-check: $(READY) ## Compare speed ratios with the stored ones
 	$(BIN)/python benchmarks/run.py --check
 
+# Random and damaged input, killed runs, full disks. MINUTES=60 runs more cases, SEED=1 others.
+trust: $(READY) ## Search for faults with random cases (5 minutes)
+	$(BIN)/python benchmarks/trust.py --minutes $(or $(MINUTES),5) --seed $(or $(SEED),0)
+
+trust-check: $(READY) ## Search for faults, some seconds for each part
+	$(BIN)/python benchmarks/trust.py --short
+
 # Figures of the gallery (a minute), API reference, and guides.
 docs: $(DOCS) build/gallery/gallery.txt ## Build the site in site/
 	rm -rf build/api docs/api/softattn.*.rst
@@ -143,7 +150,7 @@ docs-check: docs ## Check the site: links, spelling, pages in Chromium
 results-check: $(READY) ## Recompute the published results of studies
 	$(BIN)/ham10000 study --verify $(STUDY)/results --pages $$(git ls-files '*.md')
 
-check: lint test parity test-wheel docs-check bench-check results-check ## Run all that CI runs
+check: lint test parity test-wheel docs-check bench-check trust-check results-check ## Run all that CI runs
 
 clean: ## Remove environments and build results
 	rm -rf $(VENV) $(KERAS) $(WHEEL) $(LOWEST) build dist out site

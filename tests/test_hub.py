@@ -275,6 +275,14 @@ def break_config(folder: Path) -> None:
     (folder / "config.json").write_text("{")
 
 
+def write_other_bytes(folder: Path) -> None:
+    (folder / "config.json").write_bytes(b'{"model": "\xff"}')
+
+
+def nest_config(folder: Path) -> None:
+    (folder / "config.json").write_text("[" * 100_000)
+
+
 @pytest.mark.parametrize(
     ("damage", "text"),
     [
@@ -284,6 +292,8 @@ def break_config(folder: Path) -> None:
         ),
         (write_other_config, "found one without model"),
         (break_config, "not found as a folder that save_pretrained wrote"),
+        (write_other_bytes, "not found as a folder that save_pretrained wrote.*codec"),
+        (nest_config, "not found as a folder that save_pretrained wrote.*recursion"),
         (shutil.rmtree, "not found as a folder .*, and not available as a repository"),
         (truncate, "model.safetensors does not match config.json"),
         (partial(change, model="bert"), "found one with model='bert'"),

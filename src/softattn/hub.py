@@ -180,7 +180,14 @@ def from_pretrained(
             force_download=force_download,
             local_files_only=local_files_only,
         )
-    except (OSError, HFValidationError, HfHubHTTPError, json.JSONDecodeError) as error:
+    except (
+        OSError,
+        HFValidationError,
+        HfHubHTTPError,
+        json.JSONDecodeError,
+        UnicodeDecodeError,
+        RecursionError,  # of a config.json that is nested too deeply
+    ) as error:
         raise WeightsError(
             f"loading {folder_or_repository}: not found as a folder that save_pretrained wrote, "
             f"and not available as a repository: {error}"

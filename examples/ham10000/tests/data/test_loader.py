@@ -22,7 +22,7 @@ from ham10000.data import (
     prepare,
 )
 from ham10000.data.loader import blocked_signals
-from ham10000.errors import ArgumentError
+from ham10000.errors import ArgumentError, WriteError
 
 SIZE = 32
 
@@ -119,6 +119,15 @@ def test_what_cannot_be_loaded_is_refused(data, synthetic: Path) -> None:
         BatchLoader(data, sampler, 0)
     with pytest.raises(ArgumentError, match="Open the data set with size="):
         BatchLoader(HAM10000(synthetic), sampler, 16)
+
+
+def test_a_lack_of_shared_memory_is_said(data, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: torch.Tensor) -> None:
+        raise RuntimeError("unable to resize file </torch_1> to the right size: No space left")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", fail)
+    with pytest.raises(WriteError, match=r"no shared memory for 0 MiB .*No space left.*/dev/shm"):
+        BatchLoader(data, EpochSampler(data.targets), 4)
 
 
 def test_an_error_of_a_worker_arrives(data, tmp_path: Path, synthetic: Path) -> None:

@@ -34,7 +34,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ham10000.data.dataset import HAM10000
 from ham10000.data.metadata import metadata_features
 from ham10000.data.samplers import EpochSampler, SequentialShard
-from ham10000.errors import ArgumentError, Ham10000Error
+from ham10000.errors import ArgumentError, Ham10000Error, WriteError
 
 __all__ = ["Augmentation", "Batch", "BatchLoader", "Batches", "blocked_signals", "obey_parent_only"]
 
@@ -179,6 +179,7 @@ class BatchLoader:
 
     Raises:
         ArgumentError: an argument is out of range, or images have no common size.
+        WriteError: there is not enough shared memory.
     """
 
     def __init__(
@@ -208,7 +209,14 @@ class BatchLoader:
         number = workers * AHEAD + 2
         dtype = torch.uint8 if augment is None else torch.float32
         self._slots = torch.empty(number, batch_size, 3, data.size, data.size, dtype=dtype)
-        self._slots.share_memory_()  # type: ignore[no-untyped-call]
+        try:
+            self._slots.share_memory_()  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            raise WriteError(
+                f"loading batches: no shared memory for {self._slots.nbytes / 2**20:.0f} MiB "
+                f"({error}). Free some in /dev/shm, or lower the number of workers, the size of "
+                "images or the batch size."
+            ) from error
         self._jobs = _Jobs(number)
         self._filled: DataLoader[int] = DataLoader(
             _Slots(data, augment, self._slots),

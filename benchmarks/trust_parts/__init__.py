@@ -1,0 +1,1 @@
+"""Parts of the robustness campaign `benchmarks/trust.py`."""
