@@ -1,6 +1,7 @@
 """Random arguments for the layers and functions of softattn."""
 
 import random
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ LAYERS: dict[type[Any], int] = {
 
 
 def prepare(_: Path) -> None:
-    """Do nothing: cases share nothing."""
+    """Silence warnings of torch: cases share nothing."""
+    warnings.simplefilter("ignore")
 
 
 def case(_: None, rng: random.Random) -> None:
