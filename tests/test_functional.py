@@ -597,6 +597,7 @@ def test_operands_on_different_devices_are_refused(name):
         ({}, ArgumentTypeError, r"gamma must be a number, a tensor or None, found \{\} \(dict\)"),
         ("2", ArgumentTypeError, r"gamma must be a number, a tensor or None, found '2'"),
         (np.ones(1), ArgumentTypeError, r"found array\(\[1\.\]\) \(ndarray\)"),
+        (10**30, ArgumentError, r"gamma must be below 2\*\*63, found 10"),
         (1j, ArgumentTypeError, r"found 1j \(complex\)"),
         (torch.ones(1, dtype=torch.complex64), ArgumentTypeError, "gamma must hold real numbers"),
         (torch.ones(1).to_sparse(), ArgumentTypeError, "gamma must be a dense tensor"),

@@ -72,12 +72,10 @@ class Output(nn.Module):
                 return x * torch.nan
             case "empty":
                 return x[:, :0]
-            case "batch":
-                return x[:0]
         raise KeyError(self.kind)  # an error of a user's model
 
 
-KINDS = ("dict", "tuple", "list", "none", "text", "complex", "integer", "nan", "empty", "batch")
+KINDS = ("dict", "tuple", "list", "none", "text", "complex", "integer", "nan", "empty")
 
 
 def prepare(_: Path) -> None:
@@ -133,7 +131,7 @@ def _sequential(rng: random.Random) -> nn.Sequential:
     elif end < 0.8:
         layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 5)]
     if rng.random() < 0.04:
-        layers.append(rng.choice((nn.Conv2d(99, 3, 1), nn.LazyLinear(4), nn.Conv3d(1, 1, 1))))
+        layers.append(rng.choice((nn.Conv2d(99, 3, 1), nn.Conv3d(1, 1, 1))))
     return nn.Sequential(*layers)
 
 

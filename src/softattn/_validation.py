@@ -14,6 +14,10 @@ from torch import Tensor, nn
 
 from softattn.errors import ArgumentError, ArgumentTypeError, MissingExtraError, ShapeError
 
+# dtypes in which the equation can be computed, and those that a softmax or a factor may have.
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+REALS = (*FLOATS, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool)
+
 # Sizes beyond it overflow in torch, which reports this with various exceptions.
 _MOST = 2**31 - 1
 
@@ -104,6 +108,77 @@ def image_size(doing: str, value: object) -> tuple[int, ...] | None:
             f"{doing}: input_size must be one number, (H, W) or (C, H, W), found {value!r}."
         )
     return tuple(whole_number(doing, "input_size", size) for size in sizes)
+
+
+def check_dense(doing: str, dtypes: tuple[torch.dtype, ...], **arguments: object) -> None:
+    """Raise an error unless the arguments are dense tensors of one of the dtypes."""
+    for name, value in arguments.items():
+        if not isinstance(value, Tensor):
+            raise ArgumentTypeError(
+                f"{doing}: {name} must be a tensor, found {value!r} ({type(value).__name__})."
+            )
+        if value.layout is not torch.strided:
+            raise ArgumentTypeError(
+                f"{doing}: {name} must be a dense tensor, found one with the layout "
+                f"{value.layout}. Call {name}.to_dense()."
+            )
+        if value.dtype not in dtypes:
+            floats = dtypes is FLOATS
+            expected = "must hold floating-point numbers" if floats else "must hold real numbers"
+            remedy = f"{name}.dequantize()" if value.is_quantized else f"{name}.float()"
+            remedy = f"{name}.abs()" if value.is_complex() else remedy
+            raise ArgumentTypeError(
+                f"{doing}: {name} {expected}, found {value.dtype}. Call {remedy}."
+            )
+
+
+def check_same_device(doing: str, x: Tensor, **others: Tensor) -> None:
+    """Raise an error unless the tensors are on the device of x."""
+    for name, value in others.items():
+        if value.device != x.device:
+            raise ArgumentError(
+                f"{doing}: x is on {x.device} and {name} on {value.device}. "
+                "Move both to one device, a module with module.to(x.device)."
+            )
+
+
+def check_gamma(doing: str, x: Tensor, gamma: object) -> None:
+    """Raise an error unless gamma is a number, one in a tensor, or `None`."""
+    if isinstance(gamma, int) and abs(gamma) >= 2**63:
+        raise ArgumentError(f"{doing}: gamma must be below 2**63, found {gamma}. Pass a float.")
+    if gamma is None or isinstance(gamma, Real | torch.SymFloat | torch.SymInt):
+        return
+    if not isinstance(gamma, Tensor):
+        raise ArgumentTypeError(
+            f"{doing}: gamma must be a number, a tensor or None, found {gamma!r} "
+            f"({type(gamma).__name__})."
+        )
+    check_dense(doing, REALS, gamma=gamma)
+    if gamma.shape not in ((), (1,)):
+        raise ShapeError(
+            f"{doing}: expected gamma a number or a tensor of shape (1,) or (), found "
+            f"{tuple(gamma.shape)}."
+        )
+    if gamma.ndim:  # torch accepts a scalar on the CPU for tensors on any device
+        check_same_device(doing, x, gamma=gamma)
+
+
+def check_operands(doing: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Raise an error unless the convolution of x accepts the dtypes and devices of its operands."""
+    parameters = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+    check_dense(doing, FLOATS, x=x, **parameters)
+    check_same_device(doing, x, **parameters)
+    for name, value in parameters.items():
+        if value.dtype == x.dtype:
+            continue
+        # Autocast converts all but float64, and nothing on the meta device.
+        convertible = torch.float64 not in (x.dtype, value.dtype) and not x.is_meta
+        if convertible and torch.is_autocast_enabled(x.device.type):
+            continue
+        raise ArgumentTypeError(
+            f"{doing}: x has dtype {x.dtype} and {name} {value.dtype}. Convert one of them, a "
+            f"module with module.to({x.dtype}), or use autocast."
+        )
 
 
 def picture_pairs(

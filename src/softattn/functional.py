@@ -11,7 +11,6 @@ arXiv:2105.03358, equation 1.
 """
 
 from collections.abc import Callable, Sequence
-from numbers import Real
 from typing import Literal, TypeAlias, overload
 
 import torch
@@ -19,7 +18,15 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor
 
-from softattn._validation import closest
+from softattn._validation import (
+    FLOATS,
+    REALS,
+    check_dense,
+    check_gamma,
+    check_operands,
+    check_same_device,
+    closest,
+)
 from softattn.errors import ArgumentError, ArgumentTypeError, ShapeError
 from softattn.ops import with_low_memory_gradient
 
@@ -37,10 +44,6 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softplus": F.softplus,
     "tanh": torch.tanh,
 }
-
-# dtypes in which the equation can be computed, and those that a softmax or a factor may have.
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_REALS = (*_FLOATS, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool)
 
 # By the number of spatial dimensions.
 _CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -120,7 +123,7 @@ def soft_attention(
         ShapeError: the shapes of `x`, `weight` and `bias` do not match, or gamma has several
             elements.
     """
-    _check_dense("computing soft attention", _FLOATS, x=x, weight=weight)
+    check_dense("computing soft attention", FLOATS, x=x, weight=weight)
     features, maps = with_low_memory_gradient(
         _features_and_maps,
         x,
@@ -207,7 +210,7 @@ def spatial_softmax(logits: Tensor) -> Tensor:
         ShapeError: the logits have no spatial dimension, or more than three.
     """
     doing = "computing a softmax over positions"
-    _check_dense(doing, _REALS, logits=logits)
+    check_dense(doing, REALS, logits=logits)
     if logits.ndim - 2 not in _POSITIONS:
         raise ShapeError(
             f"{doing}: expected logits of shape (B, K, H, W), (B, K, L) or (B, K, D, H, W), "
@@ -254,8 +257,8 @@ def attend(
             several elements.
     """
     doing = "scaling a feature map by attention maps"
-    _check_dense(doing, _FLOATS, x=x)
-    _check_dense(doing, _REALS, maps=maps)
+    check_dense(doing, FLOATS, x=x)
+    check_dense(doing, REALS, maps=maps)
     positions = _POSITIONS.get(x.ndim - 2)
     same_sizes = (
         maps.ndim == x.ndim and x.shape[0] == maps.shape[0] and x.shape[2:] == maps.shape[2:]
@@ -267,8 +270,8 @@ def attend(
             f"{_joined(['B', *letters.split(', ')])}, found x {tuple(x.shape)} and maps "
             f"{tuple(maps.shape)}."
         )
-    _check_same_device(doing, x, maps=maps)
-    _check_gamma(doing, x, gamma)
+    check_same_device(doing, x, maps=maps)
+    check_gamma(doing, x, gamma)
     scales = maps.sum(dim=1, keepdim=True) if aggregate else maps
     if gamma is not None:
         scales = gamma * scales
@@ -319,79 +322,6 @@ def get_activation(activation: Activation) -> Callable[[Tensor], Tensor]:
 
 def _identity(x: Tensor) -> Tensor:
     return x
-
-
-def _check_dense(doing: str, dtypes: tuple[torch.dtype, ...], **arguments: object) -> None:
-    """Raise an error unless the arguments are dense tensors of one of the dtypes."""
-    for name, value in arguments.items():
-        if not isinstance(value, Tensor):
-            raise ArgumentTypeError(
-                f"{doing}: {name} must be a tensor, found {value!r} ({type(value).__name__})."
-            )
-        if value.layout is not torch.strided:
-            raise ArgumentTypeError(
-                f"{doing}: {name} must be a dense tensor, found one with the layout "
-                f"{value.layout}. Call {name}.to_dense()."
-            )
-        if value.dtype not in dtypes:
-            numbers = "floating-point" if dtypes is _FLOATS else "real"
-            remedy = f"{name}.dequantize()" if value.is_quantized else f"{name}.float()"
-            remedy = f"{name}.abs()" if value.is_complex() else remedy
-            raise ArgumentTypeError(
-                f"{doing}: {name} must hold {numbers} numbers, found {value.dtype}. Call {remedy}."
-            )
-
-
-def _check_same_device(doing: str, x: Tensor, **others: Tensor) -> None:
-    for name, value in others.items():
-        if value.device != x.device:
-            raise ArgumentError(
-                f"{doing}: x is on {x.device} and {name} on {value.device}. Move both to one "
-                "device, a module with module.to(x.device)."
-            )
-
-
-def _check_gamma(doing: str, x: Tensor, gamma: object) -> None:
-    if gamma is None or isinstance(gamma, Real | torch.SymFloat | torch.SymInt):
-        return
-    if not isinstance(gamma, Tensor):
-        raise ArgumentTypeError(
-            f"{doing}: gamma must be a number, a tensor or None, found {gamma!r} "
-            f"({type(gamma).__name__})."
-        )
-    _check_dense(doing, _REALS, gamma=gamma)
-    if gamma.shape not in ((), (1,)):
-        raise ShapeError(
-            f"{doing}: expected gamma a number or a tensor of shape (1,) or (), found "
-            f"{tuple(gamma.shape)}."
-        )
-    if gamma.ndim:  # torch accepts a scalar on the CPU for tensors on any device
-        _check_same_device(doing, x, gamma=gamma)
-
-
-def check_operands(doing: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """Raise an error unless the convolution of x accepts the dtypes and devices of its operands.
-
-    Args:
-        doing: the beginning of the message.
-        x: the feature map.
-        weight: the filters.
-        bias: their bias.
-    """
-    parameters = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
-    _check_dense(doing, _FLOATS, x=x, **parameters)
-    _check_same_device(doing, x, **parameters)
-    for name, value in parameters.items():
-        if value.dtype == x.dtype:
-            continue
-        # Autocast converts all but float64, and nothing on the meta device.
-        convertible = torch.float64 not in (x.dtype, value.dtype) and not x.is_meta
-        if convertible and torch.is_autocast_enabled(x.device.type):
-            continue
-        raise ArgumentTypeError(
-            f"{doing}: x has dtype {x.dtype} and {name} {value.dtype}. Convert one of them, a "
-            f"module with module.to({x.dtype}), or use autocast."
-        )
 
 
 def _check_shapes(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from softattn import functional
 from softattn._keras_files import find_layer, open_file, read_mapping
-from softattn._validation import flag, parameter_factory, whole_number
+from softattn._validation import check_operands, flag, parameter_factory, whole_number
 from softattn.capture import SpatialAttention
 from softattn.errors import ArgumentTypeError
 
@@ -139,7 +139,7 @@ def _attention(
     x: Tensor, weight: Tensor, bias: Tensor, *, aggregate: bool, concat: bool
 ) -> tuple[Tensor, Tensor]:
     doing = "computing the authors' attention"
-    functional.check_operands(doing, x, weight, bias)
+    check_operands(doing, x, weight, bias)
     functional.check_feature_map(x, weight.shape[2], doing, num_dims=2)
     maps = functional.spatial_softmax(F.relu(_logits(x, weight, bias)))
     features = functional.attend(x, maps, aggregate=aggregate)

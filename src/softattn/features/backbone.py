@@ -232,14 +232,13 @@ def find_backbone(
             the model has them; otherwise in the traced graph, before the pooling. The order of
             tokens is checked against the map that the model itself returns for a stage, except
             on the meta device, where there are no values to compare.
-        input_size: size of the images of the dry run, if the model doesn't declare it: one number,
-            (H, W) or (C, H, W).
+        input_size: (C, H, W), (H, W) or one number, if the model doesn't declare its image size.
         pretrained_cfg: preprocessing, with timm's keys, if the model doesn't declare it.
 
     Raises:
-        ArgumentError: `input_size` is not a size.
-        ArgumentTypeError: `model` is not a module, or `at` not a name, or `input_size` not a size.
-            For a model's name, use `wrap_backbone`.
+        ArgumentError: `input_size` is not a size; of the wrong type, an `ArgumentTypeError`.
+        ArgumentTypeError: `model` is not a module, or `at` not a name. For a model's name, use
+            `wrap_backbone`.
         ModelError: the model has no such map, can't be run, takes volumes, or is a dense predictor,
             which returns a map of the input's size, and `at` is not given. It is left unchanged.
     """
