@@ -67,6 +67,14 @@ def test_a_study_with_too_few_runs_has_no_intervals(capsys: pytest.CaptureFixtur
     assert " to " not in "".join(rows)
 
 
+def test_a_change_that_rounds_to_zero_has_no_sign(capsys: pytest.CaptureFixture[str]) -> None:
+    result = study_result(low=-0.00002, high=0.04, p_holm=0.25, outcome="undecided")
+    result["comparisons"]["se"]["auc_macro"]["mean"] = -0.00001
+    print_study(result)
+    row = next(line for line in capsys.readouterr().out.splitlines() if "50.00" in line)
+    assert row.split()[-6:] == ["0.00", "(0.00", "to", "4.00)", "0.250", "undecided"]
+
+
 def study_result(**change: Any) -> dict[str, Any]:
     estimate = {"mean": 0.5, "std": 0.01}
     names = ["auc_macro", "balanced_accuracy"]

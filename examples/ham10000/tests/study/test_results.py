@@ -164,3 +164,13 @@ def test_the_page_shows_what_can_be_quoted(published: Path) -> None:
     row = next(line for line in page.splitlines() if line.startswith("| balanced accuracy | sa"))
     assert f"{change['mean']:+.4f} ({change['low']:.4f} to {change['high']:.4f})" in row
     assert change["outcome"] in row
+
+
+def test_a_change_that_rounds_to_zero_has_no_sign(published: Path) -> None:
+    result = PublishedStudy(published).result
+    assert result is not None
+    change = result["comparisons"]["sa"]["auc_macro"]
+    change |= {"mean": -0.00003, "low": -0.00004, "high": 0.00002}
+    quoted = quotations(result)
+    assert "| 0.0000 (0.0000 to 0.0000) |" in quoted["differences"]
+    assert quoted["sa auc_macro"].startswith("macro AUC by 0.00 points, 97.5 % interval 0.00 to")

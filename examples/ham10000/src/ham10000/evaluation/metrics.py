@@ -14,6 +14,8 @@ Values come from scikit-learn where it has the metric. Where conventions differ:
 - `brier` is the squared error summed over classes and averaged over images, from 0 to 2.
 """
 
+from typing import Literal
+
 import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import (
@@ -38,6 +40,7 @@ __all__ = [
     "averages",
     "bin_of",
     "confusion",
+    "format_change",
     "metric_name",
     "reliability_bins",
     "summarize",
@@ -245,6 +248,23 @@ def metric_name(metric: str) -> str:
         kind, average = metric, ""
     name = f"{average} {_DISPLAY_NAMES.get(kind, kind.replace('_', ' '))}".strip()
     return f"{name} of {label}" if label else name
+
+
+def format_change(value: float, digits: int, sign: Literal["+", "-"] = "+") -> str:
+    """Return a difference as text. A value that rounds to zero has no sign.
+
+    Example:
+        >>> from ham10000.evaluation import format_change
+        >>> format_change(0.0123, 3), format_change(-0.00004, 4), format_change(0.5, 1, "-")
+        ('+0.012', '0.0000', '0.5')
+
+    Args:
+        value: The difference.
+        digits: Number of decimal places.
+        sign: "-" to sign negative values only, as for the ends of an interval.
+    """
+    text = f"{value:{sign}z.{digits}f}"
+    return text.removeprefix("+") if float(text) == 0 else text
 
 
 def upper_bound(metric: str) -> float:

@@ -15,6 +15,7 @@ from ham10000.evaluation import (
     Differences,
     Stratum,
     compare,
+    format_change,
     metric_name,
 )
 from ham10000.models import SUMMARY_CAPTION, SUMMARY_COLUMNS, ModelSummary, summary_rows
@@ -251,11 +252,13 @@ def _compare_arm(study: Mapping[str, Any], arm: str) -> TableGroup:
 def _change(study: Mapping[str, Any], arm: str, name: str) -> list[str]:
     change, both = study["comparisons"][arm][name], study["metrics"][name]
     tested = change["low"] is not None
-    difference = f"{change['mean']:+.4f}"
+    difference = format_change(change["mean"], 4)
+    if tested:
+        difference += f"\n{format_change(change['low'], 4)} to {format_change(change['high'], 4)}"
     return [
         metric_name(name),
         *(_mean(both.get(recipe)) for recipe in (study["control"], arm)),
-        f"{difference}\n{change['low']:+.4f} to {change['high']:+.4f}" if tested else difference,
+        difference,
         *(_p_value(change[key]) for key in ("p", "p_holm") if tested),
     ]
 
@@ -342,7 +345,8 @@ def _difference(found: Difference) -> str:
         return "undefined"
     p_value = _p_value(found.p_value)
     return (
-        f"{found.difference:+.3f}\n{found.low:+.3f} to {found.high:+.3f}\n"
+        f"{format_change(found.difference, 3)}\n"
+        f"{format_change(found.low, 3)} to {format_change(found.high, 3)}\n"
         f"p {p_value if p_value.startswith('<') else f'= {p_value}'}"
     )
 

@@ -14,9 +14,11 @@ from ham10000.data import CLASSES, Report
 from ham10000.evaluation import (
     STRATA,
     Comparison,
+    Difference,
     Differences,
     Evaluation,
     Interval,
+    format_change,
     metric_name,
     read_predictions,
     summarize,
@@ -205,7 +207,7 @@ def print_comparison(comparison: Comparison) -> None:
         if math.isnan(each.difference):
             table.add_row(metric_name(name), *(["undefined"] + [""] * 3))
             continue
-        difference = f"{each.difference:+.3f} [{each.low:+.3f}, {each.high:+.3f}]"
+        difference = _with_ends(each, 3)
         table.add_row(
             metric_name(name), f"{each.a:.3f}", f"{each.b:.3f}", difference, _p(each.p_value)
         )
@@ -256,8 +258,12 @@ def _mcnemar(title: str, level: Differences) -> str:
 def _area(area: AreaDifference) -> str:
     if area.undefined is not None:
         return f"undefined: {area.undefined}"
-    interval = f"{area.difference:+.4f} [{area.low:+.4f}, {area.high:+.4f}]"
-    return f"{interval}, p {_is(area.p_value)}"
+    return f"{_with_ends(area, 4)}, p {_is(area.p_value)}"
+
+
+def _with_ends(found: Difference | AreaDifference, digits: int) -> str:
+    low, high = format_change(found.low, digits), format_change(found.high, digits)
+    return f"{format_change(found.difference, digits)} [{low}, {high}]"
 
 
 def _interval(found: Interval) -> str:
@@ -315,9 +321,10 @@ def _arm_table(result: Mapping[str, Any], arm: str) -> Table:
             continue
         both, change = result["metrics"][name], result["comparisons"][arm][name]
         cells = [f"{100 * both[recipe]['mean']:.2f}" for recipe in (result["control"], arm)]
-        cells.append(f"{100 * change['mean']:+.2f}")
+        cells.append(format_change(100 * change["mean"], 2))
         if tested:
-            cells[-1] += f" ({100 * change['low']:.2f} to {100 * change['high']:.2f})"
+            low, high = (format_change(100 * change[end], 2, "-") for end in ("low", "high"))
+            cells[-1] += f" ({low} to {high})"
             cells.append(_p(change["p_holm"]))
         table.add_row(metric_name(name), *cells, change["outcome"])
     return table

@@ -17,6 +17,7 @@ from ham10000.evaluation import (
     NUM_BINS,
     Evaluation,
     Predictions,
+    format_change,
     metric_name,
     reliability_bins,
 )
@@ -323,22 +324,14 @@ def study_figure(study: Mapping[str, Any], *, theme: Theme = LIGHT) -> Figure:
             height = row + 0.28 * (seed - (dots.shape[1] - 1) / 2) / max(dots.shape[1] - 1, 1)
             axes.plot(column, [height] * len(column), "o", color=theme.second, ms=3, alpha=0.6)
         change = study["comparisons"][arm][name]
-        mean, text = 100 * change["mean"], f"{100 * change['mean']:+.2f}"
+        text = format_change(100 * change["mean"], 2)
         if change["low"] is not None:
             ends = [100 * change["low"], 100 * change["high"]]
             axes.plot(ends, [row, row], color=theme.first, linewidth=2.4)
-            text += f" ({ends[0]:.2f} to {ends[1]:.2f})"
-        axes.plot(mean, row, "D", color=theme.first, markersize=6)
-        axes.text(
-            0.99,
-            row - 0.3,
-            text,
-            va="center",
-            ha="right",
-            fontsize=9,
-            color=theme.ink,
-            transform=axes.get_yaxis_transform(),
-        )
+            text += " ({} to {})".format(*(format_change(end, 2, "-") for end in ends))
+        axes.plot(100 * change["mean"], row, "D", color=theme.first, markersize=6)
+        label = axes.text(0.99, row - 0.3, text, va="center", ha="right", fontsize=9)
+        label.set(color=theme.ink, transform=axes.get_yaxis_transform())
     axes.set_yticks(range(len(arms)), arms)
     axes.set_ylim(len(arms) - 0.4, -0.6)
     axes.set_xlabel(f"{metric_name(name)}, difference to {study['control']} in points")

@@ -3,13 +3,13 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 
 from ham10000.data import CLASS_NAMES, CLASSES, LICENCE
 from ham10000.errors import Ham10000Error
-from ham10000.evaluation import metric_name
+from ham10000.evaluation import format_change, metric_name
 from ham10000.reporting import figures
 from ham10000.reporting.cases import gallery, make_cases, thumbnail
 from ham10000.reporting.comparison import (
@@ -116,7 +116,7 @@ def differences(study: Mapping[str, Any]) -> Embedded | None:
     if name not in study["metrics"]:
         return None
     changes = {arm: study["comparisons"][arm][name]["mean"] for arm in study["arms"]}
-    listed = ", ".join(f"{arm} {100 * change:+.2f}" for arm, change in changes.items())
+    listed = ", ".join(f"{arm} {format_change(100 * change, 2)}" for arm, change in changes.items())
     alt = f"{metric_name(name)}, difference to {study['control']} in points: {listed}."
     return embed(lambda theme: figures.study_figure(study, theme=theme), alt)
 
@@ -299,8 +299,8 @@ def _saliency_tables(found: Mapping[str, Any], caption: str) -> list[Table]:
     return tables
 
 
-def _with_interval(found: Mapping[str, float], sign: str = "") -> str:
-    value, low, high = (format(found[name], f"{sign}.3f") for name in ("value", "low", "high"))
+def _with_interval(found: Mapping[str, float], sign: Literal["+", "-"] = "-") -> str:
+    value, low, high = (format_change(found[name], 3, sign) for name in ("value", "low", "high"))
     return f"{value}\n{low} to {high}"
 
 

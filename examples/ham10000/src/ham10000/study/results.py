@@ -25,7 +25,14 @@ import yaml
 
 from ham10000.data import CLASSES, read_csv
 from ham10000.errors import ArgumentError, MissingDataError
-from ham10000.evaluation import METRICS, Predictions, check_images, metric_name, summarize
+from ham10000.evaluation import (
+    METRICS,
+    Predictions,
+    check_images,
+    format_change,
+    metric_name,
+    summarize,
+)
 from ham10000.recipe import make_recipe, save_recipe
 from ham10000.statistics import CellEstimate
 from ham10000.study.plan import PlannedRun, StudyPlan
@@ -272,27 +279,21 @@ def quotations(result: Mapping[str, Any]) -> dict[str, str]:
     """
     control, quoted = result["control"], {}
     level = f"{100 * (1 - result['look']['level']):g} %"
-    head = [
-        "metric",
-        "arm",
-        control,
-        "arm",
-        f"difference ({level} interval)",
-        "p (Holm)",
-        "outcome",
-    ]
+    difference = f"difference ({level} interval)"
+    head = ["metric", "arm", control, "arm", difference, "p (Holm)", "outcome"]
     rows = [head, ["---"] * len(head)]
     for metric in (result["primary"], *result["secondaries"]):
         for arm in result["arms"] if metric in result["metrics"] else ():
             change = result["comparisons"][arm][metric]
             means = result["metrics"][metric]
             cells = [metric_name(metric), arm, *(f"{means[r]['mean']:.4f}" for r in (control, arm))]
+            difference = format_change(change["mean"], 4)
             if change["low"] is None:
-                cells += [f"{change['mean']:+.4f}", "", change["outcome"]]
+                cells += [difference, "", change["outcome"]]
             else:
-                ends = f"({change['low']:.4f} to {change['high']:.4f})"
+                low, high = (format_change(change[end], 4, "-") for end in ("low", "high"))
                 p = "<.001" if change["p_holm"] < 0.001 else f"{change['p_holm']:.3f}"
-                cells += [f"{change['mean']:+.4f} {ends}", p, change["outcome"]]
+                cells += [f"{difference} ({low} to {high})", p, change["outcome"]]
                 fields = {name: change.get(name) for name in CellEstimate.__dataclass_fields__}
                 estimate = CellEstimate(**{**fields, "values": ()})
                 quoted[f"{arm} {metric}"] = describe_change(metric, estimate)

@@ -16,6 +16,7 @@ from ham10000.evaluation import (
     adjust_p_values,
     check_images,
     compare_cells,
+    format_change,
     metric_name,
     read_predictions,
     summarize,
@@ -235,10 +236,8 @@ def describe_change(metric: str, change: CellEstimate) -> str:
     """
     name, level = metric_name(metric), f"{100 * change.level:g} %"
     scale, digits, unit = (1, 3, "") if metric in LOWER_IS_BETTER else (100, 2, " points")
-    mean, low, high = (
-        f"{scale * value:{sign}.{digits}f}"
-        for value, sign in ((change.mean, "+"), (change.low, ""), (change.high, ""))
-    )
+    mean = format_change(scale * change.mean, digits)
+    low, high = (format_change(scale * end, digits, "-") for end in (change.low, change.high))
     return f"{name} by {mean}{unit}, {level} interval {low} to {high}"
 
 
