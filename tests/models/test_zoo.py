@@ -10,6 +10,7 @@ from softattn import (
     MissingExtraError,
     ModelError,
     WeightsError,
+    wrap_backbone,
 )
 from softattn.models import load_model
 
@@ -70,6 +71,18 @@ def test_without_timm_its_models_say_what_to_install(monkeypatch, name):
 def test_arguments_that_the_model_does_not_take(name):
     with pytest.raises(ArgumentTypeError, match=rf"building {name} with .*colour.*"):
         load_model(name, kwargs={"colour": 3})
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("torchvision:resnet18", r"pretrained=True .*\.get_model\('resnet18', weights=\.\.\.\)\."),
+        ("resnet18", r"pretrained=True, with the tag .*'torchvision:resnet50'\."),
+    ],
+)
+def test_the_argument_weights_of_torchvision(name, remedy):
+    with pytest.raises(ArgumentTypeError, match=f"weights= is an argument of torch.* {remedy}"):
+        wrap_backbone(name, num_classes=7, weights="IMAGENET1K_V2")
 
 
 def test_pretrained_goes_through_the_libraries_own_loading(monkeypatch):

@@ -84,6 +84,18 @@ def load_model(
         WeightsError: the folder or repository of transformers cannot be read.
     """
     library, name = _resolve(name)
+    if library != "transformers" and "weights" in (kwargs or {}):
+        remedies = {
+            "torchvision": "pretrained=True for its default weights, or instead of the name the "
+            f"model torchvision.models.get_model({name!r}, weights=...)",
+            "timm": "pretrained=True, with the tag of the weights after the name if they are not "
+            "the default, as in 'resnet50.a1_in1k'. torchvision's models have names such as "
+            "'torchvision:resnet50'",
+        }
+        raise ArgumentTypeError(
+            f"building {library}:{name}: weights= is an argument of torchvision's functions only. "
+            f"Pass {remedies[library]}."
+        )
     try:
         if library == "transformers":
             return _from_transformers(name, pretrained, dict(kwargs or {}))
