@@ -120,6 +120,20 @@ def test_latex_tables_have_the_rows_of_the_page(source: ReportSource, tmp_path: 
         ]
 
 
+def test_markdown_tables_have_the_rows_of_the_page(source: ReportSource, tmp_path: Path) -> None:
+    tables = tables_of_run(source.runs[0])
+    assert len(write_tables(tmp_path, ["md"], tables, {})) == len(tables)
+    for name, table in tables.items():
+        caption, _, text = (tmp_path / f"{name}.md").read_text().partition("\n\n")
+        assert caption == table.caption
+        head, rule, *rows = (
+            [cell.strip().replace("<br>", "\n") for cell in line.split("|")[1:-1]]
+            for line in text.splitlines()
+        )
+        assert [head, *rows] == [table.head, *table.rows]
+        assert rule == ["---"] * len(head)
+
+
 def test_latex_is_escaped_and_long_tables_can_be_broken() -> None:
     table = Table("50 % of a_b", ["x & y"], [["-0.5\n-1.0 to < 2"], ["follow-up-3"]])
     text = to_latex(table, "tab:a")

@@ -44,7 +44,7 @@ from ham10000.utils import write_text
 
 _Tables = Annotated[
     Sequence[TableFormat] | None,
-    Option("Also write the tables: csv for one row per metric, latex for tables to print."),
+    Option("Also write the tables: csv for one row per metric, latex or md for tables to print."),
 ]
 _RunData = Annotated[
     Path | None, Option("Folder of the data set. Defaults to the data set of the training.")

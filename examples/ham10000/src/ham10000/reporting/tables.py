@@ -40,6 +40,7 @@ __all__ = [
     "summary_items",
     "tables_of_run",
     "to_latex",
+    "to_markdown",
     "write_tables",
 ]
 
@@ -49,7 +50,7 @@ AVERAGES = tuple(name for name in METRICS if "/" not in name)
 OF_CLASSES = tuple(name for name in METRICS if "/" in name)
 """Metrics of one class."""
 
-TableFormat = Literal["csv", "latex"]
+TableFormat = Literal["csv", "latex", "md"]
 """Format of the files of tables."""
 
 _INTERVAL = ("value", "low", "high", "method")
@@ -231,8 +232,9 @@ def write_tables(
 
     Args:
         out: The folder.
-        kinds: "csv" for one row per metric with full precision, "latex" for tables to print.
-        tables: Tables for LaTeX, by name of the file without its extension.
+        kinds: "csv" for one row per metric with full precision, "latex" for tables to print, "md"
+            for the same in Markdown.
+        tables: Tables for LaTeX and Markdown, by name of the file without its extension.
         frames: Tables for CSV, likewise.
 
     Returns:
@@ -248,9 +250,31 @@ def write_tables(
     if "latex" in kinds:
         for name, table in tables.items():
             texts[out / f"{name}.tex"] = to_latex(table, f"tab:{name}")
+    if "md" in kinds:
+        for name, table in tables.items():
+            texts[out / f"{name}.md"] = to_markdown(table)
     for path, text in texts.items():
         write_text(path, text)
     return list(texts)
+
+
+def to_markdown(table: Table) -> str:
+    r"""Return a table as Markdown, with its caption above it.
+
+    Example:
+        >>> from ham10000.reporting.tables import Table, to_markdown
+        >>> table = Table("Recall in %.", ["metric", "a|b"], [["recall", "81\n79 to 83"]])
+        >>> print(to_markdown(table), end="")
+        Recall in %.
+        <BLANKLINE>
+        | metric | a\|b |
+        | --- | --- |
+        | recall | 81<br>79 to 83 |
+    """
+    cells = [table.head, ["---"] * len(table.head), *table.rows]
+    rows = [[cell.replace("|", "\\|").replace("\n", "<br>") for cell in row] for row in cells]
+    text = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return f"{table.caption}\n\n{text}\n" if table.caption else f"{text}\n"
 
 
 def to_latex(table: Table, label: str) -> str:
