@@ -42,6 +42,9 @@ DISTRIBUTIONS = {
 }
 # Pages whose commands are also run, in the order of the page.
 RUN = {"ddp", "ham10000"}
+# Pages whose code imports the example.
+EXAMPLE = {"command-line", "ham10000"}
+COMMAND_LINE = ROOT / "docs" / "guides" / "command-line.md"
 
 if not GUIDES:
     pytest.skip("needs a checkout", allow_module_level=True)
@@ -57,7 +60,7 @@ def words_of(block):
 def test_code_runs(page, tmp_path, monkeypatch):
     for package in ("timm", "transformers", "matplotlib", "h5py", "safetensors", "onnxruntime"):
         pytest.importorskip(package, reason="the guides need softattn[all]")
-    if page.stem == "ham10000":
+    if page.stem in EXAMPLE:
         pytest.importorskip("ham10000", reason="pip install -e examples/ham10000")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HAM10000_DIR", raising=False)
@@ -134,6 +137,32 @@ def test_commands_exist(page):
         while re.fullmatch(r"\w+=\S*", words[0]):
             words = words[1:]
         CHECKS[words[0]](words[1:])
+
+
+def commands_of_softattn():
+    """Return the name and help of each command, as the parser has them."""
+    from softattn.cli.main import build_parser
+
+    (commands,) = (each for each in build_parser()._actions if each.dest == "command")
+    return [(each.dest, each.help) for each in commands._choices_actions]
+
+
+def commands_of_ham10000():
+    cli = pytest.importorskip("ham10000.cli.main", reason="pip install -e examples/ham10000")
+    return [(name, cli._summary(name, module)) for name, module in cli.COMMANDS.items()]
+
+
+@pytest.mark.parametrize("program", [commands_of_softattn, commands_of_ham10000])
+def test_the_page_of_the_command_line_has_every_command(program):
+    name = program.__name__.removeprefix("commands_of_")
+    text = COMMAND_LINE.read_text().partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(.+?)` \| (.+?) \| `(.+?)` \|$", text, re.MULTILINE)
+    found = [(command, about.removesuffix(".").lower()) for command, about, _ in rows]
+    assert found == [(each, about.removesuffix(".").lower()) for each, about in program()]
+    for command, _, example in rows:
+        words = shlex.split(example)
+        assert words[:2] == [name, command]
+        CHECKS[name](words[1:])
 
 
 def _softattn(arguments):
