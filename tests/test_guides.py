@@ -41,9 +41,9 @@ DISTRIBUTIONS = {
     "segmentation_models_pytorch": "segmentation-models-pytorch",
 }
 # Pages whose commands are also run, in the order of the page.
-RUN = {"ddp", "ham10000"}
+RUN = {"ddp", "ham10000", "trained"}
 # Pages whose code imports the example.
-EXAMPLE = {"command-line", "ham10000"}
+EXAMPLE = {"command-line", "ham10000", "trained"}
 COMMAND_LINE = ROOT / "docs" / "guides" / "command-line.md"
 
 if not GUIDES:
