@@ -150,7 +150,7 @@ docs-check: docs ## Check the site: links, spelling, pages in Chromium
 results-check: $(READY) ## Recompute the published results of studies
 	$(BIN)/ham10000 study --verify $(STUDY)/results --pages $$(git ls-files '*.md')
 
-check: lint test parity test-wheel docs-check bench-check trust-check results-check ## Run all that CI runs
+check: lint test parity test-wheel docs-check bench-check results-check ## Run all that CI runs
 
 clean: ## Remove environments and build results
 	rm -rf $(VENV) $(KERAS) $(WHEEL) $(LOWEST) build dist out site
