@@ -19,6 +19,7 @@ from ham10000.training.run_dir import (
     claim_run,
     find_run,
 )
+from ham10000.utils import PARTIAL
 
 
 def test_another_recipe_is_refused_by_the_field_that_differs(
@@ -40,6 +41,21 @@ def test_before_anything_is_trained_a_recipe_may_change(
     claim_run(run.path, recipe(optimizer={"lr": 0.5}))
     assert load_recipe(run.recipe).optimizer.lr == 0.5
     assert not run.split.exists()
+
+
+def test_a_folder_whose_process_was_killed_while_claiming_it_can_be_claimed(
+    recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    def killed() -> None:
+        os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+        claim_run(tmp_path / "run", recipe())
+
+    assert ranks.run(killed) == [-signal.SIGKILL]
+    assert not RunDir(tmp_path / "run").recipe.exists()
+    assert list((tmp_path / "run").glob(f"{PARTIAL}*"))
+    run, _ = claim_run(tmp_path / "run", recipe())
+    assert run.recipe.exists()
+    assert not list(run.path.glob(f"{PARTIAL}*"))
 
 
 def test_a_folder_of_something_else_is_left_alone(

@@ -20,7 +20,7 @@ from ham10000.errors import (
     cannot_write,
 )
 from ham10000.recipe import Recipe, field_values, load_recipe, make_recipe, save_recipe
-from ham10000.utils import lock_folder
+from ham10000.utils import PARTIAL, lock_folder
 
 __all__ = [
     "LAUNCHER_LOCK",
@@ -193,6 +193,8 @@ def claim_run(out: Path, recipe: Recipe) -> tuple[RunDir, Recipe]:
         if run.recipe.exists():
             _check_claimed(run, recipe)
         else:
+            for path in out.glob(f"{PARTIAL}*"):  # of a process that was killed while claiming
+                path.unlink()
             others = sorted(path.name for path in out.iterdir() if not path.name.endswith(".lock"))
             if others:
                 raise ArgumentError(
