@@ -109,7 +109,7 @@ def run_part(part: str, out: Path, options: argparse.Namespace, limit: float) ->
 
 
 def run_command(command: list[str], log: Any, seconds: float) -> int | str:
-    """Run a command; return its exit status, or that it was stopped after so many seconds."""
+    """Run a command, stop it after some seconds, and return its exit status or that it stopped."""
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     process = subprocess.Popen(
         command, stdout=log, stderr=log, env=environment, start_new_session=True

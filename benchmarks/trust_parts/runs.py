@@ -21,7 +21,7 @@ from typing import Any
 from ham10000.data import prepare as prepare_cache
 from ham10000.data import synthesize
 from ham10000.errors import Ham10000Error
-from ham10000.recipe import Recipe, make_recipe
+from ham10000.recipe import Recipe, find_recipe, load_recipe
 from ham10000.training import INTERRUPTED, RunDir, train
 
 from .campaign import WrongResultError
@@ -48,32 +48,21 @@ class Whole:
 
 
 def tiny_recipe(data: Path, cache: Path) -> Recipe:
-    """Return a recipe that trains in a second or two."""
-    return make_recipe(
-        {
-            "name": "tiny",
-            "seed": 3,
-            "data": {
-                "root": str(data),
-                "cache": str(cache),
-                "size": SIZE,
-                "protocol": "paper",
-                "augment": "authors",
-                "workers": 0,
-                "epoch_samples": 64,
-            },
-            "model": {
-                "backbone": "ham10000:tiny",
-                "at": "block2",
-                "head": "pool",
-                "drop_rate": 0.3,
-            },
-            "attention": {"layer": "soft", "block": "paper"},
-            "schedule": {"name": "one_cycle"},
-            "training": {"epochs": 3, "batch_size": 16, "ema": 0.9, "checkpoint_steps": 2},
-            "logging": {"tensorboard": False},
-        }
-    )
+    """Return the recipe smoke_sa, shortened so that it trains in a second or two."""
+    fields = [
+        f"data.root={data}",
+        f"data.cache={cache}",
+        f"data.size={SIZE}",
+        "data.protocol=paper",
+        "data.workers=0",
+        "data.epoch_samples=64",
+        "training.epochs=3",
+        "training.batch_size=16",
+        "training.ema=0.9",
+        "training.checkpoint_steps=2",
+        "logging.tensorboard=false",
+    ]
+    return load_recipe(find_recipe("smoke_sa"), fields)
 
 
 def prepare(folder: Path) -> Whole:
@@ -164,13 +153,10 @@ def _train(recipe: Recipe, out: Path, before: Callable[[Path], Any]) -> None:
     try:
         before(out)
         status = train(recipe, out)
-    except Ham10000Error:
-        status = 1
     except BaseException as error:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
-        text = f"{type(error).__name__}: {error}"
-        _beside(out, "error").write_text(text)
-        status = FOREIGN
+        _beside(out, "error").write_text(f"{type(error).__name__}: {error}")
+        status = 1 if isinstance(error, Ham10000Error) else FOREIGN
     finally:
         with suppress(Exception):
             sys.stdout.flush()
