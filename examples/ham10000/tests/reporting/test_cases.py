@@ -1,3 +1,4 @@
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from ham10000.reporting.cases import (
     gallery,
     make_cases,
 )
+from ham10000.reporting.console import print_saliency
 from ham10000.training import find_images, open_run
 
 
@@ -205,3 +207,17 @@ def test_localise_prints_within_80_columns(
         "localisation.csv",
         "localisation.json",
     ]
+
+
+def test_localise_describes_the_maps(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["localise", str(run), "--faithful", "0", "--out", str(out)]) == 0
+    maps = json.loads((out / "localisation.json").read_text())["maps"]
+    statistics, gamma = maps["statistics"], maps["gamma"]
+    assert 0 < statistics["entropy"]["value"] < 1 <= statistics["effective_maps"]["value"]
+    assert gamma["trained"] != gamma["initial"]
+    printed = capsys.readouterr().out
+    assert f"entropy          {statistics['entropy']['value']:.3f} [" in printed
+    assert f"Gamma: {gamma['initial']:.4g} at first, {gamma['trained']:.4g} trained." in printed

@@ -22,7 +22,13 @@ from ham10000.saliency import (
     localization_scores,
     write_saliency,
 )
-from ham10000.saliency.evaluate import measure_faithfulness, measure_localization, read_masks
+from ham10000.saliency.evaluate import (
+    measure_faithfulness,
+    measure_localization,
+    measure_maps,
+    read_masks,
+)
+from ham10000.saliency.scores import STATISTICS, map_statistics
 from ham10000.training import open_run
 
 
@@ -67,6 +73,18 @@ def test_batches_dont_matter(model: SoftAttentionClassifier) -> None:
             np.testing.assert_allclose(values, other[method][score], atol=1e-5)
 
 
+def test_the_maps_of_a_trained_model_are_described(model: SoftAttentionClassifier) -> None:
+    images, _, _ = planted(40, seed=5)
+    found = measure_maps(model, lambda rows: images[list(rows)], range(40), batch_size=16)
+    whole = map_statistics(model(images, return_maps=True)[1].detach())
+    for name in STATISTICS:
+        assert found[name].shape == (40,)
+        np.testing.assert_allclose(found[name], whole[name], atol=1e-4)
+    # The object is at a random place, and the maps are trained to follow it.
+    assert found["entropy"].mean() < 0.95
+    assert found["deviation"].mean() > 0.2
+
+
 def test_images_without_a_mask_are_counted(editable: Path) -> None:
     folder = open_folder(editable)
     names = folder.table["image_id"].tolist()[:6]
@@ -91,6 +109,7 @@ def test_a_run_is_evaluated_with_intervals_and_files(
         for each in scores.values():
             assert 0 <= each["low"] <= each["value"] <= each["high"] <= 1
     assert len(images) == 3 * found["images"]
+    assert found["maps"] == {}
     assert found["faithfulness"]["images"] == 2
     assert len(found["faithfulness"]["curves"]["random"]["deletion"]) == 3
     write_saliency(found, images, tmp_path)

@@ -5,7 +5,13 @@ from torch import Tensor
 
 from ham10000.errors import ArgumentError
 from ham10000.saliency import CURVES, SCORES, curve_area, localization_scores
-from ham10000.saliency.scores import blurred, faithfulness_curves, rank_positions, upsample
+from ham10000.saliency.scores import (
+    blurred,
+    faithfulness_curves,
+    map_statistics,
+    rank_positions,
+    upsample,
+)
 
 
 def plain(map_: np.ndarray, mask: np.ndarray) -> tuple[float, float, float]:
@@ -149,3 +155,32 @@ def test_a_blur_keeps_the_mean_colour_alone() -> None:
     board = (torch.arange(32)[:, None] + torch.arange(32)) % 2
     blur = blurred(board.float().repeat(1, 3, 1, 1))
     assert (blur - 0.5).abs().max() < 0.02
+
+
+def test_statistics_of_maps_equal_plain_loops() -> None:
+    maps = np.random.default_rng(0).random((5, 3, 4, 2))
+    maps[0, 1] = 0.7
+    found = map_statistics(torch.from_numpy(maps))
+    flat = (maps / maps.sum((2, 3), keepdims=True)).reshape(5, 3, 8)
+    average = flat.mean((0, 1))
+    for image, rows in enumerate(flat):
+        entropies = [-sum(p * np.log(p) for p in row) / np.log(8) for row in rows]
+        assert found["entropy"][image] == pytest.approx(np.mean(entropies))
+        # singular values from the eigenvalues of the Gram matrix
+        values = np.sqrt(np.linalg.eigvalsh(rows @ rows.T))
+        shares = values / values.sum()
+        assert found["effective_maps"][image] == pytest.approx(np.exp(-shares @ np.log(shares)))
+        distance = sum(abs(rows.mean(0) - average)) / 2
+        assert found["deviation"][image] == pytest.approx(distance)
+    assert found["constant_maps"].tolist() == [pytest.approx(1 / 3), 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("value", [0.0, 0.25])
+@pytest.mark.parametrize("positions", [1, 4])
+def test_statistics_of_uniform_maps(value: float, positions: int) -> None:
+    found = map_statistics(torch.full((2, 16, positions, 1), value))
+    expected = {"entropy": 1.0, "effective_maps": 1.0, "constant_maps": 1.0, "deviation": 0.0}
+    if positions == 1:
+        expected["entropy"] = 0.0  # there is no choice
+    for name, each in expected.items():
+        np.testing.assert_allclose(found[name], each, atol=1e-6)

@@ -366,6 +366,11 @@ def print_saliency(found: Mapping[str, Any]) -> None:
     """Print localization and faithfulness scores of each saliency method and baseline."""
     out = console()
     out.print(_saliency_table(found["localisation"]["methods"]))
+    if found["maps"]:
+        statistics, gamma = found["maps"]["statistics"], found["maps"]["gamma"]
+        out.print(_saliency_table({name: {"all maps": each} for name, each in statistics.items()}))
+        if gamma is not None:
+            out.print(f"Gamma: {gamma['initial']:.4g} at first, {gamma['trained']:.4g} trained.")
     faithfulness = found["faithfulness"]
     if faithfulness["images"]:
         out.print(_saliency_table(faithfulness["methods"]))

@@ -185,7 +185,7 @@ def saliency_section(run: EvaluatedRun, data: Path | None, faithful: int) -> dic
         f"empty mask. Lesions cover {found['mask_share']:.0%} of an image on average. Below each "
         "value: its 95 % confidence interval."
     )
-    tables = _saliency_tables(found["localisation"], caption)
+    tables = _saliency_tables(found["localisation"], caption) + _map_tables(found.get("maps"))
     faithfulness, drawn = found["faithfulness"], []
     if faithfulness["images"]:
         caption = (
@@ -297,6 +297,21 @@ def _saliency_tables(found: Mapping[str, Any], caption: str) -> list[Table]:
         caption = "Paired difference on the same images: attention minus each other map."
         tables.append(Table(caption, ["attention minus", *head], rows))
     return tables
+
+
+def _map_tables(maps: Mapping[str, Any] | None) -> list[Table]:
+    if not maps:  # no attention, or stored before the statistics existed
+        return []
+    statistics, gamma = maps["statistics"], maps["gamma"]
+    caption = (
+        "The attention maps themselves. Entropy is relative to that of uniform maps; effective "
+        "maps is how many of the maps are different; constant maps is the share of uniform ones; "
+        "deviation is the total variation distance between the attention of an image and the mean."
+    )
+    if gamma is not None:
+        caption += f" Gamma was {gamma['initial']:.4g} at first and {gamma['trained']:.4g} trained."
+    head = [method_name(name) for name in statistics]
+    return [Table(caption, head, [[_with_interval(each) for each in statistics.values()]])]
 
 
 def _with_interval(found: Mapping[str, float], sign: Literal["+", "-"] = "-") -> str:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
+from softattn import SoftAttention
 from torch import Tensor, nn
 
 from ham10000.data import HAM10000, Augment, data_folder, open_folder, read_mask, resize
@@ -28,10 +28,14 @@ from ham10000.saliency.methods import (
 from ham10000.saliency.scores import (
     CURVES,
     SCORES,
+    Floats,
+    Scores,
     curve_area,
     faithfulness_curves,
     localization_scores,
+    map_statistics,
     rank_positions,
+    with_intervals,
 )
 from ham10000.training import Run
 from ham10000.utils import write_text
@@ -47,8 +51,8 @@ __all__ = [
     "image_reader",
     "measure_faithfulness",
     "measure_localization",
+    "measure_maps",
     "read_masks",
-    "with_intervals",
     "write_saliency",
 ]
 
@@ -62,13 +66,8 @@ LOCALIZATION_JSON = "localisation.json"
 LOCALIZATION_CSV = "localisation.csv"
 """File name of the scores of each image."""
 
-Floats = npt.NDArray[np.float64]
-
 ReadImages: TypeAlias = Callable[[Sequence[int]], Tensor]
 """Function from image indices to images, (B, 3, S, S), normalized."""
-
-Scores: TypeAlias = dict[str, dict[str, Floats]]
-"""By method, then by score or curve: one row for each image."""
 
 
 class Masks(NamedTuple):
@@ -179,6 +178,11 @@ def evaluate_saliency(
         method: {name: curve_area(values) for name, values in scores.items()}
         for method, scores in curves.items()
     }
+    maps, statistics = {}, {}
+    if model.has_attention:
+        statistics = measure_maps(network, read, masks.kept)
+        found_maps = with_intervals({"attention": statistics}, _resample(kept, resamples, seed))
+        maps = {"statistics": found_maps["methods"]["attention"], "gamma": _gamma(network)}
     summary: dict[str, Any] = {
         "split": split,
         "weights": weights,
@@ -190,6 +194,7 @@ def evaluate_saliency(
         "mask_share": float(masks.masks.double().mean()),
         "resamples": resamples,
         "seed": seed,
+        "maps": maps,
         "localisation": with_intervals(found, _resample(kept, resamples, seed)),
         "faithfulness": {
             "images": len(rows),
@@ -201,7 +206,7 @@ def evaluate_saliency(
             },
         },
     }
-    return summary, _by_image(kept, found)
+    return summary, _by_image(kept, found, statistics)
 
 
 def write_saliency(summary: Mapping[str, Any], images: pd.DataFrame, out: Path) -> None:
@@ -251,6 +256,24 @@ def measure_localization(
     return _joined(found)
 
 
+def measure_maps(
+    model: nn.Module, read: ReadImages, rows: Sequence[int], *, batch_size: int = 32
+) -> dict[str, Floats]:
+    """Compute statistics of the attention maps, (M,) for each of `STATISTICS`.
+
+    Args:
+        model: in eval mode, with attention, takes the image alone; see `image_network`.
+        read: reads images by index.
+        rows: image indices.
+        batch_size: number of images in a batch.
+    """
+    parts = []
+    for start in range(0, len(rows), batch_size):
+        with torch.inference_mode():
+            parts.append(model(read(rows[start : start + batch_size]), return_maps=True)[1].cpu())
+    return map_statistics(torch.cat(parts))
+
+
 def measure_faithfulness(
     model: nn.Module,
     read: ReadImages,
@@ -285,40 +308,6 @@ def measure_faithfulness(
             for curve, values in faithfulness_curves(model, images, classes, ranks, steps).items():
                 found[method][curve].append(values)
     return _joined(found)
-
-
-def with_intervals(scores: Scores, counts: Floats) -> dict[str, Any]:
-    """Average scores over images, with 95 % confidence intervals from resamples of lesions.
-
-    Example:
-        >>> import numpy as np
-        >>> from ham10000.saliency.evaluate import with_intervals
-        >>> scores = {"attention": {"iou": np.array([0.25, 0.75])}}
-        >>> with_intervals(scores, np.array([[1.0, 1.0], [1.0, 1.0]]))["methods"]
-        {'attention': {'iou': {'value': 0.5, 'low': 0.5, 'high': 0.5}}}
-
-    Args:
-        scores: (N,) for each method and score.
-        counts: (N, R), how often each image counts in each resample.
-
-    Returns:
-        "methods": value, low and high of each score; "differences": the same for attention minus
-        each other method, if attention is among the methods.
-    """
-    return {
-        "methods": {
-            method: {name: _interval(values, counts) for name, values in found.items()}
-            for method, found in scores.items()
-        },
-        "differences": {
-            method: {
-                name: _interval(scores["attention"][name] - values, counts)
-                for name, values in found.items()
-            }
-            for method, found in scores.items()
-            if "attention" in scores and method != "attention"
-        },
-    }
 
 
 @torch.inference_mode()
@@ -363,13 +352,18 @@ def _resample(table: pd.DataFrame, resamples: int, seed: int) -> Floats:
     return draw_lesions(classes, lesions, resamples, seed)
 
 
-def _interval(values: Floats, counts: Floats) -> dict[str, float]:
-    means = values @ counts / counts.sum(axis=0)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return {"value": float(values.mean()), "low": float(low), "high": float(high)}
+def _gamma(model: nn.Module) -> dict[str, float] | None:
+    for module in model.modules():
+        if isinstance(module, SoftAttention) and module.gamma is not None:
+            assert module.initial_gamma is not None
+            return {"initial": module.initial_gamma, "trained": module.gamma.item()}
+    return None
 
 
-def _by_image(table: pd.DataFrame, found: Scores) -> pd.DataFrame:
+def _by_image(table: pd.DataFrame, found: Scores, maps: Mapping[str, Floats]) -> pd.DataFrame:
     columns = ["image_id", "lesion_id", "dx"]
-    parts = [table[columns].assign(method=name, **scores) for name, scores in found.items()]
+    parts = [
+        table[columns].assign(method=name, **scores, **(maps if name == "attention" else {}))
+        for name, scores in found.items()
+    ]
     return pd.concat(parts, ignore_index=True)

@@ -10,9 +10,13 @@ Faithfulness is measured with deletion and insertion curves, as in Petsiuk et al
 colour of the image; the sooner the probability of the predicted class falls, the better the map.
 Insertion copies them into a blurred image; the sooner the probability rises, the better. The area
 under each curve summarizes it.
+
+The statistics of a model's maps describe them without a mask: how flat they are, how many of them
+are different, and how much they depend on the image.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -26,19 +30,32 @@ from ham10000.errors import ArgumentError
 __all__ = [
     "CURVES",
     "SCORES",
+    "STATISTICS",
+    "Floats",
+    "Scores",
     "blurred",
     "curve_area",
     "energy_inside",
     "faithfulness_curves",
     "iou",
     "localization_scores",
+    "map_statistics",
     "pointing_game",
     "rank_positions",
     "upsample",
+    "with_intervals",
 ]
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+
+Scores: TypeAlias = dict[str, dict[str, Floats]]
+"""By method, then by score or curve: one row for each image."""
 
 SCORES = ("pointing_game", "energy_inside", "iou")
 """Names of the scores that `localization_scores` returns, in this order."""
+
+STATISTICS = ("entropy", "effective_maps", "constant_maps", "deviation")
+"""Names of the values that `map_statistics` returns, in this order."""
 
 
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -128,7 +145,49 @@ def iou(maps: Tensor, masks: Tensor) -> Tensor:
     return common / (2 * area[:, 0] - common)
 
 
-def localization_scores(maps: Tensor, masks: Tensor) -> dict[str, npt.NDArray[np.float64]]:
+def map_statistics(maps: Tensor) -> dict[str, Floats]:
+    """Return statistics of the maps of each image; for uniform maps they are 1, 1, 1 and 0.
+
+    - entropy: of each map, divided by that of a uniform map; mean over the maps.
+    - effective_maps: the effective rank of the K maps of an image, the exponential of the entropy
+      of their normalized singular values (Roy & Vetterli, EUSIPCO 2007). It is 1 if all maps are
+      proportional to one another, and at most the smaller of K and the number of positions.
+    - constant_maps: the share of maps that are uniform, as those of the authors' layer are where
+      its ReLU is zero at all positions.
+    - deviation: total variation distance between the sum of an image's maps and its mean over
+      all images, both normalized. It is 0 if the maps do not depend on the image.
+
+    Example:
+        >>> import torch
+        >>> from ham10000.saliency.scores import map_statistics
+        >>> one_hot = torch.eye(4).reshape(1, 4, 2, 2)
+        >>> found = map_statistics(one_hot)
+        >>> {name: round(values.item(), 3) for name, values in found.items()}
+        {'entropy': 0.0, 'effective_maps': 4.0, 'constant_maps': 0.0, 'deviation': 0.0}
+
+    Args:
+        maps: (N, K, h, w), not negative. A map of zeros counts as uniform.
+
+    Returns:
+        (N,) for each of `STATISTICS`.
+    """
+    flat = maps.double().flatten(2)
+    flat = torch.where(flat.sum(dim=2, keepdim=True) > 0, flat, 1)
+    flat = flat / flat.sum(dim=2, keepdim=True)
+    largest = np.log(flat.shape[2]) if flat.shape[2] > 1 else 1.0
+    values = torch.linalg.svdvals(flat)
+    values = values / values.sum(dim=1, keepdim=True)
+    looks = flat.mean(dim=1)
+    found = {
+        "entropy": torch.special.entr(flat).sum(dim=2).mean(dim=1) / largest,
+        "effective_maps": torch.special.entr(values).sum(dim=1).exp(),
+        "constant_maps": (flat.amax(dim=2) == flat.amin(dim=2)).double().mean(dim=1),
+        "deviation": (looks - looks.mean(dim=0)).abs().sum(dim=1) / 2,
+    }
+    return {name: each.numpy() for name, each in found.items()}
+
+
+def localization_scores(maps: Tensor, masks: Tensor) -> dict[str, Floats]:
     """Return the localization scores of each map.
 
     Example:
@@ -224,7 +283,7 @@ def faithfulness_curves(
     classes: Tensor,
     ranks: Tensor,
     steps: int = 20,
-) -> dict[str, npt.NDArray[np.float64]]:
+) -> dict[str, Floats]:
     """Compute the deletion and insertion curves of images.
 
     Args:
@@ -260,3 +319,43 @@ def curve_area(
     """
     values = np.asarray(curves, dtype=np.float64)
     return np.asarray((values[:, 1:] + values[:, :-1]).mean(axis=1) / 2)
+
+
+def with_intervals(scores: Scores, counts: Floats) -> dict[str, Any]:
+    """Average scores over images, with 95 % confidence intervals from resamples of lesions.
+
+    Example:
+        >>> import numpy as np
+        >>> from ham10000.saliency.scores import with_intervals
+        >>> scores = {"attention": {"iou": np.array([0.25, 0.75])}}
+        >>> with_intervals(scores, np.array([[1.0, 1.0], [1.0, 1.0]]))["methods"]
+        {'attention': {'iou': {'value': 0.5, 'low': 0.5, 'high': 0.5}}}
+
+    Args:
+        scores: (N,) for each method and score.
+        counts: (N, R), how often each image counts in each resample.
+
+    Returns:
+        "methods": value, low and high of each score; "differences": the same for attention minus
+        each other method, if attention is among the methods.
+    """
+    return {
+        "methods": {
+            method: {name: _interval(values, counts) for name, values in found.items()}
+            for method, found in scores.items()
+        },
+        "differences": {
+            method: {
+                name: _interval(scores["attention"][name] - values, counts)
+                for name, values in found.items()
+            }
+            for method, found in scores.items()
+            if "attention" in scores and method != "attention"
+        },
+    }
+
+
+def _interval(values: Floats, counts: Floats) -> dict[str, float]:
+    means = values @ counts / counts.sum(axis=0)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return {"value": float(values.mean()), "low": float(low), "high": float(high)}
