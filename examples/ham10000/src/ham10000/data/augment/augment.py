@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ham10000.data.augment import colour, geometry
+from ham10000.data.augment import transforms
 from ham10000.data.samplers import uniform
 from ham10000.errors import ArgumentError, closest
 
@@ -154,11 +154,11 @@ class Augment:
         for part in _parts(images):
             values = images[part]
             if places is not None and values.device.type == "cpu":
-                values = geometry.warp_bytes(values, places[part])
+                values = transforms.warp_bytes(values, places[part])
             elif places is not None:
-                values = geometry.warp(values.float(), places[part])
+                values = transforms.warp(values.float(), places[part])
             if colours is not None:
-                colour.apply(values.float(), colours[part], out=result[part])
+                transforms.apply_colours(values.float(), colours[part], out=result[part])
             elif self.preset.paints:
                 result[part].copy_(values).mul_(1 / 255)
             else:
@@ -176,8 +176,8 @@ class Augment:
         preset, device = self.preset, images.device
         places = None
         if preset.moves:
-            draws = uniform(self.seed, epoch, positions, geometry.COLUMNS, stream=1)
-            places = geometry.matrices(
+            draws = uniform(self.seed, epoch, positions, transforms.GEOMETRY_COLUMNS, stream=1)
+            places = transforms.warp_matrices(
                 draws,
                 degrees=preset.degrees,
                 shift=preset.shift,
@@ -188,10 +188,10 @@ class Augment:
             ).to(device)
         if not preset.colours:
             return places, None
-        draws = uniform(self.seed, epoch, positions, colour.COLUMNS, stream=2)
+        draws = uniform(self.seed, epoch, positions, transforms.COLOUR_COLUMNS, stream=2)
         # Every 16th pixel is enough for the mean colour.
         means = images[:, :, ::4, ::4].flatten(2).float().mean(2) / 255
-        matrix = colour.jitter(
+        matrix = transforms.colour_matrices(
             draws.to(device),
             means,
             brightness=preset.brightness,
@@ -207,8 +207,8 @@ class Augment:
     def _paint(self, images: Tensor, positions: Tensor, epoch: int) -> None:
         preset = self.preset
         if preset.random_operation:
-            draws = uniform(self.seed, epoch, positions, colour.OPERATION_COLUMNS, stream=3)
-            colour.random_operation(images, draws.to(images.device))
+            draws = uniform(self.seed, epoch, positions, transforms.OPERATION_COLUMNS, stream=3)
+            transforms.random_operation(images, draws.to(images.device))
         if preset.hairs:
             draw_hairs(images, self.seed, epoch, positions, preset.hairs)
         if preset.rulers:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ham10000.data.augment import geometry
+from ham10000.data.augment import transforms
 from ham10000.data.augment.augment import PRESETS
 from ham10000.data.constants import CLASSES
 from ham10000.data.folder import Folder
@@ -153,11 +153,13 @@ def _copies(rows: list[int]) -> Iterator[_Copy]:
 
 def _move(image: Tensor, seed: int, copy: _Copy) -> Tensor:
     preset = PRESETS["authors"]
-    draws = uniform(seed, copy.number, torch.tensor([copy.row]), geometry.COLUMNS, stream=31)
-    matrices = geometry.matrices(
+    draws = uniform(
+        seed, copy.number, torch.tensor([copy.row]), transforms.GEOMETRY_COLUMNS, stream=31
+    )
+    matrices = transforms.warp_matrices(
         draws, degrees=preset.degrees, shift=preset.shift, zoom=preset.zoom, flips=preset.flips
     )
-    return geometry.warp_bytes(image[None], matrices)[0]
+    return transforms.warp_bytes(image[None], matrices)[0]
 
 
 def _encode(image: Tensor) -> bytes:
