@@ -1,9 +1,11 @@
 """The code in the README runs."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+from check_package import relative_links
 
 from softattn.cli import main
 
@@ -47,3 +49,22 @@ def test_badges_are_true():
     badges = re.findall(r"img\.shields\.io/badge/([^)]+)\)", text)
     expected = [f"python-{python}+", f"torch-{torch}+", f"licence-{licence}", "arXiv-2105.03358"]
     assert [badge.rpartition("-")[0] for badge in badges] == expected
+
+
+def test_links_are_absolute_on_pypi():
+    """The build replaces the links; `make package` checks the result."""
+    root, text = README.parent, README.read_text()
+    hooks = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["metadata"]["hooks"]
+    own = relative_links(text)
+    for rule in hooks["fancy-pypi-readme"]["substitutions"]:
+        text = re.sub(rule["pattern"], rule["replacement"], text)
+    assert relative_links(text) == []
+    places = r"https://(raw\.githubusercontent)?(?:github)?\.com/softattn/softattn/(?:blob/)?v.*?/"
+    found = re.findall(places + r"([^)]+)\)", text)
+    assert sorted({path for _, path in found}) == own
+    assert {path for raw, path in found if raw} == {"docs/images/explain.png"}
+
+
+def test_relative_links_are_found():
+    text = "[a](b.md) ![c](d.png) <img src=\"e.svg\"> [f](https://g.org/h) [i](#j)"
+    assert relative_links(text) == ["b.md", "d.png", "e.svg"]
