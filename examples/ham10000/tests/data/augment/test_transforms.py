@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy.ndimage import affine_transform
 
+from ham10000.data.augment import transforms
 from ham10000.data.augment.transforms import (
     apply_colours,
     colour_matrices,
@@ -30,7 +31,11 @@ def test_the_warp_is_that_of_scipy_with_the_edge_repeated() -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(40, 40), (31, 52), (9, 7), (1, 6), (6, 1)])
 @pytest.mark.parametrize("shift", [0.1, 5.0])
-def test_bytes_are_warped_as_numbers_are(height: int, width: int, shift: float) -> None:
+@pytest.mark.parametrize("exact", [transforms._EXACT, False])  # False: OpenCV 4
+def test_bytes_are_warped_as_numbers_are(
+    height: int, width: int, shift: float, exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transforms, "_EXACT", exact)
     images = torch.randint(0, 256, (40, 3, height, width), dtype=torch.uint8)
     draws = torch.rand(40, 7)
     moves = warp_matrices(
