@@ -1,6 +1,7 @@
 """Evaluation of measured times in the benchmarks."""
 
 import dataclasses
+import re
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ sys.path.insert(0, str(BENCHMARKS))
 from bench.harness import Row, compare, read_facts, read_rows, table, take_turns, worse, write_rows  # noqa: E402
 from bench.machine import cpu_model  # noqa: E402
 from bench.memory import peak  # noqa: E402
-from bench.page import brief  # noqa: E402
+from bench.page import brief, sentences, write_page  # noqa: E402
 from bench.targets import TARGETS, Target, over, verdicts  # noqa: E402
 
 TIMES = {
@@ -102,6 +103,37 @@ def test_a_case_of_the_layer_is_a_line_of_at_most_80_columns():
     assert lines[3].split()[-3:] == ["1.30", "6.00", "1.10"]
     # The limit's ratio is 1.1, the Conv3d form's 6.
     assert lines[-1].split()[3:] == ["100.000", "123.400", "110.000", "1.12", "4.86", "50%", "50%"]
+
+
+def rows_of_the_page():
+    case = "16x192x8x8 float32 NCHW"
+    sides = {"bare convolution": 1.0, "softattn": 1.25, "CBAM (timm)": 2.0, "Conv3d form": 5.0}
+    layer = [Row("forward+backward", case, side, 0.1, ratio, 1, 2, ratio, ratio, "set", 0.5)
+             for side, ratio in {**sides, "limit": 1.1}.items()]  # fmt: skip
+    return layer + [Row("growth with maps", size, side, 1, 1, 1, 1, 1, 1)
+                    for size in ("1", "4") for side in ("bare convolution", "softattn")]  # fmt: skip
+
+
+def test_the_page_begins_with_a_chart_and_three_sentences_and_the_rest_is_folded(tmp_path):
+    write_page(tmp_path / "page.md", rows_of_the_page(), [{"cores": 2}], tmp_path / "images")
+    text = (tmp_path / "page.md").read_text()
+    seen = re.sub(r"<details.*?</details>", "", text.partition("# Performance\n")[2], flags=re.S)
+    pictures = re.findall(r"!\[.+\]\(images/(.+)-(light|dark)\.svg#only-\2\)", seen)
+    assert pictures == [("performance", "light"), ("performance", "dark")]
+    assert [bool(line) for line in seen.strip().splitlines()] == [True, True, False, *[True] * 3]
+    assert len([line for line in seen.splitlines() if line.endswith(".")]) == 3
+    assert text.count("```text") == 3
+    assert text.count("<details") == 4  # one says how it is measured
+    for name in re.findall(r"\]\(images/(.+?)#", text):
+        assert (tmp_path / "images" / name).read_text().lstrip().startswith("<?xml")
+
+
+def test_the_sentences_of_the_page_are_of_the_rows():
+    first, second, third = sentences(rows_of_the_page())
+    assert "take 1.25 to 1.25 times" in first
+    assert "4.00 to 4.00 times as long in the Conv3d form" in first
+    assert "(not measured)" in second
+    assert "(not measured)" in third
 
 
 def test_a_target_is_met_not_met_or_not_measured():

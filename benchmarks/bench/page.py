@@ -1,18 +1,13 @@
-"""Write docs/performance.md: tables and plots."""
+"""Write docs/performance.md: one chart, three sentences, and all tables, folded."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
-
+from bench.charts import draw_growth, draw_overview, overview
 from bench.harness import Row, table
-from bench.targets import verdicts
+from bench.targets import TARGETS, verdicts
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-HEADER = """# Performance
-
+METHOD = """\
 `make bench` writes this page, and all figures as JSON to `out/bench`. In each comparison the sides
 are timed alternately in one run of three to nine rounds. A ratio is the median over the rounds of
 the ratio to the first side, followed by its quartiles; `best` compares the fastest rounds. With one
@@ -34,20 +29,70 @@ LAYER = ("forward", "forward+backward")
 def write_page(
     path: Path, rows: Sequence[Row], machines: Sequence[Mapping[str, object]], images: Path
 ) -> None:
-    """Write the page and its plots."""
+    """Write the page and its charts: first the overview, then all tables, folded."""
     described = [", ".join(f"{k} {v}" for k, v in facts.items()) for facts in machines]
-    lines = [HEADER, *(f"Measured on: {one}." for one in described)]
-    lines += ["", "## Targets and results", "", "```text", *verdicts(rows), "```"]
+    draw_overview(rows, images)
+    lines = [
+        *("---", "hide: [toc]", "search: { boost: 0.2 }", "---", "", "# Performance", ""),
+        *picture("Time of the layer and of its alternatives for five feature maps", "performance"),
+        *sentences(rows),
+        *folded(
+            "How it is measured",
+            [METHOD.rstrip(), "", *(f"Measured on: {one}." for one in described)],
+        ),
+        *folded("Targets and results", ["```text", *verdicts(rows), "```"]),
+    ]
     parts = sorted({row.part for row in rows}, key=[row.part for row in rows].index)
     for part in parts:
         found = [row for row in rows if row.part == part]
-        lines += ["", f"## {part[0].upper()}{part[1:]}", ""]
+        inside = []
         if part.startswith("growth"):
-            name = part.replace(" ", "-") + ".png"
-            plot(found, images / name, part)
-            lines += [f"![Time as a function of the size, {part}](images/{name})", ""]
-        lines += ["```text", *(brief(found) if part.startswith(LAYER) else table(found))[1:], "```"]
+            draw_growth(found, images, part)
+            inside = picture(f"Time as a function of the size, {part}", part.replace(" ", "-"))
+        table_lines = (brief(found) if part.startswith(LAYER) else table(found))[1:]
+        lines += folded(f"{part[0].upper()}{part[1:]}", [*inside, "```text", *table_lines, "```"])
     path.write_text("\n".join(lines) + "\n")
+
+
+def picture(text: str, name: str) -> list[str]:
+    """Format an image with a version for each colour scheme."""
+    themes = ("light", "dark")
+    return [*(f"![{text}](images/{name}-{theme}.svg#only-{theme})" for theme in themes), ""]
+
+
+def folded(title: str, lines: Sequence[str]) -> list[str]:
+    """Format lines as a part of the page that is closed at first."""
+    start = ["", '<details markdown="1">', f"<summary>{title}</summary>", ""]
+    return [*start, *lines, "", "</details>"]
+
+
+def sentences(rows: Sequence[Row]) -> list[str]:
+    """Summarize the measurements in three sentences, each with its range."""
+    cases = overview(rows)
+    layer = [sides["softattn"].ratio for sides in cases.values()]
+    slower = [
+        sides["Conv3d form"].ratio / sides["softattn"].ratio
+        for sides in cases.values()
+        if "Conv3d form" in sides
+    ]
+    found = {target.text: target.find(rows) for target in TARGETS}
+    trained = found["wrapped / bare model, training step"]
+    memory = found["peak memory, plain torch / softattn"]
+    return [
+        f"Forward and backward take {span(layer)} times as long as in the convolution alone, and "
+        f"{span(slower)} times as long in the Conv3d form as in softattn.",
+        f"A training step of a wrapped model takes {span(trained)} times as long as one of the "
+        "bare model.",
+        f"The peak memory of the same equation in plain torch is {span(memory)} times that of "
+        "softattn.",
+    ]
+
+
+def span(ratios: Sequence[float]) -> str:
+    """Format the smallest and the largest of some ratios."""
+    if not ratios:
+        return "(not measured)"
+    return f"{min(ratios):.2f} to {max(ratios):.2f}"
 
 
 def brief(rows: Sequence[Row]) -> list[str]:
@@ -91,21 +136,3 @@ def limit_line(case: str, sides: Mapping[str, Row]) -> str:
 def shorter(case: str) -> str:
     """Abbreviate dtype names."""
     return case.replace("bfloat16", "bf16").replace("float32", "f32")
-
-
-def plot(rows: Sequence[Row], path: Path, title: str) -> None:
-    """Plot the time of each side over the growing quantity."""
-    figure, axes = plt.subplots(figsize=(4.5, 3), dpi=100, layout="constrained")
-    for side in sorted({row.side for row in rows}, key=[row.side for row in rows].index):
-        some = [row for row in rows if row.side == side]
-        xs = [float(row.case) for row in some]
-        axes.loglog(xs, [row.milliseconds for row in some], marker="o", label=side)
-    values = sorted({float(row.case) for row in rows})
-    axes.set_xticks(values, [f"{value:g}" for value in values], minor=False)
-    axes.set_xticks([], minor=True)
-    axes.set(xlabel=title.rpartition(" ")[2], ylabel="ms, forward and backward", title=title)
-    axes.set_ylim(bottom=axes.get_ylim()[0] / 2)
-    axes.legend(fontsize=7)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    plt.close(figure)
