@@ -1,8 +1,13 @@
 import json
+import signal
+import subprocess
+import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import timm
 import torch
@@ -158,6 +163,31 @@ def test_a_frozen_study(synthetic: Path, tmp_path: Path) -> None:
     ]
     assert lost.predictions().read_bytes() == before
     assert again["comparisons"] == result["comparisons"]
+
+
+def test_no_process_of_a_frozen_study_outlives_its_parent(synthetic: Path, tmp_path: Path) -> None:
+    recipes, out = write_frozen_recipes(tmp_path, synthetic), tmp_path / "study"
+    command = [sys.executable, "-m", "ham10000", "study", *map(str, recipes), "--out", str(out)]
+    options = ["--seeds", "0", "1", "--parallel", "2", "training.epochs=100000"]
+    study = psutil.Popen([*command, *options], stdout=subprocess.DEVNULL)
+    children: list[psutil.Process] = []
+    try:
+        # Both workers train as soon as two runs have their environment.json.
+        deadline = time.monotonic() + 600
+        while len(list(out.glob("runs/*/environment.json"))) < 2:
+            assert study.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        children = study.children(recursive=True)
+        study.terminate()
+        assert study.wait(60) == -signal.SIGTERM
+        ended, alive = psutil.wait_procs(children, timeout=30)
+        assert len(ended) >= 2
+        assert not alive
+    finally:
+        for process in (study, *children):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def test_a_frozen_recipe_with_augmentation_is_refused_before_any_training(

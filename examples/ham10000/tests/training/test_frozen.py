@@ -10,11 +10,11 @@ import timm
 import torch
 
 from ham10000.data import CLASSES, open_folder
-from ham10000.errors import CacheError, RecipeError, SplitError, TrainingError
+from ham10000.errors import CacheError, MissingDataError, RecipeError, SplitError, TrainingError
 from ham10000.evaluation import read_predictions
 from ham10000.models import FeatureMaps
 from ham10000.recipe import Recipe, make_recipe
-from ham10000.training import RunDir, check_frozen, find_predictions, open_run, train
+from ham10000.training import RunDir, check_frozen, find_predictions, frozen, open_run, train
 
 LAYERS = ("none", "placebo", "soft", "se", "eca", "cbam")
 
@@ -56,6 +56,42 @@ def run(recipe: Recipe, folder: Path) -> RunDir:
 
 def with_fields(recipe: Recipe, section: str, **values: object) -> Recipe:
     return replace(recipe, **{section: replace(getattr(recipe, section), **values)})
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MissingDataError, "split.csv cannot be read any more .* --resume"),
+        (SplitError, "split.csv was changed during training"),
+    ],
+)
+def test_a_split_that_is_lost_or_changed_in_mid_run(
+    recipe: Recipe,
+    run: RunDir,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[Exception],
+    message: str,
+) -> None:
+    end_epoch, own = frozen._end_epoch, RunDir(tmp_path / "run")
+
+    def lose_split(*arguments: Any) -> bool:
+        if error is SplitError:
+            own.split.write_text(run.split.read_text().replace(",train", ",test"))
+        else:
+            own.split.unlink(missing_ok=True)
+        return end_epoch(*arguments)
+
+    features = run.path.parent / "features-timm-test_resnet-64"
+    own_recipe = with_fields(recipe, "data", features=features)
+    monkeypatch.setattr(frozen, "_end_epoch", lose_split)
+    with pytest.raises(error, match=message):
+        train(own_recipe, own.path)
+    assert not own.done
+    monkeypatch.undo()
+    if error is MissingDataError:
+        assert train(own_recipe, own.path) == 0, "as the message says"
+        assert own.predictions().read_bytes() == run.predictions().read_bytes()
 
 
 def test_the_folder_of_a_run(run: RunDir, folder: Path) -> None:

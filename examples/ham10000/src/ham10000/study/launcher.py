@@ -35,7 +35,7 @@ from ham10000.training import (
     prepare_split,
     train_head,
 )
-from ham10000.utils import available_cores, write_text
+from ham10000.utils import available_cores, end_with_parent, write_text
 
 __all__ = [
     "FrozenLauncher",
@@ -162,7 +162,7 @@ class FrozenLauncher:
         workers = max(1, min(self.parallel or available_cores(), len(runs)))
         log(f"Training {workers} at a time on this machine, on stored features")
         # Spawned, because a forked process can inherit a lock that another thread holds.
-        with ProcessPoolExecutor(workers, get_context("spawn"), _ignore_interrupts) as pool:
+        with ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker) as pool:
             futures = {
                 pool.submit(_train_one, self.study / run.folder, recipe): run
                 for run, recipe in runs.items()
@@ -210,8 +210,9 @@ def _train_one(folder: Path, recipe: Recipe) -> None:
         train_head(recipe, files, open_features(find_features(files, recipe), recipe))
 
 
-def _ignore_interrupts() -> None:
+def _begin_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    end_with_parent()  # of SIGTERM and SIGKILL, which end the parent at once
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from ham10000.data import CLASSES, EpochSampler, read_split, split_rows
-from ham10000.errors import RecipeError, SplitError, TrainingError
+from ham10000.errors import MissingDataError, RecipeError, SplitError, TrainingError
 from ham10000.evaluation import (
     Predictions,
     make_predictions,
@@ -152,6 +152,7 @@ def train_head(recipe: Recipe, run: RunDir, features: FeatureMaps) -> None:
                 f"finishing {run.path}: training.monitor {training.monitor} was NaN in every "
                 "epoch. Choose another metric, such as log_loss."
             )
+        _check_split(run, session.split_hash)
         session.evaluated.load_state_dict(best)
         predicted = {
             split: _predict(session, split) for split in ("val", "test") if split in session.rows
@@ -161,7 +162,7 @@ def train_head(recipe: Recipe, run: RunDir, features: FeatureMaps) -> None:
         content = {
             "version": VERSION,
             "recipe": dump_recipe(recipe),
-            "split": _hash_split(run),
+            "split": session.split_hash,
             "backbone": features.weights,
             "model": {f"{_PREFIX}{name}": value for name, value in best.items()},
             "epoch": counters.best_epoch,
@@ -206,6 +207,8 @@ def load_head(model: LesionClassifier, content: dict[str, Any], run: RunDir) -> 
 class _Session:
     recipe: Recipe
     features: FeatureMaps
+    split_hash: str
+    """SHA-256 of split.csv."""
     rows: dict[str, npt.NDArray[np.int64]]
     """Rows of each split."""
     targets: Tensor
@@ -257,6 +260,7 @@ def _build_session(recipe: Recipe, run: RunDir, features: FeatureMaps) -> _Sessi
     return _Session(
         recipe=recipe,
         features=features,
+        split_hash=_hash_split(run),
         rows=rows,
         targets=targets,
         head=head,
@@ -347,8 +351,23 @@ def _predict(session: _Session, split: str) -> Predictions:
     return make_predictions(known, round_probabilities(torch.cat(parts)), "predicting")
 
 
+def _check_split(run: RunDir, trained: str) -> None:
+    """Check that split.csv is still the one of the training."""
+    if _hash_split(run) != trained:
+        raise SplitError(
+            f"training {run.path}: split.csv was changed during training, so predictions would be "
+            f"of other images. Train again with: ham10000 train --resume {run.path}"
+        )
+
+
 def _hash_split(run: RunDir) -> str:
-    return hashlib.sha256(run.split.read_bytes()).hexdigest()
+    try:
+        return hashlib.sha256(run.split.read_bytes()).hexdigest()
+    except OSError as error:
+        raise MissingDataError(
+            f"training {run.path}: split.csv cannot be read any more ({error}). It is made again "
+            f"by: ham10000 train --resume {run.path}"
+        ) from error
 
 
 @contextmanager

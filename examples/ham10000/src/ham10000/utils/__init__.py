@@ -9,11 +9,18 @@ from ham10000.utils.files import (
     sync_folder,
     write_text,
 )
-from ham10000.utils.parallel import available_cores, in_order, on_threads, with_bar
+from ham10000.utils.parallel import (
+    available_cores,
+    end_with_parent,
+    in_order,
+    on_threads,
+    with_bar,
+)
 
 __all__ = [
     "PARTIAL",
     "available_cores",
+    "end_with_parent",
     "in_order",
     "is_locked",
     "lock_folder",

@@ -1,5 +1,9 @@
-"""Small jobs for thousands of files on threads, with results in order and a progress bar."""
+"""Small jobs for thousands of files on threads, with results in order and a progress bar.
 
+And processes that end with the process that started them.
+"""
+
+import multiprocessing
 import os
 import sys
 import threading
@@ -12,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["available_cores", "in_order", "on_threads", "with_bar"]
+__all__ = ["available_cores", "end_with_parent", "in_order", "on_threads", "with_bar"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -23,6 +27,23 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def end_with_parent() -> None:
+    """End this process as soon as the process that started it has ended, for whatever reason.
+
+    Call it in a process that `multiprocessing` started. Otherwise the workers of a pool whose
+    parent was killed wait for their next job forever.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def in_order(
