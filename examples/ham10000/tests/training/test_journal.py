@@ -14,6 +14,8 @@ from ham10000.training.journal import (
     EpochProgress,
     explain_failures,
     log_to,
+    table_head,
+    table_row,
     try_write_metrics,
     write_metrics,
 )
@@ -28,6 +30,7 @@ def test_only_the_shown_process_writes_a_file(
     with log_to(tmp_path / "log.txt", shown=True):
         LOG.info("an epoch")
         LOG.error("an error that is raised", extra={"raised": True})
+        LOG.info("a detail", extra={"file_only": True})
     with log_to(tmp_path / "other.txt", shown=False):
         LOG.info("an epoch of another rank")
         LOG.error("an error of another rank")
@@ -35,6 +38,7 @@ def test_only_the_shown_process_writes_a_file(
     assert [line.split(maxsplit=2)[2] for line in lines] == [
         "INFO an epoch",
         "ERROR an error that is raised",
+        "INFO a detail",
     ]
     assert not (tmp_path / "other.txt").exists()
     assert capsys.readouterr().err == "an epoch\nan error of another rank\n"
@@ -99,6 +103,24 @@ def test_without_a_terminal_there_is_a_line_now_and_then(
         "epoch 2/3 step 8/10, loss 1.098, 0 images/s, 80 s left",
     ]
     assert shown.rate == 32 / 160
+
+
+def test_epochs_are_a_table_of_at_most_80_columns() -> None:
+    train = {"epoch": 100, "loss": 1.5, "accuracy": 0.25, "seconds": 600.4}
+    train["images_per_second"] = 1234.5
+    validation = {"loss": 12.25, "accuracy": 1.0, "balanced_accuracy": 0.5}
+    validation |= {"auc_weighted": math.nan, "seconds": 3.0}
+    head = table_head("test")
+    row = table_row(train, validation, 100, is_best=True)
+    assert max(map(len, [*head, row])) <= 80
+    assert head[0].split() == ["train", "test", "*", "=", "best", "so", "far"]
+    assert head[1].split()[:3] == ["epoch", "loss", "accuracy"]
+    assert head[1].split()[-4:] == ["balanced", "weighted", "time", "images/s"]
+    assert head[2].split() == ["accuracy", "AUC"]
+    assert " ".join(row.split()) == "100/100* 1.5000 0.2500 12.2500 1.0000 0.5000 nan 10:03 1234"
+    ends = [head[1].index(word) + len(word) for word in ("time", "images/s")]
+    assert [row.index(word) + len(word) for word in ("10:03", "1234")] == ends
+    assert "*" not in table_row(train, validation, 100, is_best=False)
 
 
 def test_other_processes_say_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -4,9 +4,11 @@ import json
 import logging
 import math
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from ham10000.errors import Ham10000Error, TrainingError
-from ham10000.evaluation import Predictions
+from ham10000.evaluation import Predictions, metric_name
 from ham10000.recipe import Recipe
 from ham10000.training.loggers import Loggers
 from ham10000.training.run_dir import RunDir
@@ -30,6 +32,8 @@ __all__ = [
     "Journal",
     "explain_failures",
     "log_to",
+    "table_head",
+    "table_row",
     "try_write_metrics",
     "without_nan",
     "write_metrics",
@@ -41,8 +45,12 @@ _RAISED = {"raised": True}
 """Marks records of errors that are raised as well, and so printed by the caller."""
 _LOST = ("Connection closed by peer", "Connection reset by peer", "timed out", "Timed out", "NCCL")
 _MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-_SHOWN = ("loss", "accuracy", "balanced_accuracy", "auc_weighted")
-_SHORT = {"balanced_accuracy": "balanced", "auc_weighted": "AUC"}
+_FILE_ONLY = {"file_only": True}
+"""Marks records for the text log alone."""
+_OF_TRAIN = ("loss", "accuracy")
+_OF_VALIDATION = ("loss", "accuracy", "balanced_accuracy", "auc_weighted")
+_WIDTH = 9
+"""Width of a column of the table of epochs, which has at most 80 columns."""
 _SECONDS = 60.0
 """Time between two lines if standard error is not a terminal."""
 _SMOOTHING = 0.05
@@ -142,6 +150,7 @@ class Journal:
         self.loggers, self.epochs, self.shown = loggers, epochs, shown
         self.progress: EpochProgress | None = None
         self.note = ""
+        self._started_table = False
 
     @contextmanager
     def epoch(self, counters: Counters, steps: int) -> Iterator[None]:
@@ -186,21 +195,18 @@ class Journal:
             return
         try_write_metrics(setup.run, counters)
         self.note = _brief(validation)
+        if not self._started_table:
+            for line in table_head(setup.validation_split):
+                _LOG.info("%s", line)
+            self._started_table = True
+        is_best = counters.best_epoch == counters.epoch
+        _LOG.info("%s", table_row(train, validation, self.epochs, is_best=is_best))
         _LOG.info(
-            "epoch %d/%d: train %s; %s %s%s",
-            counters.epoch,
-            self.epochs,
-            _brief(train),
-            setup.validation_split,
-            self.note,
-            ", best so far" if counters.best_epoch == counters.epoch else "",
-        )
-        _LOG.info(
-            "  %.0f s and %.0f s to evaluate, %.0f images/s; %s",
+            "%.0f s of training: %s; %.0f s of evaluation",
             self.seconds,
-            validation["seconds"],
-            self.rate,
             timer.shares(),
+            validation["seconds"],
+            extra=_FILE_ONLY,
         )
         self.loggers.add(setup, state, train, validation, predictions)
 
@@ -230,9 +236,45 @@ def without_nan(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def table_head(validation_split: str) -> list[str]:
+    """Return the head of the table of epochs.
+
+    Args:
+        validation_split: the split that the columns on the right are of.
+    """
+    names = [*_OF_TRAIN, *_OF_VALIDATION]
+    titles = [textwrap.wrap(metric_name(name), _WIDTH - 1) for name in names]
+    cells = [["epoch "], *titles, ["time"], ["images/s"]]
+    groups = f"{'train':>{2 * _WIDTH - 1}}{validation_split:>{2 * _WIDTH}}"
+    lines = [f"{groups:{6 * _WIDTH}}{'* = best so far':>{8 + 2 * _WIDTH - 1}}"]
+    for row in zip_longest(*cells, fillvalue=""):
+        first, *others = row
+        lines.append(f"{first:>8}" + "".join(f"{cell:>{_WIDTH}}" for cell in others))
+    return [line.rstrip() for line in lines]
+
+
+def table_row(
+    train: dict[str, Any], validation: dict[str, Any], epochs: int, *, is_best: bool
+) -> str:
+    """Return the row of an epoch, with the time of training and evaluation.
+
+    Args:
+        train: the record of the training images.
+        validation: the record of the validation images.
+        epochs: number of epochs of the recipe.
+        is_best: whether the epoch is marked as the best so far.
+    """
+    values = [train[name] for name in _OF_TRAIN] + [validation[name] for name in _OF_VALIDATION]
+    minutes, seconds = divmod(round(train["seconds"] + validation["seconds"]), 60)
+    epoch = f"{train['epoch']}/{epochs}{'*' if is_best else ' '}"
+    cells = [f"{value:.4f}" for value in values]
+    cells += [f"{minutes}:{seconds:02}", f"{train['images_per_second']:.0f}"]
+    return f"{epoch:>8}" + "".join(f"{cell:>{_WIDTH}}" for cell in cells)
+
+
 def _brief(record: dict[str, Any]) -> str:
-    return " ".join(
-        f"{_SHORT.get(name, name)} {record[name]:.4f}" for name in _SHOWN if name in record
+    return ", ".join(
+        f"{metric_name(name)} {record[name]:.4f}" for name in _OF_VALIDATION if name in record
     )
 
 
@@ -241,7 +283,7 @@ def log_to(path: Path, *, shown: bool) -> Iterator[None]:
     """Log to standard error and, if `shown`, to a file; other ranks log only errors."""
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     handlers[0].setFormatter(logging.Formatter("%(message)s"))
-    handlers[0].addFilter(lambda record: not getattr(record, "raised", False))
+    handlers[0].addFilter(lambda record: not {"raised", "file_only"} & set(vars(record)))
     if shown:
         handlers.append(_QuietFile(path, encoding="utf-8", delay=True))
         handlers[1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
