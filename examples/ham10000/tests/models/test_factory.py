@@ -7,6 +7,7 @@ import torch
 from building import build_classifier
 from softattn import SoftAttention, SoftAttentionBlock, SpatialAttention
 from softattn.keras import KerasSoftAttention
+from torch import nn
 
 from ham10000.errors import RecipeError
 from ham10000.models import build_attention, summarize_recipes
@@ -46,6 +47,30 @@ def test_the_rest_takes_twice_the_channels_after_the_papers_block() -> None:
     # If the attention does not pool, the pooling stage of the network stays.
     unpooled = build_classifier(recipe, attention=replace(PAPER, pool=1), size=32).network.head
     assert next(name for name, _ in unpooled.named_children()) == "pool2"
+
+
+def test_initial_values_and_averages_of_keras() -> None:
+    recipe = replace(TINY, head="rest", head_init="keras", norm_momentum=0.01)
+    network = build_classifier(recipe, size=32).network
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms
+    assert {norm.momentum for norm in norms} == {0.01}
+    # Inside a traced norm layer the momentum is a constant.
+    inside = ModelRecipe("timm:resnet18", at="layer1.0.bn1", norm_momentum=1.0)
+    model, images = build_classifier(inside, size=32).train(), torch.randn(4, 3, 32, 32)
+    model(images)
+    key = "network.backbone.model.layer1.0.bn1.running_mean"
+    statistics = model.state_dict()[key].clone()
+    model(images)
+    torch.testing.assert_close(model.state_dict()[key], statistics)
+    assert (statistics.abs() > 1e-3).any()
+    linear = network.get_classifier()
+    bound = (6 / (linear.in_features + linear.out_features)) ** 0.5
+    assert (linear.bias == 0).all()
+    assert 0.9 * bound < linear.weight.abs().max() <= bound
+    plain = build_classifier(replace(TINY, head="rest"), size=32).network
+    assert {m.momentum for m in plain.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
+    assert (plain.get_classifier().bias != 0).any()
 
 
 def test_the_fields_reach_the_attention() -> None:

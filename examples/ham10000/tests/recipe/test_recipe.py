@@ -34,6 +34,9 @@ ARMS = {
     "finetuned_placebo": ("finetuned_sa", {"attention.layer": "placebo"}),
     "finetuned_keras": ("finetuned", {"attention.layer": "keras"}),
 }
+PAPER_ARMS = {
+    **{f"{name}_keras": (f"{name}_sa", {"attention.layer": "keras"}) for name in PAPER},
+}
 FROZEN = {
     "frozen_max": {"model.head"},
     "frozen_probe": {"model.head"},
@@ -43,7 +46,13 @@ FROZEN = {
     "frozen_eca": {"attention.layer"},
     "frozen_cbam": {"attention.layer"},
 }
-ALL = [name for pair in PAIRS for name in (pair, f"{pair}_sa")] + ["best", *ARMS, "frozen", *FROZEN]
+ALL = [name for pair in PAIRS for name in (pair, f"{pair}_sa")] + [
+    "best",
+    *ARMS,
+    *PAPER_ARMS,
+    "frozen",
+    *FROZEN,
+]
 
 
 def read(name: str, *changes: str) -> Recipe:
@@ -90,9 +99,9 @@ def test_with_attention_nothing_else_is_different(name: str) -> None:
     assert different(read(name), read(f"{name}_sa")) == expected
 
 
-@pytest.mark.parametrize("name", ARMS)
-def test_an_arm_differs_from_its_base_in_one_field(name: str) -> None:
-    base, expected = ARMS[name]
+@pytest.mark.parametrize("name", [*ARMS, *PAPER_ARMS])
+def test_an_arm_differs_from_its_base_in_one_thing(name: str) -> None:
+    base, expected = {**ARMS, **PAPER_ARMS}[name]
     assert different(read(name), read(base)) == {"name", *expected}
     assert expected.items() <= flat(read(name)).items()
 
@@ -114,7 +123,9 @@ def test_the_papers_models_share_their_protocol(name: str) -> None:
     assert recipe.model.pretrained is (name not in ("vgg16", "resnet34"))
     own = {field for field in different(recipe, read("resnet50")) if not field.startswith("model.")}
     assert own <= {"name", "data.size", "training.patience"}
-    assert (recipe.optimizer.name, recipe.optimizer.lr, recipe.optimizer.eps) == ("adam", 0.01, 0.1)
+    optimizer = recipe.optimizer
+    assert (optimizer.name, optimizer.lr, optimizer.eps) == ("adam_keras", 0.01, 0.1)
+    assert (recipe.model.head_init, recipe.model.norm_momentum) == ("keras", 0.01)
     assert recipe.loss.class_weights == {"mel": 5}
     training = recipe.training
     assert (training.batch_size, training.epochs, training.min_delta) == (16, 150, 0.001)

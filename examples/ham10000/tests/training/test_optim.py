@@ -7,7 +7,13 @@ from building import build_classifier
 
 from ham10000.models import LesionClassifier
 from ham10000.recipe import AttentionRecipe, ModelRecipe, OptimizerRecipe, ScheduleRecipe
-from ham10000.training.optim import Schedule, average_weights, build_optimizer, build_schedule
+from ham10000.training.optim import (
+    KerasAdam,
+    Schedule,
+    average_weights,
+    build_optimizer,
+    build_schedule,
+)
 
 PAPER = AttentionRecipe("soft", "paper")
 
@@ -49,7 +55,7 @@ def test_rates_fall_towards_the_input(model: LesionClassifier) -> None:
     assert rates[id(named["network.attention.attention.gamma"])] == 4.0
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "adam", "adam_keras", "adamw"])
 @pytest.mark.parametrize("fused", [False, True])
 def test_an_optimizer_from_before_freezing_trains_all_afterwards(
     model: LesionClassifier, name: str, fused: bool
@@ -232,3 +238,43 @@ def test_the_average_follows_with_a_growing_decay() -> None:
         assert abs(ema.module.running_mean.item() + expected) < 1e-6
         assert ema.module.num_batches_tracked.item() == step
     assert average_weights(model, None) is None
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_keras_adam_equals_the_equations_of_keras(fused: bool) -> None:
+    lr, eps, (b1, b2) = 0.01, 0.1, (0.8, 0.99)
+    gradients = [[1.0, -0.02], [0.5, 3.0], [-2.0, 0.0]]
+    weight = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    late = torch.zeros(1, dtype=torch.float64, requires_grad=True)  # trained from the second step
+    groups = [{"params": [weight]}, {"params": [late]}]
+    optimizer = KerasAdam(groups, lr=lr, eps=eps, betas=(b1, b2), fused=fused)
+
+    def train(optimizer: torch.optim.Optimizer, first: int, last: int) -> None:
+        for number in range(first, last):
+            weight.grad = torch.tensor(gradients[number], dtype=torch.float64)
+            late.grad = weight.grad[:1].clone() if number else None
+            optimizer.step()
+
+    train(optimizer, 0, 2)
+    resumed = KerasAdam(groups, lr=lr, eps=eps, betas=(b1, b2), fused=fused)
+    resumed.load_state_dict(optimizer.state_dict())
+    assert resumed.param_groups[0]["eps"] == eps
+    train(resumed, 2, 3)
+
+    def expected(gradients: list[float]) -> float:
+        w = m = v = 0.0
+        for t, g in enumerate(gradients, start=1):
+            m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+            alpha = lr * math.sqrt(1 - b2**t) / (1 - b1**t)
+            w -= alpha * m / (math.sqrt(v) + eps)
+        return w
+
+    for index in range(2):
+        assert weight[index].item() == pytest.approx(expected([g[index] for g in gradients]), 1e-12)
+    assert late.item() == pytest.approx(expected([g[0] for g in gradients[1:]]), 1e-12)
+
+
+def test_a_recipe_can_have_the_adam_of_keras(model: LesionClassifier) -> None:
+    optimizer = build_optimizer(OptimizerRecipe("adam_keras", eps=0.1), model, fused=True)
+    assert type(optimizer) is KerasAdam
+    assert {group["eps"] for group in optimizer.param_groups} == {0.1}

@@ -19,6 +19,7 @@ from softattn import (
 from softattn.keras import KerasSoftAttention
 from timm.layers.create_attn import get_attn
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ham10000.data import CLASSES, HAM10000, Augment, feature_names
 from ham10000.errors import RecipeError, closest
@@ -155,6 +156,8 @@ def _network(
         backbone = load_backbone(model.backbone, at, model.pretrained, model.weights)
     else:
         backbone, at = nn.Sequential(OrderedDict(maps=_NoBackbone(feature_map))), "maps"
+    # Before wrapping: a graph that ends inside a norm layer has the momentum as a constant.
+    _set_momentum(backbone, model.norm_momentum)
     try:
         network = wrap_backbone(
             backbone,
@@ -168,7 +171,24 @@ def _network(
     except SoftAttnError as error:
         raise RecipeError(f"building {model.backbone}: {error}") from error
     start_uniform(attention, network.attention, network.backbone.feature_map.size)
+    _set_momentum(network.head, model.norm_momentum)
+    _init_head(model, network.head)
     return network
+
+
+def _set_momentum(module: nn.Module, momentum: float | None) -> None:
+    if momentum is not None:
+        for norm in module.modules():
+            if isinstance(norm, _BatchNorm):
+                norm.momentum = momentum
+
+
+def _init_head(recipe: ModelRecipe, head: nn.Module) -> None:
+    if recipe.head_init == "keras":
+        for module in head.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
 
 
 def build_attention(recipe: AttentionRecipe, channels: int) -> nn.Module:

@@ -35,7 +35,7 @@ def shipped_recipes() -> dict[str, Path]:
     Example:
         >>> from ham10000.recipe import shipped_recipes
         >>> list(shipped_recipes())[:4]
-        ['best', 'densenet201', 'densenet201_sa', 'finetuned']
+        ['best', 'densenet201', 'densenet201_keras', 'densenet201_sa']
     """
     package = Path(ham10000.__file__).parent
     # In a wheel they are in the package; in a checkout they are at the root of the project.

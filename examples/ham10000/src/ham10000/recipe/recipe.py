@@ -151,6 +151,12 @@ class ModelRecipe:
     """Number of queries of the head probe; a divisor of the number of channels."""
     drop_rate: Annotated[float, _BELOW_ONE] = 0.0
     """Dropout before the linear layer of the head."""
+    head_init: Literal["torch", "keras"] = "torch"
+    """Initial linear layers of the head: torch's defaults, or Glorot-uniform weights and zero
+    biases, the defaults of Keras."""
+    norm_momentum: Annotated[float | None, _UP_TO_ONE] = None
+    """Share of a batch in the running statistics of batch norms; 0.01 is the default of Keras.
+    Defaults to that of the model, in most 0.1."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Mean of each channel that is subtracted, of values in [0, 1]."""
     std: Annotated[tuple[float, float, float], _POSITIVE] = (0.5, 0.5, 0.5)
@@ -206,14 +212,15 @@ class AttentionRecipe:
 class OptimizerRecipe:
     """Optimizer and gradients."""
 
-    name: Literal["adam", "adamw", "sgd"] = "adamw"
-    """Optimizer of `torch.optim`."""
+    name: Literal["adam", "adam_keras", "adamw", "sgd"] = "adamw"
+    """Optimizer of `torch.optim`; adam_keras is Adam with `eps` where Keras has it, which makes
+    much shorter first steps if `eps` is large."""
     lr: Annotated[float, _POSITIVE] = 1e-3
     """Learning rate; the highest one of the schedule."""
     betas: Annotated[tuple[float, float], _BELOW_ONE] = (0.9, 0.999)
-    """Decay rates of the moments (adam, adamw)."""
+    """Decay rates of the moments (adam, adam_keras, adamw)."""
     eps: Annotated[float, _POSITIVE] = 1e-8
-    """Term in the denominator (adam, adamw)."""
+    """Term in the denominator (adam, adam_keras, adamw)."""
     momentum: Annotated[float, _BELOW_ONE] = 0.9
     """Nesterov momentum (sgd)."""
     weight_decay: Annotated[float, _NOT_NEGATIVE] = 0.0

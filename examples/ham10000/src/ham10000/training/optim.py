@@ -13,12 +13,51 @@ from torch.optim.swa_utils import AveragedModel
 from ham10000.models import LesionClassifier
 from ham10000.recipe import OptimizerRecipe, ScheduleRecipe
 
-__all__ = ["Schedule", "average_weights", "build_optimizer", "build_schedule"]
+__all__ = ["KerasAdam", "Schedule", "average_weights", "build_optimizer", "build_schedule"]
 
 # Defaults of torch and of the article on one-cycle schedules.
 _CYCLE_RISE = 0.3
 _CYCLE_START = 25.0
 _CYCLE_END = 1e4
+
+
+class KerasAdam(torch.optim.Adam):
+    """Adam with eps where Keras has it: added before the bias correction of the second moment.
+
+    With the moments m and v, step t of Keras is lr * sqrt(1 - b2^t) / (1 - b1^t) * m /
+    (sqrt(v) + eps). torch divides sqrt(v) by sqrt(1 - b2^t) first, so its eps must be
+    eps / sqrt(1 - b2^t) for the same step: 32 times as large in the first one. With eps 1e-8 this
+    does not matter; with 0.1, as in the authors' code, it does in the first thousands of steps.
+
+    Example:
+        >>> import torch
+        >>> from ham10000.training.optim import KerasAdam
+        >>> weight = torch.zeros(1, requires_grad=True)
+        >>> optimizer = KerasAdam([weight], lr=0.01, eps=0.1)
+        >>> weight.grad = torch.ones(1)
+        >>> optimizer.step()
+        >>> round(weight.item(), 5), optimizer.param_groups[0]["eps"]  # torch: -0.00909
+        (-0.0024, 0.1)
+
+    Arguments and errors are those of `torch.optim.Adam`.
+
+    Source: `keras.optimizers.Adam`; Kingma and Ba, arXiv:1412.6980, section 2, where this eps is
+    called epsilon hat.
+    """
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Make a step, see `torch.optim.Adam.step`."""
+        given = [group["eps"] for group in self.param_groups]
+        for group in self.param_groups:
+            # Parameters of a group that have a gradient have had one equally often.
+            states = [self.state.get(p, {}) for p in group["params"] if p.grad is not None]
+            done = float(states[0].get("step", 0)) if states else 0.0
+            group["eps"] /= math.sqrt(1 - group["betas"][1] ** (done + 1))
+        try:
+            return super().step(closure)
+        finally:
+            for group, eps in zip(self.param_groups, given, strict=True):
+                group["eps"] = eps
 
 
 def build_optimizer(
@@ -42,7 +81,7 @@ def build_optimizer(
     Args:
         recipe: the part `optimizer` of a recipe.
         model: the model, from `build_model`.
-        fused: use torch's fused kernels for adam and adamw, which read each weight once. With a
+        fused: use torch's fused kernels for Adam and AdamW, which read each weight once. With a
             gradient scaler they would also unscale, and gradients could not be clipped before.
     """
     groups = model.param_groups(
@@ -52,7 +91,11 @@ def build_optimizer(
         # Not fused: fused SGD needs a momentum buffer for all weights or for none, and frozen
         # weights have none yet.
         return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
-    kinds: dict[str, Any] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    kinds: dict[str, Any] = {
+        "adam": torch.optim.Adam,
+        "adam_keras": KerasAdam,
+        "adamw": torch.optim.AdamW,
+    }
     kind = kinds[recipe.name]
     optimizer: Optimizer = kind(groups, betas=recipe.betas, eps=recipe.eps, fused=fused or None)
     return optimizer
