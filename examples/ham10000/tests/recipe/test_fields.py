@@ -52,6 +52,11 @@ def test_values_that_do_not_go_together(part: str, fields: dict[str, object], me
     assert message in str(caught.value)
 
 
+def test_a_frozen_backbone_has_no_augmented_set() -> None:
+    with pytest.raises(RecipeError, match=r"model\.frozen .*, and data\.offline is auto\. Remove"):
+        make_recipe({"name": "x", "data": {"offline": "auto"}, "model": {"frozen": True}})
+
+
 @pytest.mark.parametrize(
     ("attention", "message"),
     [

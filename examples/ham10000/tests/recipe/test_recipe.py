@@ -34,8 +34,11 @@ ARMS = {
     "finetuned_placebo": ("finetuned_sa", {"attention.layer": "placebo"}),
     "finetuned_keras": ("finetuned", {"attention.layer": "keras"}),
 }
+OFFLINE = {"data.offline": "auto", "data.balance": "none", "data.augment": "none"}
 PAPER_ARMS = {
     **{f"{name}_keras": (f"{name}_sa", {"attention.layer": "keras"}) for name in PAPER},
+    "irv2_offline": ("irv2", OFFLINE),
+    "irv2_keras_offline": ("irv2_keras", OFFLINE),
 }
 FROZEN = {
     "frozen_max": {"model.head"},

@@ -1,5 +1,6 @@
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from ham10000.training.data import (
     find_cache,
     make_split,
     open_split,
+    open_train,
     prepare_data,
     splits_of,
 )
@@ -107,6 +109,47 @@ def test_a_fold_validates_only_if_something_depends_on_it(
     run, mine = claim_run(tmp_path / "run", mine)
     prepare_data(run, mine)
     assert splits_of(run) == expected
+
+
+@pytest.fixture
+def few_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ham10000.data.augment.offline.TARGET", 60)
+    monkeypatch.setattr("ham10000.data.augment.offline.BATCH", 10)
+
+
+def test_the_augmented_set_of_a_split_is_made_once(
+    recipe: MakeRecipe, few_copies: None, tmp_path: Path
+) -> None:
+    data = {"offline": "auto", "augment": "none", "metadata": True}
+    run, mine = claim_run(tmp_path / "one", recipe(data=data))
+    cache = prepare_data(run, mine)
+    (made,) = tmp_path.glob(f"[!.]*-offline-{mine.data.size}-*")
+    train = open_train(cache, run, mine.data)
+    split = pd.read_csv(run.split)
+    names = set(split["image_id"][split["split"] == "train"])
+    assert set(train.table["image_id"]) == names
+    assert len(train) == len(pd.read_csv(made / "index.csv")) > len(names)
+    assert train.metadata
+    before = (made / "index.csv").stat().st_mtime_ns
+    other = replace(mine, seed=7, data=replace(mine.data, split=run.split))
+    again, other = claim_run(tmp_path / "two", other)
+    open_train(prepare_data(again, other), again, other.data)
+    assert (made / "index.csv").stat().st_mtime_ns == before
+    third, moved = claim_run(tmp_path / "three", replace(mine, seed=7))  # another split
+    prepare_data(third, moved)
+    assert len(list(tmp_path.glob("[!.]*-offline-*"))) == 2
+
+
+def test_an_augmented_set_of_another_split_is_refused(
+    recipe: MakeRecipe, few_copies: None, tmp_path: Path
+) -> None:
+    data = {"offline": str(tmp_path / "set"), "split_seed": 1}
+    run, mine = claim_run(tmp_path / "one", recipe(data=data))
+    open_train(prepare_data(run, mine), run, mine.data)
+    run, mine = claim_run(tmp_path / "two", recipe(data={**data, "split_seed": 2}))
+    cache = prepare_data(run, mine)
+    with pytest.raises(SplitError, match=r"was made from ISIC_\d+, which is in test of the split"):
+        open_train(cache, run, mine.data)
 
 
 def test_the_cache_is_beside_the_run_by_default(recipe: MakeRecipe, tmp_path: Path) -> None:

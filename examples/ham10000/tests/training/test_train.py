@@ -247,6 +247,19 @@ def test_a_single_process_of_torchrun_joins_a_group_and_predicts_the_same(
     assert_same(tmp_path / "run", whole)
 
 
+def test_a_run_trains_on_an_augmented_set(
+    recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("ham10000.data.augment.offline.TARGET", 60)
+    monkeypatch.setattr("ham10000.data.augment.offline.BATCH", 10)
+    mine = recipe(data={"offline": "auto", "augment": "none"}, training={"epochs": 1})
+    assert ranks.run(train, mine, tmp_path / "run") == [0]
+    (made,) = tmp_path.glob("[!.]*-offline-*")
+    count = len((made / "index.csv").read_text().splitlines()) - 1
+    run = RunDir(tmp_path / "run")
+    assert f"tiny: {count} train, " in run.log.read_text()
+
+
 def test_a_run_that_is_done_stays_as_it_is(recipe: MakeRecipe, whole: Path, tmp_path: Path) -> None:
     tmp_path = Path(shutil.copytree(whole, tmp_path / "run"))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

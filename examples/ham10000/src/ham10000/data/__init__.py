@@ -6,6 +6,7 @@ Other packages import these names from here, and none from the modules of this p
 from ham10000.data.augment import (
     PRESETS,
     Augment,
+    OfflineHAM10000,
     Preset,
     augment_offline,
     cutmix,
@@ -119,6 +120,7 @@ __all__ = [
     "EpochSampler",
     "Finding",
     "Folder",
+    "OfflineHAM10000",
     "Part",
     "Prepared",
     "Preset",

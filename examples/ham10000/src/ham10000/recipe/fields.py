@@ -106,6 +106,11 @@ def check_values(recipe: Recipe, doing: str) -> None:
         _check_value(name, attrgetter(name)(recipe), info, doing)
     _check_attention(recipe, doing)
     model, loss, schedule = recipe.model, recipe.loss, recipe.schedule
+    if model.frozen and recipe.data.offline is not None:
+        raise RecipeError(
+            f"{doing}: model.frozen trains on the features of each image, which are computed once, "
+            f"and data.offline is {recipe.data.offline}. Remove one of them."
+        )
     if model.pretrained and model.weights is not None:
         raise RecipeError(
             f"{doing}: model.pretrained and model.weights both set the initial weights of the "

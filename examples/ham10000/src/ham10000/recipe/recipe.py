@@ -116,6 +116,9 @@ class DataRecipe:
     """Sampling weight of a class: proportional to its count, to the root of its count, or equal."""
     epoch_samples: Annotated[int | None, _POSITIVE] = None
     """Number of images in an epoch. Defaults to the size of the training set."""
+    offline: Literal["auto"] | Path | None = None
+    """Folder of a training set augmented in advance, as `augment-offline` writes it, or auto for
+    one next to the run; made if missing. Defaults to training on the images themselves."""
     augment: Annotated[str, OneOf(PRESETS)] = "authors"
     """Preset of `ham10000.data.Augment`."""
     mix: Literal["none", "mixup", "cutmix"] = "none"

@@ -1,12 +1,17 @@
-"""The images of a run: its cache, its split, and the steps of an epoch."""
+"""The images of a run: its cache, its split, its augmented set, and the steps of an epoch."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock
 
 from ham10000.data import (
+    HAM10000,
     CachedHAM10000,
+    OfflineHAM10000,
+    augment_offline,
     check_cache,
     check_split,
     data_folder,
@@ -31,6 +36,7 @@ __all__ = [
     "find_features",
     "make_split",
     "open_split",
+    "open_train",
     "prepare_data",
     "prepare_features",
     "prepare_split",
@@ -112,7 +118,7 @@ class EpochPlan:
 
 
 def prepare_data(run: RunDir, recipe: Recipe) -> Path:
-    """Create the cache and the split of a run where they do not exist.
+    """Create the cache, the split and the augmented set of a run where they do not exist.
 
     Several processes may call this at once.
 
@@ -123,7 +129,10 @@ def prepare_data(run: RunDir, recipe: Recipe) -> Path:
         Ham10000Error: the data set is unusable, or cannot be split as the recipe says.
     """
     cache = _prepare_cache(run, recipe.data)
-    prepare_split(run, recipe, open_cache(cache).table)
+    table = open_cache(cache).table
+    prepare_split(run, recipe, table)
+    if recipe.data.offline is not None:
+        _prepare_offline(run, recipe.data, read_split(run.split, table))
     return cache
 
 
@@ -189,6 +198,40 @@ def open_split(
         metadata=METADATA_COLUMNS if metadata else (),
         masks=masks,
     )
+
+
+def open_train(cache: Path, run: RunDir, data: DataRecipe) -> HAM10000:
+    """Open the images that a run is trained on: the cached ones, or the augmented set.
+
+    Raises:
+        Ham10000Error: the augmented set is not of the run's training set; see `OfflineHAM10000`.
+    """
+    if data.offline is None:
+        return open_split(cache, run, "train", metadata=data.metadata)
+    table = open_cache(cache).table
+    split = read_split(run.split, table)
+    columns = METADATA_COLUMNS if data.metadata else ()
+    folder = _find_offline(run, data, split)
+    return OfflineHAM10000(folder, split, table, size=data.size, metadata=columns)
+
+
+def _find_offline(run: RunDir, data: DataRecipe, split: pd.DataFrame) -> Path:
+    if isinstance(data.offline, Path):
+        return data.offline
+    images = sorted(split["image_id"][split["split"] == "train"])
+    digest = hashlib.sha256("\n".join(images).encode()).hexdigest()[:8]
+    name = data_folder(data.root, exists=False).absolute().name
+    return run.path.absolute().parent / f"{name}-offline-{data.size}-{digest}"
+
+
+def _prepare_offline(run: RunDir, data: DataRecipe, split: pd.DataFrame) -> None:
+    # The seed does not depend on the run's, so that runs share one set, as the authors' do.
+    out = _find_offline(run, data, split)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(out.with_name(f".{out.name}.lock")):
+        if not out.exists():
+            folder = open_folder(data_folder(data.root))
+            augment_offline(folder, split, out, size=data.size, seed=0)
 
 
 def splits_of(run: RunDir) -> list[str]:

@@ -14,7 +14,7 @@ from ham10000.errors import TrainingError, closest
 from ham10000.evaluation import METRICS
 from ham10000.models import LesionClassifier, build_model
 from ham10000.recipe import Recipe
-from ham10000.training.data import EpochPlan, open_split, splits_of
+from ham10000.training.data import EpochPlan, open_split, open_train, splits_of
 from ham10000.training.losses import ClassLoss, build_loss
 from ham10000.training.optim import average_weights, build_optimizer, build_schedule
 from ham10000.training.reproducibility import seed_all
@@ -80,7 +80,7 @@ def build_session(
     split_text = run.split.read_text(encoding="utf-8")
     validation_split = "val" if "val" in splits_of(run) else "test"
     metadata = recipe.data.metadata
-    train_data = open_split(cache, run, "train", metadata=metadata)
+    train_data = open_train(cache, run, recipe.data)
     validation = open_split(cache, run, validation_split, metadata=metadata)
     sampler = EpochSampler(
         train_data.targets,

@@ -6,7 +6,7 @@ class in batches of 50, and the last batch of each pass is short, so no class ha
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,17 +18,22 @@ from torch import Tensor
 from ham10000.data.augment import transforms
 from ham10000.data.augment.augment import PRESETS
 from ham10000.data.constants import CLASSES
+from ham10000.data.dataset import HAM10000
 from ham10000.data.folder import Folder
 from ham10000.data.images import read_image, resize
+from ham10000.data.metadata import check_metadata, encode_metadata, read_csv
 from ham10000.data.samplers import uniform
 from ham10000.data.split_file import split_rows
-from ham10000.errors import SplitError, cannot_write
+from ham10000.errors import DataError, MissingDataError, SplitError, cannot_write, some
 from ham10000.utils import in_order, new_folder
 
-__all__ = ["augment_offline", "offline_counts", "offline_plan"]
+__all__ = ["INDEX", "OfflineHAM10000", "augment_offline", "offline_counts", "offline_plan"]
 
 # The authors' numbers.
 TARGET, BATCH = 8_000, 50
+
+INDEX = "index.csv"
+"""File of an augmented set with one row per file, written last."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,7 @@ def augment_offline(
                 lesion = str(folder.table["lesion_id"].iloc[copy.row])
                 index.append((file, name, lesion, label))
             table = pd.DataFrame(index, columns=["file", "image_id", "lesion_id", "dx"])
-            table.to_csv(partial / "index.csv", index=False, lineterminator="\n")
+            table.to_csv(partial / INDEX, index=False, lineterminator="\n")
             os.sync() if hasattr(os, "sync") else None
         except OSError as error:
             raise cannot_write(out, error) from error
@@ -166,3 +171,120 @@ def _encode(image: Tensor) -> bytes:
     file = io.BytesIO()
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=95)
     return file.getvalue()
+
+
+class OfflineHAM10000(HAM10000):
+    """Training set that `augment_offline` wrote, as a data set.
+
+    A copy belongs to the image that it was made from: it has its class, lesion and metadata.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from unittest.mock import patch
+        >>> from ham10000.data import (
+        ...     OfflineHAM10000, augment_offline, open_folder, paper_split, synthesize
+        ... )
+        >>> few = patch("ham10000.data.augment.offline.TARGET", 30)  # instead of 8,000
+        >>> with few, tempfile.TemporaryDirectory() as name:
+        ...     root, out = Path(name) / "set", Path(name) / "offline"
+        ...     synthesize(root, images=280, seed=0, width=48)
+        ...     folder = open_folder(root)
+        ...     split = paper_split(folder.table, seed=0)
+        ...     _ = augment_offline(folder, split, out, size=32, seed=0)
+        ...     data = OfflineHAM10000(out, split, folder.table, size=32)
+        ...     images, targets = data.read([0, len(data) - 1])
+        >>> images.shape, len(data) > (split["split"] == "train").sum()
+        (torch.Size([2, 3, 32, 32]), True)
+
+    Args:
+        root: folder of the augmented set.
+        split: a split without folds.
+        table: metadata table of the data set, as `read_table` returns it.
+        size: size of the images of the augmented set.
+        metadata: columns to include; see `HAM10000`.
+
+    Raises:
+        MissingDataError: there is no augmented set in the folder, or a file of it is missing.
+        DataError: the index is not one of `augment_offline`, or images have another size.
+        SplitError: a file was made from an image outside the training set, its lesion or class is
+            not that of the image, or an image of the training set is missing.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        split: pd.DataFrame,
+        table: pd.DataFrame,
+        *,
+        size: int,
+        metadata: Sequence[str] = (),
+    ) -> None:
+        self._split_table, self._images_table = split, table
+        if not (Path(root) / INDEX).exists():
+            raise MissingDataError(
+                f"opening the augmented set {root}: there is no {INDEX} in it. "
+                f"Make it with: ham10000 augment-offline --split SPLIT --out {root}"
+            )
+        super().__init__(root, "train", size=size, metadata=metadata)
+
+    def _open(self) -> None:
+        doing = f"opening the augmented set {self.root}"
+        index = read_csv(self.root / INDEX, ("file", "image_id", "lesion_id", "dx"))
+        _check_index(index, self._split_table, self._images_table, doing)
+        self._paths = [self.root / file for file in index["file"]]
+        self._mask_paths = []
+        missing = [str(path) for path in self._paths if not path.exists()]
+        if missing:
+            raise MissingDataError(f"{doing}: files are missing: {some(missing)}. Make it again.")
+        found = tuple(read_image(self._paths[0]).shape[1:])
+        if found != (self.size, self.size):
+            raise DataError(
+                f"{doing}: its images have {found[1]} x {found[0]} pixels, expected {self.size} x "
+                f"{self.size}. Set data.size to that, or make another set with --size {self.size}."
+            )
+        rows = self._images_table.set_index("image_id", drop=False)
+        self.table = rows.loc[index["image_id"]].reset_index(drop=True)
+
+    def _choose(self, split_file: Path | str | None, metadata: Sequence[str]) -> None:
+        check_metadata(self.table, metadata, f"opening the augmented set {self.root}")
+        self.rows = list(range(len(self.table)))
+        self.targets = [self.class_to_idx[name] for name in self.table["dx"]]
+        self.metadata = encode_metadata(self.table, metadata)
+
+
+def _check_index(index: pd.DataFrame, split: pd.DataFrame, table: pd.DataFrame, doing: str) -> None:
+    """Check that the files are of the training set, all of it, with their own lesions."""
+    parts = dict(zip(split["image_id"], split["split"], strict=True))
+    known = dict(
+        zip(table["image_id"], zip(table["lesion_id"], table["dx"], strict=True), strict=True)
+    )
+    advice = "Make the augmented set from this split."
+    for row, (file, image, lesion, dx) in enumerate(
+        index[["file", "image_id", "lesion_id", "dx"]].itertuples(index=False), start=2
+    ):
+        part = parts.get(image, "no part")
+        if part != "train":
+            raise SplitError(
+                f"{doing}: row {row}, {file}, was made from {image}, which is in {part} of the "
+                f"split and not in train. {advice}"
+            )
+        if (lesion, dx) != known[image]:
+            raise SplitError(
+                f"{doing}: row {row}, {file}, has lesion {lesion} and dx {dx}, but {image} has "
+                f"lesion {known[image][0]} and dx {known[image][1]}. {advice}"
+            )
+        name = file.removeprefix(f"{dx}/{image}")
+        if name != ".jpg" and not name.startswith("_aug"):
+            raise DataError(
+                f"{doing}: row {row} says that {file} was made from {image} of {dx}, but such a "
+                f"file is named {dx}/{image}.jpg or {dx}/{image}_aug0001.jpg. {advice}"
+            )
+    lacking = sorted(
+        {image for image, part in parts.items() if part == "train"} - set(index["image_id"])
+    )
+    if lacking:
+        raise SplitError(
+            f"{doing}: it has no file of {len(lacking)} images of the training set: "
+            f"{some(lacking)}. {advice}"
+        )
