@@ -20,7 +20,6 @@ from ham10000.reporting.cases import (
     gallery,
     make_cases,
 )
-from ham10000.reporting.console import print_saliency
 from ham10000.training import find_images, open_run
 
 
