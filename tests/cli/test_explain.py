@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 from torchvision.utils import save_image
 
-from softattn import ArgumentError, wrap_backbone
+from softattn import ArgumentError, SoftAttentionBlock, WeightsError, wrap_backbone
 from softattn.cli import main
+from softattn.cli.main import find_images
 
 pytest.importorskip("matplotlib", reason="needs softattn[plot]")
 pytest.importorskip("timm", reason="needs softattn[timm]")
@@ -36,7 +37,7 @@ def test_writes_a_figure_for_each_image(image, tmp_path, capsys):
     figures = [out / "photo-attention.png", out / "second-attention.png"]
     assert sorted(out.iterdir()) == figures
     assert capsys.readouterr().out.splitlines() == [
-        MODEL, "  backbone: untrained, seed 0", "  attention: untrained, seed 0", *map(str, figures)
+        f"timm:{MODEL}", "  backbone: untrained, seed 0", "  attention: untrained, seed 0", *map(str, figures)
     ]  # fmt: skip
     width, height = Image.open(figures[0]).size
     assert width > 2 * height > 1000
@@ -44,7 +45,8 @@ def test_writes_a_figure_for_each_image(image, tmp_path, capsys):
 
 def test_shows_the_image_that_the_model_sees_and_the_model_s_own_maps(image):
     explainer = load_explainer(MODEL, num_maps=3, seed=5)
-    seen, maps = explainer.look(read_image(image))
+    seen, maps, classes = explainer.look(read_image(image))
+    assert classes == "", "the head is untrained"
     assert (seen.shape, maps.shape) == ((3, 160, 160), (3, 5, 5))
     cfg = explainer.model.pretrained_cfg
     mean, std = (torch.tensor(cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
@@ -57,7 +59,7 @@ def test_shows_the_image_that_the_model_sees_and_the_model_s_own_maps(image):
 @pytest.mark.parametrize("name", [MODEL, "torchvision:resnet18"])
 def test_the_image_is_prepared_as_the_library_does(name, image):
     explainer = load_explainer(name, num_maps=1)
-    seen, _ = explainer.look(read_image(image))
+    seen = explainer.look(read_image(image)).image
     if name == MODEL:
         import timm
 
@@ -111,6 +113,208 @@ def test_weights_of_the_whole(tmp_path, suffix):
     for name, value in model.state_dict().items():
         if not name.startswith("head."):
             assert torch.equal(explainer.model.state_dict()[name], value)
+
+
+def trained_classifier(**options):
+    """A classifier with other weights and buffers than those at the start."""
+    model = wrap_backbone(MODEL, num_classes=3, num_maps=4, **options).eval()
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            value.mul_(1.25 if value.is_floating_point() else 1)
+    return model
+
+
+def probabilities(model, explainer, image):
+    cfg = explainer.model.pretrained_cfg
+    mean, std = (torch.tensor(cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+    seen = explainer.look(read_image(image)).image
+    with torch.no_grad():
+        return model(((seen - mean) / std)[None]).softmax(1)[0].tolist()
+
+
+def shown_classes(names, values):
+    ranked = sorted(zip(names, values, strict=True), key=lambda pair: -pair[1])[:3]
+    return ", ".join(f"{name} {value:.3f}" for name, value in ranked)
+
+
+CHECKPOINTS = {
+    "Lightning": lambda s: {"epoch": 3, "state_dict": {f"model.{k}": v for k, v in s.items()}},
+    "a prefix of two parts": lambda s: {f"model.network.{k}": v for k, v in s.items()},
+    "DDP": lambda s: {f"module.{k}": v for k, v in s.items()},
+    "torch.compile": lambda s: {f"_orig_mod.{k}": v for k, v in s.items()},
+    "a compiled part": lambda s: {k.replace("model.", "model._orig_mod."): v for k, v in s.items()},
+    "AveragedModel": lambda s: (
+        {"n_averaged": torch.tensor(2)} | {f"module.{k}": v for k, v in s.items()}
+    ),
+}
+OTHER = {"head.fc.weight": torch.zeros(3, 96), "attention.weight": torch.ones(1)}
+AVERAGED = {
+    "timm": (lambda s: {"state_dict": OTHER, "state_dict_ema": s}, "state_dict_ema"),
+    "nested": (lambda s: {"model": OTHER, "ema": {"module": s, "decay": 0.9}}, "ema"),
+    "in one state_dict": (
+        lambda s: {f"{place}.{k}": v * (place == "ema_model") for k, v in s.items()
+                   for place in ("ema_model", "online_model")},
+        "ema_model",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [*CHECKPOINTS, *AVERAGED])
+def test_checkpoints_of_trainers(kind, image, tmp_path):
+    model = trained_classifier()
+    save, average = AVERAGED.get(kind) or (CHECKPOINTS[kind], None)
+    file = tmp_path / "weights.ckpt"
+    torch.save(save(model.state_dict()), file)
+    explainer = load_explainer(MODEL, weights=file, num_maps=4)
+    expected = f"weights.ckpt, averaged weights in {average}" if average else "weights.ckpt"
+    assert (explainer.backbone_from, explainer.attention_from) == (expected, expected)
+    for key, value in model.state_dict().items():
+        assert torch.equal(explainer.model.state_dict()[key], value), key
+    names = ["class 0", "class 1", "class 2"]
+    shown = shown_classes(names, probabilities(model, explainer, image))
+    assert explainer.look(read_image(image)).classes == shown
+
+
+@pytest.mark.parametrize("prefix", ["model.", "module.backbone.model."])
+def test_checkpoints_of_the_original_model_have_no_attention(prefix, tmp_path):
+    model = trained_classifier()
+    own = model.backbone.model.state_dict()
+    torch.save({"state_dict": {f"{prefix}{k}": v for k, v in own.items()}}, tmp_path / "a.ckpt")
+    explainer = load_explainer(MODEL, weights=tmp_path / "a.ckpt")
+    assert (explainer.backbone_from, explainer.attention_from) == ("a.ckpt", "untrained, seed 0")
+    assert not explainer.has_classes
+    for key, value in own.items():
+        assert torch.equal(explainer.model.backbone.model.state_dict()[key], value), key
+
+
+def test_a_checkpoint_of_lightning(image, tmp_path):
+    lightning = pytest.importorskip("lightning", reason="pip install lightning")
+
+    class Module(lightning.LightningModule):
+        def __init__(self, rate):
+            super().__init__()
+            self.save_hyperparameters()
+            self.net = trained_classifier()
+
+        def training_step(self, batch):
+            return self.net(batch[0]).logsumexp(1).mean()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=self.hparams.rate)
+
+    data = torch.utils.data.TensorDataset(torch.rand(4, 3, 32, 32))
+    module = Module(rate=0.01)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    options = {"default_root_dir": tmp_path, "max_epochs": 1, "accelerator": "cpu", **quiet}
+    lightning.Trainer(enable_checkpointing=False, **options).fit(
+        module, torch.utils.data.DataLoader(data, batch_size=2)
+    )
+    module.trainer.save_checkpoint(tmp_path / "last.ckpt")
+    explainer = load_explainer(MODEL, weights=tmp_path / "last.ckpt", num_maps=4)
+    assert explainer.attention_from == "last.ckpt"
+    for key, value in module.net.state_dict().items():
+        assert torch.equal(explainer.model.state_dict()[key], value), key
+
+
+def test_heads_that_are_flattened_or_of_another_kind(image, tmp_path):
+    flat = trained_classifier(head="flatten")
+    torch.save(flat.state_dict(), tmp_path / "flat.pth")
+    explainer = load_explainer(MODEL, weights=tmp_path / "flat.pth", num_maps=4)
+    assert explainer.has_classes
+    assert torch.equal(explainer.model.head.fc.weight, flat.head.fc.weight)
+    smaller = trained_classifier(head="flatten", input_size=96)
+    torch.save(smaller.state_dict(), tmp_path / "smaller.pth")
+    other = trained_classifier(head=lambda c, n: torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1),
+                               torch.nn.Flatten(), torch.nn.Linear(c, n)))  # fmt: skip
+    torch.save(other.state_dict(), tmp_path / "other.pth")
+    for name in ("smaller.pth", "other.pth"):
+        explainer = load_explainer(MODEL, weights=tmp_path / name, num_maps=4)
+        assert (explainer.attention_from, explainer.has_classes) == (name, False)
+
+
+def test_a_folder_of_the_hub(image, tmp_path, capsys):
+    hub = pytest.importorskip("softattn.hub")
+    pytest.importorskip("safetensors", reason="needs softattn[hub]")
+    model = trained_classifier(block=None, at="layer3")
+    model.pretrained_cfg.update(label_names=("mel", "nv", "bcc"), crop_mode="squash", crop_pct=1.0)
+    hub.save_pretrained(model, tmp_path / "model")
+    explainer = load_explainer(str(tmp_path / "model"))
+    seen = explainer.look(read_image(image)).image
+    resampling = Image.Resampling[model.pretrained_cfg["interpolation"].upper()]
+    resized = read_image(image).resize((160, 160), resampling)
+    shown = torch.from_numpy(np.array(resized)).permute(2, 0, 1) / 255
+    torch.testing.assert_close(seen, shown, atol=0.03, rtol=0)
+    values = probabilities(model, explainer, image)
+    assert run(image, "--model", tmp_path / "model", "--out", tmp_path / "out") == 0
+    classes = shown_classes(("mel", "nv", "bcc"), values)
+    assert capsys.readouterr().out.splitlines() == [
+        f"timm:{MODEL}", f"  backbone: {tmp_path / 'model'}", f"  attention: {tmp_path / 'model'}",
+        f"{tmp_path / 'out' / 'photo-attention.png'}: {classes}",
+    ]  # fmt: skip
+    for option in ("--at=layer2", "--pretrained", f"--weights={image}"):
+        message = error_of(capsys, image, "--model", tmp_path / "model", "--out", tmp_path, option)
+        assert message.endswith("Leave out --at, --weights and --pretrained.")
+
+
+def test_a_folder_without_attention_maps(tmp_path):
+    hub = pytest.importorskip("softattn.hub")
+    pytest.importorskip("safetensors", reason="needs softattn[hub]")
+    hub.save_pretrained(wrap_backbone(MODEL, 3, block="se"), tmp_path / "se")
+    with pytest.raises(ArgumentError, match=r"its attention, SEModule, computes no attention maps"):
+        load_explainer(str(tmp_path / "se"))
+    hub.save_pretrained(wrap_backbone(MODEL, 3, block=SoftAttentionBlock), tmp_path / "block")
+    assert load_explainer(str(tmp_path / "block")).has_classes
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.json").write_text("{}")
+    with pytest.raises(
+        WeightsError, match=r"expected a folder or repository with the config\.json"
+    ):
+        load_explainer(str(tmp_path / "empty"))
+
+
+def test_figures_say_where_the_attention_is_from(image, tmp_path, monkeypatch):
+    import softattn.cli.explain
+
+    titles = []
+
+    def plot_maps(image, maps, title):
+        titles.append(title)
+        return figure(image, maps, title)
+
+    figure = softattn.cli.explain.plot_maps
+    monkeypatch.setattr(softattn.cli.explain, "plot_maps", plot_maps)
+    model = trained_classifier()
+    torch.save(model.state_dict(), tmp_path / "whole.pth")
+    torch.save(model.backbone.model.state_dict(), tmp_path / "bare.pth")
+    out = ("--num-maps", 4, "--out", tmp_path / "out")
+    for options in (
+        [],
+        ["--weights", tmp_path / "bare.pth"],
+        ["--weights", tmp_path / "whole.pth"],
+    ):
+        assert run(image, "--model", MODEL, *options, *out) == 0
+    assert titles[:2] == ["photo.jpg; attention: untrained, seed 0"] * 2
+    assert titles[2].startswith("photo.jpg; attention: whole.pth\nclass ")
+
+
+def test_images_in_directories_and_patterns(image, tmp_path, capsys):
+    more = tmp_path / "more"
+    (more / "deep").mkdir(parents=True)
+    for path in (more / "b.PNG", more / "a.jpg", more / "deep" / "c.png"):
+        save_image(torch.rand(3, 20, 20), path, format="png")
+    (more / "notes.txt").write_text("no image")
+    own = [more / "a.jpg", more / "b.PNG"]
+    assert find_images([more, image]) == [*own, image]
+    assert find_images([f"{more}/*.jpg", more]) == own, "each once"
+    assert find_images([f"{more}/**/*.png"]) == [more / "deep" / "c.png"]
+    assert find_images([more / "none.jpg"]) == [more / "none.jpg"], "reading it says so"
+    assert run(more, "--model", MODEL, "--out", tmp_path / "out") == 0
+    figures = [f"{path.stem}-attention.png" for path in own]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == figures
+    (tmp_path / "empty").mkdir()
+    for place in (tmp_path / "empty", f"{tmp_path}/no-*.jpg"):
+        message = error_of(capsys, place, "--model", MODEL, "--out", tmp_path / "out")
+        assert message.startswith(f"looking for images in {place}: there are no .bmp, .gif")
 
 
 def error_of(capsys, *arguments):

@@ -62,6 +62,14 @@ def test_at_an_inner_module(capsys):
     assert "dropped      layer3, layer4, fc" in output
 
 
+def test_a_bare_name_is_printed_with_its_library(capsys):
+    pytest.importorskip("timm", reason="needs softattn[timm]")
+    assert main(["info", "test_resnet"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "timm:test_resnet"
+    assert main(["info", "googlenet"]) == 0  # timm has no such model
+    assert capsys.readouterr().out.splitlines()[0] == "torchvision:googlenet"
+
+
 def test_an_unknown_name(capsys):
     assert main(["info", "torchvision:resnet17"]) == 2
     error = capsys.readouterr().err

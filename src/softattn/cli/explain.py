@@ -1,6 +1,8 @@
 """The command explain: image files of any mode to figures of the attention of a model."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,12 +14,31 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from softattn._validation import listed, missing_extra
-from softattn.capture import capture_maps
+from softattn.capture import SpatialAttention, capture_maps
 from softattn.errors import ArgumentError, WeightsError
+from softattn.hub import from_pretrained
 from softattn.models import SoftAttentionClassifier, wrap_backbone
 from softattn.plot import plot_maps
 
-__all__ = ["Explainer", "explain_files", "load_explainer", "read_image"]
+__all__ = ["Explained", "Explainer", "explain_files", "load_explainer", "read_image"]
+
+# Where the files of trainers have a state_dict. Averaged weights come first, since those are the
+# ones that are evaluated.
+_AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+_PLACES = (*_AVERAGED, "state_dict", "model_state_dict", "model", "module")
+_ORIGINAL, _HEAD = "backbone.model.", "head.fc.weight"
+_MOST_CLASSES = 3
+
+
+class Explained(NamedTuple):
+    """What a figure shows of an image."""
+
+    image: Tensor
+    """The preprocessed image, (3, H, W), from 0 to 1."""
+    maps: Tensor
+    """Its maps, (K, h, w)."""
+    classes: str
+    """The most probable classes with their probabilities; empty if the head is untrained."""
 
 
 class Explainer(NamedTuple):
@@ -31,14 +52,29 @@ class Explainer(NamedTuple):
     """Source of the weights of the backbone, for messages."""
     attention_from: str
     """Source of the weights of the attention, for messages."""
+    has_classes: bool = False
+    """Whether the head is trained."""
 
-    def look(self, image: Image.Image) -> tuple[Tensor, Tensor]:
-        """Return the preprocessed image, (3, H, W) from 0 to 1, and its maps, (K, h, w)."""
+    @property
+    def name(self) -> str:
+        """Name of the backbone with its library, as in `timm:resnet50`."""
+        return str((self.model.wrap_arguments or {})["backbone"])
+
+    def look(self, image: Image.Image) -> Explained:
+        """Apply the model to an image."""
         seen = self.transform(image)
         with torch.inference_mode(), capture_maps(self.model.attention) as maps:
-            self.model.forward_features(_normalized(seen, self.model.pretrained_cfg)[None])
+            scores = self.model(_normalized(seen, self.model.pretrained_cfg)[None])[0]
         (attention,) = maps.values()
-        return seen, attention[0]
+        values, order = scores.softmax(0).sort(descending=True, stable=True)
+        names = self.model.pretrained_cfg.get("label_names") or ()
+        known = dict(enumerate(names)) if len(names) == len(scores) else {}
+        classes = [
+            f"{known.get(index, f'class {index}')} {value:.3f}"
+            for index, value in zip(order.tolist(), values.tolist(), strict=True)
+        ]
+        shown = ", ".join(classes[:_MOST_CLASSES]) if self.has_classes else ""
+        return Explained(seen, attention[0], shown)
 
 
 def load_explainer(
@@ -58,29 +94,45 @@ def load_explainer(
         'untrained, seed 0'
 
     Args:
-        name: name of the model, as for `wrap_backbone`.
+        name: name of the model, as for `wrap_backbone`; or a folder of
+            `softattn.hub.save_pretrained`, to which the other arguments do not apply.
         at: name of a module, as for `wrap_backbone`. By default, attention is applied to the last
             spatial feature map.
-        weights: file with the state_dict of the original model, or of the wrapped one, attention
-            included.
+        weights: file with the state_dict of the original model, or of the wrapped one with its
+            attention: from `torch.save`, safetensors, or the checkpoint of a trainer such as
+            Lightning. Averaged weights (EMA) are preferred, and prefixes of all keys, as in
+            `model.conv1.weight`, are removed.
         pretrained: load the library's pretrained weights.
         num_maps: K, the number of attention maps.
         seed: seed of weights that are initialized at random.
 
     Raises:
-        SoftAttnError: as raised by `wrap_backbone`.
+        SoftAttnError: as raised by `wrap_backbone` or `softattn.hub.from_pretrained`.
+        ArgumentError: the model of the folder computes no attention maps, or an argument does not
+            apply to it.
         WeightsError: the file cannot be read or does not match the model.
     """
+    if (Path(name) / "config.json").is_file():
+        if at is not None or weights is not None or pretrained:
+            raise ArgumentError(
+                f"explaining with {name}: the folder has the weights and the position of the "
+                "attention. Leave out --at, --weights and --pretrained."
+            )
+        return _from_folder(Path(name))
+    untrained = f"untrained, seed {seed}"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = wrap_backbone(
-            name, num_classes=1, at=at, pretrained=pretrained, num_maps=num_maps
-        ).eval()
-    untrained = f"untrained, seed {seed}"
-    sources = ("pretrained" if pretrained else untrained, untrained)
-    if weights is not None:
-        sources = _load(model, Path(weights), untrained)
-    return Explainer(model, _transform(model), *sources)
+        build = partial(wrap_backbone, name, at=at, pretrained=pretrained, num_maps=num_maps)
+        model = build(num_classes=1).eval()
+        if weights is None:
+            source = "pretrained" if pretrained else untrained
+            return Explainer(model, _transform(model), source, untrained)
+        state, source = _read_weights(Path(weights), model)
+        if _HEAD in state:
+            num_classes, inputs = state[_HEAD].shape
+            head = "pool" if inputs == model.num_features else "flatten"
+            model = build(num_classes=num_classes, head=head).eval()
+    return _load(model, state, Path(weights), source, untrained)
 
 
 def read_image(path: Path) -> Image.Image:
@@ -133,8 +185,10 @@ def _transform(model: SoftAttentionClassifier) -> Callable[[Image.Image], Tensor
     cfg = model.pretrained_cfg
     enlarged = [round(side / cfg.get("crop_pct", 1.0)) for side in size]
     interpolation = v2.InterpolationMode(cfg.get("interpolation", "bilinear"))
-    # As in torchvision and timm, only the shorter side is resized if the input is square.
-    resize = v2.Resize(enlarged[:1] if size[0] == size[1] else enlarged, interpolation)
+    # As in torchvision and timm, only the shorter side is resized if the input is square, except
+    # for models that were trained on images of changed aspect ratio.
+    only_shorter = size[0] == size[1] and cfg.get("crop_mode") != "squash"
+    resize = v2.Resize(enlarged[:1] if only_shorter else enlarged, interpolation)
     parts = [resize, v2.CenterCrop(size), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
     return v2.Compose(parts)  # type: ignore[no-any-return]
 
@@ -145,17 +199,31 @@ def _normalized(image: Tensor, cfg: Mapping[str, Any]) -> Tensor:
     return normalized
 
 
-def _load(model: SoftAttentionClassifier, path: Path, untrained: str) -> tuple[str, str]:
-    """Load the weights; return the sources of backbone and attention."""
-    state = _read_state(path)
+def _from_folder(folder: Path) -> Explainer:
+    model = from_pretrained(folder)
+    if not any(isinstance(module, SpatialAttention) for module in model.attention.modules()):
+        raise ArgumentError(
+            f"explaining with {folder}: its attention, {type(model.attention).__name__}, computes "
+            "no attention maps. Save a model with Soft-Attention."
+        )
+    has_classes = model.num_classes > 0
+    return Explainer(model, _transform(model), str(folder), str(folder), has_classes)
+
+
+def _load(
+    model: SoftAttentionClassifier,
+    state: dict[str, Tensor],
+    path: Path,
+    source: str,
+    untrained: str,
+) -> Explainer:
+    """Load weights with the names of the model; those of the original model have no attention."""
     whole = any(key.startswith("attention.") for key in state)
-    if whole:
-        # The head is not needed, and may have any number of classes.
-        state = {key: value for key, value in state.items() if not key.startswith("head.")}
-        expected = {k: v for k, v in model.state_dict().items() if not k.startswith("head.")}
-    else:
-        state = {f"backbone.model.{key}": value for key, value in state.items()}
-        expected = {k: v for k, v in model.state_dict().items() if k.startswith("backbone.")}
+    own = model.state_dict()
+    # A head of another kind or for another size of images is not needed.
+    has_classes = _HEAD in state and state[_HEAD].shape == own[_HEAD].shape
+    parts = ["backbone.", *["attention."] * whole, *["head."] * has_classes]
+    expected = {k: v for k, v in own.items() if k.startswith(tuple(parts))}
     # Files of other libraries can lack these counters, which eval mode does not read.
     needed = {k: v for k, v in expected.items() if not k.endswith("num_batches_tracked")}
     differing = [k for k, v in needed.items() if k not in state or state[k].shape != v.shape]
@@ -166,23 +234,52 @@ def _load(model: SoftAttentionClassifier, path: Path, untrained: str) -> tuple[s
             f"{_named(state)}. Check that it belongs to this model."
         )
     model.load_state_dict({k: v for k, v in state.items() if k in expected}, strict=False)
-    unused = [key for key in state if key not in expected]
-    backbone = f"{path.name} (without {_named(unused)})" if unused else path.name
-    return backbone, path.name if whole else untrained
+    unused = [key for key in state if key not in expected and not key.startswith("head.")]
+    backbone = f"{source} (without {_named(unused)})" if unused else source
+    attention = source if whole else untrained
+    return Explainer(model, _transform(model), backbone, attention, has_classes)
 
 
 def _named(keys: Iterable[str]) -> str:
-    return listed([key.removeprefix("backbone.model.") for key in keys], 3)
+    return listed([key.removeprefix(_ORIGINAL) for key in keys], 3)
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def _read_weights(path: Path, model: SoftAttentionClassifier) -> tuple[dict[str, Tensor], str]:
+    """Return the weights of a file with the names of the model, and their source."""
+    state, place = _read_state(path)
+    # torch.compile adds it to the names of the modules that it compiles.
+    state = {key.replace("_orig_mod.", ""): value for key, value in state.items()}
+    names = {key.removeprefix(_ORIGINAL) for key in model.state_dict() if key.startswith(_ORIGINAL)}
+    prefix = _find_prefix(names, state)
+    outer = prefix.removesuffix(_ORIGINAL)
+    whole = outer != prefix and any(key.startswith(f"{outer}attention.") for key in state)
+    before, after = (outer, "") if whole else (prefix, _ORIGINAL)
+    own = {f"{after}{k.removeprefix(before)}": v for k, v in state.items() if k.startswith(before)}
+    average = place if place in _AVERAGED else outer.rstrip(".") if "ema" in outer else ""
+    return own, f"{path.name}, averaged weights in {average}" if average else path.name
+
+
+def _find_prefix(names: Collection[str], keys: Iterable[str]) -> str:
+    """Return the prefix with which most of the names occur among the keys, as `model.` does."""
+    found = Counter[str]()
+    for key in keys:
+        parts = key.split(".")
+        for start in range(len(parts)):
+            if ".".join(parts[start:]) in names:
+                found["".join(f"{part}." for part in parts[:start])] += 1
+    # Trainers can save the averaged weights beside those that are trained.
+    return max(found, key=lambda prefix: (found[prefix], "ema" in prefix, -len(prefix)), default="")
+
+
+def _read_state(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Return the state_dict in a file, and the key of the file under which it is."""
     if not path.is_file():
         raise WeightsError(f"loading weights: {path} is not a file.")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
+            return load_file(path), ""
         state = torch.load(path, map_location="cpu", weights_only=True)
     except ImportError:
         raise missing_extra("reading a .safetensors file", "safetensors", "hub") from None
@@ -191,14 +288,17 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             f"loading {path}: expected a .safetensors file, or a file that torch.save wrote and "
             f"that contains only tensors. It is neither, or is damaged ({error})."
         ) from error
-    for key in ("state_dict", "model"):
-        state = state.get(key, state) if isinstance(state, dict) else state
+    place, key = "", None
+    while isinstance(state, dict) and (
+        key := next((key for key in _PLACES if isinstance(state.get(key), dict)), None)
+    ):
+        state, place = state[key], place or key
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise WeightsError(
             f"loading {path}: expected a state_dict, a mapping from names to tensors, found "
             f"{_described(state)}. Save it with torch.save(model.state_dict(), path)."
         )
-    return state
+    return state, place
 
 
 def _described(state: object) -> str:
@@ -210,8 +310,8 @@ def _described(state: object) -> str:
 
 def explain_files(
     images: Sequence[str | PathLike[str]], explainer: Explainer, out: str | PathLike[str]
-) -> Iterator[Path]:
-    """Write a figure for each image to `OUT/<name>-attention.png`, and yield its path.
+) -> Iterator[tuple[Path, Explained]]:
+    """Write a figure for each image to `OUT/<name>-attention.png`; yield its path and content.
 
     All images are read once before the first figure is written.
 
@@ -222,7 +322,7 @@ def explain_files(
         >>> folder = Path(tempfile.mkdtemp())
         >>> Image.new("RGB", (64, 64)).save(folder / "photo.png")
         >>> explainer = load_explainer("torchvision:resnet18")
-        >>> [path.name for path in explain_files([folder / "photo.png"], explainer, folder)]
+        >>> [path.name for path, _ in explain_files([folder / "photo.png"], explainer, folder)]
         ['photo-attention.png']
 
     Args:
@@ -246,10 +346,10 @@ def explain_files(
         read_image(path)
     Path(out).mkdir(parents=True, exist_ok=True)
     for path, target in zip(paths, targets, strict=True):
-        image, maps = explainer.look(read_image(path))
-        title = f"{path.name}; attention: {explainer.attention_from}"
-        plot_maps(image, maps, title).savefig(target, dpi=120)
-        yield target
+        found = explainer.look(read_image(path))
+        title = f"{path.name}; attention: {explainer.attention_from}\n{found.classes}".rstrip()
+        plot_maps(found.image, found.maps, title).savefig(target, dpi=120)
+        yield target, found
 
 
 def _gray(values: np.ndarray) -> Image.Image:

@@ -90,7 +90,7 @@ def summarize(name: str, *, at: str | None = None, num_classes: int, num_maps: i
     total = PartCost("total", *(sum(column) for column in list(zip(*costs, strict=True))[1:]))
     where = found.at if found.at is not None else "its last feature map"
     lines = [
-        name,
+        str((model.wrap_arguments or {})["backbone"]),  # the name with its library
         f"  input        {_times(found.input_size)}",
         f"  attention at {where}, by {found.source.value}",
         f"  feature map  {_times((found.channels, *found.size))}, one position for "

@@ -6,16 +6,20 @@ What a command needs is imported when it runs, so that --version and --help need
 import argparse
 import sys
 from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
 from typing import TypeAlias
 
 from softattn import __version__
-from softattn.errors import SoftAttnError
+from softattn.errors import ArgumentError, SoftAttnError
 
-__all__ = ["build_parser", "main"]
+__all__ = ["build_parser", "find_images", "main"]
 
 _NAME = "name of a timm or torchvision model"
 _AT = "module whose output is attended (default: the last feature map)"
 _NUM_MAPS = "number of attention maps (default: 16)"
+
+_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 # argparse has no public name for it.
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -44,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _explain(options: argparse.Namespace) -> None:
+    images = find_images(options.images)
     from softattn.cli.explain import explain_files, load_explainer
 
     explainer = load_explainer(
@@ -54,10 +59,57 @@ def _explain(options: argparse.Namespace) -> None:
         num_maps=options.num_maps,
         seed=options.seed,
     )
-    print(f"{options.model}\n  backbone: {explainer.backbone_from}")
+    print(f"{explainer.name}\n  backbone: {explainer.backbone_from}")
     print(f"  attention: {explainer.attention_from}")
-    for path in explain_files(options.images, explainer, options.out):
-        print(path)
+    for path, found in explain_files(images, explainer, options.out):
+        print(": ".join(filter(None, (str(path), found.classes))))
+
+
+def find_images(places: Sequence[str | PathLike[str]]) -> list[Path]:
+    """Return image files from files, directories, and patterns such as `photos/*.jpg`.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from softattn.cli.main import find_images
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> Image.new("RGB", (8, 8)).save(folder / "photo.png")
+        >>> [path.name for path in find_images([folder, folder / "*.png"])]
+        ['photo.png']
+
+    Args:
+        places: files; directories, of which the image files count, without subdirectories; and
+            patterns, in which ** stands for any subdirectories.
+
+    Returns:
+        The files in this order, those of a directory or pattern sorted, each once.
+
+    Raises:
+        ArgumentError: a directory or pattern has no image files. Files are not checked.
+    """
+    found: dict[Path, Path] = {}
+    for place in map(Path, places):
+        if place.is_dir():
+            files = sorted(place.iterdir())
+        elif not place.exists() and (first := _first_pattern(place)) is not None:
+            files = sorted(Path(*place.parts[:first]).glob("/".join(place.parts[first:])))
+        else:
+            files = [place]
+        if files != [place]:
+            files = [file for file in files if file.suffix.lower() in _SUFFIXES]
+        if not files:
+            raise ArgumentError(
+                f"looking for images in {place}: there are no {', '.join(sorted(_SUFFIXES))} "
+                "files. For those in subdirectories, pass a pattern such as 'photos/**/*.jpg'."
+            )
+        for file in files:
+            found.setdefault(file.resolve(), file)
+    return list(found.values())
+
+
+def _first_pattern(path: Path) -> int | None:
+    return next((i for i, part in enumerate(path.parts) if any(c in part for c in "*?[")), None)
 
 
 def _info(options: argparse.Namespace) -> None:
@@ -108,18 +160,30 @@ def _add_explain(commands: _Commands) -> None:
         help="draw the attention of a model on images",
         description="Write a figure for each image: the image, the summed attention map laid over "
         "it, and every map. Images are rotated by their EXIF orientation; transparent ones "
-        "are composited over white.",
+        "are composited over white. If the classifier is trained too, the most probable classes "
+        "are shown. Figures say where the attention is from, also if it is untrained.",
     )
     explain.set_defaults(run=_explain)
-    explain.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
-    explain.add_argument("--model", required=True, metavar="NAME", help=_NAME)
+    explain.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="image files, directories, and patterns such as 'photos/*.jpg'",
+    )
+    explain.add_argument(
+        "--model",
+        required=True,
+        metavar="NAME",
+        help=f"{_NAME}, or a folder of softattn.hub.save_pretrained",
+    )
     explain.add_argument("--at", metavar="MODULE", help=_AT)
     explain.add_argument("--out", required=True, metavar="DIR", help="folder for the figures")
     weights = explain.add_mutually_exclusive_group()
     weights.add_argument(
         "--weights",
         metavar="FILE",
-        help="state_dict of the original model, or of the wrapped one with its attention",
+        help="weights of the original model, or of the wrapped one with its attention: a file of "
+        "torch.save, safetensors, or a checkpoint of Lightning or another trainer",
     )
     weights.add_argument(
         "--pretrained", action="store_true", help="load the library's pretrained weights"
