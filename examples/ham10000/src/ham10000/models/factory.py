@@ -23,14 +23,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ham10000.data import CLASSES, HAM10000, Augment, feature_names
 from ham10000.errors import RecipeError, closest
-from ham10000.models.authors import NETWORKS, Network, output_shape
 from ham10000.models.classifier import (
     LesionClassifier,
     MetadataHead,
     ModelSummary,
     summarize_model,
 )
-from ham10000.models.heads import MaxHead, ProbeHead
+from ham10000.models.networks import NETWORKS, MaxHead, Network, ProbeHead, output_shape
 from ham10000.models.weights import load_weights
 from ham10000.recipe import MAP_LAYERS, AttentionRecipe, ModelRecipe, Recipe
 
