@@ -71,7 +71,7 @@ test-lowest: ## Run all tests on the lowest allowed dependencies
 parity: $(READY) $(KERAS)/.ready ## Compare the authors' layer with TensorFlow
 	KERAS_PYTHON=$(KERAS)/bin/python $(BIN)/python -m pytest -q tests/test_keras_tensorflow.py
 
-package: $(READY) ## Build the wheel and the sdist, and check their contents
+package: $(READY) ## Build the wheel and the sdist; check contents and a second build
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist .
 	$(BIN)/twine check --strict dist/*
@@ -104,21 +104,22 @@ families: $(READY) ## Test a model per family; writes a page (hours)
 	$(BIN)/python benchmarks/families.py --slow
 	$(BIN)/python benchmarks/families.py --ddp
 
-# Mutation tests of functional.py and ops/backward.py, one operator at a time.
-mutants: $(READY) ## Check that the tests detect changed operators (an hour)
+# Mutation tests of the equation, its gradient, splits, metrics, intervals and checkpoints, one
+# operator at a time. MODULES=data/splits tests one of them.
+mutants: $(READY) ## Check that the tests detect changed operators (hours)
 	$(BIN)/python -m pip install -q --group mutation
-	$(BIN)/python scripts/mutants.py
+	$(BIN)/python scripts/mutants.py --minutes 600 $(MODULES)
 
 # Comparison with alternatives and with the limits of the machine, on two otherwise idle cores. The
 # measurements of the input pipeline and the trainer need HAM10000_DIR.
 bench: $(READY) ## Measure speed, memory; writes a page (20 minutes)
 	$(BIN)/python benchmarks/run.py --write
 
-# Takes seconds, or a minute if a ratio has to be measured again.
 # Parts: choice, tests, trainer, layer, models, study and paper. Needs HAM10000_DIR.
 gpu: $(READY) ## Test, measure and train on a GPU, within 14 minutes
 	$(BIN)/python benchmarks/gpu.py $(PARTS)
 
+# Takes seconds, or a minute if a ratio has to be measured again.
 bench-check: $(READY) ## Compare speed ratios with the stored ones
 	$(BIN)/python benchmarks/run.py --check
 

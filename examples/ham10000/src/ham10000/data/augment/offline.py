@@ -194,8 +194,8 @@ class OfflineHAM10000(HAM10000):
         ...     _ = augment_offline(folder, split, out, size=32, seed=0)
         ...     data = OfflineHAM10000(out, split, folder.table, size=32)
         ...     images, targets = data.read([0, len(data) - 1])
-        >>> images.shape, len(data) > (split["split"] == "train").sum()
-        (torch.Size([2, 3, 32, 32]), True)
+        >>> images.shape, len(data)  # of 257 images
+        (torch.Size([2, 3, 32, 32]), 387)
 
     Args:
         root: folder of the augmented set.
