@@ -159,19 +159,25 @@ def epoch(data: HAM10000, *, rank: int, replicas: int, batch: int, workers: int)
     return list(DataLoader(batches, batch_size=None, num_workers=workers))
 
 
-def test_one_and_two_ranks_with_and_without_workers_see_the_same(cached: Path) -> None:
+@pytest.mark.parametrize("count", [2, 4])
+def test_one_and_several_ranks_with_and_without_workers_see_the_same(
+    cached: Path, count: int
+) -> None:
     data = CachedHAM10000(cached)
     one = epoch(data, rank=0, replicas=1, batch=16, workers=0)
     with_workers = epoch(data, rank=0, replicas=1, batch=16, workers=2)
-    ranks = [epoch(data, rank=rank, replicas=2, batch=8, workers=2) for rank in (0, 1)]
+    ranks = [
+        epoch(data, rank=rank, replicas=count, batch=16 // count, workers=2)
+        for rank in range(count)
+    ]
     assert len(one) == len(with_workers) == len(ranks[0]) == 18
     for step, batch in enumerate(one):
         assert torch.equal(batch.images, with_workers[step].images)
         assert torch.equal(batch.targets, with_workers[step].targets)
-        for rank in (0, 1):
-            assert torch.equal(batch.images[rank::2], ranks[rank][step].images)
-            assert torch.equal(batch.targets[rank::2], ranks[rank][step].targets)
-            assert torch.equal(batch.positions[rank::2], ranks[rank][step].positions)
+        for rank in range(count):
+            assert torch.equal(batch.images[rank::count], ranks[rank][step].images)
+            assert torch.equal(batch.targets[rank::count], ranks[rank][step].targets)
+            assert torch.equal(batch.positions[rank::count], ranks[rank][step].positions)
 
 
 def test_batches_over_jpegs_and_over_the_cache_are_the_same(synthetic: Path, cached: Path) -> None:

@@ -227,8 +227,17 @@ def test_when_its_time_is_over_it_saves(recipe: MakeRecipe, tmp_path: Path) -> N
     assert [path.name for path in RunDir(tmp_path).step_checkpoints()] == ["step-00000000.pt"]
 
 
-def test_two_processes_predict_what_one_does_to_the_last_digit(
-    recipe: MakeRecipe, tmp_path: Path
+@pytest.mark.parametrize("data", [{"workers": 2}, {"cache": None}], ids=["workers", "cache"])
+def test_workers_and_the_place_of_the_cache_change_nothing(
+    recipe: MakeRecipe, whole: Path, tmp_path: Path, data: dict[str, object]
+) -> None:
+    assert ranks.run(train, recipe(data=data), tmp_path / "run") == [0]
+    assert_same(whole, tmp_path / "run")
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_processes_predict_what_one_does_to_the_last_digit(
+    recipe: MakeRecipe, tmp_path: Path, count: int
 ) -> None:
     # 23 test images in batches of 5: uneven shards, and a last batch of 3.
     mine = recipe(training={"eval_batch_size": 5, "epochs": 1})
@@ -236,7 +245,7 @@ def test_two_processes_predict_what_one_does_to_the_last_digit(
     run = RunDir(tmp_path / "one")
     expected = run.predictions().read_bytes()
     run.predictions().unlink()
-    assert ranks.run(train, mine, run.path, ranks=2) == [0, 0]
+    assert ranks.run(train, mine, run.path, ranks=count) == [0] * count
     assert run.predictions().read_bytes() == expected
 
 
