@@ -29,6 +29,7 @@ COMMANDS = {
     "runs": "training",
     "predict": "training",
     "export": "training",
+    "app": "training",
     "evaluate": "evaluation",
     "compare": "evaluation",
     "submission": "evaluation",

@@ -18,6 +18,7 @@ from ham10000.evaluation import metric_name
 from ham10000.models import summarize_recipes, summary_table
 from ham10000.recipe import dump_recipe, load_recipe, shipped_recipes
 from ham10000.reporting import (
+    AppWeights,
     ExportFormat,
     check_apart,
     console,
@@ -25,7 +26,9 @@ from ham10000.reporting import (
     file_cases,
     list_runs,
     print_run,
+    serve_app,
     split_notes,
+    write_app,
     write_case,
 )
 from ham10000.study import PRIMARY
@@ -282,4 +285,48 @@ def export(run: RunFolder, /, *, to: ExportFormat, out: Path) -> int:
         markup=False,
         soft_wrap=True,
     )
+    return 0
+
+
+def app(
+    run: RunFolder,
+    /,
+    *,
+    out: Path | None = None,
+    weights: AppWeights = "auto",
+    examples: int = 0,
+    runtime: Path | None = None,
+    data: Annotated[
+        Path | None, Option("Folder of the data set. Defaults to the data set of the training.")
+    ] = None,
+    serve: bool = False,
+    port: int = 7860,
+) -> int:
+    """Write a run as one HTML page that predicts images in the browser, or serve it with Gradio.
+
+    The page contains the model and everything else, and sends and loads nothing. It has at most
+    40 MB.
+
+    Args:
+        out: HTML file to write.
+        weights: fp32, fp16 or int8: bits of the stored weights; auto: the most that fit. The loss
+            of accuracy is measured on test images and printed.
+        examples: Number of test images to embed. The licence of the data applies to the page then.
+        runtime: Archive of onnxruntime-web from npm, in the version that the error message names,
+            if this machine cannot download it.
+        serve: Instead of a page, serve the model on this machine with Gradio.
+        port: TCP port of --serve.
+    """
+    if serve == (out is not None):
+        raise ArgumentError(
+            "making an app: expected either --out with an HTML file or --serve. "
+            "Example: ham10000 app runs/lite0_sa --out app.html"
+        )
+    opened, screen = open_run(run), console()
+    if out is None:
+        serve_app(opened, port)
+        return 0
+    found = write_app(opened, out, weights=weights, runtime=runtime, data=data, examples=examples)
+    screen.print(f"Weights: {found.weights}", markup=False)
+    screen.print(f"Written to {out}: {found.size / 1e6:.1f} MB", markup=False, soft_wrap=True)
     return 0

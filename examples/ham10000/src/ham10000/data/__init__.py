@@ -31,6 +31,7 @@ from ham10000.data.constants import (
 )
 from ham10000.data.dataset import HAM10000, CachedHAM10000
 from ham10000.data.download.download import PARTS, SOURCES, Part, download_dataset
+from ham10000.data.download.http import Patience, fetch
 from ham10000.data.duplicates import (
     find_pairs,
     known_pairs,
@@ -122,6 +123,7 @@ __all__ = [
     "Folder",
     "OfflineHAM10000",
     "Part",
+    "Patience",
     "Prepared",
     "Preset",
     "Report",
@@ -139,6 +141,7 @@ __all__ = [
     "download_dataset",
     "encode_metadata",
     "feature_names",
+    "fetch",
     "find_files",
     "find_pairs",
     "find_table",

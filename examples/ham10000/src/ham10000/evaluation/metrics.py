@@ -18,6 +18,8 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
@@ -38,6 +40,7 @@ __all__ = [
     "METRICS",
     "absent_classes",
     "averages",
+    "best_temperature",
     "bin_of",
     "confusion",
     "format_change",
@@ -232,6 +235,29 @@ def bin_of(confidence: Floats, bins: int = NUM_BINS) -> npt.NDArray[np.int64]:
     """Return the bin of each probability. Bin k holds the interval (k / bins, (k + 1) / bins]."""
     edges = np.arange(1, bins) / bins
     return np.searchsorted(edges, confidence, side="left").astype(np.int64)
+
+
+def best_temperature(targets: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
+    """Return the temperature that minimizes the log loss of predictions (Guo et al., ICML 2017).
+
+    Example:
+        >>> from ham10000.evaluation import best_temperature
+        >>> half_right = [[0.99, 0.01], [0.99, 0.01], [0.99, 0.01], [0.99, 0.01]]
+        >>> best_temperature([0, 0, 0, 1], half_right)  # too sure
+        4.18
+
+    Args:
+        targets: Indices of the true classes, (N,).
+        probabilities: Predicted probabilities, (N, C).
+    """
+    scores = np.log(np.maximum(np.asarray(probabilities, dtype=np.float64), 1e-12))
+    rows = np.arange(len(scores))
+
+    def loss(exponent: float) -> float:
+        scaled = scores / np.exp(exponent)
+        return float((logsumexp(scaled, axis=1) - scaled[rows, np.asarray(targets)]).mean())
+
+    return round(float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x)), 2)
 
 
 def metric_name(metric: str) -> str:

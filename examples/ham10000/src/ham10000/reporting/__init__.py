@@ -1,5 +1,6 @@
 """Presentation of results: console tables, figures and HTML pages."""
 
+from ham10000.reporting.app import AppWeights, serve_app, write_app
 from ham10000.reporting.cases import (
     check_apart,
     choose,
@@ -29,6 +30,7 @@ from ham10000.reporting.style import FigureFormat, data_uri
 from ham10000.reporting.tables import TableFormat, frames_of_runs, tables_of_run, write_tables
 
 __all__ = [
+    "AppWeights",
     "Evaluated",
     "ExportFormat",
     "FigureFormat",
@@ -53,8 +55,10 @@ __all__ = [
     "print_run",
     "print_saliency",
     "print_study",
+    "serve_app",
     "split_notes",
     "tables_of_run",
+    "write_app",
     "write_case",
     "write_figures",
     "write_report",

@@ -253,7 +253,7 @@ def _card(run: Run, to: ExportFormat) -> str:
     counts = run.split_table["split"].value_counts()
     layer = recipe.attention.layer
     return _CARD.format(
-        licence="other" if data in _LICENCES else "cc-by-nc-4.0",
+        licence="other" if data in TERMS else "cc-by-nc-4.0",
         library={"hub": "softattn", "onnx": "onnx", "torch-export": "pytorch"}[to],
         name=recipe.name,
         backbone=recipe.model.backbone,
@@ -270,7 +270,7 @@ def _card(run: Run, to: ExportFormat) -> str:
         std=std,
         code=_CODE[to].format(size=size, mean=mean, std=std),
         results=_results(run),
-        terms=_LICENCES.get(data, LICENCE),
+        terms=TERMS.get(data, LICENCE),
     )
 
 
@@ -295,7 +295,7 @@ def _results(run: Run) -> str:
     return text
 
 
-_LICENCES = {
+TERMS = {
     SYNTHETIC: "The training images are synthetic and no model of skin: the model is only a test.",
     "other data": "The licence depends on that of the training images.",
 }

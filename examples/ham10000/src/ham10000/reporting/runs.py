@@ -1,4 +1,4 @@
-"""Runs in a folder: their state, data and a metric."""
+"""Runs in a folder: their state, data and a metric; results that are stored with a run."""
 
 import json
 import math
@@ -8,13 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from ham10000.errors import ArgumentError, Ham10000Error, MissingDataError, closest
-from ham10000.evaluation import METRICS, read_predictions, summarize
+from ham10000.evaluation import (
+    METRICS,
+    Predictions,
+    best_temperature,
+    read_predictions,
+    reliability_bins,
+    summarize,
+)
 from ham10000.reporting.inputs import read_json
 from ham10000.training import TRAINER_LOCK, Run, RunDir, open_run
 from ham10000.utils import is_locked
 
-__all__ = ["RunSummary", "list_runs", "stored_metrics"]
+__all__ = ["RunSummary", "describe_test", "list_runs", "stored_metrics", "stored_predictions"]
 
 
 def stored_metrics(run: Run) -> dict[str, dict[str, Any]]:
@@ -35,6 +45,71 @@ def stored_metrics(run: Run) -> dict[str, dict[str, Any]]:
     except (OSError, Ham10000Error, LookupError):
         return {}
     return found
+
+
+def stored_predictions(run: Run) -> Predictions | None:
+    """Return the predictions of the test images that the training has stored, if there are any."""
+    path = run.files.predictions()
+    return read_predictions(path) if path.exists() else None
+
+
+def describe_test(run: Run, predictions: Predictions | None) -> list[str]:
+    """Return sentences about accuracy and calibration on the test images of a run.
+
+    Args:
+        run: From `open_run`.
+        predictions: Of its test images, from `stored_predictions`.
+    """
+    if predictions is None:
+        return ["The run has no test predictions, so this page cannot say how often it is right."]
+    targets, scores = predictions.targets, predictions.probabilities
+    found = summarize(targets, scores)
+    temperature = best_temperature(targets, scores)
+    right, mean = (f"{100 * found[name]:.1f} %" for name in ("accuracy", "balanced_accuracy"))
+    lesions, views = predictions.table["lesion_id"].nunique(), run.recipe.training.tta
+    averaged = f" Those predictions are means over {views} views of an image; this model uses one."
+    sure = "calibrated on average"
+    if not 0.95 <= temperature <= 1.05:
+        sure = "too sure" if temperature > 1 else "not sure enough"
+    return [
+        f"Of {len(predictions):,} test images of {lesions:,} lesions, which were not used in the "
+        f"training, the model classified {right} correctly, and {mean} on average over the classes."
+        + (averaged if views > 1 else ""),
+        "Calibration: the highest probability of an image differs from the frequency with which it "
+        f"is right by {found['ece']:.3f} on average (expected calibration error). Probabilities "
+        "are shown as the model computes them, without a temperature. The temperature that fits "
+        f"the test images best is {temperature:.2f}: the model is {sure}.",
+    ]
+
+
+def calibration_bins(predictions: Predictions, bins: int = 10) -> list[dict[str, float]]:
+    """Return how often predictions were right, in bins of the highest probability of an image.
+
+    Returns:
+        For each bin, in ascending order: low, high, and the number of images, also of those that
+        were right.
+    """
+    _, accuracy, sizes = reliability_bins(predictions.targets, predictions.probabilities, bins)
+    right = (np.nan_to_num(accuracy) * sizes).round()
+    return [
+        {"low": k / bins, "high": (k + 1) / bins, "count": int(size), "right": int(correct)}
+        for k, (size, correct) in enumerate(zip(sizes, right, strict=True))
+    ]
+
+
+def images_of_test(run: Run) -> dict[str, str]:
+    """Return the classes of the test images of a run by name, in random order, always the same."""
+    table = run.split_table.query("split == 'test'").sort_values("image_id")
+    table = table.iloc[np.random.default_rng(0).permutation(len(table))]
+    return dict(zip(table["image_id"], table["dx"], strict=True))
+
+
+def example_images(run: Run, count: int) -> dict[str, str]:
+    """Return some test images with their classes, as `images_of_test`, of all classes in turn."""
+    found = images_of_test(run)
+    turns = pd.Series(found).groupby(pd.Series(found)).cumcount()
+    order = sorted(found, key=lambda name: (turns[name], found[name]))
+    return {name: found[name] for name in order[:count]}
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,12 @@ class Theme:
         """Colour map from the surface to the first colour."""
         return LinearSegmentedColormap.from_list("shades", [self.surface, self.first])
 
+    @property
+    def variables(self) -> str:
+        """Colours as custom properties of CSS, without those of the classes."""
+        colours = {name: value for name, value in vars(self).items() if name != "classes"}
+        return " ".join(f"--{name}: {value};" for name, value in colours.items())
+
 
 LIGHT = Theme(
     surface="#ffffff",
