@@ -134,7 +134,7 @@ trust-check: $(READY) ## Search for faults, some seconds for each part
 docs: $(DOCS) build/gallery/gallery.txt ## Build the site in site/
 	rm -rf build/api docs/api/softattn.*.rst
 	$(BIN)/python scripts/site/results.py
-	$(BIN)/python -m sphinx -q -W --keep-going -n -E -d build/doctrees docs/api build/api
+	$(BIN)/python -m sphinx -b dirhtml -q -W --keep-going -n -E -d build/doctrees docs/api build/api
 	$(BIN)/mkdocs build -q --strict
 
 build/gallery/gallery.txt: $(DOCS) scripts/site/gallery.py
@@ -145,7 +145,8 @@ docs-serve: docs ## Serve the site on localhost
 
 # Pages are opened in Chromium if it is installed.
 docs-check: docs ## Check the site: links, spelling, pages in Chromium
-	$(BIN)/python -m pytest -q -n 2 -rs -o pythonpath=scripts/site/checks scripts/site/checks
+	$(BIN)/python -m pytest -q -n 2 -rs \
+		-o pythonpath="scripts/site/checks scripts/site" scripts/site/checks
 
 # Takes a second per published run. Pages quote results between markers.
 results-check: $(READY) ## Recompute the published results of studies

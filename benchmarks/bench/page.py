@@ -33,7 +33,7 @@ def write_page(
     described = [", ".join(f"{k} {v}" for k, v in facts.items()) for facts in machines]
     draw_overview(rows, images)
     lines = [
-        *("---", "hide: [toc]", "search: { boost: 0.2 }", "---", "", "# Performance", ""),
+        *("---", "hide: [toc]", "---", "", "# Performance", ""),
         *picture("Time of the layer and of its alternatives for five feature maps", "performance"),
         *sentences(rows),
         *folded(

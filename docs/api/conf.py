@@ -56,14 +56,10 @@ python_use_unqualified_type_names = True
 # Inventories of other projects are stored here, so that a build needs no network.
 intersphinx_mapping = inventories.write(HERE / "names.yml", ROOT / "build" / "inventories")
 
+# mkdocs shows the content of the pages; the rest of the theme is not seen.
 html_theme = "sphinx_immaterial"
-html_title = "softattn"
-html_favicon = "../images/favicon.svg"
-html_static_path = ["../stylesheets"]
-html_css_files = ["softattn.css"]
 html_copy_source = False
-html_show_sphinx = False
-html_theme_options = pages.theme_options(ROOT / "mkdocs.yml")
+html_theme_options = {"font": False}
 
 
 def resolve_public_name(
@@ -81,5 +77,4 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Connect the handlers to Sphinx's events."""
     app.connect("missing-reference", resolve_public_name)
     app.connect("autodoc-process-docstring", pages.point_to_guides)
-    app.connect("html-page-context", pages.show_whole_site, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

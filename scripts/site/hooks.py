@@ -1,29 +1,51 @@
 """mkdocs hooks of the site.
 
-They add the API pages built by Sphinx, the gallery, the figures of published results, and the
-Markdown files of the repository root; link public names to their API pages; and add these names to
-the search index.
+They add the API pages built by Sphinx, the gallery, the figures of published results, the Markdown
+files of the repository root and a section of the README; link public names to their API pages; and
+set the edit links of pages that are made from other files.
 """
 
-import inspect
-import json
-import pydoc
 import re
+import sys
 from functools import cache
+from html import escape, unescape
 from pathlib import Path
+from textwrap import shorten
 
 import sphobjinv
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files, InclusionLevel
-from mkdocs.structure.nav import Link, Navigation
 from mkdocs.structure.pages import Page
 from mkdocs.utils import get_relative_url
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import reference
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build"
 TEXTS = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
-WITHIN = InclusionLevel.INCLUDED  # although docs/api is excluded
+MADE_FROM = {
+    **TEXTS,
+    "families.md": "benchmarks/families.py",
+    "insertion.md": "benchmarks/coverage_insert.py",
+    "models.md": "benchmarks/coverage_models.py",
+    "performance.md": "benchmarks/bench/page.py",
+    "transformers.md": "benchmarks/coverage_transformers.py",
+    "why.md": "README.md",
+}
+"""Files to edit, of pages that commands or hooks write."""
+BOOST = {
+    "guides/troubleshooting.md": 1,
+    "guides/": 2,
+    "why.md": 2,
+    **dict.fromkeys(MADE_FROM.keys() - {"why.md"}, 0.2),
+}
+"""Weights of pages in the search, by the start of their path; 1 for others. Guides come first."""
+COMPARISON = "## Comparison with other libraries\n"
 MENDED = {
+    # The theme's script would ask GitHub for the numbers of stars and forks.
+    'class="md-source" data-md-component="source"': 'class="md-source"',
     'data-md-component="search" role="dialog"': (
         'data-md-component="search" role="dialog" aria-label="Search"'
     ),
@@ -38,37 +60,60 @@ _CODE = re.compile(r"<(a|h\d|pre|summary)\b.*?</\1>|<code>([\w.]+)(\(\))?</code>
 _NAME = re.compile(r'<span class="n[cnf]?">(\w+)</span>')
 
 
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Add the API to the navigation."""
+    config.nav.append(reference.navigation())
+    return config
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add generated files and files from outside docs."""
-    for folder in ("api", "gallery", "results"):
+    for file in reference.files(config):
+        files.append(file)
+    for folder in ("gallery", "results"):
         for path in sorted((BUILD / folder).rglob("*")):
-            if path.is_file() and path.name != ".buildinfo" and path.suffix != ".txt":
+            if path.is_file() and path.suffix != ".txt":
                 address = path.relative_to(BUILD).as_posix()
-                html = path.suffix == ".html"
-                content = mended(path.read_text()).encode() if html else path.read_bytes()
-                files.append(File.generated(config, address, content=content, inclusion=WITHIN))
+                files.append(File.generated(config, address, content=path.read_bytes()))
     inventory = (BUILD / "api" / "objects.inv").read_bytes()
-    files.append(File.generated(config, "objects.inv", content=_below(inventory, "api/")))
+    for address, content in (("api/", inventory), ("", _below(inventory, "api/"))):
+        path = f"{address}objects.inv"  # docs/api is excluded otherwise
+        file = File.generated(config, path, content=content, inclusion=InclusionLevel.INCLUDED)
+        files.append(file)
     for address, name in TEXTS.items():
         files.append(File.generated(config, address, abs_src_path=str(ROOT / name)))
     return files
 
 
-def on_nav(nav: Navigation, config: MkDocsConfig, files: Files) -> Navigation:
-    """Add a tab for the API."""
-    nav.items.append(Link("API", "api/"))
-    return nav
-
-
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Insert the figures into the gallery page."""
-    if "<!-- gallery -->" not in markdown:
-        return markdown
-    return markdown.replace("<!-- gallery -->", (BUILD / "gallery" / "gallery.txt").read_text())
+    """Insert the figures into the gallery page, and the comparison of the README into its page."""
+    if made_from := MADE_FROM.get(page.file.src_uri):
+        page.edit_url = edit_url(config, made_from)
+    boost = next((BOOST[start] for start in BOOST if page.file.src_uri.startswith(start)), 1)
+    page.meta.setdefault("search", {}).setdefault("boost", boost)
+    if "<!-- gallery -->" in markdown:
+        figures = (BUILD / "gallery" / "gallery.txt").read_text()
+        return markdown.replace("<!-- gallery -->", figures)
+    if "<!-- comparison -->" in markdown:
+        section = (ROOT / "README.md").read_text().partition(COMPARISON)[2].partition("\n## ")[0]
+        return markdown.replace("<!-- comparison -->", section)
+    return markdown
+
+
+def edit_url(config: MkDocsConfig, path: str) -> str:
+    """Return the address at which a file of the repository can be edited."""
+    return f"{config.repo_url}/edit/main/{path}"
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Link public names in text, and their first occurrence in each code block."""
+    """Insert an API page; in others, link public names in text and once in each code block."""
+    if reference.is_reference(page):
+        html = reference.content(page)
+        page.toc = reference.table_of_contents(html)
+        page.edit_url = edit_url(config, reference.source(page, html))
+        page.meta.setdefault("description", first_sentences(html))
+        return html
+    page.meta.setdefault("description", first_sentences(html))
     linked: set[str] = set()
 
     def link(name: str, inside: str) -> str:
@@ -90,6 +135,15 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
     return _CODE.sub(in_text, html)
 
 
+def first_sentences(html: str) -> str:
+    """Return the first paragraph of a page as text, for search engines and links to the page."""
+    for paragraph in re.findall(r"<p\b[^>]*>(.*?)</p>", html, re.DOTALL):
+        text = unescape(re.sub(r"<[^>]+>", "", paragraph)).strip()
+        if len(text) > 20 and not text.startswith("Bases:"):
+            return escape(shorten(text, 200, placeholder=" …"))
+    return ""
+
+
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
     """Fix the accessibility of a guide page."""
     return mended(output)
@@ -107,26 +161,13 @@ def mended(html: str) -> str:
     return html
 
 
-def on_post_build(config: MkDocsConfig) -> None:
-    """Add public names to the search index."""
-    path = Path(config.site_dir) / "search" / "search_index.json"
-    index = json.loads(path.read_text())
-    for name, address in public_names().items():
-        if name.startswith("softattn."):
-            text = (inspect.getdoc(pydoc.locate(name)) or "").splitlines()[0]
-            title = name.removeprefix("softattn.")
-            page = address.partition("#")[0]  # the search treats addresses with # as sections
-            index["docs"].append({"location": page, "title": title, "text": f"{name}: {text}"})
-    path.write_text(json.dumps(index))
-
-
 @cache
 def public_names() -> dict[str, str]:
     """Return the address of each documented name, by full name and by last component."""
     inventory = sphobjinv.Inventory(str(BUILD / "api" / "objects.inv"))
     pages = {}
     for entry in inventory.objects:
-        if entry.domain == "py" and entry.uri.startswith(f"{entry.name}.html"):
+        if entry.domain == "py" and entry.uri.startswith(f"{entry.name}/"):
             address = "api/" + entry.uri.replace("$", entry.name)
             pages |= {entry.name: address, entry.name.split(".")[-1]: address}
     return pages

@@ -1,13 +1,13 @@
 """Fixtures: the built site, served locally, and a browser."""
 
+import json
 import os
 import shutil
 import threading
-from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from built_site import SITE
+from built_site import BASE, SITE
 from playwright.sync_api import sync_playwright
 
 # Disable what Chromium does in the background.
@@ -22,16 +22,41 @@ FLAGS = [
 ]
 
 
-class _Quiet(SimpleHTTPRequestHandler):
+VERSIONS = [
+    {"version": "dev", "title": "dev", "aliases": []},
+    {"version": BASE.strip("/").rpartition("/")[2], "title": "1.2", "aliases": ["latest"]},
+]
+
+
+class _Pages(SimpleHTTPRequestHandler):
+    """The site below the path of its address, and the list of versions beside it."""
+
+    def translate_path(self, path):
+        # Outside of the path of the address there is no page, as on GitHub.
+        inside = path.partition("?")[0].removeprefix(BASE) if path.startswith(BASE) else "-/"
+        return super().translate_path(f"/{inside}")
+
+    def do_GET(self):
+        if self.path.partition("?")[0] == BASE.rstrip("/").rpartition("/")[0] + "/versions.json":
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps(VERSIONS).encode())
+        else:
+            super().do_GET()
+
     def log_message(self, *args):
         pass
 
 
 @pytest.fixture(scope="session")
 def address():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=SITE))
+    def pages(*arguments):
+        return _Pages(*arguments, directory=SITE)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), pages)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
+    yield f"http://127.0.0.1:{server.server_port}{BASE}"
     server.shutdown()
     server.server_close()
 

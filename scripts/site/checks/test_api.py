@@ -9,7 +9,7 @@ from built_site import SITE, read, target
 MODULES = ("softattn", "softattn.functional", "softattn.hub", "softattn.keras", "softattn.plot")
 GUIDES = sorted((SITE / "guides").glob("*/index.html"))
 INTO_API = {
-    guide: {target(guide, link)[0] for link in read(guide).links if "/api/" in link}
+    guide: {target(guide, link)[0] for link in read(guide).links if "../api/" in link}
     for guide in GUIDES
 }
 
@@ -22,15 +22,15 @@ def public_names():
 
 @pytest.mark.parametrize("name", list(public_names()))
 def test_a_public_name_has_a_page_with_its_source(name):
-    page = read(SITE / "api" / f"{name}.html")
+    page = read(SITE / "api" / name / "index.html")
     assert name in page.anchors
-    assert any(link.startswith("_modules/softattn") for link in page.links)
+    assert any(link.startswith("../_modules/softattn") for link in page.links)
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.parent.name)
 def test_a_guide_and_the_api_lead_to_one_another(guide):
     assert INTO_API[guide] - {SITE / "api" / "index.html"}
-    pages = (SITE / "api").glob("softattn.*.html")
+    pages = (SITE / "api").glob("softattn.*/index.html")
     assert any(target(page, link)[0] == guide for page in pages for link in read(page).links)
 
 
@@ -39,4 +39,4 @@ def test_others_can_link_to_us(place):
     inventory = sphobjinv.Inventory(SITE / place / "objects.inv")
     found = {entry.name: entry for entry in inventory.objects}
     for name in public_names():
-        assert (SITE / place / found[name].uri.split("#")[0]).is_file()
+        assert (SITE / place / found[name].uri.split("#")[0] / "index.html").is_file()

@@ -1,4 +1,4 @@
-"""The gallery and the search, used by mouse and by keys."""
+"""The gallery, used by mouse and by keys."""
 
 import pytest
 from built_site import SITE
@@ -74,23 +74,3 @@ def test_keys_reach_every_part(open_page, width):
 
 def test_the_script_is_short():
     assert len((SITE / "javascripts" / "gallery.js").read_text().splitlines()) <= 100
-
-
-@WIDTHS
-def test_search_finds_guides_and_names(open_page, width):
-    page = open_page("", width)
-    if width < 960:
-        page.locator("label.md-header__button[for=__search]").click()
-    page.get_by_role("textbox", name="Search").press_sequentially("wrap_backbone")
-    results = page.locator(".md-search-result__link")
-    results.first.wait_for()
-    links = results.evaluate_all("all => all.map(link => link.getAttribute('href'))")
-    assert any("guides/wrap/" in link for link in links)
-    assert any("api/softattn.wrap_backbone.html" in link for link in links)
-
-
-def test_the_palette_that_is_chosen_is_kept_from_the_guides_to_the_api(open_page, address):
-    page = open_page("guides/start/")
-    page.locator("label[title='Switch to dark']").click()
-    page.goto(address + "api/", wait_until="networkidle")
-    assert page.locator("body").get_attribute("data-md-color-scheme") == "slate"
