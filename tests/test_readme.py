@@ -54,7 +54,9 @@ def test_badges_are_true():
 def test_links_are_absolute_on_pypi():
     """The build replaces the links; `make package` checks the result."""
     root, text = README.parent, README.read_text()
-    hooks = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["metadata"]["hooks"]
+    hooks = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["metadata"][
+        "hooks"
+    ]
     own = relative_links(text)
     for rule in hooks["fancy-pypi-readme"]["substitutions"]:
         text = re.sub(rule["pattern"], rule["replacement"], text)
@@ -66,5 +68,5 @@ def test_links_are_absolute_on_pypi():
 
 
 def test_relative_links_are_found():
-    text = "[a](b.md) ![c](d.png) <img src=\"e.svg\"> [f](https://g.org/h) [i](#j)"
+    text = '[a](b.md) ![c](d.png) <img src="e.svg"> [f](https://g.org/h) [i](#j)'
     assert relative_links(text) == ["b.md", "d.png", "e.svg"]

@@ -45,7 +45,7 @@ class KerasAdam(torch.optim.Adam):
     called epsilon hat.
     """
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Make a step, see `torch.optim.Adam.step`."""
         given = [group["eps"] for group in self.param_groups]
         for group in self.param_groups:
