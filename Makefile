@@ -19,7 +19,7 @@ STUDY := examples/ham10000
 DOCS := $(VENV)/.docs
 
 .PHONY: help demo picture test test-lowest lint workflows-check parity package test-wheel release-check \
-	coverage-models coverage-insert families mutants bench bench-check gpu trust trust-check docs docs-serve \
+	coverage-models coverage-insert families mutants bench bench-check gpu trust trust-check docs docs-version docs-serve \
 	docs-check results-check check clean
 
 help: ## List the commands
@@ -139,6 +139,11 @@ docs: $(DOCS) build/gallery/gallery.txt ## Build the site in site/
 
 build/gallery/gallery.txt: $(DOCS) scripts/site/gallery.py
 	$(BIN)/python scripts/site/gallery.py
+
+# VERSION=dev, or VERSION=1.2 RELEASE=1 for the latest release. Needs a checkout with the branch gh-pages,
+# unless it is the first version.
+docs-version: docs ## Commit the site to gh-pages as a version, without pushing
+	$(BIN)/python scripts/site/deploy.py $(VERSION) $(if $(RELEASE),--latest)
 
 docs-serve: docs ## Serve the site on localhost
 	$(BIN)/mkdocs serve

@@ -16,6 +16,8 @@
 # %% [markdown]
 # # softattn in five minutes
 #
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/softattn/softattn/blob/main/examples/quickstart.ipynb)
+#
 # Add Soft-Attention ([arXiv:2105.03358](https://arxiv.org/abs/2105.03358)) to a network, train it
 # on synthetic skin lesions, and look at its attention maps on these images and on your own. The
 # notebook runs on Colab, on Kaggle, and on a laptop without a GPU.

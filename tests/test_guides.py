@@ -12,6 +12,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -73,6 +74,32 @@ def test_code_runs(page, tmp_path, monkeypatch):
             run_python(page, block, names)
         elif block.language == "sh" and page.stem in RUN and not block.title:
             run(block, monkeypatch)
+
+
+def test_the_start_guide_installs_what_it_needs():
+    """Its code imports the packages of the extras that it installs, and of no other extra."""
+    for package in ("timm", "matplotlib"):
+        pytest.importorskip(package, reason="the guide needs softattn[timm,plot]")
+    page = ROOT / "docs" / "guides" / "start.md"
+    (command, *_) = [words for b in blocks(page) if b.language == "sh" for words in words_of(b)]
+    assert command[:2] == ["pip", "install"]
+    installed = re.fullmatch(r"softattn\[(.+)\]", command[2])[1].split(",")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    named = {"huggingface-hub": "huggingface_hub"}
+    modules = {extra: {named.get(r.name, r.name) for r in map(Requirement, lines)}
+               for extra, lines in extras.items() if extra != "all"}  # fmt: skip
+    others = set().union(*(found for extra, found in modules.items() if extra not in installed))
+    code = "\n".join(b.code for b in blocks(page) if b.language == "python")
+    needed = f"import sys\nbefore = set(sys.modules)\n{code}\nprint(*set(sys.modules) - before)"
+    command = [sys.executable, "-c", needed]
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    imported = {name.partition(".")[0] for name in done.stdout.split()}
+    of_timm = {"huggingface_hub", "safetensors"}  # dependencies of timm itself
+    assert all(modules[extra] <= imported for extra in installed)
+    assert not imported & (others - of_timm)
 
 
 def packages(heading, found):

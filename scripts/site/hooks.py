@@ -46,6 +46,8 @@ COMPARISON = "## Comparison with other libraries\n"
 MENDED = {
     # The theme's script would ask GitHub for the numbers of stars and forks.
     'class="md-source" data-md-component="source"': 'class="md-source"',
+    # A relative address is no URL without a base, so that the script stopped.
+    '"),outdated=__md_get(': '",location),outdated=__md_get(',
     'data-md-component="search" role="dialog"': (
         'data-md-component="search" role="dialog" aria-label="Search"'
     ),
