@@ -4,12 +4,12 @@
         [--check] [--store]
 
 The parts are limits, layer, system, cores, compile, per-map, block, memory, growth, processes,
-wrapped, capture, import, steps, pipeline and epoch, and on a GPU gpu-layer and gpu-models. Without
-names all parts run, which takes about 20 minutes on two cores. Each part runs in a process of its
-own, pinned to as many cores as it has threads, with an allocator that keeps its memory (except for
-`system`, which uses that of the system). Prints tables and writes out/bench/PART.json; --write
-creates docs/performance.md from these files. --check compares the ratios of a quick run with
-benchmarks/expected.json and fails if one exceeds the tolerance; --store writes that file.
+wrapped, capture, import, start, steps, pipeline and epoch, and on a GPU gpu-layer and gpu-models.
+Without names all parts run, which takes about 20 minutes on two cores. Each part runs in a process
+of its own, pinned to as many cores as it has threads, with an allocator that keeps its memory
+(except for `system`, which uses that of the system). Prints tables and writes out/bench/PART.json;
+--write creates docs/performance.md from these files. --check compares the ratios of a quick run
+with benchmarks/expected.json and fails if one exceeds the tolerance; --store writes that file.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from bench.commands import epoch, pipeline
 from bench.gpu import gpu_layer, gpu_models
 from bench.growth import growth, processes
 from bench.harness import Row, read_facts, read_rows, table, worse, write_rows
-from bench.imports import imports
+from bench.imports import imports, start
 from bench.layer import compiled, cores, guard, layer, system
 from bench.machine import facts, limits, pin
 from bench.models import capture, wrapped
@@ -71,6 +71,7 @@ PARTS = {
     "wrapped": Part(wrapped),
     "capture": Part(capture, rounds=25),
     "import": Part(imports),
+    "start": Part(start, allocator="system"),
     "steps": Part(steps),
     "pipeline": Part(pipeline, rounds=3, allocator="system", pinned=False),
     "epoch": Part(epoch, rounds=2, allocator="system", pinned=False),

@@ -16,6 +16,7 @@ pytest.importorskip("matplotlib", reason="needs softattn[plot]")
 sys.path.insert(0, str(BENCHMARKS))
 
 from bench.harness import Row, compare, read_facts, read_rows, table, take_turns, worse, write_rows  # noqa: E402
+from bench.imports import MEMORY, START, run  # noqa: E402
 from bench.machine import cpu_model  # noqa: E402
 from bench.memory import peak  # noqa: E402
 from bench.page import brief, sentences, write_page  # noqa: E402
@@ -153,6 +154,27 @@ def test_rows_are_found_for_a_target():
     forward = next(target for target in TARGETS if target.text == "layer / conv, forward, set")
     assert forward.find(rows + wide) == [1.234]
     assert over("forward", "Conv3d form")(rows) == [pytest.approx(6 / 1.234)]
+
+
+def test_processes_are_measured_and_compared():
+    cpu, wall, megabytes = run(["-c", "block = bytearray(200_000_000)"])
+    assert 0 < cpu < 60
+    assert wall > 0
+    assert 200 < megabytes < 400
+    with pytest.raises(RuntimeError, match="ended with status"):
+        run(["-c", "raise SystemExit(1)"])
+    sides = {"import torch": 1.0, "import torch, softattn": 1.02, "softattn --help": 0.05}
+    found = {
+        part: compare(part, "x", {name: [(v, v)] for name, v in sides.items()}, "import torch")
+        for part in (START, MEMORY)
+    }
+    assert table(found[START])[2].split()[0] == "ms"
+    assert table(found[MEMORY])[2].split()[0] == "MB"
+    by_text = {target.text: target for target in TARGETS}
+    both = [row for rows in found.values() for row in rows]
+    assert by_text["import torch, softattn / import torch"].find(both) == [pytest.approx(1.02)]
+    for what in ("CPU time in s", "peak memory in GB"):
+        assert by_text[f"--version and --help, {what}"].find(both) == [pytest.approx(0.05)]
 
 
 def test_peak_is_the_most_that_is_held_at_once():

@@ -20,7 +20,7 @@ class Row:
     case: str
     side: str
     milliseconds: float
-    """Median time."""
+    """Median time; of parts whose name ends with MB, the median number of megabytes."""
     ratio: float
     """Median over the rounds of the ratio to the baseline."""
     low: float
@@ -111,7 +111,8 @@ def table(rows: Sequence[Row]) -> list[str]:
         if (row.part, row.case, row.allocator) != case:
             case = (row.part, row.case, row.allocator)
             title = f"{row.part}: {row.case}, {row.allocator} allocator"
-            lines += ["", title[:80], f"  {'':26}{'ms':>10}{'ratio':>7}{'quartiles':>15}{'best':>7}"
+            unit = "MB" if row.part.endswith(" MB") else "ms"
+            lines += ["", title[:80], f"  {'':26}{unit:>10}{'ratio':>7}{'quartiles':>15}{'best':>7}"
                       f"{'wall':>7}{'share':>6}"]  # fmt: skip
         time_taken = f"{row.milliseconds:.3f}" if row.milliseconds else ""
         spread = f"{row.low:.2f} to {row.high:.2f}"

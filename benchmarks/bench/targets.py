@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.harness import Row
+from bench.imports import MEMORY, START
 
 Find = Callable[[Sequence[Row]], list[float]]
 
@@ -48,6 +49,12 @@ def ratios(part: str, side: str, allocator: str = "set", case: str = "") -> Find
     return find
 
 
+def amounts(part: str, *commands: str) -> Find:
+    """Find seconds, or gigabytes, of commands in a part that times processes."""
+    return lambda rows: [row.milliseconds / 1000 for row in rows
+                         if row.part == part and row.side in commands]  # fmt: skip
+
+
 def over(part: str, side: str, allocator: str = "set", case: str = "", without: str = "-") -> Find:
     """Find the ratios of a side's time to the time of softattn."""
 
@@ -69,6 +76,8 @@ def _pairs(
 
 BOTH, TRAIN, INFER = "forward+backward", "wrapped, training step", "wrapped, inference"
 COMMON = "float32 NCHW"
+COMMANDS = [f"{name} {option}" for name in ("softattn", "ham10000")
+            for option in ("--version", "--help")]  # fmt: skip
 
 
 def _models(part: str, mobile: bool) -> Find:
@@ -106,6 +115,11 @@ TARGETS = [
     Target("wrapped / bare mobilenetv3, training step", 1.05, _models(TRAIN, mobile=True)),
     Target("wrapped / bare mobilenetv3, inference", 1.05, _models(INFER, mobile=True)),
     Target("import softattn / import torch, torchvision", 1.05, ratios("import", "and softattn")),
+    Target("import torch, softattn / import torch", 1.05,
+           ratios(START, "import torch, softattn", "system")),
+    Target("same, with SoftAttention", 1.05, ratios(START, "and SoftAttention", "system")),
+    Target("--version and --help, CPU time in s", 0.5, amounts(START, *COMMANDS)),
+    Target("--version and --help, peak memory in GB", 0.1, amounts(MEMORY, *COMMANDS)),
     Target("forward with / without capture_maps", 1.01, ratios("capture", "capture_maps")),
     Target("time per image, cache / PIL", 0.1,
            ratios("input pipeline, an image", "cache", "system")),
