@@ -5,7 +5,13 @@ import pandas as pd
 import pytest
 
 from ham10000.data import Finding, Report
-from ham10000.reporting.console import print_counts, print_report, print_run, print_study
+from ham10000.reporting.console import (
+    print_counts,
+    print_report,
+    print_run,
+    print_saliency,
+    print_study,
+)
 from ham10000.training import RunDir
 
 
@@ -41,6 +47,40 @@ def test_an_unfinished_run_says_how_to_resume(
 ) -> None:
     print_run(RunDir(tmp_path))
     assert "Resume with: ham10000 train --resume" in capsys.readouterr().out
+
+
+def test_a_finished_run_has_the_names_that_metrics_have_elsewhere(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    print_run(RunDir(run))
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines() if "/" not in line]
+    assert max(map(len, lines)) <= 80
+    words = " ".join(" ".join(lines).split())
+    for word in ("images", "balanced", "weighted", "macro F1", "log loss"):
+        assert word in words
+    assert "recall" not in words
+
+
+def test_intervals_of_saliency_are_not_cut_at_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    score = {"value": 0.125, "low": 0.056, "high": 0.194}
+    methods = ("attention", "grad_cam", "gaussian", "random")
+    scores = ("pointing_game", "energy_inside", "iou")
+    print_saliency(
+        {
+            "localisation": {"methods": {m: dict.fromkeys(scores, score) for m in methods}},
+            "faithfulness": {"images": 0},
+            **{"images": 80, "without_mask": 0, "empty_mask": 0, "resamples": 2000, "seed": 0},
+        }
+    )
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.count("[0.056, 0.194]") == 12
+    for name in ("centred Gaussian", "random map", "pointing game", "IoU"):
+        assert name in text
 
 
 def test_a_study_begins_with_its_primary_metric_and_ends_with_its_verdict(

@@ -330,14 +330,14 @@ def _arm_table(result: Mapping[str, Any], arm: str) -> Table:
     return table
 
 
-_COLUMNS = {
-    "accuracy": "accuracy",
-    "recall_macro": "recall",
-    "precision_weighted": "precision",
-    "f1_macro": "F1",
-    "auc_weighted": "AUC",
-    "log_loss": "log loss",
-}
+_COLUMNS = (
+    "accuracy",
+    "balanced_accuracy",
+    "precision_weighted",
+    "f1_macro",
+    "auc_weighted",
+    "log_loss",
+)
 
 
 def print_run(run: RunDir) -> None:
@@ -346,11 +346,10 @@ def print_run(run: RunDir) -> None:
     if not run.done:
         out.print(f"Not finished. Resume with: ham10000 train --resume {run.path}", markup=False)
         return
-    table = Table(title=escape(f"{run.path}, best weights"), title_justify="left")
-    table.add_column("", no_wrap=True)
+    table = _table("")
     table.add_column("images", justify="right")
-    for title in _COLUMNS.values():
-        table.add_column(title, justify="right")
+    for name in _COLUMNS:
+        table.add_column(metric_name(name), justify="right")
     for split in ("val", "test"):
         path = run.predictions(split)
         if not path.exists():
@@ -359,6 +358,7 @@ def print_run(run: RunDir) -> None:
         measured = summarize(predictions.targets, predictions.probabilities)
         cells = [f"{measured[name]:.4f}" for name in _COLUMNS]
         table.add_row(split, f"{len(predictions):,}", *cells)
+    out.print(f"{run.path}, best weights", markup=False, soft_wrap=True)
     out.print(table)
 
 
@@ -391,8 +391,9 @@ def _saliency_table(methods: Mapping[str, Mapping[str, Mapping[str, float]]]) ->
     for score in next(iter(methods.values())):
         table.add_column(method_name(score), no_wrap=True)
     for method, scores in methods.items():
+        # Three scores with their intervals do not fit into a line of 80 columns.
         cells = (
-            f"{each['value']:.3f} \\[{each['low']:.3f}, {each['high']:.3f}]"
+            f"{each['value']:.3f}\n\\[{each['low']:.3f}, {each['high']:.3f}]"
             for each in scores.values()
         )
         table.add_row(method_name(method), *cells)
