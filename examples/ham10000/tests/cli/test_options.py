@@ -19,7 +19,7 @@ def command(
     tta: Literal[1, 2] | None = None,
     parts: Sequence[Literal["a", "b"]] = ("a",),
     dx: Annotated[str | None, Option(name="class", choices=("mel", "nv"))] = None,
-    dry_run: bool = False,
+    dry_run: Annotated[bool, Option(group="trying")] = False,
 ) -> int:
     """Do something.
 
@@ -95,6 +95,8 @@ def test_help_has_the_docstring_and_the_shared_descriptions(
         "--dry-run",
     ):
         assert part in text
+    assert "\ntrying:\n  --dry-run" in text
+    assert text.index("options:") < text.index("--class {mel,nv}\n") < text.index("trying:")
 
 
 def test_recipe_fields_are_options_that_only_help_fields_shows(
@@ -110,7 +112,10 @@ def test_recipe_fields_are_options_that_only_help_fields_shows(
         with pytest.raises(SystemExit) as stopped:
             parse("it", with_fields, [option])
         assert stopped.value.code == 0
-        assert ("--optimizer.lr VALUE" in capsys.readouterr().out) is shown
+        text = capsys.readouterr().out
+        assert ("--optimizer.lr VALUE" in text) is shown
+        assert ("Fields of a recipe, which --help-fields lists: name, seed, data (" in
+                " ".join(text.split())) is not shown  # fmt: skip
 
 
 def parse_fields(*arguments: str) -> tuple[list[str], dict[str, object]]:

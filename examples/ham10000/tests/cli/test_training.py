@@ -151,6 +151,15 @@ def test_predict(
     assert len(list((tmp_path / "figures").glob("*.png"))) == 3
 
 
+@pytest.mark.filterwarnings("error::FutureWarning")
+def test_predict_writes_empty_splits_of_other_images_without_a_warning(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
+    assert main(["predict", str(run), str(tmp_path / "a.jpg"), "--csv", str(tmp_path / "t")]) == 0
+    assert pd.read_csv(tmp_path / "t", keep_default_na=False)["split"].tolist() == [""]
+
+
 @pytest.mark.parametrize(
     ("places", "message"),
     [

@@ -9,6 +9,7 @@ described here.
 import argparse
 import inspect
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -52,11 +53,13 @@ class Option:
         help: Description; the one in the docstring if empty.
         name: Name without dashes, if it differs from that of the parameter.
         choices: Allowed values.
+        group: Heading in the help below which the option is listed.
     """
 
     help: str = ""
     name: str = ""
     choices: Iterable[str] | None = None
+    group: str = ""
 
 
 Data = Annotated[Path | None, Option("Folder of the data set. Defaults to HAM10000_DIR.")]
@@ -205,11 +208,17 @@ def _parser(name: str, function: Callable[..., int], *, show_fields: bool = True
         prog=f"ham10000 {name}",
         description="\n\n".join(text for text in about if text),
         formatter_class=_Formatter,
+        epilog=_field_groups() if _takes_fields(function) and not show_fields else None,
     )
     hints = get_type_hints(function, include_extras=True)
+    groups: dict[str, Any] = {"": parser}
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is not parameter.VAR_KEYWORD:
-            _add(parser, parameter, hints[parameter.name], texts.get(parameter.name, ""))
+            hint, option = _split_hint(hints[parameter.name])
+            if option.group not in groups:
+                groups[option.group] = parser.add_argument_group(option.group)
+            text = option.help or texts.get(parameter.name, "")
+            _add(groups[option.group], parameter, hint, option, text)
     if _takes_fields(function):
         parser.add_argument(
             "--help-fields", action="store_true", help="Show this message with all recipe fields."
@@ -218,15 +227,27 @@ def _parser(name: str, function: Callable[..., int], *, show_fields: bool = True
     return parser
 
 
-def _add(parser: ArgumentParser, parameter: inspect.Parameter, hint: Any, text: str) -> None:
+def _field_groups() -> str:
+    counts = Counter(name.partition(".")[0] for name in recipe_fields() if "." in name)
+    alone = [name for name in recipe_fields() if "." not in name]
+    groups = ", ".join(f"{name} ({count})" for name, count in counts.items())
+    return f"Fields of a recipe, which --help-fields lists: {', '.join(alone)}, {groups}."
+
+
+def _split_hint(hint: Any) -> tuple[Any, Option]:
+    """Return the type of a parameter without `None`, and the properties of its option."""
     option = Option()
     if get_origin(hint) is Annotated:
         hint, *extras = get_args(hint)
         option = next(each for each in extras if isinstance(each, Option))
     if NoneType in get_args(hint):
         hint = next(each for each in get_args(hint) if each is not NoneType)
+    return hint, option
+
+
+def _add(parser: Any, parameter: inspect.Parameter, hint: Any, option: Option, text: str) -> None:
     required = parameter.default is parameter.empty
-    arguments: dict[str, Any] = {"help": " ".join((option.help or text).split())}
+    arguments: dict[str, Any] = {"help": " ".join(text.split())}
     if not required:
         default = parameter.default
         # jsonargparse changes the items of a default in place.

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +26,11 @@ _DEMO_RECIPES = ("frozen", "frozen_placebo", "frozen_sa")
 _DEMO_FOLDS, _DEMO_SEEDS = 5, (0, 1)
 """Smallest design that tests every image and allows a verdict."""
 
+_PLAN = Option(group="plan")
+_TRAINING = Option(group="training")
+_SLURM = Option(group="Slurm jobs, with --launcher submitit")
+_PUBLISHED = Option(group="published results")
+
 
 def study(
     recipes: Sequence[str] = (),
@@ -32,26 +38,26 @@ def study(
     *,
     seeds: Sequence[int] = (),
     out: Path | None = None,
-    folds: int | None = None,
-    primary: str = PRIMARY,
-    control: str | None = None,
-    smallest_difference: float | None = None,
-    looks: int = 1,
-    extend: bool = False,
-    parallel: int | None = None,
-    processes: int = 1,
-    launcher: Literal["local", "submitit"] = "local",
-    partition: str | None = None,
-    timeout_min: int | None = None,
-    gpus_per_node: int | None = None,
-    cpus_per_task: int | None = None,
-    mem_gb: float | None = None,
-    sbatch: str | None = None,
-    publish: Path | None = None,
-    publish_seeds: int | None = None,
-    restore: Annotated[Path | None, Option(name="from")] = None,
-    verify: Path | None = None,
-    pages: Sequence[Path] = (),
+    folds: Annotated[int | None, _PLAN] = None,
+    primary: Annotated[str, _PLAN] = PRIMARY,
+    control: Annotated[str | None, _PLAN] = None,
+    smallest_difference: Annotated[float | None, _PLAN] = None,
+    looks: Annotated[int, _PLAN] = 1,
+    extend: Annotated[bool, _PLAN] = False,
+    parallel: Annotated[int | None, _TRAINING] = None,
+    processes: Annotated[int, _TRAINING] = 1,
+    launcher: Annotated[Literal["local", "submitit"], _TRAINING] = "local",
+    partition: Annotated[str | None, _SLURM] = None,
+    timeout_min: Annotated[int | None, _SLURM] = None,
+    gpus_per_node: Annotated[int | None, _SLURM] = None,
+    cpus_per_task: Annotated[int | None, _SLURM] = None,
+    mem_gb: Annotated[float | None, _SLURM] = None,
+    sbatch: Annotated[str | None, _SLURM] = None,
+    publish: Annotated[Path | None, _PUBLISHED] = None,
+    publish_seeds: Annotated[int | None, _PUBLISHED] = None,
+    restore: Annotated[Path | None, replace(_PUBLISHED, name="from")] = None,
+    verify: Annotated[Path | None, _PUBLISHED] = None,
+    pages: Annotated[Sequence[Path], _PUBLISHED] = (),
     **overrides: Any,
 ) -> int:
     """Train recipes with several seeds, and compare each with the control.

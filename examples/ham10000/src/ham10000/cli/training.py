@@ -49,6 +49,8 @@ from ham10000.training import train as train_run
 from ham10000.utils import write_text
 
 _RESTARTS = 3
+_IN_PROCESSES = Option(group="processes")
+_OF_RECIPE = Option(group="recipe")
 
 
 def recipes(recipes: Sequence[str] = (), /, **overrides: Any) -> int:
@@ -104,11 +106,11 @@ def train(
     *,
     out: Path | None = None,
     resume: Path | None = None,
-    processes: int = 1,
-    elastic: bool = False,
-    max_minutes: float | None = None,
-    profile: int | None = None,
-    print_config: bool = False,
+    processes: Annotated[int, _IN_PROCESSES] = 1,
+    elastic: Annotated[bool, _IN_PROCESSES] = False,
+    max_minutes: Annotated[float | None, _OF_RECIPE] = None,
+    profile: Annotated[int | None, _OF_RECIPE] = None,
+    print_config: Annotated[bool, _OF_RECIPE] = False,
     **overrides: Any,
 ) -> int:
     """Train a recipe, or resume a run.
@@ -230,7 +232,7 @@ def predict(
     if csv is not None:
         table = predicted.reset_index()
         table.insert(1, "prediction", predicted.idxmax(axis=1).to_numpy())
-        table.insert(2, "split", table["file"].map(splits).fillna(""))
+        table.insert(2, "split", [splits.get(name, "") for name in table["file"]])
         write_text(csv, table.to_csv(index=False, lineterminator="\n"))
         screen.print(f"Written to {csv}", markup=False, soft_wrap=True)
     if out is not None:
