@@ -1,3 +1,4 @@
+import io
 import json
 import shutil
 from pathlib import Path
@@ -123,6 +124,45 @@ def test_compare_prints_and_writes(path: Path, capsys: pytest.CaptureFixture[str
     assert f"{each['difference']:+.3f} [{each['low']:+.3f}, {each['high']:+.3f}]" in text
     assert main(["compare", str(path), str(other), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == found
+
+
+def test_compare_writes_the_images_that_one_model_gets_right(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, images = path.parent / "b.csv", path.parent / "images.csv"
+    write_predictions(make(skill=2.5), other)
+    assert main(["compare", str(path), str(other), "--images", str(images)]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    found = pd.read_csv(images)
+    counts = [int((found["right"] == str(name)).sum()) for name in (path, other)]
+    assert min(counts) > 0
+    assert f"only A is correct on {counts[0]}, only B on {counts[1]};" in text
+    assert f"Written to {images}" in text
+
+
+def test_tables_are_printed_and_written(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tables", str(run)]) == 0
+    text = capsys.readouterr().out
+    assert text.count("| --- |") == 3, "averages, classes and strata"
+    assert "| balanced accuracy |" in text
+    assert main(["tables", str(run), "--format", "latex"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("\\toprule") == 3
+    assert main(["tables", str(run), "--format", "csv"]) == 0
+    table = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert set(table["stratum"]) >= {"all_images", "several_images"}
+    assert {"metric", "value", "low", "high"} <= set(table.columns)
+    for kind in ("csv", "md", "latex"):
+        out = tmp_path / kind
+        assert main(["tables", str(run), "--format", kind, "--out", str(out)]) == 0
+        suffix = {"latex": "tex"}.get(kind, kind)
+        names = {f"{name}.{suffix}" for name in ("metrics", "classes", "strata")}
+        assert {file.name for file in out.iterdir()} == names
+        assert f"Written to {out}: classes.{suffix}, metrics" in capsys.readouterr().out
+    assert main(["tables", str(tmp_path)]) == 1
+    assert "neither the study.json of a study nor the recipe.yaml" in capsys.readouterr().err
 
 
 def test_compare_refuses_other_images(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,6 +50,18 @@ def test_every_command_has_help(
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_the_help_of_train_is_one_screen_with_groups(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 40
+    headings = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert headings == ["positional arguments:", "options:", "processes:", "recipe:"]
+
+
 def test_an_interruption_is_no_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,6 +17,7 @@ from ham10000.evaluation import (
     intervals,
     make_predictions,
     mcnemar,
+    only_one_right,
     summarize,
 )
 from ham10000.evaluation.compare import _p_value
@@ -28,6 +29,26 @@ def with_noise(predictions: Predictions, amount: float, seed: int = 0) -> Predic
     noise = np.random.default_rng(seed).normal(size=predictions.probabilities.shape)
     scores = predictions.probabilities * np.exp(amount * noise)
     return make_predictions(predictions.table, scores / scores.sum(axis=1, keepdims=True))
+
+
+def test_images_that_only_one_model_gets_right() -> None:
+    a = make(SIZES)
+    b = with_noise(a, 2.0)
+    shuffled = make_predictions(b.table.iloc[::-1], b.probabilities[::-1])
+    found = only_one_right(a, shuffled, ("one", "other"))
+    right = [each.probabilities.argmax(axis=1) == each.targets for each in (a, b)]
+    for name, first, second in (("one", *right), ("other", *right[::-1])):
+        rows = found[found["right"] == name]
+        assert rows["image_id"].tolist() == a.table["image_id"][first & ~second].tolist()
+        assert len(rows) > 5
+    test = mcnemar(*right)
+    assert found["right"].value_counts().to_dict() == {"one": test.only_a, "other": test.only_b}
+    for row in found.itertuples():
+        correct = row.predicted_a if row.right == "one" else row.predicted_b
+        assert (correct, row.predicted_a != row.predicted_b) == (row.dx, True)
+    assert only_one_right(a, a).empty
+    with pytest.raises(PredictionError, match="comparing B with A"):
+        only_one_right(a, make({"mel": 3}), ("B", "A"))
 
 
 def test_a_model_does_not_differ_from_itself() -> None:

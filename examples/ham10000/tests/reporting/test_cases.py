@@ -3,6 +3,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -71,7 +72,7 @@ def test_cases_hold_what_the_run_said(run: Path) -> None:
         assert case.mask is not None
         assert case.mask.shape == case.image.shape[1:]
         assert case.attention.sum().item() == pytest.approx(2, abs=1e-4)
-        assert len(case_figure(case).axes) == 3
+        assert len(case_figure(case).axes) == 4, "with the colour bar"
 
 
 def test_cases_of_files_are_those_of_the_data_set(run: Path) -> None:
@@ -105,7 +106,8 @@ def test_a_photo_has_neither_diagnosis_nor_outline(run: Path, tmp_path: Path) ->
     assert named.split in ("train", "val", "test")
     figure = case_figure(photo)
     assert figure.get_suptitle().startswith(f"photo: predicted {photo.prediction}, ")
-    assert [axes.get_title() for axes in figure.axes] == ["image", "attention", "probability"]
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["image", "attention", "probability", "1 = uniform"]
 
 
 def test_files_of_one_name_are_told_apart(run: Path, tmp_path: Path) -> None:
@@ -122,10 +124,19 @@ def test_uniform_attention_is_called_uniform() -> None:
     shares = dict.fromkeys(CLASSES, 1 / 7)
     case = Case("x" * 60, None, shares, torch.zeros(3, 8, 8, dtype=torch.uint8), torch.ones(2, 2))
     figure = case_figure(case)
+    bar = figure.axes[3]
+    assert (bar.get_title(), bar.get_ylim()) == ("1 = uniform", (0, 2))
     assert figure.axes[1].get_title() == "attention: uniform"
     assert figure.get_suptitle().startswith(f"{'x' * 16}...{'x' * 13}: predicted akiec")
     one_sided = torch.tensor([[1.0, 0.5], [1.0, 1.0]])
     assert case_figure(replace(case, attention=one_sided)).axes[1].get_title() == "attention"
+    peaked = torch.tensor([[12.0, 0.0], [0.0, 0.0]])
+    figure = case_figure(replace(case, attention=peaked))
+    assert figure.axes[3].get_ylim() == (0, 4), "up to the largest attention"
+    # The colour of the overlay is that of the bar, and its opacity there 0.7 * (1 - 1 / 4).
+    colour = matplotlib.colormaps["magma"](1.0)[:3]
+    shown = figure.axes[1].images[0].get_array()[0, 0]
+    assert shown == pytest.approx(0.7 * 0.75 * np.array(colour), abs=1e-5)
 
 
 def test_explain_tells_where_an_image_is(

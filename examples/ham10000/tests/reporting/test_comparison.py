@@ -219,3 +219,5 @@ def test_files_of_runs_have_their_differences(source: ReportSource) -> None:
     assert frames["metrics"]["run"].unique().tolist() == ["tiny_sa", "again"]
     assert frames["differences"]["metric"].tolist() == list(METRICS)
     assert set(frames["differences"]["difference"].dropna()) == {0.0}
+    assert list(frames["only_one_right"].columns[:2]) == ["run", "image_id"]
+    assert frames["only_one_right"].empty, "the runs are the same"

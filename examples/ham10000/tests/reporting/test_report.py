@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ham10000.data import CLASSES
 from ham10000.errors import MissingDataError, PredictionError
-from ham10000.evaluation import METRICS, metric_name
+from ham10000.evaluation import METRICS, make_predictions, metric_name
 from ham10000.reporting import report
 from ham10000.reporting.inputs import EvaluatedRun, ReportSource, open_source
 from ham10000.reporting.report import (
+    differing_section,
     gallery_section,
     results_section,
     saliency_section,
@@ -113,7 +115,8 @@ def test_every_entry_of_the_contents_has_its_section(study: Path, tmp_path: Path
     }
     text = page.read_text()
     targets = re.findall(r'href="#([^"]+)"', text)
-    assert targets == ["comparison", "results-1", "results-2", "saliency", "gallery", "setup"]
+    results = ["results-1", "results-2", "saliency", "differing", "gallery", "setup"]
+    assert targets == ["comparison", *results]
     for target in targets:
         assert text.count(f'id="{target}"') == 1
 
@@ -319,6 +322,31 @@ def test_the_gallery_prefers_a_run_with_attention(evaluated: EvaluatedRun) -> No
     assert section["name"] == "second"
     assert section["attention"]
     assert all(len(each["pictures"]) == 2 for each in section["cases"])
+
+
+def test_images_that_only_one_of_two_runs_gets_right(evaluated: EvaluatedRun) -> None:
+    table = evaluated.predictions.table
+    rolled = np.roll(table[list(CLASSES)].to_numpy(), 1, axis=1)
+    other = replace(evaluated, name="other", predictions=make_predictions(table, rolled))
+    assert differing_section(ReportSource("one", (evaluated,)), None, 1) == []
+    (part,) = differing_section(ReportSource("both", (evaluated, other)), None, 1)
+    targets = evaluated.predictions.targets
+    right = [each.predictions.probabilities.argmax(1) == targets for each in (evaluated, other)]
+    counts = [int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())]
+    assert min(counts) > 0
+    assert part["counts"].head == ["class", "only tiny_sa is right", "only other is right"]
+    assert part["counts"].rows[-1] == ["all", *map(str, counts)]
+    for count, names in zip(counts, part["images"].values(), strict=True):
+        assert len(names.split(", ")) == count
+    of_classes = [row[1:] for row in part["counts"].rows[:-1]]
+    assert len(part["cases"]) == sum(cell != "0" for row in of_classes for cell in row)
+    case = part["cases"][0]
+    row = other.predictions.table.set_index("image_id").loc[case["case"].image_id]
+    predicted = CLASSES[row[list(CLASSES)].to_numpy(dtype=float).argmax()]
+    assert case["predicted"].endswith(f"other {predicted}")
+    assert len(case["pictures"]) == 2, "the image, and its attention"
+    (part,) = differing_section(ReportSource("both", (evaluated, other)), None, 0)
+    assert (part["cases"], part["missing"]) == ([], "no images were requested.")
 
 
 def test_the_setup_counts_images_by_split_and_class(evaluated: EvaluatedRun) -> None:

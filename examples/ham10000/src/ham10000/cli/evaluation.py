@@ -9,6 +9,7 @@ from ham10000.data import CLASSES, data_folder
 from ham10000.errors import ArgumentError
 from ham10000.evaluation import (
     check_images,
+    only_one_right,
     read_groundtruth,
     read_predictions,
     scored,
@@ -27,11 +28,13 @@ from ham10000.reporting import (
     file_cases,
     frames_of_runs,
     make_cases,
+    open_source,
     print_comparison,
     print_evaluation,
     print_evaluations,
     print_saliency,
     split_notes,
+    table_texts,
     tables_of_run,
     write_case,
     write_figures,
@@ -94,12 +97,40 @@ def evaluate(
     return 0
 
 
+def tables(
+    folders: Annotated[Sequence[Path], Option("Folders of runs, or the folder of a study.")],
+    /,
+    *,
+    format: TableFormat = "md",  # noqa: A002
+    out: Path | None = None,
+    data: _RunData = None,
+) -> int:
+    """Print the tables of runs or of a study, or write them to a folder.
+
+    The tables are those of `report`. Several runs are compared with the first one. Without --out,
+    csv is one table with a row for each metric; with it, also the other tables have files.
+
+    Args:
+        format: csv for one row per metric, latex (booktabs) or md (Markdown) for tables to print.
+        out: Folder for one file for each table. Without it, the tables are printed.
+    """
+    texts = table_texts(open_source(folders, data=data), format, every=out is not None)
+    if out is None:
+        print("\n".join(texts.values()), end="")
+        return 0
+    for name, text in texts.items():
+        write_text(out / name, text)
+    console().print(f"Written to {out}: {', '.join(sorted(texts))}", markup=False, soft_wrap=True)
+    return 0
+
+
 def compare(
     run_a: _RunOrFile,
     run_b: _RunOrFile,
     /,
     *,
     out: Path | None = None,
+    images: Path | None = None,
     seed: Seed = 0,
     json: bool = False,
 ) -> int:
@@ -107,11 +138,14 @@ def compare(
 
     Args:
         out: JSON file with all differences.
+        images: CSV file with the images that only one of the models classifies correctly.
         json: Print the JSON instead of tables.
     """
-    comparison = compare_predictions(
-        find_predictions(run_a), find_predictions(run_b), (str(run_a), str(run_b)), seed=seed
-    )
+    both, names = (find_predictions(run_a), find_predictions(run_b)), (str(run_a), str(run_b))
+    comparison = compare_predictions(*both, names, seed=seed)
+    if images is not None:
+        table = only_one_right(*both, names)
+        write_text(images, table.to_csv(index=False, lineterminator="\n"))
     text = to_json(comparison.as_dict())
     if out is not None:
         write_text(out, text)
@@ -119,8 +153,8 @@ def compare(
         print(text, end="")
         return 0
     print_comparison(comparison)
-    if out is not None:
-        console().print(f"Written to {out}", markup=False, soft_wrap=True)
+    for path in filter(None, (out, images)):
+        console().print(f"Written to {path}", markup=False, soft_wrap=True)
     return 0
 
 

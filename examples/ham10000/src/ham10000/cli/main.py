@@ -32,6 +32,7 @@ COMMANDS = {
     "app": "training",
     "evaluate": "evaluation",
     "compare": "evaluation",
+    "tables": "evaluation",
     "submission": "evaluation",
     "localise": "evaluation",
     "explain": "evaluation",

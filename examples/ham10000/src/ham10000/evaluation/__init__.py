@@ -9,6 +9,7 @@ from ham10000.evaluation.compare import (
     McNemar,
     compare,
     mcnemar,
+    only_one_right,
     paired_differences,
 )
 from ham10000.evaluation.evaluate import (
@@ -89,6 +90,7 @@ __all__ = [
     "mcnemar",
     "metric_name",
     "of_split",
+    "only_one_right",
     "paired_differences",
     "read_groundtruth",
     "read_predictions",

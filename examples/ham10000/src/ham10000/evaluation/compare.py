@@ -20,8 +20,10 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from scipy.stats import binomtest, norm
 
+from ham10000.data import CLASSES
 from ham10000.evaluation.bootstrap import RESAMPLES, draw_lesions, summarize_weighted
 from ham10000.evaluation.intervals import Interval, intervals_of
 from ham10000.evaluation.metrics import METRICS, absent_classes
@@ -43,6 +45,7 @@ __all__ = [
     "McNemar",
     "compare",
     "mcnemar",
+    "only_one_right",
     "paired_differences",
 ]
 
@@ -120,9 +123,7 @@ def compare(
     Raises:
         PredictionError: the images or their true classes differ; the message names some.
     """
-    named = replace(b, source=f"comparing {names[0]} with {names[1]}")
-    check_images(named, a.table, names[0])
-    b = replace(b, table=b.table.set_index("image_id").loc[a.table["image_id"]].reset_index())
+    b = _in_order_of(a, b, names)
     counts = draw_lesions(a.targets, a.lesions, resamples, seed)
     _, first = np.unique(a.lesions, return_index=True)
     return Comparison(
@@ -155,6 +156,41 @@ def mcnemar(right_a: npt.ArrayLike, right_b: npt.ArrayLike) -> McNemar:
     return McNemar(only_a, only_b, p_value)
 
 
+def only_one_right(
+    a: Predictions, b: Predictions, names: tuple[str, str] = ("A", "B")
+) -> pd.DataFrame:
+    """Return the images that one model classifies correctly and the other incorrectly.
+
+    Example:
+        >>> import numpy as np
+        >>> from ham10000.evaluation import make_predictions, only_one_right
+        >>> images = [("I1", "L1", "nv", "test"), ("I2", "L2", "mel", "test")]
+        >>> a, b = (make_predictions(images, np.eye(7)[rows]) for rows in ([5, 4], [5, 0]))
+        >>> only_one_right(a, b)[["image_id", "dx", "right", "predicted_b"]].values.tolist()
+        [['I2', 'mel', 'A', 'akiec']]
+
+    Args:
+        a: predictions of the first model.
+        b: predictions of the second model for the same images, in any order.
+        names: names of the models.
+
+    Returns:
+        A row for each such image, in the order of `a`, with the columns image_id, lesion_id, dx,
+        right (the name of the model that is), predicted_a and predicted_b.
+
+    Raises:
+        PredictionError: the images or their true classes differ; the message names some.
+    """
+    b = _in_order_of(a, b, names)
+    found = [each.probabilities.argmax(axis=1) for each in (a, b)]
+    right_a, right_b = (predicted == a.targets for predicted in found)
+    table = a.table[["image_id", "lesion_id", "dx"]].assign(right=np.where(right_a, *names))
+    for name, predicted in zip(("predicted_a", "predicted_b"), found, strict=True):
+        table[name] = [CLASSES[index] for index in predicted]
+    differing: pd.DataFrame = table[right_a != right_b].reset_index(drop=True)
+    return differing
+
+
 def paired_differences(
     targets: npt.ArrayLike, a: Floats, b: Floats, lesions: npt.ArrayLike, counts: Floats
 ) -> dict[str, Difference]:
@@ -175,6 +211,12 @@ def paired_differences(
         name: _difference(name, (first[name], second[name]), (drawn_a[name], drawn_b[name]), count)
         for name in METRICS
     }
+
+
+def _in_order_of(a: Predictions, b: Predictions, names: tuple[str, str]) -> Predictions:
+    named = replace(b, source=f"comparing {names[0]} with {names[1]}")
+    check_images(named, a.table, names[0])
+    return replace(b, table=b.table.set_index("image_id").loc[a.table["image_id"]].reset_index())
 
 
 def _differences(a: Predictions, b: Predictions, counts: Floats) -> Differences:

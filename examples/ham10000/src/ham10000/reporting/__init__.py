@@ -23,8 +23,8 @@ from ham10000.reporting.console import (
 from ham10000.reporting.explore import explore_dataset
 from ham10000.reporting.export import ExportFormat, export_run
 from ham10000.reporting.figures import write_figures
-from ham10000.reporting.inputs import Evaluated, evaluate_sources
-from ham10000.reporting.report import write_report
+from ham10000.reporting.inputs import Evaluated, evaluate_sources, open_source
+from ham10000.reporting.report import table_texts, write_report
 from ham10000.reporting.runs import RunSummary, list_runs
 from ham10000.reporting.style import FigureFormat, data_uri
 from ham10000.reporting.tables import TableFormat, frames_of_runs, tables_of_run, write_tables
@@ -47,6 +47,7 @@ __all__ = [
     "frames_of_runs",
     "list_runs",
     "make_cases",
+    "open_source",
     "print_comparison",
     "print_counts",
     "print_evaluation",
@@ -57,6 +58,7 @@ __all__ = [
     "print_study",
     "serve_app",
     "split_notes",
+    "table_texts",
     "tables_of_run",
     "write_app",
     "write_case",

@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from softattn.plot import overlay
+from softattn.plot import overlay, relative_to_uniform
 from torch import Tensor
 
 from ham10000.data import (
@@ -35,11 +37,13 @@ __all__ = [
     "file_cases",
     "gallery",
     "make_cases",
+    "sample_of_classes",
     "split_notes",
     "thumbnail",
     "write_case",
 ]
 
+_COLOURS = "magma"
 _SPLITS = {"train": "training", "val": "validation", "test": "test"}
 _LONGEST_NAME = 32
 """Number of characters of a file name that fit into the title of a figure."""
@@ -133,14 +137,19 @@ def gallery(predictions: Predictions, each: int = 1, seed: int = 0) -> list[str]
         seed: Seed of the random choice. Images are sampled so that the gallery is not selective.
     """
     right = predictions.probabilities.argmax(axis=1) == predictions.targets
-    table = predictions.table[["image_id", "dx"]].assign(right=right)
+    table = predictions.table[["image_id", "dx"]]
+    sides = [sample_of_classes(table[kind], each, seed) for kind in (right, ~right)]
+    places = dict(zip(table["image_id"], table["dx"].map(CLASSES.index), strict=True))
+    return sorted((name for side in sides for name in side), key=places.__getitem__)
+
+
+def sample_of_classes(table: pd.DataFrame, each: int, seed: int = 0) -> list[str]:
+    """Sample the names of at most `each` images of every class from a table with image_id and dx.
+
+    Images are sampled at random, so that a gallery is not selective.
+    """
     drawn = table.sample(frac=1, random_state=seed)
-    names: list[str] = []
-    for dx in CLASSES:
-        for kind in (True, False):
-            rows = drawn[(drawn["dx"] == dx) & (drawn["right"] == kind)]
-            names += rows["image_id"].head(each).tolist()
-    return names
+    return [name for dx in CLASSES for name in drawn["image_id"][drawn["dx"] == dx].head(each)]
 
 
 def make_cases(
@@ -289,13 +298,22 @@ def case_figure(case: Case, *, theme: Theme = LIGHT) -> Figure:
     """
     panels = 2 if case.attention is None else 3
     figure = Figure(
-        figsize=(2.8 * panels + 0.6, 3.3), layout="constrained", facecolor=theme.surface
+        figsize=(2.8 * panels + (0.6 if case.attention is None else 1.2), 3.3),
+        layout="constrained",
+        facecolor=theme.surface,
     )
     *pictures, bars = figure.subplots(1, panels)
     _show(pictures[0], case.image / 255, case.mask)
     pictures[0].set_title("image" if case.mask is None else "image, outline of the lesion")
     if case.attention is not None:
-        _show(pictures[1], overlay(case.image / 255, case.attention).permute(2, 0, 1), case.mask)
+        laid_over = overlay(case.image / 255, case.attention, cmap=_COLOURS)
+        _show(pictures[1], laid_over.permute(2, 0, 1), case.mask)
+        # The scale of `overlay`.
+        most = max(2.0, relative_to_uniform(case.attention).max().item())
+        scale = ScalarMappable(PowerNorm(0.5, 0, most), _COLOURS)
+        bar = figure.colorbar(scale, ax=pictures[1], fraction=0.05, pad=0.03)
+        bar.ax.set_title("1 = uniform")
+        bar.ax.tick_params(colors=theme.quiet, labelsize=8)
         uniform = torch.allclose(case.attention, case.attention.mean(), rtol=1e-4, atol=0)
         pictures[1].set_title("attention: uniform" if uniform else "attention")
     _probabilities(bars, case, theme)

@@ -17,6 +17,7 @@ from ham10000.evaluation import (
     compare,
     format_change,
     metric_name,
+    only_one_right,
 )
 from ham10000.models import SUMMARY_CAPTION, SUMMARY_COLUMNS, ModelSummary, summary_rows
 from ham10000.reporting.inputs import Evaluated, ReportSource
@@ -36,6 +37,7 @@ __all__ = [
     "Published",
     "TableGroup",
     "comparison_tables",
+    "differing_images",
     "headline",
     "look_table",
     "model_table",
@@ -174,11 +176,27 @@ def model_table(source: ReportSource) -> Table | None:
     )
 
 
+def differing_images(runs: Sequence[Evaluated]) -> dict[str, pd.DataFrame]:
+    """Return the images that only the first run or only another one classifies correctly.
+
+    Returns:
+        By name of each other run that was tested on the images of the first one, a table as of
+        `only_one_right`.
+    """
+    first, *others = runs
+    return {
+        run.name: only_one_right(first.predictions, run.predictions, (first.name, run.name))
+        for run in others
+        if _same_images(first, run)
+    }
+
+
 def report_files(source: ReportSource) -> tuple[dict[str, Table], dict[str, pd.DataFrame]]:
     """Return the tables of a report that are written as LaTeX and as CSV, by name of the file.
 
     For a study, `comparison` has one row for each arm and metric. For several runs, `differences`
-    has one row for each metric of each run that was tested on the images of the first one.
+    has one row for each metric of each run that was tested on the images of the first one, and
+    `only_one_right` one for each image that only one of the two classifies correctly.
     """
     groups = comparison_tables(source)
     tables = {} if groups else tables_of_run(source.runs[0])
@@ -197,6 +215,8 @@ def report_files(source: ReportSource) -> tuple[dict[str, Table], dict[str, pd.D
     if rows:
         renamed = {"a": "value_of_first", "b": "value"}
         frames["differences"] = pd.DataFrame(rows).rename(columns=renamed)
+        images = pd.concat(differing_images(source.runs), names=["run"])
+        frames["only_one_right"] = images.reset_index("run")
     return tables, frames
 
 
@@ -287,12 +307,15 @@ def _compare_runs(runs: Sequence[Evaluated]) -> list[TableGroup]:
 
 def _differences(runs: Sequence[Evaluated]) -> dict[str, Differences]:
     first, *others = runs
-    tested = set(first.predictions.table["image_id"])
     return {
         run.name: compare(first.predictions, run.predictions, (first.name, run.name)).per_image
         for run in others
-        if set(run.predictions.table["image_id"]) == tested
+        if _same_images(first, run)
     }
+
+
+def _same_images(a: Evaluated, b: Evaluated) -> bool:
+    return set(a.predictions.table["image_id"]) == set(b.predictions.table["image_id"])
 
 
 def _comparison_frame(study: Mapping[str, Any]) -> pd.DataFrame:

@@ -1,19 +1,22 @@
 """`ham10000 report`: the results of a run or a study as one self-contained HTML page."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import jinja2
+import pandas as pd
 
 from ham10000.data import CLASS_NAMES, CLASSES, LICENCE
 from ham10000.errors import Ham10000Error
 from ham10000.evaluation import format_change, metric_name
 from ham10000.reporting import figures
-from ham10000.reporting.cases import gallery, make_cases, thumbnail
+from ham10000.reporting.cases import Case, gallery, make_cases, sample_of_classes, thumbnail
 from ham10000.reporting.comparison import (
     comparison_tables,
+    differing_images,
     headline,
     look_table,
     model_table,
@@ -26,6 +29,7 @@ from ham10000.reporting.tables import (
     Table,
     TableFormat,
     class_table,
+    format_tables,
     method_name,
     metric_table,
     strata_tables,
@@ -37,10 +41,12 @@ from ham10000.utils import write_text
 
 __all__ = [
     "differences",
+    "differing_section",
     "gallery_section",
     "results_section",
     "saliency_section",
     "setup_section",
+    "table_texts",
     "write_report",
 ]
 
@@ -99,6 +105,7 @@ def write_report(
         "models": model_table(source),
         "results": [results_section(run) for run in source.runs],
         "saliency": [saliency_section(run, data, faithful) for run in source.runs],
+        "differing": differing_section(source, data, each),
         "gallery": gallery_section(source, data, each),
         "setups": [setup_section(run) for run in source.runs],
         "licence": LICENCE,
@@ -108,6 +115,21 @@ def write_report(
     if tables:
         write_tables(out.with_name(f"{out.stem}_tables"), tables, *report_files(source))
     return out
+
+
+def table_texts(source: ReportSource, kind: TableFormat, *, every: bool) -> dict[str, str]:
+    """Return the tables of a report as text, by name of the file.
+
+    Args:
+        source: From `open_source`.
+        kind: Format of the tables.
+        every: For csv, return all tables, and not only the one that has all metrics.
+    """
+    tables, frames = report_files(source)
+    if not every:
+        name = "strata" if source.study is None else "comparison"
+        frames = {name: frames[name]}
+    return format_tables(kind, tables, frames)
 
 
 def differences(study: Mapping[str, Any]) -> Embedded | None:
@@ -207,6 +229,44 @@ def saliency_section(run: EvaluatedRun, data: Path | None, faithful: int) -> dic
     return {"name": run.name, "missing": None, "tables": tables, "figures": drawn}
 
 
+def differing_section(source: ReportSource, data: Path | None, each: int) -> list[dict[str, Any]]:
+    """Return the images that one run classifies correctly and another one incorrectly.
+
+    There is a part for each run that was tested on the images of the first one: the counts of each
+    class, some images, which show the attention of the second run, and the names of all.
+    """
+    first, parts = source.runs[0], []
+    runs = {run.name: run for run in source.runs}
+    for name, table in differing_images(source.runs).items():
+        sides = {right: table[table["right"] == right] for right in (first.name, name)}
+        counts = [[dx, *(f"{(side['dx'] == dx).sum():,}" for side in sides.values())]
+                  for dx in CLASSES]  # fmt: skip
+        counts.append(["all", *(f"{len(side):,}" for side in sides.values())])
+        head = ["class", *(f"only {right} is right" for right in sides)]
+        shown, missing, _ = _pictures(
+            runs[name],
+            [image for side in sides.values() for image in sample_of_classes(side, each)],
+            data,
+            partial(_predictions_of_both, table, (first.name, name)),
+        )
+        parts.append(
+            {
+                "first": first.name,
+                "other": name,
+                "counts": Table("Number of test images.", head, counts),
+                "images": {right: ", ".join(side["image_id"]) for right, side in sides.items()},
+                "cases": shown,
+                "missing": missing,
+            }
+        )
+    return parts
+
+
+def _predictions_of_both(table: pd.DataFrame, names: tuple[str, str], case: Case) -> str:
+    row = table[table["image_id"] == case.image_id].iloc[0]
+    return f"{names[0]} predicts {row['predicted_a']}, {names[1]} {row['predicted_b']}"
+
+
 def gallery_section(source: ReportSource, data: Path | None, each: int) -> dict[str, Any]:
     """Return test images of every class with attention, predicted correctly and incorrectly."""
     run = next(
@@ -217,28 +277,37 @@ def gallery_section(source: ReportSource, data: Path | None, each: int) -> dict[
         ),
         source.runs[-1],
     )
-    section: dict[str, Any] = {"name": run.name, "missing": None, "cases": [], "attention": False}
-    names = gallery(run.predictions, each)
+    shown, missing, attention = _pictures(
+        run,
+        gallery(run.predictions, each),
+        data,
+        lambda case: f"predicted {case.prediction}, {case.probabilities[case.prediction]:.2f}",
+    )
+    return {"name": run.name, "missing": missing, "cases": shown, "attention": attention}
+
+
+def _pictures(
+    run: EvaluatedRun, names: Sequence[str], data: Path | None, predicted: Callable[[Case], str]
+) -> tuple[list[dict[str, Any]], str | None, bool]:
+    """Return images with captions, why there are none, and whether they show attention."""
     if not names:
-        return {**section, "missing": "no images were requested."}
+        return [], "no images were requested.", False
     try:
         cases = list(make_cases(run.run, run.predictions, names, data=data))
     except Ham10000Error as error:
-        return {**section, "missing": str(error)}
+        return [], str(error), False
     shown: list[dict[str, Any]] = []
     for case in cases:
-        predicted = f"predicted {case.prediction}, {case.probabilities[case.prediction]:.2f}"
         assert case.truth is not None  # images of a split
-        what = f"{case.image_id}, {CLASS_NAMES[case.truth]}"
+        what, found = f"{case.image_id}, {CLASS_NAMES[case.truth]}", predicted(case)
         pictures: list[Embedded] = [
             embed_photo(thumbnail(case, attention=False), f"{what}: the image.")
         ]
         if case.attention is not None:
-            alt = f"{what}: the image with attention, {predicted}."
+            alt = f"{what}: the image with attention, {found}."
             pictures.append(embed_photo(thumbnail(case), alt))
-        shown.append({"case": case, "predicted": predicted, "pictures": pictures})
-    attention = any(case.attention is not None for case in cases)
-    return {**section, "cases": shown, "attention": attention}
+        shown.append({"case": case, "predicted": found, "pictures": pictures})
+    return shown, None, any(case.attention is not None for case in cases)
 
 
 def setup_section(run: EvaluatedRun) -> dict[str, Any]:

@@ -30,6 +30,7 @@ __all__ = [
     "TableFormat",
     "class_table",
     "columns_of_strata",
+    "format_tables",
     "frames_of_runs",
     "interval_cell",
     "method_name",
@@ -243,19 +244,28 @@ def write_tables(
     Raises:
         WriteError: A file cannot be written.
     """
-    texts: dict[Path, str] = {}
-    if "csv" in (kinds := set(kinds)):
-        for name, frame in frames.items():
-            texts[out / f"{name}.csv"] = frame.to_csv(index=False, lineterminator="\n")
-    if "latex" in kinds:
-        for name, table in tables.items():
-            texts[out / f"{name}.tex"] = to_latex(table, f"tab:{name}")
-    if "md" in kinds:
-        for name, table in tables.items():
-            texts[out / f"{name}.md"] = to_markdown(table)
+    texts = {
+        out / name: text
+        for kind in set(kinds)
+        for name, text in format_tables(kind, tables, frames).items()
+    }
     for path, text in texts.items():
         write_text(path, text)
     return list(texts)
+
+
+def format_tables(
+    kind: TableFormat, tables: Mapping[str, Table], frames: Mapping[str, pd.DataFrame]
+) -> dict[str, str]:
+    """Return the text of each file of `write_tables`, by name of the file, for one format."""
+    if kind == "csv":
+        written = {
+            name: each.to_csv(index=False, lineterminator="\n") for name, each in frames.items()
+        }
+        return {f"{name}.csv": text for name, text in written.items()}
+    if kind == "latex":
+        return {f"{name}.tex": to_latex(each, f"tab:{name}") for name, each in tables.items()}
+    return {f"{name}.md": to_markdown(each) for name, each in tables.items()}
 
 
 def to_markdown(table: Table) -> str:
