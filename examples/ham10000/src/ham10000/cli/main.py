@@ -38,6 +38,7 @@ COMMANDS = {
     "explain": "evaluation",
     "report": "evaluation",
     "study": "study",
+    "reproduce": "study",
     "demo": "study",
     "completion": "main",
 }

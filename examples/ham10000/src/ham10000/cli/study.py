@@ -1,4 +1,4 @@
-"""Commands that compare recipes: `study`, and `demo` on a small scale."""
+"""Commands that compare recipes: `study`, `reproduce` for the paper, `demo` on a small scale."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -6,11 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from ham10000.cli.options import Option, recipe_overrides
+from ham10000.cli.options import Data, Option, recipe_overrides
 from ham10000.data import DATA_VARIABLE, data_folder, link_sample, open_folder, synthesize
 from ham10000.errors import ArgumentError
 from ham10000.recipe import find_recipe
-from ham10000.reporting import console, print_study, write_report
+from ham10000.reporting import (
+    Scale,
+    console,
+    list_items,
+    print_study,
+    reproduce_item,
+    write_report,
+)
 from ham10000.study import PRIMARY, JobOptions, quote_results, run_study, verify_study
 
 _DEMO_IMAGES = 1200
@@ -159,6 +166,62 @@ def _verify(results: Path, pages: Sequence[Path]) -> int:
     outcome = f"{len(problems)} differences" if problems else "no differences"
     screen.print(f"{count}: {outcome}", markup=False, soft_wrap=True)
     return 1 if problems else 0
+
+
+def reproduce(
+    item: str | None = None,
+    /,
+    *,
+    out: Path = Path("reproduced"),
+    data: Data = None,
+    seeds: Sequence[int] = (0,),
+    scale: Scale = "full",
+    dry_run: bool = False,
+    parallel: int | None = None,
+    show_list: Annotated[bool, Option("Only list the items.", name="list")] = False,
+) -> int:
+    """Train the models of a table or figure of the paper, and show the published values beside.
+
+    Prints the runs and an estimate of the time first. Finished runs are used, also those of other
+    items, and interrupted ones are resumed. Tables are written as CSV, LaTeX and Markdown, figures
+    as SVG.
+
+    Args:
+        item: Name of the table or figure; --list shows them.
+        out: Folder with the runs of all items, and a folder for each item.
+        seeds: Seeds of each model. The test set does not depend on them.
+        scale: tiny trains two steps with random weights on a part of the images, to try the
+            command.
+        dry_run: Only print the runs and the estimate.
+        parallel: Number of runs at the same time. Defaults to one per GPU, or one per core.
+    """
+    screen = console()
+
+    def log(text: str) -> None:
+        screen.print(text, markup=False, soft_wrap=True)
+
+    if show_list:
+        for name, each in list_items().items():
+            log(f"{name:13}{each.title}")
+        return 0
+    if item is None:
+        raise ArgumentError(
+            f"reproducing: no item was given. Pass one of {', '.join(list_items())}, or --list."
+        )
+    folder = reproduce_item(
+        item,
+        out,
+        data=data,
+        seeds=seeds,
+        scale=scale,
+        dry_run=dry_run,
+        parallel=parallel,
+        log=log,
+    )
+    if not dry_run:
+        log((folder / f"{item}.md").read_text(encoding="utf-8"))
+        log(f"Written to {folder}")
+    return 0
 
 
 def demo(*, out: Path = Path("demo"), data: Path | None = None) -> int:

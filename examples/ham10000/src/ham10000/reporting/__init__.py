@@ -25,6 +25,7 @@ from ham10000.reporting.export import ExportFormat, export_run
 from ham10000.reporting.figures import write_figures
 from ham10000.reporting.inputs import Evaluated, evaluate_sources, open_source
 from ham10000.reporting.report import table_texts, write_report
+from ham10000.reporting.reproduction import Scale, list_items, reproduce_item
 from ham10000.reporting.runs import RunSummary, list_runs
 from ham10000.reporting.style import FigureFormat, data_uri
 from ham10000.reporting.tables import TableFormat, frames_of_runs, tables_of_run, write_tables
@@ -35,6 +36,7 @@ __all__ = [
     "ExportFormat",
     "FigureFormat",
     "RunSummary",
+    "Scale",
     "TableFormat",
     "check_apart",
     "choose",
@@ -45,6 +47,7 @@ __all__ = [
     "export_run",
     "file_cases",
     "frames_of_runs",
+    "list_items",
     "list_runs",
     "make_cases",
     "open_source",
@@ -56,6 +59,7 @@ __all__ = [
     "print_run",
     "print_saliency",
     "print_study",
+    "reproduce_item",
     "serve_app",
     "split_notes",
     "table_texts",

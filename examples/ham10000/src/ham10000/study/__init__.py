@@ -1,6 +1,7 @@
 """A comparison of recipes with a control over folds and seeds: plan, runs and result."""
 
 from ham10000.study.cluster import JobOptions
+from ham10000.study.launcher import LocalLauncher, estimate_seconds
 from ham10000.study.plan import PRIMARY, RULE, PlannedRun, StudyPlan, make_plan
 from ham10000.study.preregistration import PLAN, StudyRecord
 from ham10000.study.results import publish_study, restore_study
@@ -20,12 +21,14 @@ __all__ = [
     "RESULT",
     "RULE",
     "JobOptions",
+    "LocalLauncher",
     "PlannedRun",
     "StudyCheck",
     "StudyPlan",
     "StudyRecord",
     "describe_change",
     "describe_verdict",
+    "estimate_seconds",
     "make_plan",
     "publish_study",
     "quote_results",

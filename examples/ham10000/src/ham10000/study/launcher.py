@@ -9,10 +9,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from threading import Event
@@ -21,12 +22,14 @@ from typing import Protocol
 import pandas as pd
 import torch
 
+from ham10000.data import CLASSES
 from ham10000.errors import Ham10000Error, TrainingError
-from ham10000.models import open_features
+from ham10000.models import build_model, open_features
 from ham10000.recipe import Recipe
 from ham10000.study.plan import PlannedRun
 from ham10000.training import (
     RunDir,
+    build_loss,
     check_frozen,
     claim_run,
     find_features,
@@ -43,6 +46,7 @@ __all__ = [
     "LocalLauncher",
     "RunTrainer",
     "claim_runs",
+    "estimate_seconds",
     "train_in_parallel",
     "worker_environments",
 ]
@@ -334,3 +338,54 @@ def train_in_parallel(
                     yield run
         finally:  # also after Ctrl-C: runs in progress save and end, and no further run starts
             stopped.set()
+
+
+def estimate_seconds(recipes: Iterable[Recipe], table: pd.DataFrame) -> list[float]:
+    """Estimate how long each recipe trains, from one step of its model on this machine.
+
+    Early stopping can end a run earlier. The time to make an augmented set is not included.
+
+    Args:
+        recipes: Resolved recipes.
+        table: Metadata table of the data set.
+    """
+    single = int((table.groupby("lesion_id")["image_id"].transform("size") == 1).sum())
+    speeds: dict[str, tuple[float, float]] = {}
+    found = []
+    for recipe in recipes:
+        key = repr((recipe.model, recipe.attention, recipe.data.size))
+        speeds[key] = speeds.get(key) or _seconds_per_image(recipe)
+        train, predict = speeds[key]
+        test = round(single * recipe.data.test_share)
+        samples = recipe.data.epoch_samples or len(table) - test
+        epochs = recipe.training.epochs
+        # Each epoch ends with a validation on the test set, and the run with its predictions.
+        found.append(epochs * samples * train + (epochs + recipe.training.tta) * test * predict)
+    return found
+
+
+def _seconds_per_image(recipe: Recipe) -> tuple[float, float]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    count = recipe.training.batch_size if device.type == "cuda" else 2
+    bare = replace(recipe, model=replace(recipe.model, pretrained=False, weights=None))
+    model = build_model(bare).to(device)
+    loss = build_loss(recipe.loss, [1] * len(CLASSES)).to(device)
+    images = torch.randn(count, 3, recipe.data.size, recipe.data.size, device=device)
+    targets = torch.arange(count, device=device) % len(CLASSES)
+
+    def timed(step: Callable[[], None]) -> float:
+        step()  # allocates memory and chooses algorithms
+        start = time.perf_counter()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return (time.perf_counter() - start) / count
+
+    def train() -> None:
+        loss(model.train()(images), targets).mean().backward()
+
+    @torch.no_grad()
+    def predict() -> None:
+        model.eval()(images)
+
+    return timed(train), timed(predict)
