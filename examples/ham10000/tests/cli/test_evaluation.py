@@ -263,3 +263,19 @@ def test_refusals_of_what_shows_images(
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 1
     assert message in capsys.readouterr().err
+
+
+def test_ensemble_writes_what_can_be_evaluated(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = path.with_name("b.csv")
+    write_predictions(make(skill=1.0), other)
+    out = path.parent / "out"
+    assert main(["ensemble", str(path), str(other), "--out", str(out)]) == 0
+    assert "mean of 2 models" in printed(capsys)
+    tables = [pd.read_csv(file).set_index("image_id") for file in (path, other)]
+    mean = pd.read_csv(out / "predictions.csv").set_index("image_id")
+    expected = (tables[0]["mel"] + tables[1]["mel"].loc[tables[0].index]) / 2
+    assert mean["mel"].to_numpy() == pytest.approx(expected.loc[mean.index].to_numpy(), rel=1e-9)
+    assert (out / "metrics.json").exists()
+    assert main(["submission", str(out / "predictions.csv"), "--out", str(out / "s.csv")]) == 0

@@ -13,6 +13,7 @@ from ham10000.data import CLASSES
 from ham10000.errors import DataError, MissingDataError, PredictionError
 from ham10000.evaluation import (
     Predictions,
+    average_predictions,
     by_lesion,
     check_images,
     make_predictions,
@@ -176,3 +177,26 @@ def test_images_must_be_the_expected_ones(predictions: Predictions) -> None:
 
 def test_the_classes_are_the_columns() -> None:
     assert COLUMNS[4:] == CLASSES
+
+
+def test_an_ensemble_is_the_mean_of_each_image_in_any_order() -> None:
+    members = [make(SMALL, seed=0), make(SMALL, seed=0, skill=5.0), make(SMALL, seed=0, skill=0.5)]
+    shuffled = [members[0]]
+    for number, member in enumerate(members[1:]):
+        table = member.table.sample(frac=1, random_state=number)
+        shuffled.append(Predictions(table))
+    mean = average_predictions(shuffled)
+    assert mean.table["image_id"].tolist() == members[0].table["image_id"].tolist()
+    by_image = [m.table.set_index("image_id") for m in members]
+    for image, row in mean.table.set_index("image_id").iterrows():
+        for name in CLASSES:
+            expected = math.fsum(float(each.loc[image, name]) for each in by_image) / 3
+            assert row[name] == pytest.approx(expected, rel=1e-12)
+
+
+def test_an_ensemble_of_other_images_is_refused() -> None:
+    one, other = make(SMALL), make({"mel": 4, "nv": 9})
+    with pytest.raises(PredictionError, match="which the first model"):
+        average_predictions([one, other])
+    with pytest.raises(PredictionError, match="at least two models, found 1"):
+        average_predictions([one])

@@ -1,4 +1,4 @@
-"""Commands for a trained model: its metrics, comparisons, saliency, figures, and reports."""
+"""Commands for trained models: metrics, comparisons, ensembles, saliency, figures, and reports."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +8,7 @@ from ham10000.cli.options import Figures, Option, RunFolder, Seed, Split, Tta
 from ham10000.data import CLASSES, data_folder
 from ham10000.errors import ArgumentError
 from ham10000.evaluation import (
+    average_predictions,
     check_images,
     only_one_right,
     read_groundtruth,
@@ -155,6 +156,33 @@ def compare(
     print_comparison(comparison)
     for path in filter(None, (out, images)):
         console().print(f"Written to {path}", markup=False, soft_wrap=True)
+    return 0
+
+
+def ensemble(
+    runs: Annotated[Sequence[Path], Option("Folders of runs, or files of predictions.")],
+    /,
+    *,
+    out: Path,
+    data: _RunData = None,
+    split: Split = "test",
+    tta: Tta = None,
+    seed: Seed = 0,
+    figures: Figures = "png",
+) -> int:
+    """Average the probabilities of several models for the same images, and evaluate the mean.
+
+    The folder of the ensemble can be evaluated, compared and submitted by its predictions.csv.
+
+    Args:
+        out: Folder for predictions.csv, metrics.json and figures.
+    """
+    mean = average_predictions([find_predictions(run, split, tta, data) for run in runs])
+    found = evaluate_predictions(mean, seed=seed)
+    write_evaluation(found, mean, out)
+    write_figures(found, mean, out, figures)
+    print_evaluation(found)
+    console().print(f"Written to {out}: mean of {len(runs)} models", markup=False, soft_wrap=True)
     return 0
 
 

@@ -33,6 +33,7 @@ COMMANDS = {
     "evaluate": "evaluation",
     "compare": "evaluation",
     "tables": "evaluation",
+    "ensemble": "evaluation",
     "submission": "evaluation",
     "localise": "evaluation",
     "explain": "evaluation",

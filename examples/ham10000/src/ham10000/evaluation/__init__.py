@@ -39,6 +39,7 @@ from ham10000.evaluation.metrics import (
 )
 from ham10000.evaluation.predictions import (
     Predictions,
+    average_predictions,
     by_lesion,
     check_images,
     make_predictions,
@@ -76,6 +77,7 @@ __all__ = [
     "Stratum",
     "absent_classes",
     "adjust_p_values",
+    "average_predictions",
     "best_temperature",
     "by_lesion",
     "check_images",

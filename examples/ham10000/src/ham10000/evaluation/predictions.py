@@ -20,6 +20,7 @@ from ham10000.utils import write_text
 __all__ = [
     "COLUMNS",
     "Predictions",
+    "average_predictions",
     "by_lesion",
     "check_images",
     "make_predictions",
@@ -144,6 +145,41 @@ def round_probabilities(probabilities: npt.ArrayLike) -> npt.NDArray[np.float64]
     values = np.asarray(probabilities, dtype=np.float64)
     rounded = [float(f"{value:.{DIGITS}g}") for value in values.ravel().tolist()]
     return np.array(rounded).reshape(values.shape)
+
+
+def average_predictions(members: Sequence[Predictions]) -> Predictions:
+    """Average the probabilities of several models for the same images: an ensemble.
+
+    Example:
+        >>> from ham10000.evaluation import average_predictions, make_predictions
+        >>> rows = [("I1", "L1", "mel", "test")]
+        >>> one = make_predictions(rows, [[0, 0, 0, 0, 1, 0, 0]])
+        >>> other = make_predictions(rows, [[0, 0, 0, 0, 0, 1, 0]])
+        >>> average_predictions([one, other]).probabilities.tolist()
+        [[0.0, 0.0, 0.0, 0.0, 0.5, 0.5, 0.0]]
+
+    Args:
+        members: Predictions of at least two models, whose rows can be in different orders.
+
+    Returns:
+        The mean probability of each class, in the order of the first member.
+
+    Raises:
+        PredictionError: There are fewer than two members, or their images differ.
+
+    Source: the mean of runs and of folds in Gessert et al., ISIC 2018, arXiv:1808.01694.
+    """
+    if len(members) < 2:
+        raise PredictionError(
+            f"averaging predictions: expected those of at least two models, found {len(members)}."
+        )
+    first, *others = members
+    total = first.probabilities
+    for other in others:
+        check_images(other, first.table, f"the first model ({first.source})")
+        places = pd.Index(other.table["image_id"]).get_indexer(pd.Index(first.table["image_id"]))
+        total = total + other.probabilities[places]
+    return make_predictions(first.table, total / len(members), "averaging predictions")
 
 
 def by_lesion(predictions: Predictions) -> Predictions:
