@@ -294,7 +294,7 @@ class _Formatter(DefaultHelpFormatter):
         default = action.default
         if default is None or default is False or default == argparse.SUPPRESS or action.required:
             return text
-        shown = " ".join(default) if isinstance(default, list) else default
+        shown = " ".join(map(str, default)) if isinstance(default, list) else default
         return f"{text} (default: {shown})"
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
