@@ -1,6 +1,8 @@
 import errno
+import hashlib
 import logging
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,16 @@ def test_a_checkpoint_is_what_torch_reads(path: Path) -> None:
     assert torch.equal(read["model"]["weight"], torch.arange(300.0))
     assert read["list"] == [1, "two", None]
     assert torch.load(path, weights_only=True)["step"] == 1
+
+
+def test_the_comment_of_the_archive_is_the_checksum_of_the_rest(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        comment = archive.comment
+    raw = path.read_bytes()
+    assert raw.endswith(comment)
+    digest = hashlib.sha256(raw.removesuffix(comment)).hexdigest()
+    assert comment == f"sha256:{digest}".encode()
 
 
 def test_any_flipped_byte_and_any_truncation_is_detected(path: Path) -> None:
@@ -100,10 +112,16 @@ def test_nothing_but_data_is_loaded(tmp_path: Path) -> None:
         read_checkpoint(path)
     with pytest.raises(MissingDataError):
         read_checkpoint(tmp_path / "none.pt")
+    with pytest.raises(CheckpointError, match="is a directory"):
+        read_checkpoint(tmp_path)
+    write_checkpoint(path, [1, 2])  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="expected a dict, found a list"):
+        read_checkpoint(path)
 
 
 def test_another_version_is_refused() -> None:
     check_version({"version": VERSION}, "resuming")
+    check_version({"version": 2}, "resuming")  # runs of today, unless old versions are read
     with pytest.raises(CheckpointError, match="resuming: the checkpoint has version 1, expected"):
         check_version({"version": 1}, "resuming")
     with pytest.raises(CheckpointError, match="has version None"):
