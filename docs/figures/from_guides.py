@@ -9,8 +9,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import torch
 import torch.nn.functional as F
+from cycler import cycler
 from matplotlib.figure import Figure
 from PIL import Image, ImageSequence
 from torch import Tensor
@@ -28,9 +30,17 @@ PICTURES = {
     "insert": {"gamma.png": "insert-gamma.png"},
     "maps": {"training.gif": "maps-training.gif"},
 }
+# Colours of figures on dark pages, whose names end with -dark: the background is that of the pages.
+INK, SURFACE = "#e2e0e8", "#211d2b"
+DARK = {
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), SURFACE),
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor"), INK),
+    **dict.fromkeys(("xtick.color", "ytick.color", "legend.labelcolor"), INK),
+    "axes.prop_cycle": cycler(color=["#fdc18f", "#b9a5f0", "#7fb9e0", "#8fd19e"]),
+}
 
 
-def run(page: str) -> dict[str, Any]:
+def run(page: str, suffix: str = "") -> dict[str, Any]:
     """Run the code of a page in an empty folder, copy its figures, and return its variables."""
     names: dict[str, Any] = {"__name__": "__main__"}
     before = Path.cwd()
@@ -42,7 +52,9 @@ def run(page: str) -> dict[str, Any]:
                 if block.language == "python":
                     run_python(path, block, names)
             for written, kept in PICTURES[page].items():
-                keep(Path(written), DOCS / "images" / kept)
+                name, kind = kept.split(".")
+                if kind == "png" or not suffix:
+                    keep(Path(written), DOCS / "images" / f"{name}{suffix}.{kind}")
         finally:
             os.chdir(before)
     return names
@@ -60,7 +72,7 @@ def keep(picture: Path, target: Path) -> None:
         frames[0].save(target, duration=200, **options)
 
 
-def steps_of_the_equation(model: Any, image: Tensor) -> None:
+def steps_of_the_equation(model: Any, image: Tensor, suffix: str = "") -> None:
     """Draw the result of each step of the equation in the model trained by the page `start`."""
     attention = model.attention
     with torch.inference_mode():
@@ -69,10 +81,10 @@ def steps_of_the_equation(model: Any, image: Tensor) -> None:
         maps = attention(t, return_maps=True)[1][0]
     strongest = t[0].amax((1, 2)).topk(3).indices
     summed = relative_to_uniform(maps.sum(0))
-    row("t", [image.permute(1, 2, 0), *t[0][strongest]])
-    row("logits", list(logits[:4]))
-    row("maps", list(maps[:4]))
-    row("sum", [summed, overlay(image, summed)])
+    row(f"t{suffix}", [image.permute(1, 2, 0), *t[0][strongest]])
+    row(f"logits{suffix}", list(logits[:4]))
+    row(f"maps{suffix}", list(maps[:4]))
+    row(f"sum{suffix}", [summed, overlay(image, summed)])
 
 
 def row(name: str, pictures: list[Tensor]) -> None:
@@ -89,8 +101,13 @@ def row(name: str, pictures: list[Tensor]) -> None:
 
 def main() -> None:
     """Draw all figures."""
-    names = {page: run(page) for page in PICTURES}
-    steps_of_the_equation(names["start"]["model"], names["start"]["images"][0])
+    for suffix, colours in (("", {}), ("-dark", DARK)):
+        with matplotlib.rc_context(colours):
+            # The animation of the page `maps` has no background.
+            pages = [page for page in PICTURES if not suffix or page != "maps"]
+            names = {page: run(page, suffix) for page in pages}
+            start = names["start"]
+            steps_of_the_equation(start["model"], start["images"][0], suffix)
 
 
 if __name__ == "__main__":
