@@ -31,6 +31,8 @@ ARMS = {
     "lite0_se": ("lite0", {"attention.layer": "se"}),
     "lite0_eca": ("lite0", {"attention.layer": "eca"}),
     "lite0_cbam": ("lite0", {"attention.layer": "cbam"}),
+    "lite0_trivial": ("lite0", {"data.augment": "trivial"}),
+    "lite0_rand": ("lite0", {"data.augment": "rand"}),
     "finetuned_placebo": ("finetuned_sa", {"attention.layer": "placebo"}),
     "finetuned_keras": ("finetuned", {"attention.layer": "keras"}),
 }

@@ -120,7 +120,7 @@ class DataRecipe:
     """Folder of a training set augmented in advance, as `augment-offline` writes it, or auto for
     one next to the run; made if missing. Defaults to training on the images themselves."""
     augment: Annotated[str, OneOf(PRESETS)] = "authors"
-    """Preset of `ham10000.data.Augment`."""
+    """Preset of `ham10000.data.Augment`; trivial and rand are TrivialAugment and RandAugment."""
     mix: Literal["none", "mixup", "cutmix"] = "none"
     """Mixing of pairs of images."""
     metadata: bool = False

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torchvision.transforms import v2
 
 from ham10000.data import (
     PRESETS,
@@ -9,6 +10,7 @@ from ham10000.data import (
     mixup,
 )
 from ham10000.data.augment.augment import draw_hairs, draw_rulers
+from ham10000.data.samplers import uniform
 from ham10000.errors import ArgumentError
 
 
@@ -35,7 +37,7 @@ def test_a_sample_does_not_depend_on_its_batch(images: torch.Tensor, preset: str
     assert torch.equal(out, whole)
 
 
-@pytest.mark.parametrize("preset", ["authors", "strong"])
+@pytest.mark.parametrize("preset", ["authors", "strong", "trivial", "rand"])
 def test_samples_epochs_and_seeds_differ(images: torch.Tensor, preset: str) -> None:
     same = images[:1].expand(12, -1, -1, -1)
     first = Augment(preset, seed=0)(same, POSITIONS, epoch=0)
@@ -106,3 +108,21 @@ def test_mixed_targets_say_what_is_in_the_image(mix) -> None:
     assert len(set(soft.amax(1).tolist())) > 3
     with pytest.raises(ArgumentError, match="Augment them first"):
         mix(images.byte(), targets, torch.arange(7), num_classes=7, seed=1, epoch=0)
+
+
+@pytest.mark.parametrize(
+    ("policy", "transform"), [("trivial", v2.TrivialAugmentWide), ("rand", v2.RandAugment)]
+)
+def test_a_policy_is_that_of_torchvision(
+    images: torch.Tensor, policy: str, transform: type[v2.Transform]
+) -> None:
+    preset = Preset(policy=policy)  # type: ignore[arg-type]
+    state = torch.get_rng_state()
+    found = Augment(preset, seed=5, mean=(0, 0, 0), std=(1, 1, 1))(images, POSITIONS, epoch=2)
+    assert torch.equal(torch.get_rng_state(), state)
+    reference = transform(interpolation=v2.InterpolationMode.BILINEAR)
+    for number, draw in enumerate(uniform(5, 2, POSITIONS, 1, stream=4)[:, 0].tolist()):
+        torch.manual_seed(int(draw * 2**24))
+        expected = reference(images[number]).float() / 255
+        torch.testing.assert_close(found[number], expected)
+    assert not torch.equal((found * 255).round().to(torch.uint8), images)

@@ -3,10 +3,12 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms import v2
 
 from ham10000.data.augment import transforms
 from ham10000.data.samplers import uniform
@@ -38,6 +40,8 @@ class Preset:
     hairs: float = 0.0
     """Share of the samples that get hairs."""
     rulers: float = 0.0
+    policy: Literal["none", "trivial", "rand"] = "none"
+    """First, TrivialAugment (arXiv:2103.10158) or RandAugment (arXiv:1909.13719) of torchvision."""
 
     @property
     def moves(self) -> bool:
@@ -73,6 +77,13 @@ PRESETS = {
         hairs=0.2,
         rulers=0.1,
     ),
+    "trivial": Preset(flips=True, quarters=True, policy="trivial"),
+    "rand": Preset(flips=True, quarters=True, policy="rand"),
+}
+
+_POLICIES = {
+    "trivial": v2.TrivialAugmentWide(interpolation=v2.InterpolationMode.BILINEAR),
+    "rand": v2.RandAugment(interpolation=v2.InterpolationMode.BILINEAR),
 }
 
 
@@ -93,7 +104,7 @@ class Augment:
         (torch.float32, True)
 
     Args:
-        preset: "none", "flips", "authors", "strong", or a `Preset`.
+        preset: "none", "flips", "authors", "strong", "trivial", "rand", or a `Preset`.
         seed: seed of the run.
         mean: subtracted from each channel, in [0, 1].
         std: divisor of each channel. The default gives [-1, 1], as in the authors' code.
@@ -146,6 +157,8 @@ class Augment:
                 f"augmenting: expected a position for each of {len(images)} images, "
                 f"found {len(positions)}."
             )
+        if self.preset.policy != "none":
+            images = self._by_policy(images, positions, epoch)
         places, colours = self._parameters(images, positions, epoch)
         mean, std = (values.to(images.device).reshape(3, 1, 1) for values in (self.mean, self.std))
         result = out
@@ -168,6 +181,16 @@ class Augment:
                 self._paint(result[part].clamp_(0, 1), positions[part], epoch)
                 result[part].sub_(mean).div_(std)
         return result
+
+    def _by_policy(self, images: Tensor, positions: Tensor, epoch: int) -> Tensor:
+        policy = _POLICIES[self.preset.policy]
+        seeds = (uniform(self.seed, epoch, positions, 1, stream=4)[:, 0] * 2**24).long()
+        changed = torch.empty_like(images)
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
+            for number, seed in enumerate(seeds.tolist()):
+                torch.default_generator.manual_seed(seed)
+                changed[number] = policy(images[number])
+        return changed
 
     def _parameters(
         self, images: Tensor, positions: Tensor, epoch: int
