@@ -17,6 +17,7 @@ from ham10000.recipe.fields import describe_type
         ("schedule", "warmup_epochs", 10, "must be less than training.epochs (10)"),
         ("loss", "class_weights", {"ml": 2}, "loss.class_weights has no option 'ml'. Closest: mel"),
         ("loss", "class_weights", {"mel": -2}, "of mel must be more than 0, found -2"),
+        ("loss", "dx_type_weights", {"hist": 1}, "has no option 'hist'. Closest: histo"),
         ("training", "ema", 1.0, "training.ema must be in [0, 1)"),
         ("optimizer", "betas", [0.9, 1.5], "optimizer.betas must be in [0, 1)"),
         ("optimizer", "lr", float("inf"), "optimizer.lr must be more than 0, found inf"),
@@ -25,7 +26,7 @@ from ham10000.recipe.fields import describe_type
         ("attention", "gamma", float("inf"), "attention.gamma must be a finite number, found inf"),
         ("model", "authors_parameters", {"head": -1}, "authors_parameters of head must be 0 or"),
         ("data", "size", None, "data.size must be a whole number, found null"),
-        ("loss", "name", None, "loss.name must be one of cross_entropy, focal, class_balanced"),
+        ("loss", "name", None, "loss.name must be one of cross_entropy, focal, class_"),
         ("training", "deterministic", None, "training.deterministic must be true or false"),
         ("training", "epochs", 10**400, "training.epochs must be less than 2^63, found 1000"),
         ("optimizer", "lr", 10**400, "a number is too large"),
@@ -43,6 +44,9 @@ def test_values_out_of_range(part: str, field: str, value: object, message: str)
     [
         ("model", {"pretrained": True, "weights": "x.pth"}, "both set the initial weights"),
         ("loss", {"name": "class_balanced", "class_weights": "balanced"}, "Remove one of them"),
+        ("loss", {"name": "multi_weighted", "label_smoothing": 0.1}, "weights of its own"),
+        ("loss", {"name": "multi_weighted", "class_weights": {"mel": 5}}, "weights of its own"),
+        ("loss", {"name": "multi_weighted", "cumulative": [4, 4]}, "increasing epochs, found [4"),
         ("schedule", {"name": "plateau", "warmup_epochs": 1}, "has no schedule.warmup_epochs"),
     ],
 )
@@ -50,6 +54,17 @@ def test_values_that_do_not_go_together(part: str, fields: dict[str, object], me
     with pytest.raises(RecipeError) as caught:
         make_recipe({"name": "x", part: fields})
     assert message in str(caught.value)
+
+
+def test_weights_of_images_need_single_images() -> None:
+    with pytest.raises(RecipeError, match=r"of single images, and data\.mix mixup mixes two"):
+        make_recipe(
+            {
+                "name": "x",
+                "data": {"mix": "mixup"},
+                "loss": {"dx_type_weights": {"follow_up": 0.5}},
+            }
+        )
 
 
 def test_a_frozen_backbone_has_no_augmented_set() -> None:

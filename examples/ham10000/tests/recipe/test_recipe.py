@@ -23,6 +23,12 @@ FOLDER = Path(__file__).parents[2] / "recipes"
 PAPER = ("vgg16", "resnet34", "resnet50", "densenet201", "irv2")
 OTHERS = ("lite0", "finetuned", "smoke")
 PAIRS = (*PAPER, *OTHERS)
+MULTI_WEIGHTED = {
+    "loss.name": "multi_weighted",
+    "loss.cumulative": (1, 4),
+    "loss.logit_adjustment": 0.0,
+    "loss.label_smoothing": 0.0,
+}
 ARMS = {
     "smoke_placebo": ("smoke_sa", {"attention.layer": "placebo"}),
     "lite0_placebo": ("lite0_sa", {"attention.layer": "placebo"}),
@@ -33,6 +39,8 @@ ARMS = {
     "lite0_cbam": ("lite0", {"attention.layer": "cbam"}),
     "lite0_trivial": ("lite0", {"data.augment": "trivial"}),
     "lite0_rand": ("lite0", {"data.augment": "rand"}),
+    "lite0_mwnl": ("lite0", MULTI_WEIGHTED),
+    "lite0_dx_type": ("lite0", {"loss.dx_type_weights": {"consensus": 0.75, "follow_up": 0.5}}),
     "finetuned_placebo": ("finetuned_sa", {"attention.layer": "placebo"}),
     "finetuned_keras": ("finetuned", {"attention.layer": "keras"}),
 }

@@ -150,6 +150,18 @@ def test_every_head_trains(head: str, recipe: Recipe, run: RunDir, folder: Path)
     assert RunDir(folder / f"head-{head}").done
 
 
+def test_images_are_weighted_by_their_confirmation(
+    recipe: Recipe, run: RunDir, folder: Path
+) -> None:
+    plain = run.predictions().read_bytes()
+    for name, weight in (("ones", 1.0), ("uneven", 0.1)):
+        weights = {"follow_up": weight}
+        train(with_fields(recipe, "loss", dx_type_weights=weights), folder / f"weights-{name}")
+    found = [RunDir(folder / f"weights-{name}").predictions() for name in ("ones", "uneven")]
+    assert found[0].read_bytes() == plain
+    assert found[1].read_bytes() != plain
+
+
 def test_training_is_deterministic(recipe: Recipe, run: RunDir, folder: Path) -> None:
     dropout = with_fields(recipe, "model", drop_rate=0.5)
     for name in ("first", "second"):

@@ -3,7 +3,13 @@ import pytest
 import torch
 
 from ham10000.recipe import LossRecipe
-from ham10000.training.losses import ClassLoss, build_loss, effective_weights
+from ham10000.training.losses import (
+    ClassLoss,
+    MultiWeightedLoss,
+    build_loss,
+    cumulative_share,
+    effective_weights,
+)
 
 COUNTS = [304, 488, 1033, 109, 1079, 6042, 132]
 
@@ -97,3 +103,58 @@ def test_a_class_without_images_weighs_nothing() -> None:
 def test_only_focal_has_gamma() -> None:
     assert build_loss(LossRecipe(gamma=3), COUNTS).gamma == 0
     assert build_loss(LossRecipe("focal", gamma=3), COUNTS).gamma == 3
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+@pytest.mark.parametrize("epoch", [0, 3, 8])
+def test_the_multi_weighted_loss_is_that_of_the_equations(
+    soft: bool, gamma: float, epoch: int
+) -> None:
+    draw = np.random.default_rng(1)
+    scores, labels = 4 * draw.standard_normal((9, 7)), draw.integers(0, 7, 9)
+    shares = draw.dirichlet(np.ones(7), 9) if soft else np.eye(7)[labels]
+    a = {0: 0.0, 3: 0.25, 8: 1.0}[epoch]  # from epoch 1 to 5
+    weight = np.array(COUNTS, dtype=float) ** (-1.2 * a)
+    weight *= 7 / weight.sum()
+    expected = np.zeros(9)
+    for sample in range(9):
+        total = 0.0
+        for c in range(7):
+            p = 1 / (1 + np.exp(-scores[sample, c]))
+            for share, q in ((shares[sample, c], p), (1 - shares[sample, c], 1 - p)):
+                kept = max(q, 0.1)
+                total += share * (1 - kept) ** gamma * -np.log(kept)
+        expected[sample] = total * (shares[sample] @ weight)
+    loss = MultiWeightedLoss(torch.tensor(COUNTS), 1.2, gamma, (1, 5)).double()
+    loss.set_epoch(epoch)
+    targets = torch.tensor(shares) if soft else torch.tensor(labels)
+    assert np.allclose(loss(torch.tensor(scores), targets).numpy(), expected, rtol=1e-10)
+
+
+def test_an_outlier_has_no_gradient() -> None:
+    scores = torch.tensor([[-9.0, 9.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    MultiWeightedLoss(torch.tensor([5, 5, 5]))(scores, torch.tensor([0])).sum().backward()
+    assert scores.grad is not None
+    assert scores.grad[0, :2].tolist() == [0.0, 0.0]
+    assert scores.grad[0, 2] > 0
+
+
+def test_the_weights_grow_with_the_epochs_of_a_recipe() -> None:
+    recipe = LossRecipe("multi_weighted", cumulative=(2, 6))
+    loss = build_loss(recipe, [*COUNTS[:6], 0])
+    assert isinstance(loss, MultiWeightedLoss)
+    assert loss.weight.tolist() == [1.0] * 6 + [0.0]
+    spread = []
+    for epoch in (2, 4, 6, 9):
+        loss.set_epoch(epoch)
+        assert loss.weight.mean() * 7 == pytest.approx(6)
+        spread.append(float(loss.weight.max() / loss.weight[:6].min()))
+    assert spread[0] == 1
+    assert spread == sorted(spread)
+    assert spread[-1] == pytest.approx((6042 / 109) ** 1.2, rel=1e-5)
+    constant = build_loss(LossRecipe("multi_weighted"), COUNTS)
+    before = constant.weight.clone()
+    constant.set_epoch(7)
+    assert torch.equal(constant.weight, before)
+    assert cumulative_share(0, None) == 1.0

@@ -6,6 +6,7 @@ import ranks
 import torch
 from torch import nn
 
+from ham10000.data import DX_TYPES
 from ham10000.recipe import Recipe
 from ham10000.training import session as sessions
 from ham10000.training import step
@@ -58,7 +59,7 @@ def test_gradients_do_not_depend_on_how_images_are_shared_out(
         model={"drop_rate": 0.0},
         attention={"drop_rate": 0.0},
         optimizer={"name": "sgd", "lr": 0.01, "momentum": 0.0, "accumulate": accumulate},
-        loss={"class_weights": {"mel": 5.0, "nv": 0.5}},
+        loss={"class_weights": {"mel": 5.0, "nv": 0.5}, "dx_type_weights": {"histo": 2.0}},
     )
     for count in (1, 2):
         done = ranks.run(
@@ -71,6 +72,30 @@ def test_gradients_do_not_depend_on_how_images_are_shared_out(
         assert max(part.abs().max() for part in first) > 1e-3
         for a, b in zip(first, second, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+def test_the_gradient_of_an_image_is_weighted_by_its_confirmation(
+    recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    gradients = []
+    for name, weights in (
+        ("half", dict.fromkeys(DX_TYPES, 0.5)),
+        ("histo", {name: float(name == "histo") for name in DX_TYPES}),
+        ("other", {name: float(name != "histo") for name in DX_TYPES}),
+    ):
+        mine = recipe(
+            data={"epoch_samples": 16},
+            model={"drop_rate": 0.0},
+            attention={"drop_rate": 0.0},
+            optimizer={"name": "sgd", "lr": 0.01, "momentum": 0.0},
+            loss={"dx_type_weights": weights},
+        )
+        assert ranks.run(write_gradients, mine, tmp_path / name, tmp_path / f"{name}.pt") == [0]
+        (found,) = torch.load(tmp_path / f"{name}.pt", weights_only=True)
+        gradients.append(found)
+    for half, histo, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(2 * half, histo + other, rtol=1e-4, atol=1e-6)
+    assert all(float(each.abs().sum()) > 0 for each in (gradients[1][0], gradients[2][0]))
 
 
 def test_times_of_a_part_add_up(monkeypatch: pytest.MonkeyPatch) -> None:

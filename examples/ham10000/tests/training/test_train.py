@@ -269,6 +269,26 @@ def test_a_run_trains_on_an_augmented_set(
     assert f"tiny: {count} train, " in run.log.read_text()
 
 
+def test_the_loss_knows_the_epoch(
+    recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(
+        "ham10000.training.losses.MultiWeightedLoss.set_epoch",
+        lambda self, epoch: shown.append(f"epoch {epoch}"),
+    )
+
+    def report(mine: Recipe, out: Path) -> int:
+        status = train(mine, out)
+        (tmp_path / "shown.txt").write_text("\n".join(shown))
+        return status
+
+    mine = recipe(loss={"name": "multi_weighted"}, training={"epochs": 2})
+    assert ranks.run(report, mine, tmp_path / "run") == [0]
+    lines = (tmp_path / "shown.txt").read_text().splitlines()
+    assert lines == ["epoch 0", "epoch 0", "epoch 1"]  # when it is built, and in each epoch
+
+
 def test_a_run_that_is_done_stays_as_it_is(recipe: MakeRecipe, whole: Path, tmp_path: Path) -> None:
     tmp_path = Path(shutil.copytree(whole, tmp_path / "run"))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

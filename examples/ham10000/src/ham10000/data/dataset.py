@@ -60,6 +60,8 @@ class HAM10000(Dataset[Item]):
     """
 
     classes = CLASSES
+    weights: Tensor | None = None
+    """Weight of each image in the training loss, (N,), float32; `None` for equal weights."""
     class_to_idx: ClassVar = {name: index for index, name in enumerate(CLASSES)}
 
     def __init__(

@@ -59,6 +59,8 @@ class Batch(NamedTuple):
     """(B,), index of each sample in the epoch over all ranks, which seeds its augmentation."""
     metadata: Tensor | None = None
     """(B, M), float32, from `metadata_features`; `None` for a data set without metadata."""
+    weights: Tensor | None = None
+    """(B,), float32, weights of the images in the loss; `None` for equal ones."""
 
 
 class Batches(Dataset[Batch]):
@@ -136,9 +138,10 @@ class Batches(Dataset[Batch]):
         return self.indices[part], self.positions[part]
 
     def around(self, images: Tensor, indices: Tensor, positions: Tensor) -> Batch:
-        """Return a batch of these images with their targets and metadata."""
+        """Return a batch of these images with their targets, metadata and weights."""
         metadata = self._metadata[indices] if self._metadata is not None else None
-        return Batch(images, self._targets[indices], positions, metadata)
+        weights = None if self.data.weights is None else self.data.weights[indices]
+        return Batch(images, self._targets[indices], positions, metadata, weights)
 
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from docstring_parser import parse_from_object
 
 from ham10000.errors import RecipeError, closest
-from ham10000.recipe.recipe import MAP_LAYERS, OneOf, Range, Recipe
+from ham10000.recipe.recipe import MAP_LAYERS, LossRecipe, OneOf, Range, Recipe
 
 __all__ = ["FieldInfo", "check_values", "describe_type", "field_values", "recipe_fields"]
 
@@ -125,10 +125,31 @@ def check_values(recipe: Recipe, doing: str) -> None:
             f"{doing}: schedule.warmup_epochs must be less than training.epochs "
             f"({recipe.training.epochs}), found {schedule.warmup_epochs}."
         )
+    if loss.dx_type_weights is not None and recipe.data.mix != "none":
+        raise RecipeError(
+            f"{doing}: loss.dx_type_weights are of single images, and data.mix {recipe.data.mix} "
+            "mixes two. Remove one of them."
+        )
+    if loss.name == "multi_weighted":
+        _check_multi_weighted(loss, doing)
     if loss.class_weights is not None and loss.name == "class_balanced":
         raise RecipeError(
             f"{doing}: loss.class_weights and loss.name class_balanced both weight the classes. "
             "Remove one of them."
+        )
+
+
+def _check_multi_weighted(loss: LossRecipe, doing: str) -> None:
+    for name in ("class_weights", "label_smoothing", "logit_adjustment"):
+        if getattr(loss, name):
+            raise RecipeError(
+                f"{doing}: loss.{name} has no effect with loss.name multi_weighted, which has "
+                "weights of its own. Remove it."
+            )
+    if loss.cumulative is not None and loss.cumulative[0] >= loss.cumulative[1]:
+        raise RecipeError(
+            f"{doing}: loss.cumulative must be two increasing epochs, found "
+            f"{list(loss.cumulative)}."
         )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from ham10000.data import CLASSES, PRESETS, TEST_SHARE, SplitProtocol
+from ham10000.data import CLASSES, DX_TYPES, PRESETS, TEST_SHARE, SplitProtocol
 
 __all__ = [
     "MAP_LAYERS",
@@ -259,21 +259,30 @@ class ScheduleRecipe:
 class LossRecipe:
     """Training loss."""
 
-    name: Literal["cross_entropy", "focal", "class_balanced"] = "cross_entropy"
-    """class_balanced is cross-entropy weighted by the effective number of images."""
+    name: Literal["cross_entropy", "focal", "class_balanced", "multi_weighted"] = "cross_entropy"
+    """class_balanced is cross-entropy weighted by the effective number of images; multi_weighted is
+    one-vs-all and focal, weighted by inverse counts, and constant for outliers."""
     class_weights: Annotated[
         dict[str, float] | Literal["balanced"] | None, _POSITIVE, OneOf(CLASSES)
     ] = None
     """Weight by class, 1 for the others; balanced for the inverse of the counts."""
+    dx_type_weights: Annotated[dict[str, float] | None, _NOT_NEGATIVE, OneOf(DX_TYPES)] = None
+    """Weight of an image by the confirmation of its diagnosis, 1 for the others; it multiplies that
+    of its class."""
     label_smoothing: Annotated[float, _BELOW_ONE] = 0.0
     """Part of the target that is spread over all classes."""
     logit_adjustment: Annotated[float, _NOT_NEGATIVE] = 0.0
     """Scale of the logarithm of the class frequencies that is added to the logits in training; with
     1 the trained model predicts as if all classes were equally frequent."""
     gamma: Annotated[float, _NOT_NEGATIVE] = 2.0
-    """Focusing parameter (focal)."""
+    """Focusing parameter (focal, multi_weighted)."""
     beta: Annotated[float, _BELOW_ONE] = 0.999
     """Hyperparameter of the effective number of images (class_balanced); 0 for equal weights."""
+    power: Annotated[float, _NOT_NEGATIVE] = 1.2
+    """Exponent of the inverse counts (multi_weighted)."""
+    cumulative: Annotated[tuple[float, float] | None, _NOT_NEGATIVE] = None
+    """Epochs from which the weights grow from 1, and at which they are complete (multi_weighted);
+    null for complete weights from the start."""
 
 
 @dataclass(frozen=True)

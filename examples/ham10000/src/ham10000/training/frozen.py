@@ -41,7 +41,12 @@ from ham10000.recipe import Recipe, dump_recipe
 from ham10000.training.checkpoint_file import VERSION, write_checkpoint
 from ham10000.training.data import EpochPlan, find_features, prepare_data
 from ham10000.training.journal import log_to, without_nan, write_metrics
-from ham10000.training.losses import ClassLoss, build_loss
+from ham10000.training.losses import (
+    ClassLoss,
+    MultiWeightedLoss,
+    build_loss,
+    confirmation_weights,
+)
 from ham10000.training.optim import Schedule, average_weights, build_optimizer, build_schedule
 from ham10000.training.reproducibility import describe_environment
 from ham10000.training.run_dir import RunDir, claim_run, lock_run
@@ -217,7 +222,9 @@ class _Session:
     """Attention and head."""
     evaluated: nn.Module
     """The same, or its moving average."""
-    loss: ClassLoss
+    loss: ClassLoss | MultiWeightedLoss
+    weights: Tensor | None
+    """Weight of each row in the loss."""
     sampler: EpochSampler
     plan: EpochPlan
     optimizer: torch.optim.Optimizer
@@ -266,6 +273,7 @@ def _build_session(recipe: Recipe, run: RunDir, features: FeatureMaps) -> _Sessi
         head=head,
         evaluated=head if ema is None else ema.module,
         loss=build_loss(recipe.loss, counts, class_frequencies(recipe, counts)),
+        weights=confirmation_weights(recipe.loss, features.table),
         sampler=sampler,
         plan=plan,
         optimizer=optimizer,
@@ -281,12 +289,15 @@ def _train_epoch(session: _Session, counters: Counters) -> None:
     recipe, size = session.recipe, session.plan.batch_size
     session.head.train()
     session.sampler.set_epoch(counters.epoch)
+    session.loss.set_epoch(counters.epoch)
     drawn = session.rows["train"][session.sampler.draw().numpy()]
     for step in range(session.plan.steps):
         rows = drawn[step * size : (step + 1) * size]
         targets = session.targets[rows]
         logits = session.head(session.features.read(rows))
         losses = session.loss(logits, targets)
+        if session.weights is not None:
+            losses = losses * session.weights[rows]
         mean = losses.mean()
         if not math.isfinite(mean.item()):
             raise TrainingError(

@@ -15,7 +15,12 @@ from ham10000.evaluation import METRICS
 from ham10000.models import LesionClassifier, build_model
 from ham10000.recipe import Recipe
 from ham10000.training.data import EpochPlan, open_split, open_train, splits_of
-from ham10000.training.losses import ClassLoss, build_loss
+from ham10000.training.losses import (
+    ClassLoss,
+    MultiWeightedLoss,
+    build_loss,
+    confirmation_weights,
+)
 from ham10000.training.optim import average_weights, build_optimizer, build_schedule
 from ham10000.training.reproducibility import seed_all
 from ham10000.training.run_dir import RunDir
@@ -51,7 +56,7 @@ class Setup:
     """Images that are evaluated after each epoch."""
     validation_split: str
     """Name of their split: val, or test if the run has no val."""
-    loss: ClassLoss
+    loss: ClassLoss | MultiWeightedLoss
     augment: Augment
     plan: EpochPlan
     sampler: EpochSampler
@@ -81,6 +86,7 @@ def build_session(
     validation_split = "val" if "val" in splits_of(run) else "test"
     metadata = recipe.data.metadata
     train_data = open_train(cache, run, recipe.data)
+    train_data.weights = confirmation_weights(recipe.loss, train_data.table)
     validation = open_split(cache, run, validation_split, metadata=metadata)
     sampler = EpochSampler(
         train_data.targets,

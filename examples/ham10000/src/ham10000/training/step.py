@@ -35,6 +35,8 @@ class TrainBatch(NamedTuple):
     """(B, M), float32, if the model uses metadata."""
     positions: Tensor
     """(B,), position of each image in the epoch, over all ranks."""
+    weights: Tensor | None = None
+    """(B,), float32, weights of the images, if they are not equal."""
 
 
 @dataclass
@@ -106,6 +108,8 @@ def train_step(
                 inputs = [batch.images] + ([] if batch.metadata is None else [batch.metadata])
                 logits = model(*inputs)
                 losses = setup.loss(logits, batch.targets)
+                if batch.weights is not None:
+                    losses = losses * batch.weights
             with timer.time("backward"):
                 # A non-finite loss can have a finite gradient. NaN * 0 is NaN, so this poisons it.
                 fabric.backward(losses.sum() * (scale + 0 * losses.detach().sum()))
@@ -164,7 +168,8 @@ def _to_train_batch(setup: Setup, batch: Batch, epoch: int) -> TrainBatch:
     if recipe.training.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     metadata = None if batch.metadata is None else batch.metadata.to(device, non_blocking=True)
-    return TrainBatch(images, targets, metadata, batch.positions)
+    weights = None if batch.weights is None else batch.weights.to(device, non_blocking=True)
+    return TrainBatch(images, targets, metadata, batch.positions, weights)
 
 
 def _report_skipped(

@@ -143,6 +143,7 @@ def train_one_epoch(
     training, plan, counters = setup.recipe.training, setup.plan, state.counters
     wrap_model(setup, state, head_only=counters.epoch < training.head_first_epochs)
     state.model.train()
+    setup.loss.set_epoch(counters.epoch)
     saved_at, saved_step = time.monotonic(), counters.step
     batches = remaining_batches(setup, counters)
     with trace_steps(setup, counters) as step_done:
