@@ -3,13 +3,14 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from making import make
 
 from ham10000.cli import main
 from ham10000.data import open_folder
-from ham10000.evaluation import submission_table, write_predictions
+from ham10000.evaluation import make_predictions, submission_table, write_predictions
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +131,10 @@ def test_compare_writes_the_images_that_one_model_gets_right(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other, images = path.parent / "b.csv", path.parent / "images.csv"
-    write_predictions(make(skill=2.5), other)
+    own = make(skill=3.0)
+    noise = np.exp(2 * np.random.default_rng(0).normal(size=own.probabilities.shape))
+    scores = own.probabilities * noise
+    write_predictions(make_predictions(own.table, scores / scores.sum(1, keepdims=True)), other)
     assert main(["compare", str(path), str(other), "--images", str(images)]) == 0
     text = " ".join(capsys.readouterr().out.split())
     found = pd.read_csv(images)
@@ -145,7 +149,7 @@ def test_tables_are_printed_and_written(
 ) -> None:
     assert main(["tables", str(run)]) == 0
     text = capsys.readouterr().out
-    assert text.count("\n| --- |") == 3, "averages, classes and strata"
+    assert text.count("\n| --- | ") == 3, "averages, classes and strata"
     assert "| balanced accuracy |" in text
     assert main(["tables", str(run), "--format", "latex"]) == 0
     text = capsys.readouterr().out

@@ -135,7 +135,7 @@ def test_uniform_attention_is_called_uniform() -> None:
     assert figure.axes[3].get_ylim() == (0, 4), "up to the largest attention"
     # The colour of the overlay is that of the bar, and its opacity there 0.7 * (1 - 1 / 4).
     colour = matplotlib.colormaps["magma"](1.0)[:3]
-    shown = figure.axes[1].images[0].get_array()[0, 0]
+    shown = np.asarray(figure.axes[1].images[0].get_array())[0, 0]
     assert shown == pytest.approx(0.7 * 0.75 * np.array(colour), abs=1e-5)
 
 
