@@ -130,8 +130,9 @@ trust: $(READY) ## Search for faults with random cases (5 minutes)
 trust-check: $(READY) ## Search for faults, some seconds for each part
 	$(BIN)/python benchmarks/trust.py --short
 
-# Figures of the gallery (a minute), API reference, and guides.
-docs: $(DOCS) build/gallery/gallery.txt ## Build the site in site/
+# Figures of the gallery (a minute), the app (a minute), API reference, and guides. The app needs
+# network access once; the site is built without it otherwise.
+docs: $(DOCS) build/gallery/gallery.txt build/try/try.txt ## Build the site in site/
 	rm -rf build/api docs/api/softattn.*.rst
 	$(BIN)/python scripts/site/results.py
 	$(BIN)/python -m sphinx -b dirhtml -q -W --keep-going -n -E -d build/doctrees docs/api build/api
@@ -139,6 +140,9 @@ docs: $(DOCS) build/gallery/gallery.txt ## Build the site in site/
 
 build/gallery/gallery.txt: $(DOCS) scripts/site/gallery.py
 	$(BIN)/python scripts/site/gallery.py
+
+build/try/try.txt: $(DOCS) scripts/site/try_it.py
+	$(BIN)/python scripts/site/try_it.py
 
 # VERSION=dev, or VERSION=1.2 RELEASE=1 for the latest release. Needs a checkout with the branch gh-pages,
 # unless it is the first version.

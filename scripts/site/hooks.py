@@ -1,8 +1,8 @@
 """mkdocs hooks of the site.
 
-They add the API pages built by Sphinx, the gallery, the figures of published results, the Markdown
-files of the repository root and a section of the README; link public names to their API pages; and
-set the edit links of pages that are made from other files.
+They add the API pages built by Sphinx, the gallery, the app, the figures of published results, the
+Markdown files of the repository root and a section of the README; link public names to their API
+pages; and set the edit links of pages that are made from other files.
 """
 
 import re
@@ -72,7 +72,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add generated files and files from outside docs."""
     for file in reference.files(config):
         files.append(file)
-    for folder in ("gallery", "results"):
+    for folder in ("gallery", "results", "try"):
         for path in sorted((BUILD / folder).rglob("*")):
             if path.is_file() and path.suffix != ".txt":
                 address = path.relative_to(BUILD).as_posix()
@@ -88,7 +88,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Insert the figures into the gallery page, and the comparison of the README into its page."""
+    """Insert the gallery, the comparison of the README and the link to the app."""
     if made_from := MADE_FROM.get(page.file.src_uri):
         page.edit_url = edit_url(config, made_from)
     boost = next((BOOST[start] for start in BOOST if page.file.src_uri.startswith(start)), 1)
@@ -99,7 +99,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if "<!-- comparison -->" in markdown:
         section = (ROOT / "README.md").read_text().partition(COMPARISON)[2].partition("\n## ")[0]
         return markdown.replace("<!-- comparison -->", section)
-    return markdown
+    return markdown.replace("<!-- app -->", app_link(BUILD / "try" / "app.html"))
 
 
 def edit_url(config: MkDocsConfig, path: str) -> str:
@@ -161,6 +161,20 @@ def mended(html: str) -> str:
     for theirs, ours in MENDED.items():
         html = html.replace(theirs, ours)
     return html
+
+
+def app_link(app: Path) -> str:
+    """Return the links to the app, or a note if it could not be made."""
+    if not app.exists():
+        return (
+            '!!! note "Not part of this copy"\n\n    ONNX Runtime Web could not be downloaded when '
+            "this site was built. With network access, `make docs` adds the app."
+        )
+    size = f"{app.stat().st_size / 1e6:.0f} MB"
+    return (
+        f'<a class="md-button md-button--primary" href="app.html">Open the app ({size})</a>\n'
+        '<a class="md-button" href="app.html" download="app.html">Save it</a>'
+    )
 
 
 @cache

@@ -19,7 +19,7 @@ from ham10000.evaluation import (
     summarize,
     upper_bound,
 )
-from ham10000.evaluation.metrics import bin_of
+from ham10000.evaluation.metrics import best_temperature, bin_of
 
 EXACT = {"rel": 0, "abs": 1e-12}
 
@@ -176,3 +176,11 @@ def test_every_metric_has_a_bound_and_a_name_of_its_own() -> None:
     )
     assert {name for name in METRICS if upper_bound(name) != 1} == {"brier", "log_loss"}
     assert set(LOWER_IS_BETTER) <= set(METRICS)
+
+
+def test_the_temperature_undoes_a_scaling_of_the_scores() -> None:
+    predictions = make()
+    once = best_temperature(predictions.targets, predictions.probabilities)
+    values = predictions.probabilities**2  # half of the temperature
+    twice = best_temperature(predictions.targets, values / values.sum(1, keepdims=True))
+    assert twice == pytest.approx(2 * once, abs=0.02)

@@ -26,3 +26,21 @@ def run(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert ranks.run(train, recipe, out) == [0]
     return out
+
+
+@pytest.fixture(scope="session")
+def app_run(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with attention, which took seconds."""
+    out = tmp_path_factory.mktemp("app") / "run"
+    recipe = make_recipe(
+        {
+            "name": "tiny",
+            "data": {"root": str(synthetic), "size": 40, "epoch_samples": 64, "workers": 0},
+            "model": {"backbone": "ham10000:tiny", "at": "block2", "mean": [0.4, 0.5, 0.6]},
+            "attention": {"layer": "soft", "block": "paper", "num_maps": 10},
+            "training": {"epochs": 1, "batch_size": 16},
+            "logging": {"tensorboard": False},
+        }
+    )
+    assert ranks.run(train, recipe, out) == [0]
+    return out

@@ -1,13 +1,25 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
-from making import store_evaluation
+from making import make, store_evaluation
 
 from ham10000.cli import main
+from ham10000.data import CLASSES
 from ham10000.errors import ArgumentError, MissingDataError
 from ham10000.evaluation import read_predictions, summarize
-from ham10000.reporting.runs import RunSummary, list_runs, stored_metrics
+from ham10000.reporting.runs import (
+    RunSummary,
+    calibration_bins,
+    describe_test,
+    example_images,
+    images_of_test,
+    list_runs,
+    stored_metrics,
+    stored_predictions,
+)
 from ham10000.training import LAUNCHER_LOCK, TRAINER_LOCK, lock_run, open_run
 
 
@@ -85,3 +97,57 @@ def test_runs_are_printed_in_80_columns(
     assert "1/1" in row
     assert "0.250 [0.125," in row
     assert "\n".join(lines).count("synthetic") == 2
+
+
+def test_calibration_bins_count_images_and_those_that_are_right() -> None:
+    predictions = make({"nv": 200, "mel": 100})
+    bins = calibration_bins(predictions)
+    highest, right = (
+        predictions.probabilities.max(1),
+        predictions.probabilities.argmax(1) == predictions.targets,
+    )
+    for each in bins:
+        inside = (highest > each["low"]) & (highest <= each["high"])
+        assert each["count"] == inside.sum()
+        assert each["right"] == (inside & right).sum()
+    assert [each["high"] for each in bins] == [(k + 1) / 10 for k in range(10)]
+
+
+def test_the_description_has_accuracy_and_temperature(run: Path, folder: Path) -> None:
+    opened = open_run(run)
+    predictions = make({"nv": 200, "mel": 100})
+    sure = replace(predictions, table=_sharpened(predictions.table, 3))
+    shares = (predictions.probabilities.argmax(1) == predictions.targets).mean()
+    accuracy, calibration = describe_test(opened, predictions)
+    assert accuracy.startswith("Of 300 test images of ")
+    assert f"classified {100 * shares:.1f} % correctly" in accuracy
+    assert "means over" not in accuracy
+    assert describe_test(opened, sure)[1].endswith("the model is too sure.")
+    assert "expected calibration error" in calibration
+    views = replace(opened.recipe.training, tta=4)
+    opened.recipe = replace(opened.recipe, training=views)
+    assert "means over 4 views" in describe_test(opened, predictions)[0]
+    assert "has no test predictions" in describe_test(opened, None)[0]
+    assert stored_predictions(open_run(folder / "study" / "b")) is None
+    assert stored_predictions(open_run(folder / "a")) is not None
+
+
+def _sharpened(table: pd.DataFrame, power: int) -> pd.DataFrame:
+    names = list(CLASSES)
+    values = table[names].to_numpy() ** power
+    sharp = pd.DataFrame(values / values.sum(1, keepdims=True), columns=names, index=table.index)
+    return table.assign(**{name: sharp[name] for name in names})
+
+
+def test_examples_are_of_all_classes_in_turn(run: Path) -> None:
+    opened = open_run(run)
+    known = images_of_test(opened)
+    table = opened.split_table
+    assert set(known) == set(table["image_id"][table["split"] == "test"])
+    assert list(known) != sorted(known)
+    assert list(known) == list(images_of_test(opened))
+    chosen = example_images(opened, len(set(known.values())))
+    assert list(chosen.values()) == sorted(set(known.values()))
+    assert all(known[name] == dx for name, dx in chosen.items())
+    assert len(example_images(opened, 9)) == 9
+    assert example_images(opened, 0) == {}

@@ -1,6 +1,6 @@
 """Presentation of results: console tables, figures and HTML pages."""
 
-from ham10000.reporting.app import AppWeights, serve_app, write_app
+from ham10000.reporting.app import AppWeights, find_runtime, serve_app, write_app
 from ham10000.reporting.cases import (
     check_apart,
     choose,
@@ -46,6 +46,7 @@ __all__ = [
     "explore_dataset",
     "export_run",
     "file_cases",
+    "find_runtime",
     "frames_of_runs",
     "list_items",
     "list_runs",
