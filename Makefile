@@ -151,7 +151,7 @@ build/try/try.txt: $(DOCS) scripts/site/try_it.py
 
 # VERSION=dev, or VERSION=1.2 RELEASE=1 for the latest release. Needs a checkout with the branch gh-pages,
 # unless it is the first version.
-docs-version: docs ## Commit the site to gh-pages as a version, without pushing
+docs-version: docs ## Commit the site to gh-pages as a version
 	$(BIN)/python scripts/site/deploy.py $(VERSION) $(if $(RELEASE),--latest)
 
 docs-serve: docs ## Serve the site on localhost
