@@ -68,8 +68,10 @@ test-lowest: ## Run all tests on the lowest allowed dependencies
 	cd $(STUDY) && ../../$(LOWEST)/bin/python $(PYTEST)
 
 # TensorFlow is installed in a separate environment.
-parity: $(READY) $(KERAS)/.ready ## Compare the authors' layer with TensorFlow
+parity: $(READY) $(KERAS)/.ready ## Compare the authors' layer and model with TensorFlow
 	KERAS_PYTHON=$(KERAS)/bin/python $(BIN)/python -m pytest -q tests/test_keras_tensorflow.py
+	cd $(STUDY) && KERAS_PYTHON=$(abspath $(KERAS))/bin/python ../../$(BIN)/python -m pytest -q \
+		tests/models/test_parity.py
 
 package: $(READY) ## Build the wheel and the sdist, and check them
 	rm -rf dist

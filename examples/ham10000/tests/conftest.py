@@ -12,6 +12,8 @@ import torch
 
 from ham10000.data import DATA_VARIABLE, read_table, synthesize
 
+collect_ignore = ["support/keras_irv2.py"]  # runs where Keras is installed, and nothing else is
+
 torch.set_num_threads(1)
 
 # The first backward pass decides whether autograd needs a thread for a GPU, and processes that are
