@@ -8,7 +8,7 @@
   const picture = part("picture");
   const layer = part("layer");
   const say = (text) => (part("status").textContent = text);
-  const percent = (share) => `${(100 * share).toFixed(1)} %`;
+  const percent = (share) => `${(100 * share).toFixed(1)}\u00a0%`;
   let maps = null; // { values, count, height, width } of the image that is shown
   let newest = 0; // number of the newest image; results of older ones are dropped
 
@@ -106,7 +106,7 @@
   const reliability = (highest) => {
     const bin = config.bins.find(({ high }) => highest <= high + 1e-9);
     if (!bin) return "";
-    const range = `${Math.round(100 * bin.low)} to ${Math.round(100 * bin.high)} %`;
+    const range = `${Math.round(100 * bin.low)} to ${Math.round(100 * bin.high)}\u00a0%`;
     if (bin.count < config.few) {
       return `Only ${bin.count} test images had a highest probability of ${range}: too few to say how often it is right.`;
     }
