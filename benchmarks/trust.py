@@ -7,6 +7,10 @@ process of its own, as many as fit into its share of the time. A case passes if 
 result, or ends with an error of the project; anything else is a finding. Prints a table, and each
 finding with the arguments that run its case again; writes out/trust/summary.json; exits with status
 1 if there is a finding.
+
+`--part determinism`, which runs alone, trains a small recipe with other numbers of processes and
+workers, interrupted and not, on 600 images of HAM10000_DIR or synthetic ones. Prints how much the
+results differ, and exits with status 1 if results differ that must be identical.
 """
 
 import argparse
@@ -15,12 +19,14 @@ import itertools
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import lightning_fabric  # noqa: F401  # once, and not in each process of a run
 import torch
+from ham10000.data import DATA_VARIABLE
 from ham10000.errors import Ham10000Error
-from trust_parts import files, layer, runs, wrap
+from trust_parts import determinism, files, layer, runs, wrap
 from trust_parts.campaign import KINDS, Part, Result, run_part
 
 from softattn import SoftAttnError
@@ -35,6 +41,7 @@ PARTS = {
     "kill": Part(runs.prepare, runs.kill, EXAMPLE, short=2, share=0.25, limit=300.0),
     "disk-full": Part(runs.prepare, runs.disk_full, EXAMPLE, short=2, share=0.15, limit=300.0),
 }
+DETERMINISM = "determinism"
 SHORT_SECONDS = 15.0
 """Bound on the time of each part of the short form."""
 
@@ -82,7 +89,9 @@ def write_summary(results: list[Result], seed: int, path: Path) -> None:
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--part", action="append", choices=PARTS, help="by default all")
+    parser.add_argument(
+        "--part", action="append", choices=[*PARTS, DETERMINISM], help="by default all but the last"
+    )
     parser.add_argument("--short", action="store_true", help="some seconds for each part")
     parser.add_argument("--minutes", type=float, default=5.0, help="time of all parts together")
     parser.add_argument("--seed", type=int, default=0)
@@ -90,14 +99,33 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if options.only is not None and len(options.part or ()) != 1:
         parser.error("--only needs one --part")
+    if DETERMINISM in (options.part or ()) and len(options.part) > 1:
+        parser.error(f"--part {DETERMINISM} runs alone")
     return options
+
+
+def run_determinism(root: str | None) -> int:
+    """Print how much the results of one recipe differ; return 1 if a promise is broken."""
+    with tempfile.TemporaryDirectory(prefix="trust-") as folder:
+        rows = list(determinism.compare(Path(folder), Path(root) if root else None, announce))
+    print("\n".join(determinism.table(rows)))
+    for row in (broken := [row for row in rows if row.broken]):
+        print(f"\nbroken: {row.what} must equal {row.against}, and differs")
+    return int(bool(broken))
+
+
+def announce(name: str) -> None:
+    """Say on standard error what begins."""
+    print(f"{name} ...", file=sys.stderr, flush=True)
 
 
 def main() -> int:
     """Run the campaign."""
     options = arguments()
-    os.environ.pop("HAM10000_DIR", None)  # all data is synthetic
+    root = os.environ.pop(DATA_VARIABLE, None)  # the data of all other parts is synthetic
     torch.set_num_threads(1)
+    if options.part == [DETERMINISM]:
+        return run_determinism(root)
     names = options.part or list(PARTS)
     total = sum(PARTS[name].share for name in names)
     results = []
@@ -109,7 +137,7 @@ def main() -> int:
             cases = iter([options.only])
         elif options.short:
             cases, seconds = iter(range(part.short)), SHORT_SECONDS
-        print(f"{name} ...", file=sys.stderr, flush=True)
+        announce(name)
         results.append(run_part(name, part, options.seed, cases, seconds))
     print("\n".join([*table(results), *listed(results)]))
     write_summary(results, options.seed, OUT / "summary.json")

@@ -152,6 +152,39 @@ def test_a_damaged_file_that_is_read_as_another_is_found(tmp_path):
     assert (folder / "content.txt").read_text() == "content"
 
 
+def test_a_difference_that_was_promised_away_is_found(tmp_path):
+    determinism = pytest.importorskip(
+        "trust_parts.determinism", reason="pip install -e examples/ham10000"
+    )
+
+    def run(name, weight, probability):
+        out = tmp_path / name
+        (out / "checkpoints").mkdir(parents=True)
+        weights = {"w": torch.tensor([1.0, weight], dtype=torch.float64)}
+        content = {"model": weights, "ema": weights}
+        torch.save(content, out / "checkpoints" / "step-00000001.pt")
+        rest = (1 - probability) / 6
+        head = "image_id,lesion_id,dx,split,akiec,bcc,bkl,df,mel,nv,vasc"
+        row = f"I,L,nv,test,{rest},{rest},{rest},{rest},{rest},{probability},{rest}"
+        (out / "predictions.csv").write_text(f"{head}\n{row}\n")
+        return out
+
+    base, same = run("base", 2.0, 0.4), run("same", 2.0, 0.4)
+    row = determinism.compare_runs("again", same, "base", base, promised=True)
+    assert (row.weights, row.predictions, row.broken) == (0, 0, False)
+    for other in (run("weight", 2.25, 0.4), run("probability", 2.0, 0.46)):
+        rows = [
+            determinism.compare_runs("other", other, "base", base, promised)
+            for promised in (True, False)
+        ]
+        assert [row.broken for row in rows] == [True, False]
+    assert rows[0].predictions == pytest.approx(0.06)
+    assert determinism.table([row, rows[1]])[2:] == [
+        "| again | base | identical | identical | identical |",
+        "| other | base | no | identical | differ by 0.06 |",
+    ]
+
+
 def test_the_command_prints_a_table_and_writes_a_summary(tmp_path):
     pytest.importorskip("lightning_fabric", reason="pip install -e examples/ham10000")
     script = (

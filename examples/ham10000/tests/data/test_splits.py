@@ -56,6 +56,25 @@ def shared(split: pd.DataFrame) -> int:
     return sum(int((rows.groupby("lesion_id")["split"].nunique() > 1).sum()) for rows in folds)
 
 
+def digest(split: pd.DataFrame) -> str:
+    return hashlib.sha256(split.to_csv(index=False).encode()).hexdigest()[:16]
+
+
+def test_splits_of_a_seed_do_not_change(table: pd.DataFrame, pairs: pd.DataFrame) -> None:
+    found = {
+        "lesion": lesion_split(table, 1, pairs),
+        "kfold": kfold_split(table, 1, 4, pairs, validation=True),
+        "paper": paper_split(table, 1),
+        "paper_val": paper_val_split(table, 1, pairs),
+    }
+    assert {name: digest(split) for name, split in found.items()} == {
+        "lesion": "0af49d2b22537f01",
+        "kfold": "ceb206d1289c1159",
+        "paper": "e049d2ce5f19d9b4",
+        "paper_val": "bfb8d12c29b63d6b",
+    }
+
+
 def test_the_test_set_of_the_paper_is_15_percent_of_the_single_lesions(table: pd.DataFrame) -> None:
     split = paper_split(table, seed=0)
     single = table.groupby("lesion_id")["image_id"].transform("size") == 1
@@ -69,8 +88,14 @@ def test_the_test_set_of_the_paper_has_the_share_that_is_asked_for(table: pd.Dat
     for make in (paper_split, paper_val_split):
         test = make(table, seed=0, test_share=0.3)["split"] == "test"
         assert test.sum() == pytest.approx(0.3 * single.sum(), abs=1)
-    with pytest.raises(ArgumentError, match=r"test_share must be above 0 .* found 0"):
-        paper_split(table, seed=0, test_share=0)
+    for make in (paper_split, paper_val_split):
+        for share in (0, 0.501, 1):
+            with pytest.raises(
+                ArgumentError, match=rf"test_share must be above 0 .* found {share}"
+            ):
+                make(table, seed=0, test_share=share)
+        half = make(table, seed=0, test_share=0.5)["split"] == "test"
+        assert half.sum() == pytest.approx(0.5 * single.sum(), abs=1)
 
 
 def test_paper_val_tests_on_what_the_paper_tests_on(table: pd.DataFrame) -> None:
@@ -119,6 +144,27 @@ def test_each_fold_tests_once_and_validates_once(table: pd.DataFrame) -> None:
         assert sorted(ids) == sorted(table["image_id"])
 
 
+def test_a_fold_validates_on_the_next_fold(table: pd.DataFrame) -> None:
+    split = kfold_split(table, seed=1, folds=4, validation=True)
+    of = {
+        (fold, name): set(rows["image_id"])
+        for (fold, name), rows in split.groupby(["fold", "split"])
+    }
+    for fold in range(4):
+        assert of[fold, "val"] == of[(fold + 1) % 4, "test"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_stratum_has_its_share_of_each_split(table: pd.DataFrame, seed: int) -> None:
+    splits = lesion_split(table, seed)["split"]
+    several = table.groupby("lesion_id")["image_id"].transform("size") > 1
+    follow_up = table["dx_type"] == "follow_up"
+    for stratum in (table["dx"], several, follow_up, table["dx"] + several.astype(str)):
+        for _, inside in splits.groupby(stratum):
+            for name, share in (("train", 0.7), ("val", 0.1), ("test", 0.2)):
+                assert (inside == name).sum() == pytest.approx(share * len(inside), abs=6)
+
+
 def test_without_validation_all_other_folds_train(table: pd.DataFrame) -> None:
     split = kfold_split(table, seed=1, folds=2)
     assert sorted(split[split["split"] == "test"]["image_id"]) == sorted(table["image_id"])
@@ -131,18 +177,69 @@ def test_the_seed_alone_decides(table: pd.DataFrame, make) -> None:
     assert not make(table, seed=3).equals(make(table, seed=4))
 
 
-def test_a_set_that_is_too_small_is_refused(table: pd.DataFrame) -> None:
-    few = synthetic_table(images=20, seed=0)
-    with pytest.raises(SplitError, match="too few lesions"):
-        paper_split(few, seed=0)
-    with pytest.raises(SplitError, match="fewer than the 3 parts"):
-        lesion_split(few, seed=0)
-    with pytest.raises(SplitError, match="fewer than the 5 parts"):
-        kfold_split(few, seed=0)
-    with pytest.raises(ArgumentError, match="Pass at least 3 folds"):
-        kfold_split(table, seed=0, folds=2, validation=True)
-    with pytest.raises(ArgumentError, match="val_share"):
-        paper_val_split(table, seed=0, val_share=0)
+def few(lesions: dict[str, int], others: int = 40) -> pd.DataFrame:
+    """Return a table with so many lesions of some classes, all with one image, and others of nv."""
+    dx = [name for name, count in {**lesions, "nv": others}.items() for _ in range(count)]
+    return pd.DataFrame(
+        {
+            "lesion_id": [f"L{number}" for number in range(len(dx))],
+            "image_id": [f"I{number}" for number in range(len(dx))],
+            "dx": dx,
+            "dx_type": "histo",
+        }
+    )
+
+
+def test_a_class_needs_a_lesion_for_each_part() -> None:
+    splits = lesion_split(few({"mel": 3}), seed=0)
+    assert sorted(splits[splits["dx"] == "mel"]["split"]) == ["test", "train", "val"]
+    with pytest.raises(SplitError, match="mel has 2 lesions, fewer than the 3 parts"):
+        lesion_split(few({"mel": 2}), seed=0)
+    folds = kfold_split(few({"mel": 5}), seed=0)
+    assert folds[(folds["dx"] == "mel") & (folds["split"] == "test")]["fold"].nunique() == 5
+    with pytest.raises(SplitError, match="mel has 4 lesions, fewer than the 5 parts"):
+        kfold_split(few({"mel": 4}), seed=0)
+
+
+def test_the_test_set_of_the_paper_needs_two_single_lesions_of_a_class() -> None:
+    # 12 of 24 lesions: enough for each of two classes, whichever they are.
+    assert set(paper_split(few({"mel": 2}, 22), 0, 0.5)["split"]) == {"train", "test"}
+    with pytest.raises(SplitError, match="drawing the test set: mel has too few lesions with one"):
+        paper_split(few({"mel": 1}, 23), 0, 0.5)
+    pair = few({"mel": 2}, 22).replace({"lesion_id": {"L0": "L1"}})
+    with pytest.raises(SplitError, match="drawing the test set: mel has too few lesions with one"):
+        paper_split(pair, 0, 0.5)
+    # As many test images as classes are enough, fewer are not.
+    assert (paper_split(few({"mel": 10}, 10), 0, 0.1)["split"] == "test").sum() == 2
+    with pytest.raises(
+        SplitError, match=r"some class has too few .* for 9% of them .* \(20 in all"
+    ):
+        paper_split(few({"mel": 10}, 10), 0, 0.09)
+
+
+def test_the_validation_set_needs_two_lesions_of_a_class() -> None:
+    # Of 24 lesions 12 are tested, one of them of mel; 3 and 21 leave 2 of mel, and 2 leave 1.
+    split = paper_val_split(few({"mel": 4}, 20), 0, val_share=0.5, test_share=0.5)
+    assert (split["split"] == "val").sum() == 6
+    with pytest.raises(SplitError, match="drawing the validation set: mel has 1 lesions left, and"):
+        paper_val_split(few({"mel": 2}, 22), 0, val_share=0.5, test_share=0.5)
+    # 40 are left after the test, and as many lesions as there are classes must validate.
+    assert (
+        paper_val_split(few({"mel": 25}, 25), 0, val_share=0.05, test_share=0.2)["split"] == "val"
+    ).sum() == 2
+    with pytest.raises(SplitError, match="4% of 40 must contain every class"):
+        paper_val_split(few({"mel": 25}, 25), 0, val_share=0.04, test_share=0.2)
+    for share in (0, 0.51):
+        with pytest.raises(ArgumentError, match=f"val_share must be above 0 .* found {share}"):
+            paper_val_split(few({"mel": 25}, 25), 0, val_share=share)
+
+
+def test_the_number_of_folds_has_a_lower_bound(table: pd.DataFrame) -> None:
+    for folds, validation in ((1, False), (2, True)):
+        with pytest.raises(ArgumentError, match=f"Pass at least {folds + 1} folds") as caught:
+            kfold_split(table, seed=0, folds=folds, validation=validation)
+        assert ("one validates" in str(caught.value)) == validation
+    assert set(kfold_split(table, 0, 3, validation=True)["split"]) == {"train", "val", "test"}
 
 
 def test_the_split_of_the_paper_is_the_known_one(real: Path) -> None:
@@ -161,10 +258,6 @@ def test_no_lesion_is_shared_for_any_of_100_seeds(real: Path) -> None:
         # Each split was checked by `check_split`; this repeats the check with independent code.
         assert shared(paper_split(table, seed)) == 0
         assert shared(paper_val_split(table, seed, OBVIOUS)) == 0
-
-
-def digest(split: pd.DataFrame) -> str:
-    return hashlib.sha256(split.to_csv(index=False).encode()).hexdigest()[:16]
 
 
 def test_the_splits_of_the_paper_do_not_change(real: Path) -> None:

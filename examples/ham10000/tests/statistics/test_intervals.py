@@ -28,13 +28,21 @@ def test_wilson_is_scipys(hits: int, more: int) -> None:
 
 
 def test_without_trials_the_interval_is_0_to_1() -> None:
-    assert wilson(0.0, 0) == (0, 1)
+    assert wilson(0.0, 0) == wilson(0.5, -1e-9) == (0, 1)
+
+
+def test_wilson_stays_between_0_and_1() -> None:
+    for trials in range(1, 500):
+        assert wilson(0.0, trials)[0] >= 0
+        assert wilson(1.0, trials)[1] <= 1
 
 
 def test_scales_are_symmetric_on_their_own_terms() -> None:
     low, high = logit_ends(0.9, 0.05)
     assert low / (1 - low) * high / (1 - high) == pytest.approx(81)
     assert 0.9 - low > high - 0.9
+    # By the delta method, errors of p have the size p (1 - p) times that of errors of logit p.
+    assert math.log(high / (1 - high)) - math.log(9) == pytest.approx(0.05 / (0.9 * 0.1))
     low, high = log_ends(0.5, 0.1)
     assert low * high == pytest.approx(0.25)
     assert math.log(high / 0.5) == pytest.approx(0.2)
@@ -68,12 +76,41 @@ def test_the_interval_of_an_area_follows_the_resamples_only_with_many_lesions() 
     assert area_ends(0.7, 0.0, 1, 1)[0] < 0.1, "one pair says next to nothing"
 
 
+@pytest.mark.parametrize(("own", "others"), [(50, 200), (200, 50)])
+def test_the_variance_of_an_area_is_a_geometric_mean(own: int, others: int) -> None:
+    def variance(error: float) -> float:
+        low, high = area_ends(0.9, error, own, others)
+        far = (norm.ppf(high) - norm.ppf(low)) / 2 * norm.pdf(norm.ppf(0.9))
+        return float(far / 1.959964) ** 2
+
+    # The smaller group weighs 50 lesions, and the model 40.
+    expected = (0.02**2 * 50 / 49) ** (50 / 90) * variance(0.0) ** (40 / 90)
+    assert variance(0.02) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_error_of_an_area_needs_two_lesions_of_each_group() -> None:
+    assert area_ends(0.9, 0.2, 1, 100) == area_ends(0.9, 0.0, 1, 100)
+    assert area_ends(0.9, 0.2, 100, 1) == area_ends(0.9, 0.0, 100, 1)
+    assert area_ends(0.9, 0.2, 2, 100) != area_ends(0.9, 0.0, 2, 100)
+
+
+def test_the_groups_of_an_area_can_be_exchanged() -> None:
+    assert area_ends(0.9, 0.0, 30, 70) == pytest.approx(area_ends(0.9, 0.0, 70, 30))
+
+
+def test_an_area_of_1_counts_as_half_a_pair_less() -> None:
+    assert area_ends(1.0, 0.0, 2, 3)[0] == pytest.approx(area_ends(1 - 0.5 / 6, 0.0, 2, 3)[0])
+    assert area_ends(0.0, 0.0, 2, 3)[1] == pytest.approx(area_ends(0.5 / 6, 0.0, 2, 3)[1])
+
+
 def test_a_correction_subtracts_the_bias_of_the_resamples() -> None:
     drawn = np.random.default_rng(0).normal(0.06, 0.005, 4000)
     low, high = corrected_ends(0.05, drawn, 10**6)
     assert (low + high) / 2 == pytest.approx(0.04, abs=2e-4)
     assert (high - low) / 2 == pytest.approx(1.1 * 1.959964 * 0.005, rel=0.05)
     assert corrected_ends(0.001, drawn, 10**6)[0] == 0
+    assert corrected_ends(1.0, np.array([0.0, 0.01]), 100) == (1, 1)
+    assert corrected_ends(0.0, np.array([0.99, 1.0]), 100) == (0, 0)
 
 
 def test_the_interval_of_a_mean_depends_on_the_correlations() -> None:
@@ -84,6 +121,20 @@ def test_the_interval_of_a_mean_depends_on_the_correlations() -> None:
         assert mean_ends(values, ends, equal, matrix) == pytest.approx((0.6 - half, 0.6 + half))
     alone = mean_ends(values, ends, np.array([1.0, 0.0]), np.eye(2))
     assert alone == pytest.approx((0.4, 0.6))
+    # Lower limits are below by 0.2 and 0.3, upper ones above by 0.1 and 0.2.
+    ends = np.array([[0.3, 0.6], [0.4, 0.9]])
+    below = math.sqrt((0.25 * 0.2) ** 2 + (0.75 * 0.3) ** 2)
+    above = math.sqrt((0.25 * 0.1) ** 2 + (0.75 * 0.2) ** 2)
+    low, high = mean_ends(values, ends, np.array([0.25, 0.75]), np.eye(2))
+    assert (low, high) == pytest.approx((0.65 - below, 0.65 + above))
+
+
+def test_rounding_of_correlations_does_not_make_a_limit_undefined() -> None:
+    values, ends = np.array([0.5, 0.7]), np.array([[0.4, 0.6], [0.6, 0.8]])
+    rounded = np.array([[1, -1 - 1e-9], [-1 - 1e-9, 1]])
+    assert mean_ends(values, ends, np.array([0.5, 0.5]), rounded) == pytest.approx((0.6, 0.6))
+    one, other = (0.5, 0.4, 0.6), (0.7, 0.6, 0.8)
+    assert difference_ends(one, other, 1 + 1e-9) == pytest.approx((0.2, 0.2))
 
 
 shares = st.lists(st.floats(0, 1), min_size=3, max_size=3).map(sorted)
@@ -114,13 +165,23 @@ def test_correlations_are_numpys_where_there_is_spread() -> None:
     assert correlation(drawn)[1] == pytest.approx([0, 1, 0])
 
 
+def test_correlations_do_not_exceed_1() -> None:
+    drawn = np.random.default_rng(0).normal(size=(40, 7))
+    related = correlation(np.concatenate([drawn, 3 * drawn, -drawn]))
+    assert abs(related).max() == 1
+    assert correlation(np.array([[0.1], [0.2]])).tolist() == [[1, 0], [0, 1]]
+
+
 def test_few_lesions_widen_the_interval() -> None:
     assert reach(10**6) == pytest.approx(1.959964, rel=1e-4)
     assert reach(6) == pytest.approx(2.570582 * math.sqrt(6 / 5), rel=1e-6)
-    assert reach(1) == pytest.approx(1.959964, rel=1e-6)
+    assert reach(2) == pytest.approx(12.706205 * math.sqrt(2), rel=1e-6)
+    assert reach(1) == reach(0) == pytest.approx(1.959964, rel=1e-6)
 
 
 def test_rounding_is_no_spread() -> None:
     assert spread(np.array([0.3, 0.3 + 1e-16, 0.3])) == 0
     assert spread(np.array([0.3])) == 0
     assert spread(np.array([0.0, 1.0])) == pytest.approx(math.sqrt(0.5))
+    assert spread(np.array([0.0, 1.3e-12])) == 0
+    assert spread(np.array([0.0, 1.5e-12])) == pytest.approx(1.5e-12 * math.sqrt(0.5))
