@@ -69,7 +69,8 @@ def train(recipe: Recipe, out: Path) -> int:
     With `model.frozen` only attention and head are trained, as `train_frozen` describes.
 
     Every process of a run calls this; torchrun sets their ranks. An interrupted run that is called
-    again ends with the same result, bit for bit, as one that was not interrupted.
+    again ends with the same result as one that was not interrupted: bit for bit on one or two
+    processes, and up to rounding errors on more.
 
     Args:
         recipe: the recipe to train.
