@@ -68,7 +68,7 @@ def to_keras(key: str, value: Tensor) -> NDArray[np.float64]:
     elif re.search(r"head\.fc\.weight", key):  # Keras flattens (H, W, C)
         value = rearrange(value, "out (c h w) -> (h w c) out", h=4, w=4)
     elif value.ndim == 4:
-        value = rearrange(value, "out in h w -> h w in out")
+        value = rearrange(value, "c_out c_in h w -> h w c_in c_out")
     return value.numpy().copy()
 
 
