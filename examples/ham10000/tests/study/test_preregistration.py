@@ -8,6 +8,7 @@ import pytest
 
 from ham10000.errors import ArgumentError, DataError, PredictionError, RecipeError, SplitError
 from ham10000.recipe import Recipe
+from ham10000.study import preregistration
 from ham10000.study.plan import StudyPlan, make_plan
 from ham10000.study.preregistration import PLAN, StudyRecord, recipe_fields, table_hash
 
@@ -101,6 +102,21 @@ def test_a_changed_recipe_is_refused(folder: Path) -> None:
     message = r"bare was changed .*: optimizer.lr was 0.001 and is now 0.5 and 1 more field\."
     with pytest.raises(RecipeError, match=message):
         StudyRecord(folder).register(plan(), [bare, RECIPES[1]], "split")
+
+
+def test_a_field_that_is_younger_than_the_plan_had_its_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def older(recipe: Recipe) -> dict[str, Any]:
+        return {name: value for name, value in recipe_fields(recipe).items() if "tta" not in name}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preregistration, "recipe_fields", older)
+        StudyRecord(tmp_path).register(plan(), RECIPES, "split")
+    StudyRecord(tmp_path).register(plan(), RECIPES, "split")
+    changed = replace(RECIPES[0], training=replace(RECIPES[0].training, tta=8))
+    with pytest.raises(RecipeError, match=r"training\.tta was 1 and is now 8\."):
+        StudyRecord(tmp_path).register(plan(), [changed, RECIPES[1]], "split")
 
 
 def test_fields_of_the_machine_may_change(folder: Path) -> None:

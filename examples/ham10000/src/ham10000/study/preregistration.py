@@ -291,6 +291,8 @@ def table_hash(table: pd.DataFrame) -> str:
 
 
 def _check_recipe(name: str, before: Mapping[str, Any], now: Mapping[str, Any], doing: str) -> None:
+    # A field that did not exist when the plan was recorded had the effect of its default.
+    before = {**recipe_fields(Recipe(name)), **before}
     differing = [field for field in {**before, **now} if before.get(field) != now.get(field)]
     if differing:
         field, more = differing[0], len(differing) - 1
