@@ -111,7 +111,11 @@ def test_an_item_is_written_beside_the_published_values(
     trained.clear()
     reproduce_item("single", tmp_path, data=synthetic, seeds=[1])
     assert trained == []
-    assert "One run of each model" in (tmp_path / "single/single.md").read_text()
+    text = (tmp_path / "single/single.md").read_text()
+    assert "One run of each model" in text
+    assert "mean nothing" not in text
+    out = reproduce_item("single", tmp_path, data=synthetic, seeds=[1], scale="tiny")
+    assert "the values mean nothing" in (out / "single.md").read_text()
 
 
 def test_a_dry_run_trains_and_writes_nothing(

@@ -5,7 +5,7 @@ study, in a folder that all items share, so a run that several items need is tra
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +47,8 @@ _FILE = Path(__file__).with_suffix(".yaml")
 
 _TINY_IMAGES = 2400
 """Number of images of the data set with scale tiny, enough for each class in test sets of 15 %."""
+
+_TINY_NOTE = "Random weights and two steps, to try the command: the values mean nothing."
 
 _EXAMPLES = 7
 
@@ -242,6 +244,8 @@ def reproduce_item(
     predictions = {run: find_predictions(out / run.folder) for run in runs}
     frame = reproduction_frame(item, predictions)
     table = reproduction_table(item, frame)
+    if scale == "tiny":
+        table = replace(table, caption=f"{_TINY_NOTE} {table.caption}")
     write_tables(out / name, ("csv", "latex", "md"), {name: table}, {name: frame})
     for metric in item.metrics:
         file = f"{name}_{metric.replace('/', '_')}.svg"
