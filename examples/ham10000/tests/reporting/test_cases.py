@@ -229,5 +229,5 @@ def test_localise_describes_the_maps(
     assert 0 < statistics["entropy"]["value"] < 1 <= statistics["effective_maps"]["value"]
     assert gamma["trained"] != gamma["initial"]
     printed = capsys.readouterr().out
-    assert f"entropy          {statistics['entropy']['value']:.3f} [" in printed
+    assert f"entropy        {statistics['entropy']['value']:.3f} [" in printed
     assert f"Gamma: {gamma['initial']:.4g} at first, {gamma['trained']:.4g} trained." in printed

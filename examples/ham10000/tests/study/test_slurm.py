@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,14 @@ def test_jobs_outlive_an_interruption_and_predict_as_on_this_machine(
     folder.mkdir()
     with slurm_node.running(folder, os.cpu_count() or 1) as variables:
         environment = {**os.environ, **variables}
-        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as first:
+        with subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+            # A shell starts commands in the background with SIGINT ignored.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        ) as first:
             assert first.stdout is not None
             printed = []
             for line in first.stdout:

@@ -366,10 +366,10 @@ def print_saliency(found: Mapping[str, Any]) -> None:
     """Print localization and faithfulness scores of each saliency method and baseline."""
     out = console()
     out.print(_saliency_table(found["localisation"]["methods"]))
-    if found["maps"]:
-        statistics, gamma = found["maps"]["statistics"], found["maps"]["gamma"]
-        out.print(_saliency_table({name: {"all maps": each} for name, each in statistics.items()}))
-        if gamma is not None:
+    if maps := found.get("maps"):
+        for name, each in maps["statistics"].items():
+            out.print(f"{method_name(name):15}{_with_interval(each)}")
+        if (gamma := maps["gamma"]) is not None:
             out.print(f"Gamma: {gamma['initial']:.4g} at first, {gamma['trained']:.4g} trained.")
     faithfulness = found["faithfulness"]
     if faithfulness["images"]:
@@ -385,16 +385,16 @@ def print_saliency(found: Mapping[str, Any]) -> None:
     )
 
 
+def _with_interval(score: Mapping[str, float], gap: str = " ") -> str:
+    return f"{score['value']:.3f}{gap}\\[{score['low']:.3f}, {score['high']:.3f}]"
+
+
 def _saliency_table(methods: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("", no_wrap=True)
     for score in next(iter(methods.values())):
         table.add_column(method_name(score), no_wrap=True)
     for method, scores in methods.items():
-        # Three scores with their intervals do not fit into a line of 80 columns.
-        cells = (
-            f"{each['value']:.3f}\n\\[{each['low']:.3f}, {each['high']:.3f}]"
-            for each in scores.values()
-        )
+        cells = (_with_interval(score, "\n") for score in scores.values())  # for 80 columns
         table.add_row(method_name(method), *cells)
     return table
