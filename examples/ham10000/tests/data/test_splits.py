@@ -178,7 +178,7 @@ def test_the_seed_alone_decides(table: pd.DataFrame, make) -> None:
 
 
 def few(lesions: dict[str, int], others: int = 40) -> pd.DataFrame:
-    """Return a table with so many lesions of some classes, all with one image, and others of nv."""
+    """Return a table of lesions with one image each: counts by class, and the others are nevi."""
     dx = [name for name, count in {**lesions, "nv": others}.items() for _ in range(count)]
     return pd.DataFrame(
         {

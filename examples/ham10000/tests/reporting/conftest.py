@@ -1,10 +1,23 @@
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ranks
 
 from ham10000.recipe import make_recipe
 from ham10000.training import train
+
+CHROMIUM = Path(shutil.which("chromium") or "/usr/bin/chromium")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +57,14 @@ def app_run(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert ranks.run(train, recipe, out) == [0]
     return out
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install it")
+    if not CHROMIUM.exists():
+        pytest.skip("needs Chromium: install the package chromium")
+    with api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield started
+        started.close()

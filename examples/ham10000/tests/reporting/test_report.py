@@ -2,7 +2,6 @@ import base64
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,16 +22,6 @@ from ham10000.reporting.report import (
     write_report,
 )
 from ham10000.training import open_run
-
-CHROMIUM = Path(shutil.which("chromium") or "/usr/bin/chromium")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture(scope="module")
@@ -243,17 +232,6 @@ def test_what_is_neither_run_nor_study_is_refused(run: Path, tmp_path: Path) -> 
     with pytest.raises(MissingDataError, match="Resume training with: ham10000 train --resume"):
         write_report([copy], tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install it")
-    if not CHROMIUM.exists():
-        pytest.skip("needs Chromium: install the package chromium")
-    with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield started
-        started.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
