@@ -23,7 +23,7 @@ from ham10000.study.launcher import (
     worker_environments,
 )
 from ham10000.study.plan import PlannedRun
-from ham10000.training import RunDir, open_run
+from ham10000.training import INTERRUPTED, RunDir, open_run
 
 RUNS = [PlannedRun("bare", seed) for seed in range(5)]
 
@@ -39,6 +39,11 @@ def test_a_failure_quotes_the_output_of_the_run(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     with pytest.raises(TrainingError, match=r"exited with status 1.*no recipe\.yaml.*to resume"):
         RunTrainer(tmp_path)(PlannedRun("bare", 0), {})
+
+
+def test_a_run_that_was_stopped_is_not_described_by_its_last_line(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"asked to stop, and has saved.*again to resume"):
+        RunTrainer(tmp_path).check(PlannedRun("bare", 0), INTERRUPTED)
 
 
 def test_a_folder_with_something_else_is_refused_before_any_training(tmp_path: Path) -> None:
@@ -121,13 +126,13 @@ def test_worker_environments(
     assert worker_environments(parallel, runs, processes) == expected
 
 
-def write_frozen_recipes(folder: Path, data: Path) -> list[Path]:
+def write_frozen_recipes(folder: Path, data: Path, *, frozen: bool = True) -> list[Path]:
     torch.manual_seed(0)
     torch.save(timm.create_model("test_resnet").state_dict(), folder / "tiny.pth")
     base = {
         "name": "mean",
         "data": {"root": str(data), "size": 64, "augment": "none", "epoch_samples": 64},
-        "model": {"backbone": "timm:test_resnet", "frozen": True},
+        "model": {"backbone": "timm:test_resnet", "frozen": frozen},
         "training": {"epochs": 1, "monitor": "epoch", "mode": "max"},
     }
     base["model"] |= {"weights": str(folder / "tiny.pth")}  # type: ignore[operator]
@@ -165,25 +170,32 @@ def test_a_frozen_study(synthetic: Path, tmp_path: Path) -> None:
     assert again["comparisons"] == result["comparisons"]
 
 
-def test_no_process_of_a_frozen_study_outlives_its_parent(synthetic: Path, tmp_path: Path) -> None:
-    recipes, out = write_frozen_recipes(tmp_path, synthetic), tmp_path / "study"
+@pytest.mark.parametrize("frozen", [True, False])
+def test_no_process_of_a_study_outlives_its_parent(
+    synthetic: Path, tmp_path: Path, frozen: bool
+) -> None:
+    recipes, out = write_frozen_recipes(tmp_path, synthetic, frozen=frozen), tmp_path / "study"
     command = [sys.executable, "-m", "ham10000", "study", *map(str, recipes), "--out", str(out)]
     options = ["--seeds", "0", "1", "--parallel", "2", "training.epochs=100000"]
     study = psutil.Popen([*command, *options], stdout=subprocess.DEVNULL)
     children: list[psutil.Process] = []
     try:
-        # Both workers train as soon as two runs have their environment.json.
+        # Heads train as soon as their runs have an environment.json; other runs log their steps.
+        started = "runs/*/environment.json" if frozen else "runs/*/metrics.jsonl"
         deadline = time.monotonic() + 600
-        while len(list(out.glob("runs/*/environment.json"))) < 2:
+        while len(list(out.glob(started))) < 2:
             assert study.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.1)
         children = study.children(recursive=True)
         study.terminate()
-        assert study.wait(60) == -signal.SIGTERM
+        # Other runs end first, since they save a checkpoint.
+        assert study.wait(60) == (-signal.SIGTERM if frozen else 128 + signal.SIGTERM)
         ended, alive = psutil.wait_procs(children, timeout=30)
         assert len(ended) >= 2
         assert not alive
+        saved = {path.parents[1] for path in out.glob("runs/*/checkpoints/step-*.pt")}
+        assert frozen or len(saved) == 2
     finally:
         for process in (study, *children):
             with suppress(psutil.NoSuchProcess):

@@ -1,7 +1,8 @@
 """A comparison of recipes with a control over folds and seeds: plan, runs and result."""
 
 from ham10000.study.cluster import JobOptions
-from ham10000.study.launcher import LocalLauncher, estimate_seconds
+from ham10000.study.estimate import estimate_seconds
+from ham10000.study.launcher import LocalLauncher
 from ham10000.study.plan import PRIMARY, RULE, PlannedRun, StudyPlan, make_plan
 from ham10000.study.preregistration import PLAN, StudyRecord
 from ham10000.study.results import publish_study, restore_study

@@ -9,27 +9,28 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from threading import Event
+from types import FrameType
 from typing import Protocol
 
 import pandas as pd
 import torch
 
-from ham10000.data import CLASSES
 from ham10000.errors import Ham10000Error, TrainingError
-from ham10000.models import build_model, open_features
+from ham10000.models import open_features
 from ham10000.recipe import Recipe
 from ham10000.study.plan import PlannedRun
 from ham10000.training import (
+    INTERRUPTED,
     RunDir,
-    build_loss,
     check_frozen,
     claim_run,
     find_features,
@@ -46,7 +47,6 @@ __all__ = [
     "LocalLauncher",
     "RunTrainer",
     "claim_runs",
-    "estimate_seconds",
     "train_in_parallel",
     "worker_environments",
 ]
@@ -139,7 +139,8 @@ class LocalLauncher:
         environments = worker_environments(self.parallel, len(runs), self.processes)
         log(f"Training {len(environments)} at a time on this machine")
         trainer = RunTrainer(self.study, self.processes)
-        yield from train_in_parallel(trainer, list(runs), environments)
+        with _pass_on_sigterm(trainer):
+            yield from train_in_parallel(trainer, list(runs), environments)
 
 
 @dataclass(frozen=True)
@@ -227,6 +228,10 @@ class RunTrainer:
     """Folder of the study."""
     processes: int = 1
     """Number of training processes of one run."""
+    stopped: Event = field(default_factory=Event, repr=False, compare=False)
+    """Set by `stop`."""
+    running: "set[subprocess.Popen[bytes]]" = field(default_factory=set, repr=False, compare=False)
+    """Subprocesses that are training."""
 
     def command(self, run: PlannedRun) -> list[str]:
         """Return the command that trains a run, from the start or from its last checkpoint."""
@@ -255,6 +260,11 @@ class RunTrainer:
         Raises:
             TrainingError: The message includes the last line of output.
         """
+        if status == INTERRUPTED:
+            raise TrainingError(
+                f"training {run.folder}: it was asked to stop, and has saved a checkpoint. Run the "
+                "same command again to resume."
+            )
         if status or not RunDir(self.study / run.folder).done:
             text = self.output(run).read_text(errors="replace").strip()
             last = text.splitlines()[-1] if text else "(no output)"
@@ -270,7 +280,42 @@ class RunTrainer:
         Raises:
             TrainingError: The process failed. The message includes its last line of output.
         """
-        self.check(run, self.start(run, environment).wait())
+        process = self.start(run, environment)
+        self.running.add(process)
+        try:
+            if self.stopped.is_set():  # by a signal since the process was started
+                process.terminate()
+            status = process.wait()
+        finally:
+            self.running.discard(process)
+        self.check(run, status)
+
+    def stop(self) -> None:
+        """Ask all subprocesses, also those that start later, to save a checkpoint and end."""
+        self.stopped.set()
+        for process in tuple(self.running):
+            process.terminate()
+
+
+@contextmanager
+def _pass_on_sigterm(trainer: RunTrainer) -> Iterator[None]:
+    """On SIGTERM, stop the runs in progress as well. Ctrl-C reaches them without help.
+
+    Only the main thread receives signals; in another thread this has no effect.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        trainer.stop()
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def worker_environments(
@@ -338,54 +383,3 @@ def train_in_parallel(
                     yield run
         finally:  # also after Ctrl-C: runs in progress save and end, and no further run starts
             stopped.set()
-
-
-def estimate_seconds(recipes: Iterable[Recipe], table: pd.DataFrame) -> list[float]:
-    """Estimate how long each recipe trains, from one step of its model on this machine.
-
-    Early stopping can end a run earlier. The time to make an augmented set is not included.
-
-    Args:
-        recipes: Resolved recipes.
-        table: Metadata table of the data set.
-    """
-    single = int((table.groupby("lesion_id")["image_id"].transform("size") == 1).sum())
-    speeds: dict[str, tuple[float, float]] = {}
-    found = []
-    for recipe in recipes:
-        key = repr((recipe.model, recipe.attention, recipe.data.size))
-        speeds[key] = speeds.get(key) or _seconds_per_image(recipe)
-        train, predict = speeds[key]
-        test = round(single * recipe.data.test_share)
-        samples = recipe.data.epoch_samples or len(table) - test
-        epochs = recipe.training.epochs
-        # Each epoch ends with a validation on the test set, and the run with its predictions.
-        found.append(epochs * samples * train + (epochs + recipe.training.tta) * test * predict)
-    return found
-
-
-def _seconds_per_image(recipe: Recipe) -> tuple[float, float]:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    count = recipe.training.batch_size if device.type == "cuda" else 2
-    bare = replace(recipe, model=replace(recipe.model, pretrained=False, weights=None))
-    model = build_model(bare).to(device)
-    loss = build_loss(recipe.loss, [1] * len(CLASSES)).to(device)
-    images = torch.randn(count, 3, recipe.data.size, recipe.data.size, device=device)
-    targets = torch.arange(count, device=device) % len(CLASSES)
-
-    def timed(step: Callable[[], None]) -> float:
-        step()  # allocates memory and chooses algorithms
-        start = time.perf_counter()
-        step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return (time.perf_counter() - start) / count
-
-    def train() -> None:
-        loss(model.train()(images), targets).mean().backward()
-
-    @torch.no_grad()
-    def predict() -> None:
-        model.eval()(images)
-
-    return timed(train), timed(predict)
