@@ -55,6 +55,7 @@ FROZEN = {
     "frozen_probe": {"model.head"},
     "frozen_placebo": {"attention.layer", "attention.gamma"},
     "frozen_sa": {"attention.layer", "attention.gamma"},
+    "frozen_keras": {"attention.layer"},
     "frozen_se": {"attention.layer"},
     "frozen_eca": {"attention.layer"},
     "frozen_cbam": {"attention.layer"},

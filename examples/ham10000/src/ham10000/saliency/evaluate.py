@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 from softattn import SoftAttention
@@ -206,7 +207,7 @@ def evaluate_saliency(
             },
         },
     }
-    return summary, _by_image(kept, found, statistics)
+    return summary, _by_image(kept, found, statistics, chosen, areas)
 
 
 def write_saliency(summary: Mapping[str, Any], images: pd.DataFrame, out: Path) -> None:
@@ -360,10 +361,18 @@ def _gamma(model: nn.Module) -> dict[str, float] | None:
     return None
 
 
-def _by_image(table: pd.DataFrame, found: Scores, maps: Mapping[str, Floats]) -> pd.DataFrame:
-    columns = ["image_id", "lesion_id", "dx"]
-    parts = [
-        table[columns].assign(method=name, **scores, **(maps if name == "attention" else {}))
-        for name, scores in found.items()
-    ]
+def _by_image(
+    table: pd.DataFrame,
+    found: Scores,
+    maps: Mapping[str, Floats],
+    chosen: npt.NDArray[np.int64],
+    areas: Scores,
+) -> pd.DataFrame:
+    columns, parts = ["image_id", "lesion_id", "dx"], []
+    for name, scores in found.items():
+        own = maps if name == "attention" else {}
+        part = table[columns].assign(method=name, **scores, **own)
+        for curve, values in areas.get(name, {}).items():
+            part.loc[chosen, curve] = values  # NaN for the other images
+        parts.append(part)
     return pd.concat(parts, ignore_index=True)

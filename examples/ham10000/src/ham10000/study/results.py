@@ -8,6 +8,7 @@
     metrics.csv.bz2                 all metrics of each run
     study.json                      the result, without the values of individual runs
     README.md                       the result as text, which other pages can quote
+    maps.csv.bz2                    where attention looks, written by benchmarks/maps.py
 
 There is one file of predictions per seed, so that a new seed changes no other file. A study of many
 runs can publish the predictions of some seeds only. In that case, the metrics of its other runs and
@@ -37,6 +38,7 @@ from ham10000.recipe import make_recipe, save_recipe
 from ham10000.statistics import CellEstimate
 from ham10000.study.plan import PlannedRun, StudyPlan
 from ham10000.study.preregistration import PLAN, StudyRecord
+from ham10000.study.published_maps import MAPS_FILE
 from ham10000.study.summary import RESULT, SPLIT, describe_change
 from ham10000.training import RunDir
 from ham10000.utils import new_folder, write_text
@@ -122,8 +124,7 @@ class PublishedStudy:
         path = self.folder / RESULT
         if not path.exists():
             return None
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return content
+        return dict(json.loads(path.read_text(encoding="utf-8")))
 
     @property
     def page(self) -> str:
@@ -197,6 +198,8 @@ def publish_study(
             result = json.loads((study / RESULT).read_text(encoding="utf-8"))
             write_text(new / RESULT, json.dumps(compact(result), indent=1) + "\n")
         write_text(new / PAGE, PublishedStudy(new, folder.name).page)
+        if (folder / MAPS_FILE).exists():
+            (new / MAPS_FILE).write_bytes((folder / MAPS_FILE).read_bytes())
 
 
 def restore_study(folder: Path, out: Path) -> None:
@@ -380,10 +383,8 @@ def _nested(fields: Mapping[str, Any]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for name, value in fields.items():
         section, dot, inner = name.partition(".")
-        if dot:
-            nested.setdefault(section, {})[inner] = value
-        else:
-            nested[name] = value
+        place = nested.setdefault(section, {}) if dot else nested
+        place[inner or name] = value
     return nested
 
 

@@ -15,6 +15,7 @@ from ham10000.evaluation import METRICS, metric_name, summarize, upper_bound
 from ham10000.statistics import CellEstimate, estimate_cells
 from ham10000.study.plan import PlannedRun, StudyPlan
 from ham10000.study.preregistration import PLAN, content_hash, table_hash
+from ham10000.study.published_maps import maps_problems, maps_quotations
 from ham10000.study.results import (
     METRICS_FILE,
     PAGE,
@@ -94,8 +95,8 @@ def quote_results(page: Path, results: Path, *, write: bool = False) -> list[str
     """Compare the quotations of a page with the published results.
 
     A quotation is the text between `<!-- results STUDY PART -->` and `<!-- end results -->`, where
-    PART is a key of `quotations` or `populations`, a table of the metrics of the control on
-    lesions with one or several images. Comments in backticks are ignored.
+    PART is a key of `quotations` or `maps_quotations`, or `populations`, a table of the metrics of
+    the control on lesions with one or several images. Comments in backticks are ignored.
 
     Args:
         page: Markdown file.
@@ -114,6 +115,8 @@ def quote_results(page: Path, results: Path, *, write: bool = False) -> list[str
         parts = {} if study is None or study.result is None else quotations(study.result)
         if study is not None and part == "populations":
             parts[part] = _populations(study)
+        elif study is not None:
+            parts |= maps_quotations(study.folder)
         if part not in parts:
             problems.append(f"{page}: there is no {part!r} in {name}. {closest(part, parts)}")
             return match[0]
@@ -165,6 +168,7 @@ def _problems(study: PublishedStudy) -> Iterator[str]:
         if _text(study.folder / "recipes" / f"{name}.yaml") != recipe_text(fields):
             yield f"recipes/{name}.yaml differs from the fields in {PLAN}"
     yield from _problems_of_predictions(study)
+    yield from maps_problems(study.folder, study.split)
     if study.result is not None:
         yield from _problems_of_result(study, study.result)
     elif study.record.looks:

@@ -1,0 +1,130 @@
+"""What the attention of a published study looks at: scores of each image, and tables for pages.
+
+`maps.csv.bz2` in the folder of the study has a row for each run, image and saliency method, with
+the columns of `ham10000.saliency.evaluate_saliency`, and gamma before and after training.
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+__all__ = ["MAPS_FILE", "maps_problems", "maps_quotations", "mean_over_lesions"]
+
+MAPS_FILE = "maps.csv.bz2"
+
+_SCORES = {
+    "pointing_game": "pointing game",
+    "energy_inside": "energy inside",
+    "iou": "IoU",
+    "deletion": "deletion (lower is better)",
+    "insertion": "insertion",
+}
+_STATISTICS = {
+    "entropy": "entropy",
+    "effective_maps": "effective number of maps",
+    "constant_maps": "constant maps",
+    "deviation": "dependence on the image",
+}
+_METHODS = {
+    "attention": "attention",
+    "grad_cam": "Grad-CAM",
+    "gaussian": "centred Gaussian",
+    "random": "random map",
+}
+_NORMAL = 1.96
+
+
+def mean_over_lesions(values: npt.ArrayLike, lesions: npt.ArrayLike) -> tuple[float, float]:
+    """Return the mean over images and its standard error, with lesions as clusters.
+
+    Example:
+        >>> from ham10000.study.published_maps import mean_over_lesions
+        >>> mean_over_lesions([0.0, 1.0, 1.0, 0.0], ["a", "b", "c", "d"])
+        (0.5, 0.288...)
+
+    Args:
+        values: (N,).
+        lesions: (N,), the lesion of each image. At least two different ones.
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    mean = float(numbers.mean())
+    _, places = np.unique(np.asarray(lesions), return_inverse=True)
+    sums = np.bincount(places, weights=numbers - mean)
+    count = len(sums)
+    return mean, math.sqrt(count / (count - 1) * float((sums**2).sum())) / len(numbers)
+
+
+def maps_quotations(folder: Path) -> dict[str, str]:
+    """Return the tables `localisation` and `maps` of a published study; nothing without its file.
+
+    Args:
+        folder: Folder of the published study.
+    """
+    if not (folder / MAPS_FILE).exists():
+        return {}
+    table = pd.read_csv(folder / MAPS_FILE, dtype={"image_id": str, "lesion_id": str})
+    return {"localisation": _localisation(table), "maps": _maps(table)}
+
+
+def maps_problems(folder: Path, split: pd.DataFrame) -> Iterator[str]:
+    """Yield what is wrong with the file of a study: images of other folds, impossible scores.
+
+    Args:
+        folder: Folder of the published study.
+        split: Its split, with all columns as strings.
+    """
+    if not (folder / MAPS_FILE).exists():
+        return
+    table = pd.read_csv(folder / MAPS_FILE, dtype={"image_id": str, "lesion_id": str, "fold": str})
+    tested = split[split["split"] == "test"]
+    keys = ["fold", "image_id", "lesion_id", "dx"]
+    known = set(tested[keys].itertuples(index=False, name=None))
+    other = [row for row in table[keys].itertuples(index=False, name=None) if row not in known]
+    if other:
+        yield f"{MAPS_FILE} has images that are not in the test set of their fold: {other[0]}"
+    for score in ("pointing_game", "energy_inside", "iou"):
+        if not table[score].between(0, 1).all():
+            yield f"{MAPS_FILE}: {score} is not always between 0 and 1"
+
+
+def _localisation(table: pd.DataFrame) -> str:
+    head = ["arm", "map", "images", *_SCORES.values()]
+    rows = [head, ["---"] * len(head)]
+    for recipe, own in table.groupby("recipe", sort=False):
+        for method, name in _METHODS.items():
+            part = own[own["method"] == method]
+            if part.empty:
+                continue
+            cells = [str(recipe), name, f"{len(part):,}"]
+            rows.append([*cells, *(_interval(part, score) for score in _SCORES)])
+    return _markdown(rows)
+
+
+def _maps(table: pd.DataFrame) -> str:
+    own = table[table["method"] == "attention"]
+    head = ["arm", *_STATISTICS.values(), "gamma before", "gamma after"]
+    rows = [head, ["---"] * len(head)]
+    for recipe, part in own.groupby("recipe", sort=False):
+        cells = [str(recipe), *(_interval(part, name) for name in _STATISTICS)]
+        for when in ("gamma_before", "gamma_after"):
+            gammas = part[when].dropna()
+            cells.append(f"{gammas.mean():.3f}" if len(gammas) else "none")
+        rows.append(cells)
+    return _markdown(rows)
+
+
+def _interval(part: pd.DataFrame, name: str) -> str:
+    there = part.dropna(subset=[name])
+    if there["lesion_id"].nunique() < 2:
+        return ""
+    mean, error = mean_over_lesions(there[name], there["lesion_id"])
+    low, high = mean - _NORMAL * error, mean + _NORMAL * error
+    return f"{mean:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
