@@ -179,3 +179,47 @@ def test_populations_are_those_of_the_lesions_sizes(published: Path, tmp_path: P
             is_mel = rows_of_fold["dx"] == "mel"
             areas.append(roc_auc_score(is_mel, rows_of_fold["mel"]))
     assert found["several images"][3] == f"{sum(areas) / len(areas):.3f}"
+
+
+def test_means_over_studies_with_a_split_each(copy: Path, tmp_path: Path) -> None:
+    for number in (0, 1):
+        folder = Path(shutil.copytree(copy, tmp_path / f"split-{number}"))
+
+        def change(table: pd.DataFrame, number: int = number) -> pd.DataFrame:
+            accuracy = (table["recipe"] == "sa").map({True: 0.5 + 0.1 * number, False: 0.25})
+            precision = (table["recipe"] == "sa").map({True: 0.8 + 0.1 * number, False: 0.7})
+            return table.assign(accuracy=accuracy, precision_weighted=precision)
+
+        edit_table(folder / "metrics.csv.bz2", change)
+    page = tmp_path / "page.md"
+    page.write_text("<!-- results split-* splits -->\n<!-- end results -->\n")
+    assert quote_results(page, tmp_path, write=True) == []
+    rows = [line.strip("| ").split(" | ") for line in page.read_text().splitlines() if "|" in line]
+    assert rows[0][-1] == "weighted precision - bare"
+    assert rows[2][:3] == ["bare", "0.700 ± 0.000", "0.250 ± 0.000"]
+    assert rows[3][:3] == ["sa", "0.850 ± 0.071", "0.550 ± 0.071"]
+    assert rows[3][-1] == "+0.150 ± 0.071"
+    page.write_text("<!-- results split-* verdicts -->\n<!-- end results -->\n")
+    (problem,) = quote_results(page, tmp_path)
+    assert "there is no 'verdicts' in split-*" in problem
+
+
+def test_where_attention_looks_is_checked_quoted_and_kept(finished: Path, tmp_path: Path) -> None:
+    folder, page = tmp_path / "ours", tmp_path / "page.md"
+    publish_study(finished, folder)
+    split = pd.read_csv(folder / "split.csv.xz", dtype=str)
+    tested = split[split["split"] == "test"][["image_id", "lesion_id", "dx", "fold"]]
+    scores = dict.fromkeys(("pointing_game", "energy_inside", "iou", "deletion", "insertion"), 0.5)
+    maps = dict.fromkeys(("entropy", "effective_maps", "constant_maps", "deviation"), 0.25)
+    table = tested.assign(
+        recipe="sa", method="attention", **scores, **maps, gamma_before=1.0, gamma_after=1.1
+    )
+    table.to_csv(folder / "maps.csv.bz2", index=False)
+    publish_study(finished, folder)
+    assert verify_study(folder).problems == []
+    page.write_text("<!-- results ours maps -->\n<!-- end results -->\n")
+    assert quote_results(page, tmp_path, write=True) == []
+    assert "| sa | 0.250 (0.250 to 0.250) |" in page.read_text()
+    edit_table(folder / "maps.csv.bz2", lambda t: t.assign(fold="7", entropy="0.5"))
+    assert any("not in the test set" in one for one in verify_study(folder).problems)
+    assert "the quotation 'maps' of ours differs" in quote_results(page, tmp_path)[0]

@@ -2,12 +2,13 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import yaml
 
 from ham10000.errors import Ham10000Error, closest
@@ -34,6 +35,7 @@ from ham10000.utils import write_text
 __all__ = ["StudyCheck", "quote_results", "verify_study"]
 
 T = TypeVar("T")
+Floats = npt.NDArray[np.float64]
 
 _NONE = "missing"
 
@@ -43,6 +45,8 @@ _QUOTATION = re.compile(
     rf"(?<!`)(?P<begin><!-- results (?P<name>\S+) (?P<part>[^\n]+?) -->)(?P<text>.*?){_END}",
     re.DOTALL,
 )
+
+_OF_SPLITS = ("precision_weighted", "accuracy", "auc_weighted", "balanced_accuracy")
 
 _OF_POPULATIONS = ("auc_macro", "auc_weighted", "auc/mel", "auc/nv", "balanced_accuracy")
 
@@ -96,7 +100,8 @@ def quote_results(page: Path, results: Path, *, write: bool = False) -> list[str
 
     A quotation is the text between `<!-- results STUDY PART -->` and `<!-- end results -->`, where
     PART is a key of `quotations` or `maps_quotations`, or `populations`, a table of the metrics of
-    the control on lesions with one or several images. Comments in backticks are ignored.
+    the control on lesions with one or several images. If STUDY is a pattern such as `paper-*`, PART
+    is `splits`, a table of the means over these studies. Comments in backticks are ignored.
 
     Args:
         page: Markdown file.
@@ -112,11 +117,14 @@ def quote_results(page: Path, results: Path, *, write: bool = False) -> list[str
     def quote(match: re.Match[str]) -> str:
         name, part = match["name"], match["part"]
         study = PublishedStudy(results / name) if (results / name).is_dir() else None
+        several = sorted(results.glob(name)) if "*" in name else []
         parts = {} if study is None or study.result is None else quotations(study.result)
         if study is not None and part == "populations":
             parts[part] = _populations(study)
         elif study is not None:
             parts |= maps_quotations(study.folder)
+        elif several:
+            parts = {"splits": _splits([PublishedStudy(folder) for folder in several])}
         if part not in parts:
             problems.append(f"{page}: there is no {part!r} in {name}. {closest(part, parts)}")
             return match[0]
@@ -156,6 +164,32 @@ def _populations(study: PublishedStudy) -> str:
         means = [np.mean([row[metric] for row in measured]) for metric in _OF_POPULATIONS]
         rows.append([name, f"{images:,}", *(f"{mean:.3f}" for mean in means)])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+def _splits(studies: Sequence[PublishedStudy]) -> str:
+    """Return a table of means over studies of the same recipes, each with a split of its own.
+
+    There are no intervals, since the test sets of the splits overlap.
+    """
+    control, *arms = studies[0].record.plan.recipes
+    head = ["arm", *map(metric_name, _OF_SPLITS), f"{metric_name(_OF_SPLITS[0])} - {control}"]
+    rows = [head, ["---"] * len(head)]
+    for recipe in (control, *arms):
+        means = {metric: _by_split(studies, recipe, metric) for metric in _OF_SPLITS}
+        cells = [f"{each.mean():.3f} ± {each.std(ddof=1):.3f}" for each in means.values()]
+        first = _OF_SPLITS[0]
+        change = means[first] - _by_split(studies, control, first)
+        last = f"{change.mean():+.3f} ± {change.std(ddof=1):.3f}" if recipe != control else ""
+        rows.append([recipe, *cells, last])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+def _by_split(studies: Sequence[PublishedStudy], recipe: str, metric: str) -> Floats:
+    found = [
+        [values[metric] for run, values in study.metrics.items() if run.recipe == recipe]
+        for study in studies
+    ]
+    return np.array([np.mean(each) for each in found])
 
 
 def _problems(study: PublishedStudy) -> Iterator[str]:
