@@ -32,7 +32,13 @@ from ham10000.study.results import (
 from ham10000.study.summary import RESULT, summarize_changes, summarize_study
 from ham10000.utils import write_text
 
-__all__ = ["StudyCheck", "quote_results", "verify_study"]
+__all__ = [
+    "POPULATION_METRICS",
+    "StudyCheck",
+    "population_metrics",
+    "quote_results",
+    "verify_study",
+]
 
 T = TypeVar("T")
 Floats = npt.NDArray[np.float64]
@@ -48,7 +54,8 @@ _QUOTATION = re.compile(
 
 _OF_SPLITS = ("precision_weighted", "accuracy", "auc_weighted", "balanced_accuracy")
 
-_OF_POPULATIONS = ("auc_macro", "auc_weighted", "auc/mel", "auc/nv", "balanced_accuracy")
+POPULATION_METRICS = ("auc_macro", "auc_weighted", "auc/mel", "auc/nv", "balanced_accuracy")
+"""Metrics of `population_metrics`."""
 
 _TOLERANCES = {"rel_tol": 1e-5, "abs_tol": 1e-8}
 """Stored numbers are rounded, and the order of summation depends on the processor."""
@@ -140,7 +147,16 @@ def quote_results(page: Path, results: Path, *, write: bool = False) -> list[str
     return problems
 
 
-def _populations(study: PublishedStudy) -> str:
+def population_metrics(study: PublishedStudy) -> dict[str, dict[str, float]]:
+    """Return the means of metrics of the control, by the number of images of a lesion.
+
+    Args:
+        study: The study. Runs without published predictions don't count.
+
+    Returns:
+        For "all", "one image" and "several images": `images`, the number of test images, and the
+        metrics, means over folds and seeds. Populations without images are left out.
+    """
     # A lesion's images are all in the test set of one fold, so they can be counted there.
     control = study.record.plan.control
     runs = [found for run, found in study.predictions.items() if run.recipe == control]
@@ -150,9 +166,8 @@ def _populations(study: PublishedStudy) -> str:
         "one image": [each == 1 for each in sizes],
         "several images": [each > 1 for each in sizes],
     }
-    head = ["lesions with", "test images", *map(metric_name, _OF_POPULATIONS)]
-    rows = [head, ["---"] * len(head)]
     seeds = len({run.seed for run in study.predictions})
+    metrics = {}
     for name, chosen in populations.items():
         images = sum(int(each.sum()) for each in chosen) // seeds
         if not images:
@@ -161,8 +176,17 @@ def _populations(study: PublishedStudy) -> str:
             summarize(found.targets[each], found.probabilities[each])
             for found, each in zip(runs, chosen, strict=True)
         ]
-        means = [np.mean([row[metric] for row in measured]) for metric in _OF_POPULATIONS]
-        rows.append([name, f"{images:,}", *(f"{mean:.3f}" for mean in means)])
+        means = {m: float(np.mean([row[m] for row in measured])) for m in POPULATION_METRICS}
+        metrics[name] = {"images": float(images), **means}
+    return metrics
+
+
+def _populations(study: PublishedStudy) -> str:
+    head = ["lesions with", "test images", *map(metric_name, POPULATION_METRICS)]
+    rows = [head, ["---"] * len(head)]
+    for name, found in population_metrics(study).items():
+        values = (f"{found[metric]:.3f}" for metric in POPULATION_METRICS)
+        rows.append([name, f"{found['images']:,.0f}", *values])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
