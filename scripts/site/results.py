@@ -114,6 +114,8 @@ def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
     for path in sorted(RESULTS.glob("*/study.json")):
         study = json.loads(path.read_text())
+        if study["folds"] is None:  # too few runs for intervals
+            continue
         for name, theme in (("light", LIGHT), ("dark", DARK)):
             save_figure(draw(study, theme), OUT / f"{path.parent.name}-{name}.svg")
     found = population_metrics(PublishedStudy(RESULTS / EASY))

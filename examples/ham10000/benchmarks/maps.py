@@ -1,7 +1,7 @@
 """Where trained attention looks: train runs of a published study, and score their maps.
 
     python examples/ham10000/benchmarks/maps.py STUDY --out out/maps [--fold 0] [--seed 0] \
-        [--recipes frozen_placebo frozen_sa frozen_keras] [--faithful 100]
+        [--recipes frozen_placebo frozen_sa frozen_keras] [--faithful 100] [--set FIELD=VALUE ...]
 
 STUDY is a folder of published results, such as examples/ham10000/results/frozen-lite0, and
 HAM10000_DIR names the data set, with masks. Trains each recipe on the images of a fold, unless the
@@ -38,6 +38,9 @@ def main() -> None:
     parser.add_argument(
         "--faithful", type=int, default=100, help="images for deletion and insertion"
     )
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="FIELD=VALUE", help="as data.features=FOLDER"
+    )
     options = parser.parse_args()
     study = PublishedStudy(options.study)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -47,7 +50,7 @@ def main() -> None:
     for recipe in options.recipes:
         run = PlannedRun(recipe, options.seed, options.fold)
         folder = options.out / Path(run.folder).name
-        train(run, folder, split)
+        train(run, folder, split, options.set)
         compare(study, run, folder)
         scores, images = evaluate_saliency(open_run(folder), faithful=options.faithful)
         gamma = scores["maps"]["gamma"] or {"initial": np.nan, "trained": np.nan}
@@ -69,13 +72,13 @@ def main() -> None:
         print(text, end="\n\n")
 
 
-def train(run: PlannedRun, folder: Path, split: Path) -> None:
+def train(run: PlannedRun, folder: Path, split: Path, changes: list[str]) -> None:
     """Train a run on the given split, unless it is finished."""
     if RunDir(folder).done:
         return
     command = [sys.executable, "-m", "ham10000", "train", run.recipe, "--out", str(folder)]
     fields = [f"seed={run.seed}", f"data.split={split.absolute()}", f"data.fold={run.fold}"]
-    subprocess.run([*command, *fields], check=True)
+    subprocess.run([*command, *fields, *changes], check=True)
 
 
 def compare(study: PublishedStudy, run: PlannedRun, folder: Path) -> None:
