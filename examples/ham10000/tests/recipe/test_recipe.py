@@ -41,14 +41,27 @@ ARMS = {
     "lite0_rand": ("lite0", {"data.augment": "rand"}),
     "lite0_mwnl": ("lite0", MULTI_WEIGHTED),
     "lite0_dx_type": ("lite0", {"loss.dx_type_weights": {"consensus": 0.75, "follow_up": 0.5}}),
+    "lite0_late": ("lite0", {"data.metadata": True}),
+    "lite0_concat": ("lite0_late", {"model.fusion": "concat"}),
+    "lite0_metanet": ("lite0_late", {"model.fusion": "metanet"}),
+    "lite0_metablock": ("lite0_late", {"model.fusion": "metablock"}),
     "finetuned_placebo": ("finetuned_sa", {"attention.layer": "placebo"}),
     "finetuned_keras": ("finetuned", {"attention.layer": "keras"}),
 }
 OFFLINE = {"data.offline": "auto", "data.balance": "none", "data.augment": "none"}
+META = {
+    "data.metadata": True,
+    "data.balance": "none",
+    "data.epoch_samples": None,
+    "model.fusion": "concat",
+    "model.authors_parameters": None,
+    "loss.class_weights": "balanced",
+}
 PAPER_ARMS = {
     **{f"{name}_keras": (f"{name}_sa", {"attention.layer": "keras"}) for name in PAPER},
     "irv2_offline": ("irv2", OFFLINE),
     "irv2_keras_offline": ("irv2_keras", OFFLINE),
+    "irv2_sa_meta": ("irv2_sa", META),
 }
 FROZEN = {
     "frozen_max": {"model.head"},

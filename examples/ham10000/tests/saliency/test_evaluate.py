@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from building import build_classifier
 from PIL import Image
 from planted import planted
 from softattn import SoftAttentionClassifier
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from ham10000.data import open_folder
 from ham10000.errors import MissingDataError
+from ham10000.recipe import AttentionRecipe, ModelRecipe
 from ham10000.saliency import (
     LOCALIZATION_CSV,
     LOCALIZATION_JSON,
@@ -19,6 +22,7 @@ from ham10000.saliency import (
     attention_maps,
     curve_area,
     evaluate_saliency,
+    image_network,
     localization_scores,
     write_saliency,
 )
@@ -58,6 +62,29 @@ def test_attention_is_found_where_it_was_planted(model: SoftAttentionClassifier)
         for curve, sign in (("deletion", -1), ("insertion", 1)):
             seen, blind_area = (curve_area(curves[m][curve]).mean() for m in ("attention", method))
             assert sign * (seen - blind_area) > 0.05
+
+
+@pytest.mark.parametrize("fusion", ["concat", "metanet", "metablock"])
+def test_metadata_that_affects_the_map_is_unknown(fusion: str) -> None:
+    recipe = ModelRecipe("ham10000:tiny", fusion=fusion)  # type: ignore[arg-type]
+    model = build_classifier(recipe, attention=AttentionRecipe("soft"), size=32, metadata=True)
+    model.eval()
+    network = image_network(model)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(4, 3, 32, 32, generator=generator)
+    scores, maps = model(images, torch.zeros(4, model.metadata_features), return_maps=True)
+    assert torch.equal(network(images), scores)
+    assert torch.equal(attention_maps(network, images), maps.sum(1))
+    masks = torch.rand(4, 32, 32, generator=generator) > 0.5
+    found = measure_localization(network, lambda rows: images[list(rows)], range(4), masks)
+    assert all(np.isfinite(values).all() for each in found.values() for values in each.values())
+
+
+def test_metadata_that_is_added_to_the_logits_is_left_out() -> None:
+    recipe, attention = ModelRecipe("ham10000:tiny"), AttentionRecipe("soft")
+    for metadata in (False, True):
+        model = build_classifier(recipe, attention=attention, size=32, metadata=metadata)
+        assert image_network(model) is model.network
 
 
 def test_batches_dont_matter(model: SoftAttentionClassifier) -> None:

@@ -25,6 +25,7 @@ from ham10000.models.features import (
     hash_weights,
     open_features,
 )
+from ham10000.models.fusion import LateFusion
 from ham10000.models.weights import PACKAGED, packaged_weights
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "SUMMARY_CAPTION",
     "SUMMARY_COLUMNS",
     "FeatureMaps",
+    "LateFusion",
     "LesionClassifier",
     "ModelSummary",
     "build_attention",

@@ -13,43 +13,19 @@ from softattn import SoftAttentionBlock, SoftAttentionClassifier, SpatialAttenti
 from torch import Tensor, nn
 
 from ham10000.errors import ArgumentError
+from ham10000.models.fusion import Fusion
 from ham10000.recipe import MAP_LAYERS
 
 __all__ = [
     "SUMMARY_CAPTION",
     "SUMMARY_COLUMNS",
     "LesionClassifier",
-    "MetadataHead",
     "ModelSummary",
     "parameter_table",
     "summarize_model",
     "summary_rows",
     "summary_table",
 ]
-
-
-class MetadataHead(nn.Sequential):
-    """Two linear layers that map metadata to logits, which are added to those of the image.
-
-    A linear layer on concatenated features of image and metadata is the sum of one layer on each,
-    so this is late fusion. The last layer starts at zero: at first the metadata has no effect.
-
-    Args:
-        num_features: Number of metadata features M.
-        num_classes: Number of classes.
-        width: Width of the hidden layer.
-        drop_rate: Dropout before the last layer.
-    """
-
-    def __init__(
-        self, num_features: int, num_classes: int, width: int = 64, drop_rate: float = 0.2
-    ) -> None:
-        last = nn.Linear(width, num_classes)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        super().__init__(
-            nn.Linear(num_features, width), nn.ReLU(inplace=True), nn.Dropout(drop_rate), last
-        )
 
 
 class LesionClassifier(nn.Module):
@@ -67,7 +43,7 @@ class LesionClassifier(nn.Module):
 
     Args:
         network: Classifier of the image.
-        metadata: Module that maps metadata to logits.
+        metadata: Module that combines the image with metadata.
         metadata_features: Number of metadata features M.
 
     Shape:
@@ -83,7 +59,7 @@ class LesionClassifier(nn.Module):
     def __init__(
         self,
         network: SoftAttentionClassifier,
-        metadata: nn.Module | None = None,
+        metadata: Fusion | None = None,
         metadata_features: int = 0,
     ) -> None:
         super().__init__()
@@ -109,18 +85,31 @@ class LesionClassifier(nn.Module):
                 "Whether it has metadata follows from data.metadata of the recipe."
             )
         if not return_maps:
-            scores: Tensor = self.network(x)
-            return self._fuse(scores, metadata)
+            return self._classify(self.forward_features(x, metadata), metadata)
         if not self.has_attention:
             raise ArgumentError(
                 "returning attention maps: this model has none. Set attention.layer in its recipe "
                 f"to one of {', '.join(MAP_LAYERS)}."
             )
-        scores, maps = self.network(x, return_maps=True)
-        return self._fuse(scores, metadata), maps
+        features, maps = self.network.attention(self._encode(x, metadata), return_maps=True)
+        return self._classify(features, metadata), maps
 
-    def _fuse(self, scores: Tensor, metadata: Tensor | None) -> Tensor:
-        return scores if self.metadata is None else scores + self.metadata(metadata)
+    def forward_features(self, x: Tensor, metadata: Tensor | None = None) -> Tensor:
+        """Return the attended feature map, (B, C, h, w), which the head receives."""
+        features: Tensor = self.network.attention(self._encode(x, metadata))
+        return features
+
+    def _encode(self, x: Tensor, metadata: Tensor | None) -> Tensor:
+        features: Tensor = self.network.backbone(x)
+        if self.metadata is not None and self.metadata.on_map:
+            features = self.metadata(features, metadata)
+        return features
+
+    def _classify(self, features: Tensor, metadata: Tensor | None) -> Tensor:
+        output = self.network.forward_head(features)
+        if self.metadata is not None and not self.metadata.on_map:
+            output = self.metadata(output, metadata)
+        return output
 
     def freeze_backbone(self) -> None:
         """Train attention and heads only, and put the backbone in eval mode."""
@@ -194,8 +183,12 @@ def summarize_model(model: LesionClassifier, images: Tensor) -> ModelSummary:
     network, training = model.network, model.training
     maps: Mapping[str, Tensor] = {}
     model.eval()
+    # Unknown metadata.
+    metadata = (
+        None if model.metadata is None else images.new_zeros(len(images), model.metadata_features)
+    )
     with capture_maps(network.attention) if model.has_attention else nullcontext(maps) as maps:
-        x = network.forward_features(images)
+        x = model.forward_features(images, metadata)
     model.train(training)
     return ModelSummary(
         {name: _parameters(part, trained=True) for name, part in model.parts().items()},
@@ -314,7 +307,7 @@ def _drop_rates(part: nn.Module) -> Iterator[float]:
 
 
 def _counts(summary: ModelSummary, part: str) -> str:
-    # Metadata is classified by a head of its own, whose logits are added.
+    # The module for metadata counts as part of the head.
     parts = (part, "metadata") if part == "head" else (part,)
     trained, frozen = (
         sum(counts.get(name, 0) for name in parts) for counts in (summary.trained, summary.frozen)

@@ -25,10 +25,10 @@ from ham10000.data import CLASSES, HAM10000, Augment, feature_names
 from ham10000.errors import RecipeError, closest
 from ham10000.models.classifier import (
     LesionClassifier,
-    MetadataHead,
     ModelSummary,
     summarize_model,
 )
+from ham10000.models.fusion import ConcatFusion, Fusion, LateFusion, MetaBlock, MetaNet
 from ham10000.models.networks import NETWORKS, MaxHead, Network, ProbeHead, output_shape
 from ham10000.models.weights import load_weights
 from ham10000.recipe import MAP_LAYERS, AttentionRecipe, ModelRecipe, Recipe
@@ -84,7 +84,26 @@ def build_model(
     if not recipe.data.metadata:
         return LesionClassifier(network)
     width = len(feature_names(METADATA_COLUMNS))
-    return LesionClassifier(network, MetadataHead(width, num_classes), width)
+    return LesionClassifier(network, _fusion(recipe.model, network, width, num_classes), width)
+
+
+def _fusion(
+    recipe: ModelRecipe, network: SoftAttentionClassifier, width: int, num_classes: int
+) -> Fusion:
+    channels = network.backbone.feature_map.channels
+    if recipe.fusion == "late":
+        return LateFusion(width, num_classes)
+    if recipe.fusion == "metanet":
+        return MetaNet(width, channels)
+    fusion: Fusion
+    if recipe.fusion == "metablock":
+        fusion = MetaBlock(width, channels)
+    else:
+        network.reset_classifier(0)  # returns the input of the classifier, which follows the fusion
+        fusion = ConcatFusion(width, network.head_hidden_size, num_classes)
+        _init_head(recipe, fusion)
+    _set_momentum(fusion, recipe.norm_momentum)
+    return fusion
 
 
 class _NoBackbone(nn.Module):

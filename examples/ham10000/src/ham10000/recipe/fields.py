@@ -116,6 +116,11 @@ def check_values(recipe: Recipe, doing: str) -> None:
             f"{doing}: model.pretrained and model.weights both set the initial weights of the "
             "backbone. Set only one of them."
         )
+    if model.fusion != "late" and not recipe.data.metadata:
+        raise RecipeError(
+            f"{doing}: model.fusion {model.fusion} combines the image with metadata, and "
+            "data.metadata is false. Set data.metadata to true, or remove model.fusion."
+        )
     if schedule.name == "plateau" and schedule.warmup_epochs:
         raise RecipeError(
             f"{doing}: the schedule plateau has no schedule.warmup_epochs. Remove it."

@@ -154,6 +154,10 @@ class ModelRecipe:
     """Number of queries of the head probe; a divisor of the number of channels."""
     drop_rate: Annotated[float, _BELOW_ONE] = 0.0
     """Dropout before the linear layer of the head."""
+    fusion: Literal["late", "concat", "metanet", "metablock"] = "late"
+    """How metadata is combined with the image (data.metadata). late: logits of both are added;
+    concat: features of both are concatenated, before a hidden layer; metanet, metablock: metadata
+    scales or gates the channels of the feature map, before the attention."""
     head_init: Literal["torch", "keras"] = "torch"
     """Initial linear layers of the head: torch's defaults, or Glorot-uniform weights and zero
     biases, the defaults of Keras."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ham10000.data import HAM10000, Augment, data_folder, open_folder, read_mask, resize
 from ham10000.errors import MissingDataError, some
 from ham10000.evaluation import RESAMPLES, draw_lesions
+from ham10000.models import LateFusion, LesionClassifier
 from ham10000.saliency.methods import (
     attention_maps,
     feature_size,
@@ -109,10 +110,30 @@ def read_masks(paths: Mapping[str, Path], image_ids: Sequence[str], size: int) -
     return Masks(masks, kept, len(image_ids) - len(there), len(there) - len(marked))
 
 
+class _WithUnknownMetadata(nn.Module):
+    def __init__(self, model: LesionClassifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, return_maps: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        unknown = x.new_zeros(len(x), self.model.metadata_features)
+        found: Tensor | tuple[Tensor, Tensor] = self.model(x, unknown, return_maps)
+        return found
+
+
 def image_network(model: nn.Module) -> nn.Module:
-    """Return the part of a model that takes the image; metadata does not change the maps."""
-    network: nn.Module = getattr(model, "network", model)
-    return network
+    """Return a model that takes the image alone.
+
+    Metadata whose logits are added (`model.fusion` late) does not change the maps, so it is left
+    out. With another fusion, age, sex and site of every lesion are unknown to the model.
+
+    Args:
+        model: From `Run.load_model`, or any model that takes images alone.
+    """
+    if not isinstance(model, LesionClassifier):
+        return model
+    late = model.metadata is None or isinstance(model.metadata, LateFusion)
+    return model.network if late else _WithUnknownMetadata(model).train(model.training)
 
 
 def image_reader(
