@@ -295,3 +295,32 @@ def test_other_heads_train_with_any_backbone(head: str) -> None:
     model(torch.randn(2, 3, 64, 64)).sum().backward()
     assert type(model.network.head).__name__ == f"{head.capitalize()}Head"
     assert all(p.grad is not None for p in model.network.head.parameters())
+
+
+@pytest.mark.parametrize("at", [None, "layer3"])
+def test_drop_block_drops_in_training_only(at: str | None) -> None:
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    plain, dropping = (
+        build_classifier(ModelRecipe("timm:test_resnet", at=at, drop_block_rate=rate), size=64)
+        for rate in (0.0, 0.3)
+    )
+    for module in plain.modules():
+        if isinstance(module, nn.BatchNorm2d):  # timm's residual branches start at zero
+            nn.init.ones_(module.weight)
+    dropping.load_state_dict(plain.state_dict())  # the same keys
+    with torch.no_grad():
+        assert torch.equal(plain.eval()(images), dropping.eval()(images))
+        plain.train()
+        dropping.train()
+        assert torch.equal(plain(images), plain(images))
+        assert not torch.equal(dropping(images), dropping(images))
+
+
+@pytest.mark.parametrize(
+    "name", ["timm:test_efficientnet", "torchvision:resnet18", "ham10000:tiny"]
+)
+def test_a_backbone_without_drop_block(name: str) -> None:
+    with pytest.raises(
+        RecipeError, match=rf"building {name}: it has no DropBlock. .*timm:resnet50"
+    ):
+        build_classifier(ModelRecipe(name, drop_block_rate=0.1))

@@ -232,6 +232,7 @@ def test_it_learns_features_that_tell_the_class(
         ("data", "augment", "flips"),
         ("data", "mix", "mixup"),
         ("data", "metadata", True),
+        ("model", "drop_block_rate", 0.1),
         ("training", "tta", 8),
         ("training", "precision", "bf16"),
     ],

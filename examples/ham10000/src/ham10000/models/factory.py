@@ -171,7 +171,9 @@ def _network(
     elif model.head == "probe":
         head = partial(ProbeHead, num_queries=model.num_queries, drop_rate=model.drop_rate)
     if feature_map is None:
-        backbone = load_backbone(model.backbone, at, model.pretrained, model.weights)
+        backbone = load_backbone(
+            model.backbone, at, model.pretrained, model.weights, model.drop_block_rate
+        )
     else:
         backbone, at = nn.Sequential(OrderedDict(maps=_NoBackbone(feature_map))), "maps"
     # Before wrapping: a graph that ends inside a norm layer has the momentum as a constant.
@@ -303,7 +305,13 @@ def _rest(
     return lambda channels, num_classes: network.rest(at, attended, num_classes, pooled=pooled)
 
 
-def load_backbone(name: str, at: str | None, pretrained: bool, weights: str | None) -> nn.Module:
+def load_backbone(
+    name: str,
+    at: str | None,
+    pretrained: bool,
+    weights: str | None,
+    drop_block_rate: float = 0.0,
+) -> nn.Module:
     """Build a backbone and load its weights.
 
     Args:
@@ -311,15 +319,18 @@ def load_backbone(name: str, at: str | None, pretrained: bool, weights: str | No
         at: Last stage of a `ham10000:` network.
         pretrained: Whether to load the ImageNet weights of timm or torchvision.
         weights: File with a state dict, or name of weights from an installed package.
+        drop_block_rate: Rate of timm's DropBlock in the last stages.
 
     Raises:
-        RecipeError: The model does not exist, or its weights cannot be loaded.
+        RecipeError: The model does not exist or has no DropBlock, or its weights cannot be loaded.
         MissingDataError: The file does not exist.
         MissingPackageError: The package is not installed.
     """
     network = _authors_network(name)
+    if drop_block_rate and not name.startswith("timm:"):
+        raise _no_drop_block(name)
     if network is None:
-        model = _library_model(name, pretrained)
+        model = _library_model(name, pretrained, drop_block_rate)
     elif pretrained or at is None:
         raise RecipeError(
             f"building {name}: there are no published weights. Set model.pretrained=false."
@@ -340,7 +351,14 @@ def _authors_network(name: str) -> Network | None:
     return NETWORKS[short]
 
 
-def _library_model(name: str, pretrained: bool) -> nn.Module:
+def _no_drop_block(name: str) -> RecipeError:
+    return RecipeError(
+        f"building {name}: it has no DropBlock. Set model.drop_block_rate=0, or choose a backbone "
+        "for which timm has it, such as timm:resnet50."
+    )
+
+
+def _library_model(name: str, pretrained: bool, drop_block_rate: float) -> nn.Module:
     source, _, short = name.partition(":")
     if source not in _SOURCES or not short:
         raise RecipeError(
@@ -350,12 +368,15 @@ def _library_model(name: str, pretrained: bool) -> nn.Module:
     names = timm.list_models() if source == "timm" else torchvision.models.list_models()
     if short.partition(".")[0] not in names:
         raise RecipeError(f"building {name}: {source} has no such model. {closest(short, names)}")
+    options = {"drop_block_rate": drop_block_rate} if drop_block_rate else {}
     try:
         if source == "timm":
-            model: nn.Module = timm.create_model(short, pretrained=pretrained)
+            model: nn.Module = timm.create_model(short, pretrained=pretrained, **options)
         else:
             model = torchvision.models.get_model(short, weights="DEFAULT" if pretrained else None)
     except Exception as error:
+        if isinstance(error, TypeError) and "drop_block_rate" in str(error):
+            raise _no_drop_block(name) from error
         if not pretrained:
             raise
         raise RecipeError(

@@ -158,6 +158,9 @@ class ModelRecipe:
     """How metadata is combined with the image (data.metadata). late: logits of both are added;
     concat: features of both are concatenated, before a hidden layer; metanet, metablock: metadata
     scales or gates the channels of the feature map, before the attention."""
+    drop_block_rate: Annotated[float, _BELOW_ONE] = 0.0
+    """Share of the positions that DropBlock drops in the last stages of the backbone, in training
+    (some models of timm, such as ResNets)."""
     head_init: Literal["torch", "keras"] = "torch"
     """Initial linear layers of the head: torch's defaults, or Glorot-uniform weights and zero
     biases, the defaults of Keras."""

@@ -111,6 +111,7 @@ def check_frozen(recipe: Recipe) -> None:
         "data.augment": (recipe.data.augment, "none"),
         "data.mix": (recipe.data.mix, "none"),
         "data.metadata": (recipe.data.metadata, False),
+        "model.drop_block_rate": (recipe.model.drop_block_rate, 0.0),
         "optimizer.accumulate": (recipe.optimizer.accumulate, 1),
         "training.tta": (recipe.training.tta, 1),
         "training.precision": (recipe.training.precision, "32"),
