@@ -124,9 +124,9 @@ def test_the_description_has_accuracy_and_temperature(run: Path, folder: Path) -
     assert "means over" not in accuracy
     assert describe_test(opened, sure)[1].endswith("the model is too sure.")
     assert "expected calibration error" in calibration
-    views = replace(opened.recipe.training, tta=4)
+    views = replace(opened.recipe.training, tta=2, crops=4)
     opened.recipe = replace(opened.recipe, training=views)
-    assert "means over 4 views" in describe_test(opened, predictions)[0]
+    assert "means over 8 views" in describe_test(opened, predictions)[0]
     assert "has no test predictions" in describe_test(opened, None)[0]
     assert stored_predictions(open_run(folder / "study" / "b")) is None
     assert stored_predictions(open_run(folder / "a")) is not None

@@ -234,6 +234,7 @@ def test_it_learns_features_that_tell_the_class(
         ("data", "metadata", True),
         ("model", "drop_block_rate", 0.1),
         ("training", "tta", 8),
+        ("training", "crops", 4),
         ("training", "precision", "bf16"),
     ],
 )

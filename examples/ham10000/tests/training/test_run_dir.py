@@ -83,7 +83,11 @@ SPLIT = "image_id,lesion_id,dx,split\na,x,nv,train\nb,y,nv,test\nc,z,nv,test\n"
 def test_a_recipe_may_differ_where_the_weights_do_not(recipe: Callable[..., Recipe]) -> None:
     trained = dump_recipe(recipe())
     check_same_recipe(trained, recipe(), "resuming")
-    check_same_recipe(trained, recipe(data={"workers": 3}, training={"tta": 2}), "resuming")
+    check_same_recipe(
+        trained,
+        recipe(data={"workers": 3}, training={"tta": 2, "crops": 4, "crop_scale": 0.5}),
+        "resuming",
+    )
     other = recipe(optimizer={"lr": 0.5}, training={"epochs": 9})
     with pytest.raises(
         RecipeError, match=r"resuming: .* optimizer.lr was 0.001 and is now 0.5 and 1 more field"

@@ -305,6 +305,11 @@ class TrainingRecipe:
     tta: Literal[1, 2, 4, 8] = 1
     """Number of views of a test image whose probabilities are averaged; validation after an epoch
     uses one."""
+    crops: Literal[1, 4, 9, 16, 25, 36] = 1
+    """Number of crops of a test image (of each of its views) in a square grid, whose logits are
+    averaged; 1 for the whole image."""
+    crop_scale: Annotated[float, Range(0, 1, open_low=True)] = 0.8
+    """Side of a crop, as a share of that of the image (crops); crops are resized to `data.size`."""
     precision: Literal["32", "bf16", "fp16"] = "32"
     """Precision of the computation; weights are stored in float32."""
     channels_last: bool = True

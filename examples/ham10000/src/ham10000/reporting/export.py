@@ -279,7 +279,7 @@ def _results(run: Run) -> str:
     if not found:
         return "No metrics with confidence intervals were stored with the run."
     predictions = read_predictions(run.files.predictions())
-    views = run.recipe.training.tta
+    views = run.recipe.training.tta * run.recipe.training.crops
     text = (
         f"On {len(predictions):,} test images of {predictions.table['lesion_id'].nunique():,} "
         "lesions, with 95 % confidence intervals over lesions."

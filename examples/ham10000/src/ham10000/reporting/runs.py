@@ -66,7 +66,8 @@ def describe_test(run: Run, predictions: Predictions | None) -> list[str]:
     found = summarize(targets, scores)
     temperature = best_temperature(targets, scores)
     right, mean = (f"{100 * found[name]:.1f} %" for name in ("accuracy", "balanced_accuracy"))
-    lesions, views = predictions.table["lesion_id"].nunique(), run.recipe.training.tta
+    lesions = predictions.table["lesion_id"].nunique()
+    views = run.recipe.training.tta * run.recipe.training.crops
     averaged = f" Those predictions are means over {views} views of an image; this model uses one."
     sure = "calibrated on average"
     if not 0.95 <= temperature <= 1.05:

@@ -35,7 +35,8 @@ def estimate_seconds(recipes: Iterable[Recipe], table: pd.DataFrame) -> list[flo
         samples = recipe.data.epoch_samples or len(table) - test
         epochs = recipe.training.epochs
         # Each epoch ends with a validation on the test set, and the run with its predictions.
-        found.append(epochs * samples * train + (epochs + recipe.training.tta) * test * predict)
+        views = recipe.training.tta * recipe.training.crops
+        found.append(epochs * samples * train + (epochs + views) * test * predict)
     return found
 
 

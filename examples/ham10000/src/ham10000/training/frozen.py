@@ -114,6 +114,7 @@ def check_frozen(recipe: Recipe) -> None:
         "model.drop_block_rate": (recipe.model.drop_block_rate, 0.0),
         "optimizer.accumulate": (recipe.optimizer.accumulate, 1),
         "training.tta": (recipe.training.tta, 1),
+        "training.crops": (recipe.training.crops, 1),
         "training.precision": (recipe.training.precision, "32"),
         "training.compile": (recipe.training.compile, False),
         "training.head_first_epochs": (recipe.training.head_first_epochs, 0),

@@ -5,11 +5,13 @@ each rank cut its own part, the last, short batch would hold other images, and k
 batch can add in another order.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ham10000.data import HAM10000, Augment, Batch, Batches, SequentialShard, read_image, resize
@@ -19,7 +21,7 @@ from ham10000.recipe import Recipe
 from ham10000.training.processes import gather
 from ham10000.utils import in_order
 
-__all__ = ["VIEWS", "normalize", "predict", "predict_files", "read_pixels"]
+__all__ = ["VIEWS", "grid_crops", "normalize", "predict", "predict_files", "read_pixels"]
 
 VIEWS: tuple[Callable[[Tensor], Tensor], ...] = (
     lambda x: x,
@@ -34,6 +36,40 @@ VIEWS: tuple[Callable[[Tensor], Tensor], ...] = (
 """The eight symmetries of a square, (B, C, H, W) each; a lesion has no upright orientation."""
 
 
+def grid_crops(images: Tensor, crops: int, scale: float) -> Iterator[Tensor]:
+    """Yield crops at the positions of a square grid, row by row, resized to the size of the images.
+
+    Example:
+        >>> import torch
+        >>> from ham10000.training.predict import grid_crops
+        >>> crops = list(grid_crops(torch.randn(2, 3, 32, 32), crops=4, scale=0.75))
+        >>> len(crops), crops[0].shape
+        (4, torch.Size([2, 3, 32, 32]))
+
+    Args:
+        images: (B, C, S, S).
+        crops: Number of crops, a square. With 1, the whole image is the crop.
+        scale: Side of a crop, as a share of the side of the image.
+
+    Yields:
+        (B, C, S, S).
+
+    Source: ordered multi-crop evaluation of Gessert et al., Skin Lesion Classification Using CNNs
+    with Patch-Based Attention and Diagnosis-Guided Loss Weighting, arXiv:1905.02793. Their crops
+    have the size of the input, and the image is larger.
+    """
+    if crops == 1:
+        yield images
+        return
+    size, steps = images.shape[-1], math.isqrt(crops) - 1
+    side = max(1, round(scale * size))
+    places = [round(step * (size - side) / steps) for step in range(steps + 1)]
+    for top in places:
+        for left in places:
+            crop = images[..., top : top + side, left : left + side]
+            yield F.interpolate(crop, (size, size), mode="bilinear")
+
+
 @torch.no_grad()
 def predict(
     model: nn.Module,
@@ -45,6 +81,7 @@ def predict(
     rank: int = 0,
     replicas: int = 1,
     tta: int = 1,
+    crops: int = 1,
 ) -> Predictions:
     """Predict every image of a data set in eval mode; a collective operation.
 
@@ -57,6 +94,7 @@ def predict(
         rank: rank of this process.
         replicas: number of processes, which all call this with the same weights.
         tta: number of views of an image whose probabilities are averaged: 1, 2, 4 or 8.
+        crops: number of crops of a view whose logits are averaged; see `grid_crops`.
 
     Returns:
         The predictions of all ranks, on every rank, in the order of the data set, with five
@@ -72,7 +110,7 @@ def predict(
     try:
         found: dict[str, list[float]] = {}
         for batch in _own_batches(data, recipe, rank, replicas):
-            rows = _probabilities(model, batch.images, batch.metadata, recipe, device, tta)
+            rows = _probabilities(model, batch.images, batch.metadata, recipe, device, tta, crops)
             names = data.table["image_id"].iloc[batch.positions.tolist()]
             found |= dict(zip(names, rows, strict=True))
     finally:
@@ -129,6 +167,7 @@ def predict_files(
     metadata: Tensor | None = None,
     device: torch.device | str = "cpu",
     tta: int = 1,
+    crops: int = 1,
 ) -> list[list[float]]:
     """Predict image files, as `predict` does the images of a data set.
 
@@ -139,6 +178,7 @@ def predict_files(
         metadata: metadata features of each file, (N, M), if the model needs them.
         device: see `predict`.
         tta: see `predict`.
+        crops: see `predict`.
 
     Returns:
         The probability of each class for each file, unrounded.
@@ -154,7 +194,7 @@ def predict_files(
     while batch := list(islice(images, recipe.training.eval_batch_size)):
         inputs = normalize(torch.stack(batch), recipe)
         known = None if metadata is None else metadata[len(rows) : len(rows) + len(batch)]
-        rows += _probabilities(model, inputs, known, recipe, device, tta)
+        rows += _probabilities(model, inputs, known, recipe, device, tta, crops)
     return rows
 
 
@@ -180,6 +220,7 @@ def _probabilities(
     recipe: Recipe,
     device: torch.device,
     tta: int,
+    crops: int,
 ) -> list[list[float]]:
     images = images.to(device)
     metadata = metadata.to(device) if metadata is not None else None
@@ -187,9 +228,12 @@ def _probabilities(
         images = images.contiguous(memory_format=torch.channels_last)
     total = torch.zeros((), dtype=torch.float64)
     for view in VIEWS[:tta]:
-        with _autocast(recipe, device):
-            logits = model(view(images)) if metadata is None else model(view(images), metadata)
-        total = total + logits.double().softmax(1).cpu()
+        logits = torch.zeros((), dtype=torch.float64)
+        for crop in grid_crops(view(images), crops, recipe.training.crop_scale):
+            with _autocast(recipe, device):
+                found = model(crop) if metadata is None else model(crop, metadata)
+            logits = logits + found.double()
+        total = total + (logits / crops).softmax(1).cpu()
     rows: list[list[float]] = (total / tta).tolist()
     return rows
 

@@ -149,6 +149,7 @@ class Run:
             split=split,
             device=device,
             tta=self.recipe.training.tta if tta is None else tta,
+            crops=self.recipe.training.crops,
         )
 
     def preprocess(self, images: Path | str | Sequence[Path | str]) -> Tensor:
@@ -217,6 +218,7 @@ class Run:
             metadata=features,
             device=device,
             tta=self.recipe.training.tta if tta is None else tta,
+            crops=self.recipe.training.crops,
         )
         names = pd.Index([str(path) for path in paths], name="file")
         return pd.DataFrame(round_probabilities(rows), index=names, columns=list(CLASSES))
@@ -253,6 +255,7 @@ class Run:
             split="test",
             device=device,
             tta=self.recipe.training.tta if tta is None else tta,
+            crops=self.recipe.training.crops,
         )
 
 

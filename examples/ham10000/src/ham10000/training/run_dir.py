@@ -50,6 +50,8 @@ FREE_FIELDS = (
     "training.checkpoint_minutes",
     "training.max_minutes",
     "training.tta",
+    "training.crops",
+    "training.crop_scale",
     "logging.",
 )
 """Prefixes of the fields that do not affect the weights and may change when a run is resumed."""

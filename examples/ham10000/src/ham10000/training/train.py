@@ -362,6 +362,7 @@ def _predict_splits(setup: Setup, state: TrainState, cache: Path) -> None:
             rank=setup.rank,
             replicas=setup.plan.replicas,
             tta=recipe.training.tta,
+            crops=recipe.training.crops,
         )
         if setup.rank == 0:
             write_predictions(predictions, run.predictions(split))
