@@ -62,6 +62,7 @@ def test_a_recipe_is_printed_with_overrides(
         (["smoke", "--resume", "run"], "expected a recipe and --out, or --resume alone"),
         (["--resume", "run", "--out", "run"], "expected a recipe and --out, or --resume alone"),
         (["smoke", "--out", "run", "--processes", "0"], "--processes must be at least 1, found 0"),
+        (["--resume", "run", "--replace"], "--replace is for a recipe and --out"),
         (["--print-config"], "its name or file is missing"),
         (["smok", "--out", "run"], "no recipe has this name, and no file. Closest: smoke"),
         (["--resume", "nowhere"], "nowhere"),

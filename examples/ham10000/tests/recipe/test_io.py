@@ -139,3 +139,10 @@ def test_recipes_are_found_by_name_and_files_win(
         MissingDataError, match=r"no recipe has this name.* Closest: .*lite0_sa.*ham10000 recipes"
     ):
         find_recipe("lite0_as")
+
+
+def test_a_whole_number_is_text_where_a_field_is_text() -> None:
+    recipe = make_recipe({"name": 7, "training": {"precision": 32}})
+    assert (recipe.name, recipe.training.precision) == ("7", "32")
+    with pytest.raises(RecipeError, match=r"training.precision must be"):
+        make_recipe({"name": "mine", "training": {"precision": 33}})

@@ -17,8 +17,9 @@ from ham10000.data import (
     read_table,
     write_split,
 )
-from ham10000.errors import ArgumentError, CacheError, SplitError
+from ham10000.errors import ArgumentError, CacheError, LockedError, MissingDataError, SplitError
 from ham10000.recipe import Recipe
+from ham10000.training.checkpoint_file import save_step
 from ham10000.training.data import (
     EpochPlan,
     find_cache,
@@ -26,9 +27,10 @@ from ham10000.training.data import (
     open_split,
     open_train,
     prepare_data,
+    replace_run,
     splits_of,
 )
-from ham10000.training.run_dir import RunDir, claim_run
+from ham10000.training.run_dir import RunDir, claim_run, lock_run
 
 
 @given(
@@ -246,3 +248,61 @@ def test_masks_stay_in_a_cache(start, synthetic: Path, tmp_path: Path) -> None:
     prepare(synthetic, tmp_path / "cache", size, masks=True)
     start()
     assert open_cache(tmp_path / "cache").masks is not None
+
+
+def results(run: RunDir) -> list[str]:
+    """Write what a run of two checkpoints and a user have written, and list it."""
+    save_step(run, 1, {"step": 1}, keep=1)
+    for name in ("tensorboard/events", "evaluation/metrics.json", "predictions-val.csv", "mine/a"):
+        path = run.path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    return sorted(path.name for path in run.path.iterdir() if not path.name.endswith(".lock"))
+
+
+def test_a_run_of_another_recipe_is_replaced(recipe: MakeRecipe, tmp_path: Path) -> None:
+    assert not replace_run(tmp_path / "run", recipe())
+    run, mine = claim_run(tmp_path / "run", recipe())
+    prepare_data(run, mine)
+    before = results(run)
+    assert not replace_run(run.path, recipe(data={"workers": 1}))
+    assert (
+        sorted(path.name for path in run.path.iterdir() if not path.name.endswith(".lock"))
+        == before
+    )
+    other = recipe(optimizer={"lr": 0.5})
+    with pytest.raises(MissingDataError):
+        replace_run(run.path, recipe(data={"root": "nowhere", "cache": "nowhere", "size": 32}))
+    with lock_run(run.path), pytest.raises(LockedError):
+        replace_run(run.path, other)
+    assert (
+        sorted(path.name for path in run.path.iterdir() if not path.name.endswith(".lock"))
+        == before
+    )
+    assert replace_run(run.path, other)
+    left = {path.name for path in run.path.iterdir() if not path.name.endswith(".lock")}
+    assert left == {"recipe.yaml", "mine"}
+    assert list((run.path / "mine").iterdir())
+    prepare_data(*claim_run(run.path, other))
+    assert run.images.is_file()
+
+
+def test_a_run_of_other_images_is_replaced(
+    recipe: MakeRecipe, editable: Path, tmp_path: Path
+) -> None:
+    mine = recipe(data={"root": str(editable), "cache": str(tmp_path / "cache")})
+    run, resolved = claim_run(tmp_path / "run", mine)
+    prepare_data(run, resolved)
+    results(run)
+    assert not replace_run(run.path, mine)
+    first, second, *_ = sorted(editable.rglob("ISIC_*.jpg"))
+    shutil.copy(first, second)
+    assert replace_run(run.path, mine)
+    assert not run.checkpoints.exists()
+
+
+def test_a_run_whose_images_are_not_known_is_replaced(recipe: MakeRecipe, tmp_path: Path) -> None:
+    run, mine = claim_run(tmp_path / "run", recipe())
+    prepare_data(run, mine)
+    run.images.unlink()
+    assert replace_run(run.path, mine)

@@ -21,7 +21,7 @@ from ham10000.errors import (
     PredictionError,
 )
 from ham10000.evaluation import OfficialTest, read_predictions, write_predictions
-from ham10000.recipe import Recipe
+from ham10000.recipe import Recipe, load_recipe
 from ham10000.training import RunDir, claim_run, find_predictions, open_run, train
 
 
@@ -32,6 +32,21 @@ def metadata_run(recipe: Callable[..., Recipe], tmp_path_factory: pytest.TempPat
     mine = recipe(data={"protocol": "lesion", "metadata": True}, training=training)
     assert ranks.run(train, mine, out) == [0]
     return out
+
+
+def test_predictions_are_made_again_if_their_number_of_views_changes(
+    recipe: Callable[..., Recipe], metadata_run: Path, tmp_path: Path
+) -> None:
+    run = RunDir(Path(shutil.copytree(metadata_run, tmp_path / "run")))
+    mine = load_recipe(run.recipe)
+    weights, before = run.best.read_bytes(), run.predictions().read_bytes()
+    assert ranks.run(train, mine, run.path) == [0]
+    assert run.predictions().read_bytes() == before
+    mine = replace(mine, training=replace(mine.training, tta=1))
+    assert ranks.run(train, mine, run.path) == [0]
+    assert run.best.read_bytes() == weights
+    predicted = open_run(metadata_run).predict("test", tta=1)
+    assert read_predictions(run.predictions()).table.equals(predicted.table)
 
 
 def test_a_run_predicts_again_what_it_predicted(metadata_run: Path) -> None:

@@ -44,6 +44,7 @@ from ham10000.training import (
     lock_run,
     open_run,
     prepare_features,
+    replace_run,
 )
 from ham10000.training import train as train_run
 from ham10000.utils import write_text
@@ -106,6 +107,7 @@ def train(
     *,
     out: Path | None = None,
     resume: Path | None = None,
+    replace_other: Annotated[bool, Option(name="replace")] = False,
     processes: Annotated[int, _IN_PROCESSES] = 1,
     elastic: Annotated[bool, _IN_PROCESSES] = False,
     max_minutes: Annotated[float | None, _OF_RECIPE] = None,
@@ -121,6 +123,8 @@ def train(
         recipe: Name of a recipe (see `ham10000 recipes`), or a YAML file.
         out: Folder of the run. If it contains checkpoints of this recipe, training resumes.
         resume: Folder of a run to resume, instead of RECIPE and --out.
+        replace_other: Replace a run in --out that is of another recipe or of other images. Files
+            that are not of a run are kept.
         processes: Number of training processes on this machine.
         elastic: If a process dies, restart all of them from the last checkpoint.
         max_minutes: Same as --training.max_minutes: save a checkpoint and stop after this time.
@@ -139,6 +143,11 @@ def train(
         return 0
     if processes < 1:
         raise ArgumentError(f"training: --processes must be at least 1, found {processes}.")
+    if replace_other and (resume is not None or "RANK" in os.environ):
+        raise ArgumentError(
+            "training: --replace is for a recipe and --out, without torchrun. Omit it, or start "
+            "several processes with --processes."
+        )
     if resume is not None and recipe is None and out is None:
         folder, loaded = resume, load_recipe(find_run(resume).recipe, changes)
     elif resume is None and recipe is not None and out is not None:
@@ -153,6 +162,8 @@ def train(
             f"training {loaded.name}: the head on a frozen backbone is trained in this process. "
             "Leave out --processes and --elastic."
         )
+    if replace_other and replace_run(folder, loaded):
+        console().print(f"Replacing the run in {folder}", markup=False)
     if "RANK" not in os.environ and (processes > 1 or elastic):
         with lock_run(folder, LAUNCHER_LOCK):
             with lock_run(folder, TRAINER_LOCK):  # fails if a killed launcher left processes

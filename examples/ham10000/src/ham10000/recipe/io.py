@@ -129,6 +129,7 @@ def make_recipe(content: Mapping[str, Any], doing: str = "making a recipe") -> R
         RecipeError: There is an unknown field or an invalid value.
     """
     _check_names(content, doing)
+    content = _with_texts(content)
     parser = _parser()
     try:
         recipe = Recipe(**vars(parser.instantiate(parser.parse_object(dict(content)))))
@@ -186,6 +187,25 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if base is None:
         return content
     return _merge(_read(path.parent / str(base), (*above, path.resolve())), content)
+
+
+def _with_texts(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn whole numbers into text where a field is text, as in `precision: 32`."""
+    texts = {
+        name
+        for name, info in recipe_fields().items()
+        if str in (kinds := get_args(info.kind) or (info.kind,)) or "32" in kinds
+    }
+
+    def text(name: str, value: Any) -> Any:
+        return str(value) if type(value) is int and name in texts else value
+
+    return {
+        section: {field: text(f"{section}.{field}", value) for field, value in part.items()}
+        if isinstance(part, Mapping)
+        else text(section, part)
+        for section, part in content.items()
+    }
 
 
 def _wrong_type(content: Mapping[str, Any], doing: str, error: Exception) -> RecipeError:

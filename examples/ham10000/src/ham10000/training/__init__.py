@@ -8,6 +8,7 @@ from ham10000.training.data import (
     make_split,
     prepare_features,
     prepare_split,
+    replace_run,
     wants_validation,
 )
 from ham10000.training.frozen import check_frozen, train_head
@@ -52,6 +53,7 @@ __all__ = [
     "prepare_features",
     "prepare_split",
     "read_pixels",
+    "replace_run",
     "train",
     "train_head",
     "wants_validation",

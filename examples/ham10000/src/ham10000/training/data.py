@@ -27,8 +27,15 @@ from ham10000.data import (
 )
 from ham10000.errors import ArgumentError, CacheError, MissingDataError, SplitError
 from ham10000.models import METADATA_COLUMNS, FeatureMaps, extract_features, features_name
-from ham10000.recipe import DataRecipe, Recipe
-from ham10000.training.run_dir import RunDir
+from ham10000.recipe import DataRecipe, Recipe, load_recipe
+from ham10000.training.run_dir import (
+    RunDir,
+    clear_run,
+    differing_fields,
+    lock_run,
+    with_absolute_paths,
+)
+from ham10000.utils import write_text
 
 __all__ = [
     "EpochPlan",
@@ -40,6 +47,7 @@ __all__ = [
     "prepare_data",
     "prepare_features",
     "prepare_split",
+    "replace_run",
     "splits_of",
     "wants_validation",
 ]
@@ -129,11 +137,39 @@ def prepare_data(run: RunDir, recipe: Recipe) -> Path:
         Ham10000Error: the data set is unusable, or cannot be split as the recipe says.
     """
     cache = _prepare_cache(run, recipe.data)
-    table = open_cache(cache).table
+    opened = open_cache(cache)
+    table = opened.table
+    with run.lock():
+        if not run.images.exists():
+            write_text(run.images, f"{opened.inputs}\n")
     prepare_split(run, recipe, table)
     if recipe.data.offline is not None:
         _prepare_offline(run, recipe.data, read_split(run.split, table))
     return cache
+
+
+def replace_run(out: Path, recipe: Recipe) -> bool:
+    """Remove the run in a folder if it is of another recipe or of other images.
+
+    Files that are not of a run are kept. The cache of the recipe is made first if it is missing.
+
+    Returns:
+        Whether there was such a run.
+
+    Raises:
+        LockedError: the run is active.
+        Ham10000Error: the data set is unusable. Nothing is removed.
+    """
+    run, recipe = RunDir(out), with_absolute_paths(recipe)
+    if not run.recipe.is_file():
+        return False
+    with lock_run(out):
+        images = open_cache(_prepare_cache(run, recipe.data)).inputs
+        same_images = run.images.is_file() and run.images.read_text().strip() == images
+        if same_images and not differing_fields(load_recipe(run.recipe), recipe):
+            return False
+        clear_run(run)
+    return True
 
 
 def prepare_split(run: RunDir, recipe: Recipe, table: pd.DataFrame) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -29,9 +30,11 @@ __all__ = [
     "check_same_recipe",
     "check_same_split",
     "claim_run",
+    "clear_run",
     "differing_fields",
     "find_run",
     "lock_run",
+    "with_absolute_paths",
 ]
 
 LAUNCHER_LOCK = ".launcher.lock"
@@ -57,6 +60,20 @@ FREE_FIELDS = (
 """Prefixes of the fields that do not affect the weights and may change when a run is resumed."""
 
 _STEP = re.compile(r"step-(\d{8,})\.pt")
+_RESULTS = (
+    "split.csv",
+    "images.sha256",
+    "environment.json",
+    "metrics.jsonl",
+    "log.txt",
+    "predictions*.csv",
+    "checkpoints",
+    "tensorboard",
+    "wandb",
+    "profile",
+    "evaluation",
+)
+"""What commands write into the folder of a run, besides recipe.yaml and locks."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +98,11 @@ class RunDir:
     def split(self) -> Path:
         """The split: train, val or test for each image."""
         return self.path / "split.csv"
+
+    @property
+    def images(self) -> Path:
+        """The hash of the images that the run is trained on, `Cache.inputs`."""
+        return self.path / "images.sha256"
 
     @property
     def checkpoints(self) -> Path:
@@ -175,7 +197,8 @@ def lock_run(folder: Path, *names: str) -> Iterator[None]:
 def claim_run(out: Path, recipe: Recipe) -> tuple[RunDir, Recipe]:
     """Create the folder of a run, or check that it belongs to the recipe.
 
-    Several processes may call this at once.
+    Several processes may call this at once. If `training.tta` has changed, the predictions of a
+    finished run are removed, and training makes them again from the best weights.
 
     Returns:
         The folder, and the recipe with absolute paths.
@@ -186,7 +209,7 @@ def claim_run(out: Path, recipe: Recipe) -> tuple[RunDir, Recipe]:
         WriteError: the folder or a file cannot be written.
     """
     run = RunDir(out)
-    recipe = _with_absolute_paths(recipe)
+    recipe = with_absolute_paths(recipe)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -206,6 +229,25 @@ def claim_run(out: Path, recipe: Recipe) -> tuple[RunDir, Recipe]:
         if not run.recipe.exists() or load_recipe(run.recipe) != recipe:
             save_recipe(recipe, run.recipe)
     return run, recipe
+
+
+def clear_run(run: RunDir) -> None:
+    """Remove what training and evaluation have written into the folder of a run, and nothing else.
+
+    recipe.yaml is kept, so that the folder can be claimed for another recipe.
+
+    Raises:
+        WriteError: a file cannot be removed.
+    """
+    for pattern in _RESULTS:
+        for path in run.path.glob(pattern):
+            try:
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+            except OSError as error:
+                raise cannot_write(path, error) from error
 
 
 def differing_fields(before: Recipe, now: Recipe) -> dict[str, tuple[Any, Any]]:
@@ -282,7 +324,8 @@ def _split_of_images(text: str, doing: str) -> dict[str, str]:
         raise SplitError(f"{doing}: split.csv is damaged ({error}). Restore it.") from error
 
 
-def _with_absolute_paths(recipe: Recipe) -> Recipe:
+def with_absolute_paths(recipe: Recipe) -> Recipe:
+    """Return a recipe whose paths do not depend on the working directory."""
     data = recipe.data
     paths: dict[str, Any] = {
         name: value.absolute()
@@ -293,11 +336,16 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
 
 
 def _check_claimed(run: RunDir, recipe: Recipe) -> None:
-    differing = differing_fields(load_recipe(run.recipe), recipe)
+    before = load_recipe(run.recipe)
+    differing = differing_fields(before, recipe)
     if not differing:
+        if before.training.tta != recipe.training.tta and run.best.exists():
+            for path in run.path.glob("predictions*.csv"):
+                path.unlink()
         return
     if not run.step_checkpoints():  # nothing has been trained, so nothing is lost
         run.split.unlink(missing_ok=True)
+        run.images.unlink(missing_ok=True)
         return
     (name, (before, now)), *others = differing.items()
     more = f", and {len(others)} more" if others else ""
