@@ -1,3 +1,6 @@
+import base64
+import hashlib
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -7,9 +10,14 @@ from typing import Any
 
 import pytest
 import ranks
+import wandb_file
+import yaml
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ham10000.data import CLASSES
 from ham10000.errors import TrainingError
+from ham10000.evaluation import read_predictions
 from ham10000.recipe import Recipe
 from ham10000.training import claim_run, train
 from ham10000.training.loggers import open_loggers, trace_steps
@@ -31,7 +39,54 @@ def test_tensorboard_has_scalars_confusion_and_attention(
     assert any(name.startswith("test/attention") for name in images)
 
 
-def test_wandb_gets_the_scalars_of_tensorboard(
+def test_wandb_records_config_scalars_confusion_attention_and_the_model(
+    recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb", reason="needs Weights & Biases: pip install wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    mine = recipe(logging={"wandb": True, "attention_images": 3}, training={"epochs": 2})
+    run = tmp_path / "run"
+    assert ranks.run(train, mine, run) == [0]
+    folder = run / "wandb"
+    records = wandb_file.read_records(folder)
+
+    config = wandb_file.config(records)
+    saved = yaml.safe_load((run / "recipe.yaml").read_text())
+    assert {name: config[name] for name in saved} == saved
+
+    rows = wandb_file.history(records)
+    assert [row["_step"] for row in rows] == [1, 2]
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    written = {line["epoch"]: line for line in lines if line["split"] == "test"}
+    (media,) = folder.glob("offline-run-*/files")
+    for row in rows:
+        assert row["test/auc_macro"] == pytest.approx(written[row["_step"]]["auc_macro"])
+        assert row["train/loss"] > 0
+        pictures = row["test/attention/filenames"]
+        assert len(pictures) == row["test/attention/count"] == 3
+        for name in pictures:
+            with Image.open(media / name) as picture:
+                assert picture.size == (2 * mine.data.size, mine.data.size)
+        table = json.loads((media / row["test/confusion_table/path"]).read_text())
+        counts = {(true, found): count for true, found, count in table["data"]}
+        assert set(counts) == {(true, found) for true in CLASSES for found in CLASSES}
+        assert sum(counts.values()) == len(read_predictions(run / "predictions.csv"))
+        right = sum(counts[name, name] for name in CLASSES)
+        assert right / sum(counts.values()) == pytest.approx(row["test/accuracy"])
+
+    artifacts = [r.artifact for r in records if r.WhichOneof("record_type") == "artifact"]
+    (artifact,) = (each for each in artifacts if each.type == "model")
+    contents = {entry.path: entry for entry in artifact.manifest.contents}
+    assert set(contents) == {"recipe.yaml", "split.csv", "checkpoints/best.pt"}
+    for path, entry in contents.items():
+        digest = hashlib.md5((run / path).read_bytes(), usedforsecurity=False).digest()
+        assert entry.digest == base64.b64encode(digest).decode()
+
+
+def test_a_failing_wandb_does_not_stop_training(
     recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "told").mkdir()

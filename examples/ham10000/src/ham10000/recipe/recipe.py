@@ -356,7 +356,8 @@ class LoggingRecipe:
     tensorboard: bool = True
     """Whether to log scalars, confusion matrix and attention maps to TensorBoard."""
     wandb: bool = False
-    """Whether to log scalars to Weights & Biases, which must be installed."""
+    """Whether to log the same and the model to Weights & Biases, which must be installed; not with
+    `model.frozen`."""
     profile: Annotated[int, _NOT_NEGATIVE] = 0
     """Number of steps to trace with torch's profiler."""
     attention_images: Annotated[int, _NOT_NEGATIVE] = 8

@@ -1,4 +1,4 @@
-"""Loggers for TensorBoard and Weights & Biases (scalars, confusion, attention), and traces."""
+"""Loggers for TensorBoard and Weights & Biases: scalars, confusion, attention, model; traces."""
 
 import hashlib
 import importlib
@@ -6,10 +6,10 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 import torch
+import yaml
 from matplotlib.figure import Figure
 from softattn.plot import overlay
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ham10000.data import CLASSES, Augment, metadata_features
 from ham10000.errors import TrainingError
 from ham10000.evaluation import Predictions, confusion
-from ham10000.recipe import Recipe
+from ham10000.recipe import Recipe, dump_recipe
 from ham10000.training.run_dir import RunDir
 from ham10000.training.session import Setup
 from ham10000.training.state import Counters, TrainState
@@ -56,36 +56,54 @@ class Loggers:
     ) -> None:
         """Log the metrics and predictions of an epoch."""
         scalars = _scalars("train", train) | _scalars(str(validation["split"]), validation)
-        epoch = int(validation["epoch"])
+        epoch, attention = int(validation["epoch"]), None
+        if self.wandb is None and self.tensorboard is None:
+            return
+        try:
+            if self.images and getattr(state.model, "has_attention", False):
+                attention = attention_overlays(setup, state, self.images)
+        except Exception as error:
+            _LOG.error("No attention maps are logged in epoch %d: %s", epoch, error)
+        split = setup.validation_split
         if self.wandb is not None:
+            media: dict[str, Any] = {}
             try:
-                self.wandb.log(scalars, step=epoch)
+                media = _wandb_media(split, predictions, attention)
+            except Exception as error:
+                _LOG.error("No pictures of epoch %d in Weights & Biases: %s", epoch, error)
+            try:
+                self.wandb.log({**scalars, **media}, step=epoch)
             except Exception as error:
                 _LOG.error("Logging epoch %d to Weights & Biases failed: %s", epoch, error)
         if self.tensorboard is not None:
             try:
-                self._write(self.tensorboard, setup, state, scalars, predictions, epoch)
+                for name, value in scalars.items():
+                    self.tensorboard.add_scalar(name, value, epoch)
+                counts = confusion(predictions.targets, predictions.probabilities)
+                self.tensorboard.add_figure(f"{split}/confusion", _confusion_figure(counts), epoch)
+                if attention is not None:
+                    self.tensorboard.add_images(f"{split}/attention", attention, epoch)
+                self.tensorboard.flush()
             except Exception as error:
                 _LOG.error("TensorBoard is off from epoch %d on: %s", epoch, error)
                 self.tensorboard = None
 
-    def _write(
-        self,
-        writer: SummaryWriter,
-        setup: Setup,
-        state: TrainState,
-        scalars: dict[str, float],
-        predictions: Predictions,
-        epoch: int,
-    ) -> None:
-        for name, value in scalars.items():
-            writer.add_scalar(name, value, epoch)
-        counts = confusion(predictions.targets, predictions.probabilities)
-        writer.add_figure(f"{setup.validation_split}/confusion", _confusion_figure(counts), epoch)
-        if self.images and getattr(state.model, "has_attention", False):
-            overlays = attention_overlays(setup, state, self.images)
-            writer.add_images(f"{setup.validation_split}/attention", overlays, epoch)
-        writer.flush()
+    def add_model(self, run: RunDir, recipe: Recipe) -> None:
+        """Store the model of a finished run in Weights & Biases: best weights, recipe and split."""
+        if self.wandb is None:
+            return
+        try:
+            artifact = importlib.import_module("wandb").Artifact(
+                f"model-{self.wandb.id}",
+                type="model",
+                description=f"Best weights of {recipe.name}, for ham10000.training.open_run",
+                metadata={"recipe": recipe.name, "seed": recipe.seed},
+            )
+            for path in (run.recipe, run.split, run.best):
+                artifact.add_file(str(path), name=path.relative_to(run.path).as_posix())
+            self.wandb.log_artifact(artifact)
+        except Exception as error:
+            _LOG.error("Storing the model in Weights & Biases failed: %s", error)
 
     def close(self) -> None:
         """Flush and close all loggers."""
@@ -119,7 +137,7 @@ def open_loggers(recipe: Recipe, run: RunDir, epoch: int) -> Loggers:
                 project="ham10000",
                 name=recipe.name,
                 dir=str(run.path),
-                config=asdict(recipe),
+                config=yaml.safe_load(dump_recipe(recipe)),
                 resume="allow",
                 id=hashlib.sha256(str(run.path.absolute()).encode()).hexdigest()[:16],
             )
@@ -208,6 +226,22 @@ def _scalars(split: str, record: dict[str, Any]) -> dict[str, float]:
         for name, value in record.items()
         if name not in _NOT_SCALARS and value is not None and math.isfinite(value)
     }
+
+
+def _wandb_media(split: str, predictions: Predictions, attention: Tensor | None) -> dict[str, Any]:
+    module = importlib.import_module("wandb")
+    media: dict[str, Any] = {
+        f"{split}/confusion": module.plot.confusion_matrix(
+            y_true=predictions.targets.tolist(),
+            preds=predictions.probabilities.argmax(axis=1).tolist(),
+            class_names=list(CLASSES),
+            title=f"Confusion matrix, {split}",
+        )
+    }
+    if attention is not None:
+        pictures = (255 * attention).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        media[f"{split}/attention"] = [module.Image(picture) for picture in pictures]
+    return media
 
 
 def _confusion_figure(counts: Any) -> Figure:

@@ -104,9 +104,10 @@ def train(recipe: Recipe, out: Path) -> int:
             _resume(setup, state)
             with _journal(setup, state) as journal:
                 complete = _train_epochs(setup, state, journal, request)
-            if complete:
-                _predict_splits(setup, state, cache)
-            else:
+                if complete:
+                    _predict_splits(setup, state, cache)
+                    journal.loggers.add_model(run, recipe)
+            if not complete:
                 _log_stop(setup, state, request)
     if dist.is_initialized():
         dist.destroy_process_group()
