@@ -305,4 +305,6 @@ def test_a_run_whose_images_are_not_known_is_replaced(recipe: MakeRecipe, tmp_pa
     run, mine = claim_run(tmp_path / "run", recipe())
     prepare_data(run, mine)
     run.images.unlink()
+    save_step(run, 1, {"step": 1}, keep=1)
+    prepare_data(run, mine)
     assert replace_run(run.path, mine)

@@ -140,7 +140,9 @@ def prepare_data(run: RunDir, recipe: Recipe) -> Path:
     opened = open_cache(cache)
     table = opened.table
     with run.lock():
-        if not run.images.exists():
+        # A run that has begun without this file was perhaps trained on other images.
+        begun = run.images.exists() or run.step_checkpoints() or run.done
+        if not begun:
             write_text(run.images, f"{opened.inputs}\n")
     prepare_split(run, recipe, table)
     if recipe.data.offline is not None:
