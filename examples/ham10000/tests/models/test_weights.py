@@ -105,3 +105,65 @@ def test_weights_that_are_not_there_or_none(tmp_path: Path) -> None:
     path.write_text("not weights")
     with pytest.raises(RecipeError, match="the file is not a state dict"):
         load_backbone("timm:test_resnet", None, pretrained=False, weights=str(path))
+
+
+def vit() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model("test_vit")
+
+
+def load_vit(state: object, path: Path) -> torch.nn.Module:
+    torch.save(state, path)
+    return load_backbone("timm:test_vit", None, pretrained=False, weights=str(path))
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "module.",
+        "model.",
+        "backbone.",
+        "encoder.",
+        "teacher.",
+        "module.backbone.",
+        "model.encoder.",
+    ],
+)
+@pytest.mark.parametrize("nested", [None, "state_dict", "model", "teacher"])
+def test_prefixes_of_other_trainers(prefix: str, nested: str | None, tmp_path: Path) -> None:
+    expected = vit().state_dict()
+    state = {f"{prefix}{name}": value for name, value in expected.items()}
+    if prefix != "module.":  # which timm removes, so that all parameters must be the model's
+        state["projector.weight"] = torch.zeros(2)
+    loaded = load_vit(state if nested is None else {nested: state, "epoch": 3}, tmp_path / "w.pth")
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, expected[name])
+
+
+def test_the_teacher_is_loaded_and_not_the_student(tmp_path: Path) -> None:
+    expected = vit().state_dict()
+    teacher = {f"backbone.{name}": value for name, value in expected.items()}
+    student = {name: value + 1 for name, value in teacher.items()}
+    loaded = load_vit({"student": student, "teacher": teacher}, tmp_path / "w.pth")
+    assert torch.equal(loaded.get_parameter("cls_token"), expected["cls_token"])
+
+
+@pytest.mark.parametrize("classes", [None, 3])
+def test_the_classifier_of_the_file_is_not_needed(classes: int | None, tmp_path: Path) -> None:
+    state = vit().state_dict()
+    for name in ("head.weight", "head.bias"):
+        value = state.pop(name)
+        if classes is not None:
+            state[name] = value[:classes]
+    loaded = load_vit(state, tmp_path / "w.pth")
+    assert torch.equal(loaded.get_parameter("cls_token"), state["cls_token"])
+    assert not loaded.get_parameter("head.weight").any()
+
+
+def test_missing_weights_of_the_backbone_are_refused(tmp_path: Path) -> None:
+    state = {f"backbone.{name}": value for name, value in vit().state_dict().items()}
+    del state["backbone.blocks.0.norm1.weight"]
+    with pytest.raises(RecipeError, match=r"another model.* blocks\.0\.norm1\.weight"):
+        load_vit(state, tmp_path / "w.pth")
+    with pytest.raises(RecipeError, match=r"another model\. Missing"):
+        load_vit({"student": vit().state_dict()}, tmp_path / "w.pth")

@@ -66,6 +66,14 @@ PAPER_ARMS = {
 FROZEN = {
     "frozen_max": {"model.head"},
     "frozen_probe": {"model.head"},
+    "frozen_probe_vit": {
+        "data.size",
+        "model.backbone",
+        "model.weights",
+        "model.head",
+        "model.mean",
+        "model.std",
+    },
     "frozen_placebo": {"attention.layer", "attention.gamma"},
     "frozen_sa": {"attention.layer", "attention.gamma"},
     "frozen_keras": {"attention.layer"},

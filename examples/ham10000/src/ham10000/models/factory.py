@@ -368,7 +368,7 @@ def _library_model(name: str, pretrained: bool, drop_block_rate: float) -> nn.Mo
     names = timm.list_models() if source == "timm" else torchvision.models.list_models()
     if short.partition(".")[0] not in names:
         raise RecipeError(f"building {name}: {source} has no such model. {closest(short, names)}")
-    options = {"drop_block_rate": drop_block_rate} if drop_block_rate else {}
+    options: dict[str, Any] = {"drop_block_rate": drop_block_rate} if drop_block_rate else {}
     try:
         if source == "timm":
             model: nn.Module = timm.create_model(short, pretrained=pretrained, **options)

