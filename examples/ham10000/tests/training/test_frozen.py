@@ -58,6 +58,22 @@ def with_fields(recipe: Recipe, section: str, **values: object) -> Recipe:
     return replace(recipe, **{section: replace(getattr(recipe, section), **values)})
 
 
+def test_an_attentive_probe_on_a_vit_from_a_file(recipe: Recipe, folder: Path) -> None:
+    torch.manual_seed(0)
+    state = timm.create_model("test_vit").state_dict()
+    without_head = {f"encoder.{k}": v for k, v in state.items() if not k.startswith("head.")}
+    torch.save({"model": without_head}, folder / "vit.pth")
+    vit = {"backbone": "timm:test_vit", "weights": str(folder / "vit.pth")}
+    mine = with_fields(recipe, "model", **vit, head="probe", num_queries=8)
+    mine = with_fields(mine, "data", size=160, epoch_samples=16)
+    assert train(mine, folder / "vit") == 0
+    opened = open_run(folder / "vit")
+    model = opened.load_model()
+    assert torch.equal(model.network.backbone.model.cls_token, state["cls_token"])
+    stored = read_predictions(folder / "vit" / "predictions.csv").probabilities
+    assert abs(opened.predict("test").probabilities - stored).max() < 2e-3  # features are float16
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [
