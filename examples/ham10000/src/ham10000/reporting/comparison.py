@@ -4,9 +4,12 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
 from ham10000.evaluation import (
     METRICS,
@@ -32,7 +35,6 @@ from ham10000.reporting.tables import (
 )
 
 __all__ = [
-    "PUBLISHED",
     "SOURCES",
     "Published",
     "TableGroup",
@@ -41,6 +43,7 @@ __all__ = [
     "headline",
     "look_table",
     "model_table",
+    "published_results",
     "published_table",
     "report_files",
 ]
@@ -63,12 +66,8 @@ class Published:
     """Key of `SOURCES`."""
     backbone: str
     attention: bool
-    precision: float
-    """Average weighted by class frequency, like accuracy and the AUC."""
-    accuracy: float
-    auc: float
-    balanced_accuracy: float
-    """Mean recall over the classes."""
+    values: Mapping[str, float]
+    """Values by metric."""
 
 
 SOURCES = {
@@ -86,20 +85,10 @@ SOURCES = {
 }
 """Description of each source, shown below the table."""
 
-PUBLISHED = (
-    Published("authors", "VGG16", False, 0.862, 0.870, 0.951, 0.567),
-    Published("authors", "VGG16", True, 0.882, 0.877, 0.949, 0.673),
-    Published("authors", "ResNet34", False, 0.858, 0.862, 0.942, 0.631),
-    Published("authors", "ResNet34", True, 0.866, 0.877, 0.957, 0.572),
-    Published("authors", "ResNet50", False, 0.898, 0.905, 0.973, 0.722),
-    Published("authors", "ResNet50", True, 0.911, 0.915, 0.979, 0.690),
-    Published("authors", "DenseNet201", False, 0.904, 0.908, 0.974, 0.640),
-    Published("authors", "DenseNet201", True, 0.910, 0.908, 0.976, 0.720),
-    Published("authors", "Inception-ResNet-v2", False, 0.906, 0.912, 0.983, 0.689),
-    Published("authors", "Inception-ResNet-v2", True, 0.938, 0.935, 0.984, 0.719),
-    Published("re-run", "Inception-ResNet-v2", False, 0.909, 0.916, 0.978, 0.720),
-    Published("re-run", "Inception-ResNet-v2", True, 0.913, 0.918, 0.981, 0.713),
-)
+_FILE = Path(__file__).with_name("reproduction.yaml")
+_VALUES = {"authors": "published", "re-run": "rerun"}
+"""Key of the values of each source in the file."""
+_WITH_ATTENTION = " with attention"
 
 
 @dataclass(frozen=True)
@@ -111,6 +100,29 @@ class TableGroup:
     """The most important metrics; for a study, those of the plan, with their outcomes."""
     others: Table
     """All other metrics."""
+
+
+@cache
+def published_results() -> tuple[Published, ...]:
+    """Return the published results of the models in reproduction.yaml, by source.
+
+    Example:
+        >>> from ham10000.reporting.comparison import published_results
+        >>> published_results()[0]
+        Published(source='authors', backbone='VGG16', attention=False, values={...})
+    """
+    models = yaml.safe_load(_FILE.read_text(encoding="utf-8"))["items"]["models"]
+    return tuple(
+        Published(
+            source,
+            each["label"].removesuffix(_WITH_ATTENTION),
+            each["label"].endswith(_WITH_ATTENTION),
+            dict(zip(models["metrics"], each[key], strict=True)),
+        )
+        for source, key in _VALUES.items()
+        for each in models["variants"]
+        if key in each
+    )
 
 
 def headline(source: ReportSource) -> dict[str, Any]:
@@ -143,8 +155,8 @@ def published_table(source: ReportSource) -> Table | None:
         for run in source.runs
     ]
     ours = frozenset(range(len(rows)))
-    for each in PUBLISHED:
-        numbers = (each.balanced_accuracy, each.accuracy, each.auc, each.precision)
+    for each in published_results():
+        numbers = [each.values[name] for name in _PUBLISHED_METRICS]
         attention = _with_layer("soft" if each.attention else "none")
         model = f"{each.backbone}\n{each.source}, {attention}"
         rows.append([model, *(f"{number:.3f}" for number in numbers)])
