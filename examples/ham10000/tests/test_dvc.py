@@ -72,6 +72,7 @@ VALUES = {
     "data.augment": "strong",
     "data.offline": "auto",
     "model.backbone": "timm:resnet18",
+    "training.crops": "4",
     "model.mean": "[0.4,0.5,0.6]",
     "model.std": "[0.2,0.2,0.3]",
     "model.authors_parameters": "{backbone: 3}",

@@ -103,6 +103,7 @@ def test_a_failed_rebuild_keeps_the_old_cache(editable: Path, tmp_path: Path) ->
     assert open_cache(out).images.shape[0] == 280
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_leaves_nothing(synthetic: Path, tmp_path: Path) -> None:
     """A limit on the size of files, which the system enforces as it does a full disk."""
     code = (
@@ -135,6 +136,7 @@ def test_a_full_disk_at_the_last_moment_leaves_nothing(
     assert files(tmp_path / "cache") <= {".lock"}
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_cache_and_the_next_one_cleans_up(
     synthetic: Path, tmp_path: Path
 ) -> None:

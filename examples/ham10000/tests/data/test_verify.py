@@ -121,6 +121,7 @@ def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
         verify_dataset(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_real_data_set_is_as_published(real: Path) -> None:
     report = verify_dataset(real)
     assert report.usable

@@ -156,11 +156,13 @@ def distance(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     return float(np.linalg.norm(one - other) / np.linalg.norm(one))
 
 
+@pytest.mark.slow
 def test_the_logits_agree(results: Results) -> None:
     assert np.abs(results.keras["logits"]).max() > 1
     assert results.torch["logits"] == pytest.approx(results.keras["logits"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_one_training_step_agrees(results: Results) -> None:
     before, keras, ours = results
     assert ours["loss"] == pytest.approx(keras["loss"], rel=1e-6)

@@ -123,6 +123,7 @@ def test_resizing_in_javascript_is_that_of_pytorch(
     assert difference.abs().max() <= (0 if exact else 1)
 
 
+@pytest.mark.slow
 @VIEWS
 def test_it_is_accessible_and_fits(
     opened: Callable[..., Any], synthetic: Path, width: int, scheme: str
@@ -144,6 +145,7 @@ def test_it_is_accessible_and_fits(
     assert background == backgrounds[scheme]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1280])
 def test_keys_alone_reach_every_part(
     opened: Callable[..., Any], synthetic: Path, width: int
@@ -236,6 +238,7 @@ def test_nothing_can_be_sent(opened: Callable[..., Any], page: Path, synthetic: 
     assert set(shown.evaluate(attempts)) == {"connect-src", "img-src"}
 
 
+@pytest.mark.slow
 def test_images_can_be_dropped_and_files_of_other_kinds_are_refused(
     opened: Callable[..., Any], synthetic: Path, tmp_path: Path
 ) -> None:

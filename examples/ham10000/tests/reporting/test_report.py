@@ -137,6 +137,7 @@ def test_saliency_is_measured_once(page: Path, run: Path, tmp_path: Path) -> Non
     assert again.read_bytes() == page.read_bytes()
 
 
+@pytest.mark.slow
 def test_saliency_of_other_weights_is_measured_again(run: Path, page: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     place = copy / "evaluation" / "localisation.json"

@@ -145,7 +145,7 @@ def test_seeds_are_different(tmp_path: Path) -> None:
 
 
 def test_the_estimate_counts_images(synthetic: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ham10000.study.launcher._seconds_per_image", lambda recipe: (2.0, 0.5))
+    monkeypatch.setattr("ham10000.study.estimate._seconds_per_image", lambda recipe: (2.0, 0.5))
     table = load_table(synthetic)
     single = int((table["lesion_id"].value_counts() == 1).sum())
     recipe = load_recipe("smoke", ["data.test_share=0.2", "training.epochs=3"])

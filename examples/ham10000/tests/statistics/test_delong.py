@@ -56,6 +56,7 @@ def test_variance_is_that_of_resampling_lesions() -> None:
     assert np.sqrt(influence @ influence) == pytest.approx(np.std(areas), rel=0.07)
 
 
+@pytest.mark.slow
 def test_the_difference_of_two_models_is_that_of_exchanging_them() -> None:
     # Under no difference the two scores of an image can change places: a permutation says how
     # far the difference then strays.

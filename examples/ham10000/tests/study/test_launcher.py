@@ -170,6 +170,7 @@ def test_a_frozen_study(synthetic: Path, tmp_path: Path) -> None:
     assert again["comparisons"] == result["comparisons"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen", [True, False])
 def test_no_process_of_a_study_outlives_its_parent(
     synthetic: Path, tmp_path: Path, frozen: bool

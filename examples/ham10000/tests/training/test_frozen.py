@@ -114,6 +114,7 @@ def test_the_folder_of_a_run(run: RunDir, folder: Path) -> None:
     names = {path.name for path in run.path.iterdir() if not path.name.endswith(".lock")}
     assert names == {
         "recipe.yaml",
+        "images.sha256",
         "split.csv",
         "environment.json",
         "checkpoints",

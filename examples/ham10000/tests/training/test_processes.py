@@ -27,6 +27,7 @@ from ham10000.training.processes import (
 )
 
 
+@pytest.mark.slow
 def test_processes_start_again_when_one_dies_and_stop_when_told(
     recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
@@ -81,6 +82,7 @@ def faults(tuned: bool) -> tuple[int, str]:
     return int(count), said
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux, whose page faults are counted")
 def test_large_blocks_are_kept() -> None:
     plain, _ = faults(tuned=False)
@@ -209,6 +211,7 @@ def hosts() -> Iterator[list[str]]:
             subprocess.run([ip, "netns", "del", name], capture_output=True, check=False)
 
 
+@pytest.mark.slow
 def test_two_hosts_end_when_they_have_lost_their_link(
     recipe: Callable[..., Recipe], hosts: list[str], tmp_path: Path
 ) -> None:

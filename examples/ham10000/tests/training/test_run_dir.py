@@ -152,6 +152,7 @@ def test_a_second_start_is_refused_before_it_writes_anything(
         ranks.kill(first)
 
 
+@pytest.mark.slow
 def test_a_launcher_and_its_processes_each_keep_others_away(
     recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:

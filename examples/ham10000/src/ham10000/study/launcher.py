@@ -138,7 +138,7 @@ class LocalLauncher:
         claim_runs(self.study, runs)
         environments = worker_environments(self.parallel, len(runs), self.processes)
         log(f"Training {len(environments)} at a time on this machine")
-        trainer = RunTrainer(self.study, self.processes)
+        trainer = _StoppableTrainer(self.study, self.processes)
         with _pass_on_sigterm(trainer):
             yield from train_in_parallel(trainer, list(runs), environments)
 
@@ -228,10 +228,6 @@ class RunTrainer:
     """Folder of the study."""
     processes: int = 1
     """Number of training processes of one run."""
-    stopped: Event = field(default_factory=Event, repr=False, compare=False)
-    """Set by `stop`."""
-    running: "set[subprocess.Popen[bytes]]" = field(default_factory=set, repr=False, compare=False)
-    """Subprocesses that are training."""
 
     def command(self, run: PlannedRun) -> list[str]:
         """Return the command that trains a run, from the start or from its last checkpoint."""
@@ -280,25 +276,32 @@ class RunTrainer:
         Raises:
             TrainingError: The process failed. The message includes its last line of output.
         """
-        process = self.start(run, environment)
-        self.running.add(process)
-        try:
-            if self.stopped.is_set():  # by a signal since the process was started
-                process.terminate()
-            status = process.wait()
-        finally:
-            self.running.discard(process)
-        self.check(run, status)
+        self.check(run, self.start(run, environment).wait())
+
+
+@dataclass(frozen=True)
+class _StoppableTrainer(RunTrainer):
+    stopped: Event = field(default_factory=Event, repr=False, compare=False)
+    started: "list[subprocess.Popen[bytes]]" = field(
+        default_factory=list, repr=False, compare=False
+    )
+
+    def start(self, run: PlannedRun, environment: Environment) -> "subprocess.Popen[bytes]":
+        process = super().start(run, environment)
+        self.started.append(process)
+        if self.stopped.is_set():  # by a signal since the process was started
+            process.terminate()
+        return process
 
     def stop(self) -> None:
         """Ask all subprocesses, also those that start later, to save a checkpoint and end."""
         self.stopped.set()
-        for process in tuple(self.running):
-            process.terminate()
+        for process in tuple(self.started):
+            process.terminate()  # no effect on those that have ended
 
 
 @contextmanager
-def _pass_on_sigterm(trainer: RunTrainer) -> Iterator[None]:
+def _pass_on_sigterm(trainer: _StoppableTrainer) -> Iterator[None]:
     """On SIGTERM, stop the runs in progress as well. Ctrl-C reaches them without help.
 
     Only the main thread receives signals; in another thread this has no effect.

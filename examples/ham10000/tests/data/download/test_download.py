@@ -81,6 +81,7 @@ def test_the_published_sums_are_checked(synthetic: Path, tmp_path: Path) -> None
     assert not (tmp_path / "HAM10000_metadata.csv").exists()
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_licence_and_no_traceback(tmp_path: Path) -> None:
     arguments = ["download", "--out", str(tmp_path), "--parts", "metadata"]
     with serve(Site()) as site:
