@@ -88,7 +88,6 @@ SOURCES = {
 _FILE = Path(__file__).with_name("reproduction.yaml")
 _VALUES = {"authors": "published", "re-run": "rerun"}
 """Key of the values of each source in the file."""
-_WITH_ATTENTION = " with attention"
 
 
 @dataclass(frozen=True)
@@ -112,16 +111,13 @@ def published_results() -> tuple[Published, ...]:
         Published(source='authors', backbone='VGG16', attention=False, values={...})
     """
     models = yaml.safe_load(_FILE.read_text(encoding="utf-8"))["items"]["models"]
+    metrics = models["metrics"]
     return tuple(
-        Published(
-            source,
-            each["label"].removesuffix(_WITH_ATTENTION),
-            each["label"].endswith(_WITH_ATTENTION),
-            dict(zip(models["metrics"], each[key], strict=True)),
-        )
+        Published(source, name, bool(attention), dict(zip(metrics, each[key], strict=True)))
         for source, key in _VALUES.items()
         for each in models["variants"]
         if key in each
+        for name, attention, _ in [each["label"].partition(" with attention")]
     )
 
 
