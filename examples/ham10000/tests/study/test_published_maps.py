@@ -54,13 +54,22 @@ def test_tables_have_means_over_images(tmp_path: Path) -> None:
     write_maps(tmp_path)
     tables = maps_quotations(tmp_path)
     attention, random = tables["localisation"].splitlines()[2:]
-    assert attention.startswith("| soft | attention | 3 | 0.667 (")
-    assert "| 0.500 (0.500 to 0.500) |" in attention
-    assert "| 0.300 (" in attention  # deletion, of the two images that were chosen
-    assert random.startswith("| soft | random map | 3 |")
+    assert attention.startswith("| soft | attention | 0.67 (")
+    assert "| 0.50 (0.50 to 0.50) |" in attention
+    assert "| 0.30 (" in attention  # deletion, of the two images that were chosen
+    assert random.startswith("| soft | random map |")
     (row,) = tables["maps"].splitlines()[2:]
     assert row.startswith("| soft | 0.900 (")
     assert row.endswith("| 1.000 | 1.500 |")
+
+
+def test_maps_that_do_not_depend_on_the_model_are_shown_once(tmp_path: Path) -> None:
+    write_maps(tmp_path)
+    table = pd.read_csv(tmp_path / MAPS_FILE)
+    pd.concat([table, table.assign(recipe="other")]).to_csv(tmp_path / MAPS_FILE, index=False)
+    rows = maps_quotations(tmp_path)["localisation"].splitlines()[2:]
+    shown = [row.split(" | ")[:2] for row in rows]
+    assert shown == [["| soft", "attention"], ["| soft", "random map"], ["| other", "attention"]]
 
 
 def test_a_layer_without_gamma_has_none(tmp_path: Path) -> None:

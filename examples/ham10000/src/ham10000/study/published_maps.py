@@ -20,7 +20,7 @@ _SCORES = {
     "pointing_game": "pointing game",
     "energy_inside": "energy inside",
     "iou": "IoU",
-    "deletion": "deletion (lower is better)",
+    "deletion": "deletion",
     "insertion": "insertion",
 }
 _STATISTICS = {
@@ -35,6 +35,7 @@ _METHODS = {
     "gaussian": "centred Gaussian",
     "random": "random map",
 }
+_OF_THE_MODEL = ("attention", "grad_cam")
 _NORMAL = 1.96
 
 
@@ -92,15 +93,15 @@ def maps_problems(folder: Path, split: pd.DataFrame) -> Iterator[str]:
 
 
 def _localisation(table: pd.DataFrame) -> str:
-    head = ["arm", "map", "images", *_SCORES.values()]
+    head = ["arm", "map", *_SCORES.values()]
     rows = [head, ["---"] * len(head)]
+    first = table["recipe"].iloc[0]
     for recipe, own in table.groupby("recipe", sort=False):
         for method, name in _METHODS.items():
             part = own[own["method"] == method]
-            if part.empty:
-                continue
-            cells = [str(recipe), name, f"{len(part):,}"]
-            rows.append([*cells, *(_interval(part, score) for score in _SCORES)])
+            # The other maps do not depend on the model, and are shown for the first one.
+            if len(part) and (recipe == first or method in _OF_THE_MODEL):
+                rows.append([str(recipe), name, *(_interval(part, score, 2) for score in _SCORES)])
     return _markdown(rows)
 
 
@@ -117,13 +118,13 @@ def _maps(table: pd.DataFrame) -> str:
     return _markdown(rows)
 
 
-def _interval(part: pd.DataFrame, name: str) -> str:
+def _interval(part: pd.DataFrame, name: str, digits: int = 3) -> str:
     there = part.dropna(subset=[name])
     if there["lesion_id"].nunique() < 2:
         return ""
     mean, error = mean_over_lesions(there[name], there["lesion_id"])
     low, high = mean - _NORMAL * error, mean + _NORMAL * error
-    return f"{mean:.3f} ({low:.3f} to {high:.3f})"
+    return f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def _markdown(rows: list[list[str]]) -> str:
