@@ -20,7 +20,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-SCRIPTS = (EXAMPLES / "quickstart.py", EXAMPLES / "ham10000" / "notebook.py")
+SCRIPTS = (EXAMPLES / "quickstart.py", EXAMPLES / "ham10000" / "notebook_cells.py")
 KEPT = {"jupytext", "kernelspec"}
 """Metadata that do not depend on the machine."""
 WIDTH = 800
@@ -45,7 +45,8 @@ def write_notebook(script: Path) -> None:
         cell.id = f"cell-{number}"
         if cell.cell_type == "code":
             cell.outputs = [reduced(each) for each in cell.outputs if is_kept(each)]
-    nbformat.write(notebook, script.with_suffix(".ipynb"))
+    # A script named notebook.py would be imported instead of the package notebook, by jupytext too.
+    nbformat.write(notebook, script.with_name(f"{script.stem.removesuffix('_cells')}.ipynb"))
 
 
 def is_kept(output: Any) -> bool:

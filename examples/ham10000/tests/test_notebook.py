@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).parents[1]
-NOTEBOOK, SCRIPT = FOLDER / "notebook.ipynb", FOLDER / "notebook.py"
+NOTEBOOK, SCRIPT = FOLDER / "notebook.ipynb", FOLDER / "notebook_cells.py"
 PLACE = "softattn/softattn/blob/main/examples/ham10000/notebook.ipynb"
-UPDATE = "run: python scripts/run_notebook.py examples/ham10000/notebook.py"
+UPDATE = "run: python scripts/run_notebook.py examples/ham10000/notebook_cells.py"
 
 
 def cells(path: Path) -> list[tuple[str, str, Any]]:
