@@ -47,6 +47,13 @@ def test_predictions_are_made_again_if_their_number_of_views_changes(
     assert run.best.read_bytes() == weights
     predicted = open_run(metadata_run).predict("test", tta=1)
     assert read_predictions(run.predictions()).table.equals(predicted.table)
+    mine = replace(mine, training=replace(mine.training, crops=4))
+    assert ranks.run(train, mine, run.path) == [0]
+    in_crops = read_predictions(run.predictions())
+    assert not in_crops.table.equals(predicted.table)
+    mine = replace(mine, training=replace(mine.training, crop_scale=0.5))
+    assert ranks.run(train, mine, run.path) == [0]
+    assert not read_predictions(run.predictions()).table.equals(in_crops.table)
 
 
 def test_a_run_predicts_again_what_it_predicted(metadata_run: Path) -> None:

@@ -42,6 +42,9 @@ TRAINER_LOCK = ".trainer.lock"
 """Locks of a run. There are two, because a launcher and rank 0 are two processes and either can
 outlive the other. Without our launcher, rank 0 holds both."""
 
+OF_PREDICTIONS = ("training.tta", "training.crops", "training.crop_scale")
+"""Fields that affect the predictions of a finished run, but not its weights."""
+
 FREE_FIELDS = (
     "data.root",
     "data.cache",
@@ -52,9 +55,7 @@ FREE_FIELDS = (
     "training.checkpoint_steps",
     "training.checkpoint_minutes",
     "training.max_minutes",
-    "training.tta",
-    "training.crops",
-    "training.crop_scale",
+    *OF_PREDICTIONS,
     "logging.",
 )
 """Prefixes of the fields that do not affect the weights and may change when a run is resumed."""
@@ -197,8 +198,8 @@ def lock_run(folder: Path, *names: str) -> Iterator[None]:
 def claim_run(out: Path, recipe: Recipe) -> tuple[RunDir, Recipe]:
     """Create the folder of a run, or check that it belongs to the recipe.
 
-    Several processes may call this at once. If `training.tta` has changed, the predictions of a
-    finished run are removed, and training makes them again from the best weights.
+    Several processes may call this at once. If one of `OF_PREDICTIONS` has changed, the predictions
+    of a finished run are removed, and training makes them again from the best weights.
 
     Returns:
         The folder, and the recipe with absolute paths.
@@ -339,7 +340,8 @@ def _check_claimed(run: RunDir, recipe: Recipe) -> None:
     before = load_recipe(run.recipe)
     differing = differing_fields(before, recipe)
     if not differing:
-        if before.training.tta != recipe.training.tta and run.best.exists():
+        old, new = field_values(before), field_values(recipe)
+        if any(old[name] != new[name] for name in OF_PREDICTIONS) and run.best.exists():
             for path in run.path.glob("predictions*.csv"):
                 path.unlink()
         return
