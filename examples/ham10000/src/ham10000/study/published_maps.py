@@ -12,6 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ham10000.statistics import NORMAL
+from ham10000.study.summary import markdown_table
+
 __all__ = ["MAPS_FILE", "maps_problems", "maps_quotations", "mean_over_lesions"]
 
 MAPS_FILE = "maps.csv.bz2"
@@ -36,7 +39,6 @@ _METHODS = {
     "random": "random map",
 }
 _OF_THE_MODEL = ("attention", "grad_cam")
-_NORMAL = 1.96
 
 
 def mean_over_lesions(values: npt.ArrayLike, lesions: npt.ArrayLike) -> tuple[float, float]:
@@ -94,7 +96,7 @@ def maps_problems(folder: Path, split: pd.DataFrame) -> Iterator[str]:
 
 def _localisation(table: pd.DataFrame) -> str:
     head = ["arm", "map", *_SCORES.values()]
-    rows = [head, ["---"] * len(head)]
+    rows = [head]
     first = table["recipe"].iloc[0]
     for recipe, own in table.groupby("recipe", sort=False):
         for method, name in _METHODS.items():
@@ -102,20 +104,20 @@ def _localisation(table: pd.DataFrame) -> str:
             # The other maps do not depend on the model, and are shown for the first one.
             if len(part) and (recipe == first or method in _OF_THE_MODEL):
                 rows.append([str(recipe), name, *(_interval(part, score, 2) for score in _SCORES)])
-    return _markdown(rows)
+    return markdown_table(rows)
 
 
 def _maps(table: pd.DataFrame) -> str:
     own = table[table["method"] == "attention"]
     head = ["arm", *_STATISTICS.values(), "gamma before", "gamma after"]
-    rows = [head, ["---"] * len(head)]
+    rows = [head]
     for recipe, part in own.groupby("recipe", sort=False):
         cells = [str(recipe), *(_interval(part, name) for name in _STATISTICS)]
         for when in ("gamma_before", "gamma_after"):
             gammas = part[when].dropna()
             cells.append(f"{gammas.mean():.3f}" if len(gammas) else "none")
         rows.append(cells)
-    return _markdown(rows)
+    return markdown_table(rows)
 
 
 def _interval(part: pd.DataFrame, name: str, digits: int = 3) -> str:
@@ -123,9 +125,5 @@ def _interval(part: pd.DataFrame, name: str, digits: int = 3) -> str:
     if there["lesion_id"].nunique() < 2:
         return ""
     mean, error = mean_over_lesions(there[name], there["lesion_id"])
-    low, high = mean - _NORMAL * error, mean + _NORMAL * error
+    low, high = mean - NORMAL * error, mean + NORMAL * error
     return f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
-
-
-def _markdown(rows: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)

@@ -39,7 +39,7 @@ from ham10000.statistics import CellEstimate
 from ham10000.study.plan import PlannedRun, StudyPlan
 from ham10000.study.preregistration import PLAN, StudyRecord
 from ham10000.study.published_maps import MAPS_FILE
-from ham10000.study.summary import RESULT, SPLIT, describe_change
+from ham10000.study.summary import RESULT, SPLIT, describe_change, markdown_table
 from ham10000.training import RunDir
 from ham10000.utils import new_folder, write_text
 
@@ -284,7 +284,7 @@ def quotations(result: Mapping[str, Any]) -> dict[str, str]:
     level = f"{100 * (1 - result['look']['level']):g} %"
     difference = f"difference ({level} interval)"
     head = ["metric", "arm", control, "arm", difference, "p (Holm)", "outcome"]
-    rows = [head, ["---"] * len(head)]
+    rows = [head]
     for metric in (result["primary"], *result["secondaries"]):
         for arm in result["arms"] if metric in result["metrics"] else ():
             change = result["comparisons"][arm][metric]
@@ -301,7 +301,7 @@ def quotations(result: Mapping[str, Any]) -> dict[str, str]:
                 estimate = CellEstimate(**{**fields, "values": ()})
                 quoted[f"{arm} {metric}"] = describe_change(metric, estimate)
             rows.append(cells)
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+    table = markdown_table(rows)
     verdicts = "\n".join(f"- {verdict}" for verdict in result["verdicts"].values())
     return {"verdicts": verdicts, "differences": table, **quoted}
 

@@ -1,6 +1,6 @@
 """Summarize a study: metrics of each recipe, paired differences to the control, and verdicts."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ __all__ = [
     "check_test_images",
     "describe_change",
     "describe_verdict",
+    "markdown_table",
     "read_study",
     "summarize_changes",
     "summarize_study",
@@ -38,6 +39,13 @@ __all__ = [
 
 SPLIT = "split.csv"
 RESULT = "study.json"
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of cells as a Markdown table; the first row is its head."""
+    head, *others = rows
+    lines = [head, ["---"] * len(head), *others]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def check_test_images(runs: Iterable[PlannedRun], folder: Path, fold: int | None = None) -> None:

@@ -29,7 +29,12 @@ from ham10000.study.results import (
     recipe_text,
     runs_by_seed,
 )
-from ham10000.study.summary import RESULT, summarize_changes, summarize_study
+from ham10000.study.summary import (
+    RESULT,
+    markdown_table,
+    summarize_changes,
+    summarize_study,
+)
 from ham10000.utils import write_text
 
 __all__ = [
@@ -183,11 +188,11 @@ def population_metrics(study: PublishedStudy) -> dict[str, dict[str, float]]:
 
 def _populations(study: PublishedStudy) -> str:
     head = ["lesions with", "test images", *map(metric_name, POPULATION_METRICS)]
-    rows = [head, ["---"] * len(head)]
+    rows = [head]
     for name, found in population_metrics(study).items():
         values = (f"{found[metric]:.3f}" for metric in POPULATION_METRICS)
         rows.append([name, f"{found['images']:,.0f}", *values])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+    return markdown_table(rows)
 
 
 def _splits(studies: Sequence[PublishedStudy]) -> str:
@@ -197,7 +202,7 @@ def _splits(studies: Sequence[PublishedStudy]) -> str:
     """
     control, *arms = studies[0].record.plan.recipes
     head = ["arm", *map(metric_name, _OF_SPLITS), f"{metric_name(_OF_SPLITS[0])} - {control}"]
-    rows = [head, ["---"] * len(head)]
+    rows = [head]
     for recipe in (control, *arms):
         means = {metric: _by_split(studies, recipe, metric) for metric in _OF_SPLITS}
         cells = [f"{each.mean():.3f} ± {each.std(ddof=1):.3f}" for each in means.values()]
@@ -205,7 +210,7 @@ def _splits(studies: Sequence[PublishedStudy]) -> str:
         change = means[first] - _by_split(studies, control, first)
         last = f"{change.mean():+.3f} ± {change.std(ddof=1):.3f}" if recipe != control else ""
         rows.append([recipe, *cells, last])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+    return markdown_table(rows)
 
 
 def _by_split(studies: Sequence[PublishedStudy], recipe: str, metric: str) -> Floats:
