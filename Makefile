@@ -18,6 +18,7 @@ PYTEST := -m pytest -q -n 2 --dist worksteal
 # `make parity` run all of them, as the GitHub workflow does.
 FAST :=
 check: FAST := -m "not slow"
+CHECKS := test lint docs-check parity test-wheel results-check
 STUDY := examples/ham10000
 
 DOCS := $(VENV)/.docs
@@ -165,14 +166,18 @@ docs-serve: docs ## Serve the site on localhost
 
 # Pages are opened in Chromium if it is installed.
 docs-check: docs ## Check the site: links, spelling, pages in Chromium
-	$(BIN)/python -m pytest -q -n 2 -rs \
+	$(BIN)/python -m pytest -q -n 2 -rs $(FAST) \
 		-o pythonpath="scripts/site/checks scripts/site" scripts/site/checks
 
 # Takes a second per published run. Pages quote results between markers.
 results-check: $(READY) ## Recompute the published results of studies
 	$(BIN)/ham10000 study --verify $(STUDY)/results --pages $$(git ls-files '*.md')
 
-check: lint test parity test-wheel docs-check bench-check results-check ## Run all checks but the slowest tests
+# Two targets at a time, since many steps use one core only; the benchmarks alone. The output of a target
+# is printed at its end.
+check: $(READY) ## Run all checks but the slowest tests
+	$(MAKE) -j 2 -O $(CHECKS) FAST='$(FAST)' WHEEL_TESTS='$(WHEEL_TESTS)'
+	$(MAKE) bench-check
 
 clean: ## Remove environments and build results
 	rm -rf $(VENV) $(KERAS) $(WHEEL) $(LOWEST) build dist out site

@@ -43,6 +43,8 @@ DISTRIBUTIONS = {
 }
 # Pages whose commands are also run, in the order of the page.
 RUN = {"ddp", "ham10000", "trained"}
+# Pages that start several processes or train models.
+SLOW = {"ddp", "ham10000", "save"}
 # Pages whose code imports the example.
 EXAMPLE = {"command-line", "ham10000", "trained"}
 COMMAND_LINE = ROOT / "docs" / "guides" / "command-line.md"
@@ -57,7 +59,13 @@ def words_of(block):
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
-@pytest.mark.parametrize("page", sorted({*GUIDES} - {WORKS_WITH}), ids=lambda page: page.stem)
+def guides():
+    """Yield the guides, each with its name."""
+    for page in sorted({*GUIDES} - {WORKS_WITH}):
+        yield pytest.param(page, id=page.stem, marks=pytest.mark.slow if page.stem in SLOW else ())
+
+
+@pytest.mark.parametrize("page", [*guides()])
 def test_code_runs(page, tmp_path, monkeypatch):
     for package in ("timm", "transformers", "matplotlib", "h5py", "safetensors", "onnxruntime"):
         pytest.importorskip(package, reason="the guides need softattn[all]")

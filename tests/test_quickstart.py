@@ -59,6 +59,7 @@ def test_the_badge_opens_this_notebook():
     assert re.fullmatch(r'%pip install -q "softattn\[(.+)\]"', install)[1] == "timm,plot"
 
 
+@pytest.mark.slow
 def test_it_runs():
     for package in ("timm", "matplotlib"):
         pytest.importorskip(package, reason="the notebook needs softattn[timm,plot]")

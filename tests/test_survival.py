@@ -107,7 +107,7 @@ def test_a_state_dict_with_a_scalar_gamma(build, module, x, nested, meta, assign
 
 
 @pytest.mark.usefixtures("fresh_compiler")
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("dynamic", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_compile_fullgraph(module, x, dynamic):
     compiled = torch.compile(module, fullgraph=True, dynamic=dynamic, backend="aot_eager")
     for size in ((9, 8), (6, 7)):

@@ -298,6 +298,7 @@ def test_export_with_any_batch_and_size() -> None:
         torch.testing.assert_close(program.module()(x), model(x))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     torch.__version__ < (2, 7),
     reason="torch 2.6 can't export a batch norm to ONNX, attended or not",

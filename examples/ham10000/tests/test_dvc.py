@@ -88,6 +88,7 @@ VALUES = {
 """Values for fields whose type and present value do not suggest one."""
 
 
+@pytest.mark.slow
 def test_an_experiment_can_set_any_field(tmp_path: Path) -> None:
     hydra = pytest.importorskip("dvc.utils.hydra", reason="needs DVC: pip install dvc")
     text, path = (FOLDER / "params.yaml").read_text(), tmp_path / "params.yaml"

@@ -22,15 +22,23 @@ OF_THE_THEME = {
 
 
 VARIANTS = [(1280, "light"), (390, "dark")]
-# Listings of source code share a template, and each takes seconds: one variant of them is enough.
-CASES = [
-    (path, *variant)
-    for path in PAGES
-    for variant in (VARIANTS[1:] if "/_modules/" in path else VARIANTS)
-]
+GENERATED = ("api/", "models/", "families/", "insertion/")
 
 
-@pytest.mark.parametrize(("path", "width", "scheme"), CASES)
+def cases():
+    """Yield pages with their variants.
+
+    Listings of source code share a template, and each takes seconds: one variant of them is enough.
+    Other generated pages differ little, so that the first variant of them is left to the slow tests.
+    """
+    for path in PAGES:
+        if "/_modules/" not in path:
+            marks = pytest.mark.slow if path.startswith(GENERATED) else ()
+            yield pytest.param(path, *VARIANTS[0], marks=marks)
+        yield path, *VARIANTS[1]
+
+
+@pytest.mark.parametrize(("path", "width", "scheme"), [*cases()])
 def test_no_errors_overflow_or_accessibility_violations(open_page, path, width, scheme):
     page = open_page(path, width, scheme)
     assert page.complaints == []

@@ -252,6 +252,7 @@ def test_the_split_of_the_paper_is_the_known_one(real: Path) -> None:
     assert int(plan.loc["all", "total"]) == 51_699
 
 
+@pytest.mark.slow
 def test_no_lesion_is_shared_for_any_of_100_seeds(real: Path) -> None:
     table = load_table(real)
     for seed in range(100):

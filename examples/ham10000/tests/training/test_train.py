@@ -67,7 +67,7 @@ def assert_same(first: Path, second: Path) -> None:
     assert records == records2
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_at_any_moment_it_ends_where_it_would_have(
     recipe: MakeRecipe, tmp_path: Path, count: int
 ) -> None:
