@@ -14,9 +14,10 @@ ifdef HAM10000_DIR
 export HAM10000_DIR := $(abspath $(HAM10000_DIR))
 endif
 PYTEST := -m pytest -q -n 2 --dist worksteal
-# `make check` leaves out the tests that take longest, so that it ends within 40 minutes. `make test` and
-# `make parity` run all of them, as the GitHub workflow does.
+# `make check` leaves out the tests that take longest, and coverage, so that it ends within 40 minutes.
+# `make test` and `make parity` run all of them, as the GitHub workflow does.
 FAST :=
+COVERAGE = $(if $(FAST),,--cov --cov-report=term)
 check: FAST := -m "not slow"
 CHECKS := test lint docs-check parity test-wheel results-check
 STUDY := examples/ham10000
@@ -39,7 +40,7 @@ picture: $(READY) ## Draw the figure of the README
 	OMP_NUM_THREADS=2 $(BIN)/python examples/demo.py --out out/picture
 
 test: $(READY) ## Run all tests of the library and of the example
-	$(BIN)/python $(PYTEST) $(FAST) --cov --cov-report=term
+	$(BIN)/python $(PYTEST) $(FAST) $(COVERAGE)
 	cd $(STUDY) && ../../$(BIN)/python $(PYTEST) $(FAST)
 
 # basedpyright is pyright as a wheel, with Node.js from another. It checks the package of the first
