@@ -37,6 +37,14 @@ def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="session")
+def isic2017(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small synthetic data set like ISIC 2017. It is shared, so tests must not change it."""
+    out = tmp_path_factory.mktemp("isic2017") / "set"
+    synthesize(out, images=72, seed=0, width=48, like="isic2017")
+    return out
+
+
 @pytest.fixture
 def editable(synthetic: Path, tmp_path: Path) -> Path:
     """A copy of the synthetic data set that a test may break."""

@@ -11,6 +11,7 @@ from ham10000.data import (
     HAM10000,
     convert_challenge,
     data_folder,
+    find_dataset,
     find_table,
     link_sample,
     load_table,
@@ -20,7 +21,7 @@ from ham10000.data import (
     read_table,
     verify_dataset,
 )
-from ham10000.data.folder import GROUPINGS, TRUTH
+from ham10000.data.tables import GROUPINGS, TRUTH
 from ham10000.errors import DataError, MissingDataError, WriteError
 
 ONE_HOT = "image,MEL,NV,BCC,AKIEC,BKL,DF,VASC\nI1,0.0,1.0,0.0,0.0,0.0,0.0,0.0\nI2,1,0,0,0,0,0,0\n"
@@ -237,6 +238,33 @@ def test_the_tables_of_the_challenge_become_ours(tmp_path: Path) -> None:
     groups.write_text(LESIONS + "I1,L3,histopathology\n")
     with pytest.raises(DataError, match="row 4 repeats the image I1"):
         convert_challenge(truth, groups, out)
+
+
+def test_superpixels_of_isic_2017_are_no_images(isic2017: Path) -> None:
+    info = find_dataset("isic2017-melanoma")
+    folder = open_folder(isic2017, info)
+    assert len(list(isic2017.rglob("*_superpixels.png"))) == 72
+    assert len(folder.images) == len(folder.paths()) == len(folder.mask_paths()) == 72
+    assert {path.parent.name for path in folder.paths()} == set(info.image_folders)
+    assert {path.parent.name for path in folder.mask_paths()} == set(info.mask_folders)
+    assert not folder.repeats
+
+
+def test_a_missing_image_of_isic_2017_is_named_with_its_table(
+    isic2017: Path, tmp_path: Path
+) -> None:
+    root, info = (
+        Path(shutil.copytree(isic2017, tmp_path / "set")),
+        find_dataset("isic2017-melanoma"),
+    )
+    name = open_folder(root, info).table["image_id"].iloc[-1]
+    next(root.rglob(f"{name}.jpg")).unlink()
+    with pytest.raises(MissingDataError, match=rf"{name}\.jpg, which row \d+ of ISIC-2017_Test_v2"):
+        open_folder(root, info).paths()
+    for path in root.rglob("*.jpg"):
+        path.unlink()
+    with pytest.raises(DataError, match=r"no images in it.*ISIC-2017_Training_Data.*archive\.com"):
+        open_folder(root, info)
 
 
 def test_a_sample_has_whole_lesions_and_links_to_the_files(synthetic: Path, tmp_path: Path) -> None:

@@ -11,8 +11,18 @@ import numpy as np
 import pytest
 from bad_files import edit
 
-from ham10000.data import check_cache, open_cache, open_folder, prepare, read_image, resize
-from ham10000.errors import ArgumentError, DataError, MissingDataError, WriteError
+from ham10000.data import (
+    PUBLISHED_SPLIT,
+    CachedHAM10000,
+    check_cache,
+    find_dataset,
+    open_cache,
+    open_folder,
+    prepare,
+    read_image,
+    resize,
+)
+from ham10000.errors import ArgumentError, CacheError, DataError, MissingDataError, WriteError
 
 KEPT = {".lock", "cache.json"}
 
@@ -231,3 +241,22 @@ def test_a_folder_of_something_else_is_left_alone(synthetic: Path, tmp_path: Pat
     with pytest.raises(ArgumentError, match="between 1 and 4096"):
         prepare(synthetic, tmp_path / "cache", size=0)
     assert files(tmp_path) == {"precious.txt"}
+
+
+def test_a_cache_knows_its_data_set(isic2017: Path, synthetic: Path, tmp_path: Path) -> None:
+    melanoma, keratosis = (find_dataset(f"isic2017-{task}") for task in ("melanoma", "keratosis"))
+    cache = prepare(isic2017, tmp_path / "cache", 16, masks=True, info=melanoma).cache
+    assert (cache.info.name, cache.info.class_names) == (melanoma.name, melanoma.class_names)
+    assert cache.table[PUBLISHED_SPLIT].value_counts()["train"] > 36
+    assert not prepare(isic2017, tmp_path / "cache", 16, masks=True, info=melanoma).built
+    data = CachedHAM10000(tmp_path / "cache", masks=True)
+    assert data.classes == ("other", "mel")
+    assert [data.classes[target] for target in data.targets] == data.table["dx"].tolist()
+    other = prepare(isic2017, tmp_path / "cache", 16, masks=True, info=keratosis)
+    assert other.built
+    assert other.cache.info.classes == ("other", "sk")
+    edit(tmp_path / "cache" / "cache.json", '"class_names": {', '"class_names": {"x": 1,')
+    with pytest.raises(CacheError, match="no valid 'set'"):
+        open_cache(tmp_path / "cache")
+    prepare(synthetic, tmp_path / "ham", 16)
+    assert "set" not in json.loads((tmp_path / "ham" / "cache.json").read_text())

@@ -5,6 +5,8 @@ import pandas as pd
 import pytest
 
 from ham10000.data import (
+    PUBLISHED_SPLIT,
+    find_dataset,
     kfold_split,
     known_pairs,
     lesion_split,
@@ -12,6 +14,7 @@ from ham10000.data import (
     offline_plan,
     paper_split,
     paper_val_split,
+    published_split,
     split_by_protocol,
     split_counts,
     synthetic_table,
@@ -306,3 +309,22 @@ def test_lesion_and_kfold_are_grouped_and_stratified_for_100_seeds(real: Path) -
     table = load_table(real)
     for seed in range(100):
         check_protocols(table, seed)
+
+
+def test_the_published_split_is_that_of_the_tables(isic2017: Path, table: pd.DataFrame) -> None:
+    labels = load_table(isic2017, find_dataset("isic2017-keratosis"))
+    split = published_split(labels)
+    assert split["split"].tolist() == labels[PUBLISHED_SPLIT].tolist()
+    assert split["image_id"].tolist() == labels["image_id"].tolist()
+    assert split_by_protocol(labels, "published", seed=3).equals(split)
+    assert split_counts(split, ["other", "sk"]).sum().sum() == 72
+    with pytest.raises(SplitError, match=r"no published split\. Use the protocol lesion"):
+        published_split(table)
+
+
+def test_a_published_split_that_tears_a_lesion_is_refused(isic2017: Path) -> None:
+    labels = load_table(isic2017, find_dataset("isic2017-keratosis"))
+    ends = [labels.index[0], labels.index[-1]]
+    labels.loc[ends, ["lesion_id", "dx"]] = ["L", "other"]
+    with pytest.raises(SplitError, match="lesion L is in two splits"):
+        published_split(labels)

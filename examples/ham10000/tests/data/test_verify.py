@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ham10000.data import Finding, Report, open_folder, verify_dataset
+from ham10000.data import Finding, Report, find_dataset, open_folder, verify_dataset
 from ham10000.errors import DataError, MissingDataError
 
 FIRST = "HAM10000_images_part_1"
@@ -31,6 +31,16 @@ def test_a_good_data_set_is_usable(synthetic: Path) -> None:
         "detected duplicates",
     }
     assert json.loads(json.dumps(report.as_dict()))["usable"] is True
+
+
+def test_another_data_set_is_compared_with_its_own_counts(isic2017: Path) -> None:
+    report = verify_dataset(isic2017, info=find_dataset("isic2017-melanoma"))
+    assert report.usable
+    assert list(report.class_counts) == ["other", "mel"]
+    assert "ISIC 2017 (melanoma) has 2,750. Is this a subset?" in found(report, "counts").message
+    assert "ISIC-2017_Test_v2_Part3_GroundTruth.csv" in found(report, "layout").message
+    assert found(report, "masks").level == "ok"
+    assert found(report, "metadata").level == "warning"
 
 
 def test_a_missing_image_makes_it_unusable(editable: Path) -> None:

@@ -14,6 +14,12 @@ from ham10000.data.augment import (
     offline_plan,
 )
 from ham10000.data.cache import Cache, check_cache, open_cache, read_manifest
+from ham10000.data.catalog import (
+    DATASETS,
+    HAM10000_INFO,
+    dataset_of_classes,
+    find_dataset,
+)
 from ham10000.data.constants import (
     CLASS_COUNTS,
     CLASS_NAMES,
@@ -26,10 +32,13 @@ from ham10000.data.constants import (
     NUM_IMAGES,
     NUM_LESIONS,
     NUM_TEST_IMAGES,
+    PUBLISHED_SPLIT,
     SEXES,
+    SPLITS,
     TABLE_COLUMNS,
 )
 from ham10000.data.dataset import HAM10000, CachedHAM10000
+from ham10000.data.descriptions import DatasetInfo, TableFormat, read_description
 from ham10000.data.download.download import PARTS, SOURCES, Part, download_dataset
 from ham10000.data.download.http import Patience, fetch
 from ham10000.data.duplicates import (
@@ -43,18 +52,16 @@ from ham10000.data.duplicates import (
 from ham10000.data.folder import (
     DATA_VARIABLE,
     Folder,
-    convert_challenge,
     data_folder,
     find_files,
-    find_table,
     link_sample,
-    load_table,
     open_folder,
 )
 from ham10000.data.images import check_files, image_files, read_image, read_mask, resize
 from ham10000.data.loader import Augmentation, Batch, Batches, BatchLoader
 from ham10000.data.metadata import (
     METADATA,
+    check_columns,
     check_metadata,
     encode_metadata,
     feature_names,
@@ -66,7 +73,6 @@ from ham10000.data.metadata import (
 from ham10000.data.prepare import Prepared, prepare
 from ham10000.data.samplers import BALANCES, EpochSampler, SequentialShard
 from ham10000.data.split_file import (
-    SPLITS,
     SYNTHETIC,
     check_split,
     data_name,
@@ -82,9 +88,15 @@ from ham10000.data.splits import (
     lesion_split,
     paper_split,
     paper_val_split,
+    published_split,
     split_by_protocol,
 )
-from ham10000.data.synthetic import synthesize, synthetic_table
+from ham10000.data.synthetic import LayoutName, synthesize, synthetic_table
+from ham10000.data.tables import (
+    convert_challenge,
+    find_table,
+    load_table,
+)
 from ham10000.data.verify import Finding, Report, verify_dataset
 
 __all__ = [
@@ -92,9 +104,11 @@ __all__ = [
     "CLASSES",
     "CLASS_COUNTS",
     "CLASS_NAMES",
+    "DATASETS",
     "DATA_VARIABLE",
     "DX_TYPES",
     "HAM10000",
+    "HAM10000_INFO",
     "IMAGE_HEIGHT",
     "IMAGE_WIDTH",
     "LICENCE",
@@ -105,6 +119,7 @@ __all__ = [
     "NUM_TEST_IMAGES",
     "PARTS",
     "PRESETS",
+    "PUBLISHED_SPLIT",
     "SEXES",
     "SOURCES",
     "SPLITS",
@@ -118,9 +133,11 @@ __all__ = [
     "Batches",
     "Cache",
     "CachedHAM10000",
+    "DatasetInfo",
     "EpochSampler",
     "Finding",
     "Folder",
+    "LayoutName",
     "OfflineHAM10000",
     "Part",
     "Patience",
@@ -129,8 +146,10 @@ __all__ = [
     "Report",
     "SequentialShard",
     "SplitProtocol",
+    "TableFormat",
     "augment_offline",
     "check_cache",
+    "check_columns",
     "check_files",
     "check_metadata",
     "check_split",
@@ -138,10 +157,12 @@ __all__ = [
     "cutmix",
     "data_folder",
     "data_name",
+    "dataset_of_classes",
     "download_dataset",
     "encode_metadata",
     "feature_names",
     "fetch",
+    "find_dataset",
     "find_files",
     "find_pairs",
     "find_table",
@@ -161,7 +182,9 @@ __all__ = [
     "paper_split",
     "paper_val_split",
     "prepare",
+    "published_split",
     "read_csv",
+    "read_description",
     "read_image",
     "read_manifest",
     "read_mask",

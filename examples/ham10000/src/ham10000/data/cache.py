@@ -18,6 +18,8 @@ import pandas as pd
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from ham10000.data.catalog import HAM10000_INFO
+from ham10000.data.descriptions import DatasetInfo
 from ham10000.data.metadata import read_table
 from ham10000.errors import CacheError, Ham10000Error, MissingDataError
 
@@ -58,6 +60,8 @@ class Cache:
     """(N, 3, size, size), mapped."""
     masks: NDArray[np.uint8] | None
     """(N, 1, size, size), 0 or 1, mapped; `None` if prepared without masks."""
+    info: DatasetInfo = HAM10000_INFO
+    """Description of the data set, of which only names and classes are known."""
 
 
 def check_mapped(path: Path, array: NDArray[np.uint8]) -> None:
@@ -92,14 +96,15 @@ def open_cache(path: Path) -> Cache:
     count, size = manifest["count"], manifest["size"]
     _check_file(path, "index", manifest)
     try:
-        table = read_table(path / manifest["index"])
+        info = _described(manifest)
+        table = read_table(path / manifest["index"], info)
     except Ham10000Error as error:
         raise _damaged(path, str(error)) from error
     if len(table) != count:
         raise _damaged(path, f"{manifest['index']} has {len(table)} rows, expected {count}")
     images = _map(path, manifest["images"], (count, 3, size, size))
     masks = manifest["masks"] and _map(path, manifest["masks"], (count, 1, size, size))
-    return Cache(path, size, manifest["inputs"], table, images, masks)
+    return Cache(path, size, manifest["inputs"], table, images, masks, info)
 
 
 def check_cache(path: Path) -> None:
@@ -122,7 +127,8 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
 
     Returns:
         "version", "size", "count", "inputs", the file names "images", "masks" (or None) and
-        "index", and "sha256", the checksum of each of these files.
+        "index", and "sha256", the checksum of each of these files. If the data set is not HAM10000,
+        also "set", with its "name", "title" and "class_names".
 
     Raises:
         CacheError: it has another version, or is damaged.
@@ -160,9 +166,28 @@ def _fields(manifest: dict[str, Any]) -> dict[str, bool]:
             or (isinstance(name, str) and NAMES[kind].fullmatch(name) is not None)
             for kind, name in files.items()
         },
+        "set": "set" not in manifest or _describes(manifest["set"]),
         "sha256": isinstance(sums, dict)
         and all(isinstance(sums.get(kind), str) for kind in present),
     }
+
+
+def _describes(part: Any) -> bool:
+    """Return whether a part of a manifest describes a data set."""
+    return (
+        isinstance(part, dict)
+        and all(isinstance(part.get(key), str) for key in ("name", "title"))
+        and isinstance(names := part.get("class_names"), dict)
+        and len(names) > 1
+        and all(isinstance(name, str) for name in names.values())
+    )
+
+
+def _described(manifest: dict[str, Any]) -> DatasetInfo:
+    part = manifest.get("set")
+    if part is None:
+        return HAM10000_INFO
+    return DatasetInfo(part["name"], part["title"], part["class_names"], tables=())
 
 
 def _require_manifest(path: Path) -> dict[str, Any]:

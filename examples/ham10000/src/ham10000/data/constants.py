@@ -18,6 +18,11 @@ CLASS_NAMES = {
 
 TABLE_COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization")
 
+SPLITS = ("train", "val", "test")
+
+PUBLISHED_SPLIT = "published_split"
+"""Column of the table of data sets with a published split."""
+
 SEXES = ("female", "male")
 DX_TYPES = ("confocal", "consensus", "follow_up", "histo")
 LOCALIZATIONS = (

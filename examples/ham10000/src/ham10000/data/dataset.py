@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -11,7 +11,8 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from ham10000.data.cache import check_mapped, open_cache
-from ham10000.data.constants import CLASSES
+from ham10000.data.catalog import HAM10000_INFO
+from ham10000.data.descriptions import DatasetInfo
 from ham10000.data.folder import data_folder, open_folder
 from ham10000.data.images import read_image, read_mask, resize
 from ham10000.data.metadata import check_metadata, encode_metadata
@@ -25,7 +26,7 @@ Transform: TypeAlias = Callable[..., Any]
 
 
 class HAM10000(Dataset[Item]):
-    """HAM10000 from its image files, with the conventions of torchvision.
+    """HAM10000, or another data set, from its image files, with the conventions of torchvision.
 
     An item is (image, target): the image as uint8 (3, H, W), the target as an index of `classes`.
     With `metadata` or `masks` it is (image, target, extras), where extras is a dict of tensors.
@@ -52,6 +53,11 @@ class HAM10000(Dataset[Item]):
         metadata: columns to include in the items: age, sex, localization, dx_type.
         masks: whether to include the mask in the items, uint8 (1, H, W), 0 or 1.
         size: resize images to size x size, as in a cache of that size; `None` keeps their size.
+        info: description of the data set.
+
+    Attributes:
+        classes: Names of the classes.
+        class_to_idx: Target by class.
 
     Raises:
         MissingDataError: the data set, the split file or an image does not exist.
@@ -59,10 +65,8 @@ class HAM10000(Dataset[Item]):
         SplitError: the split file can't be used, or has no such split or fold.
     """
 
-    classes = CLASSES
     weights: Tensor | None = None
     """Weight of each image in the training loss, (N,), float32; `None` for equal weights."""
-    class_to_idx: ClassVar = {name: index for index, name in enumerate(CLASSES)}
 
     def __init__(
         self,
@@ -76,15 +80,18 @@ class HAM10000(Dataset[Item]):
         metadata: Sequence[str] = (),
         masks: bool = False,
         size: int | None = None,
+        info: DatasetInfo = HAM10000_INFO,
     ) -> None:
-        self.root = data_folder(Path(root) if root is not None else None)
+        self.root, self.info = data_folder(Path(root) if root is not None else None), info
         self.split, self.fold, self.size = split, fold, size
         self.transform, self.target_transform, self.masks = transform, target_transform, masks
         self._open()
+        self.classes = self.info.classes
+        self.class_to_idx = {name: index for index, name in enumerate(self.classes)}
         self._choose(split_file, metadata)
 
     def _open(self) -> None:
-        folder = open_folder(self.root)
+        folder = open_folder(self.root, self.info)
         self._paths = folder.paths()
         self._mask_paths = folder.mask_paths() if self.masks else []
         self.table = folder.table
@@ -173,7 +180,7 @@ class CachedHAM10000(HAM10000):
     """HAM10000 from a cache that `prepare` made. The items are the same, and a batch is one read.
 
     Arguments, attributes and errors are those of `HAM10000`, except that `root` is the folder of
-    the cache, and `size` is its size.
+    the cache, and size and description of the data set are those of the cache.
 
     Example:
         >>> import tempfile
@@ -213,6 +220,7 @@ class CachedHAM10000(HAM10000):
     def _open(self) -> None:
         self._map()
         self.table, self.size = self._cache.table, self._cache.size
+        self.info = self._cache.info
         if self.masks and self._cache.masks is None:
             raise MissingDataError(
                 f"opening the cache {self.root}: it has no masks. "

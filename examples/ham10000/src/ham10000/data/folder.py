@@ -2,15 +2,14 @@
 
 Images are searched for in this order, and the first location with images is used:
 
-1. folders with a published name: HAM10000_images_part_1 and 2 (Dataverse, Kaggle, in any case) or
-   ISIC2018_Task3_Training_Input (challenge),
+1. folders with a published name: for HAM10000, HAM10000_images_part_1 and 2 (Dataverse, Kaggle, in
+   any case) or ISIC2018_Task3_Training_Input (challenge),
 2. folders such as `images`, `HAM10000_images` or `train`, if an image of the table is in them,
 3. the folder of the data set itself, where only images of the table count,
 4. folders named after the classes, likewise.
 
 Folders are found up to three levels deep, since archives are often unpacked into a folder of their
-own. Images are JPEG or PNG. The table is HAM10000_metadata or, without it, the challenge's one-hot
-ground truth together with its lesion groupings.
+own. Images are JPEG or PNG.
 """
 
 import os
@@ -22,41 +21,30 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ham10000.data.constants import CLASSES, TABLE_COLUMNS
+from ham10000.data.catalog import HAM10000_INFO
+from ham10000.data.descriptions import DatasetInfo
 from ham10000.data.images import IMAGE_ENDINGS
-from ham10000.data.metadata import clean_table, read_csv, read_table
+from ham10000.data.tables import Labels, read_labels
 from ham10000.errors import DataError, MissingDataError, cannot_write, some
-from ham10000.utils import new_folder, write_text
+from ham10000.utils import new_folder
 
 __all__ = [
     "DATA_VARIABLE",
-    "GROUPINGS",
-    "TRUTH",
     "Folder",
-    "convert_challenge",
     "data_folder",
     "find_files",
-    "find_table",
     "link_sample",
-    "load_table",
     "open_folder",
-    "read_challenge",
 ]
 
 DATA_VARIABLE = "HAM10000_DIR"
 
-TRUTH = "ISIC2018_Task3_Training_GroundTruth.csv"
-GROUPINGS = "ISIC2018_Task3_Training_LesionGroupings.csv"
-
-_PUBLISHED = re.compile(r"ham10000_images_part_\d|isic2018_task3_training_input", re.IGNORECASE)
 _PLAIN = re.compile(
     r"((ham10000|ham|all|train|training)[ _-]?)?(images?|imgs?|jpe?gs?|pngs?)|train|training",
     re.IGNORECASE,
 )
-_BY_CLASS = re.compile("|".join(CLASSES), re.IGNORECASE)
-_MASKS = re.compile(r"ham10000_segmentations_lesion_tschandl|masks?|segmentations?", re.IGNORECASE)
+_PLAIN_MASKS = ("mask", "masks", "segmentation", "segmentations")
 _MASK_ENDING = "_segmentation"
-_TABLES = tuple(f"HAM10000_metadata{suffix}" for suffix in (".csv", ".tab", ".tsv", ".txt", ""))
 
 
 @dataclass(frozen=True)
@@ -64,13 +52,18 @@ class Folder:
     """A data set on disk: its table, and the files of each image."""
 
     root: Path
-    table_path: Path
-    table: pd.DataFrame
-    """The table as `read_table` returns it, in the order of the file."""
+    labels: Labels
     images: dict[str, Path]
     masks: dict[str, Path]
     repeats: dict[str, list[Path]] = field(default_factory=dict)
     """Further files of images that are there more than once."""
+    info: DatasetInfo = HAM10000_INFO
+    """Description of the data set."""
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The table as `read_table` returns it, in the order of its files."""
+        return self.labels.table
 
     def paths(self) -> list[Path]:
         """Return the image files in the order of the table.
@@ -80,11 +73,11 @@ class Folder:
         """
         missing = [name for name in self.table["image_id"] if name not in self.images]
         if missing:
-            row = self.table["image_id"].tolist().index(missing[0]) + 2
+            row = self.table["image_id"].tolist().index(missing[0])
             raise MissingDataError(
-                f"opening {self.root}: there is no image {missing[0]}.jpg, which row {row} of "
-                f"{self.table_path.name} names ({len(missing)} images are missing: "
-                f"{some(missing)}). Get them with: ham10000 download --parts images"
+                f"opening {self.root}: there is no image {missing[0]}.jpg, which "
+                f"{self.labels.place_of(row)} names ({len(missing)} images are missing: "
+                f"{some(missing)}). {self.info.advice('images')}"
             )
         return [self.images[name] for name in self.table["image_id"]]
 
@@ -98,7 +91,7 @@ class Folder:
         if missing:
             raise MissingDataError(
                 f"opening {self.root}: there is no mask {missing[0]}{_MASK_ENDING}.png "
-                f"({len(missing)} are missing). Get them with: ham10000 download --parts masks"
+                f"({len(missing)} are missing). {self.info.advice('masks')}"
             )
         return [self.masks[name] for name in self.table["image_id"]]
 
@@ -129,7 +122,7 @@ def data_folder(data: Path | None, *, exists: bool = True) -> Path:
     return folder
 
 
-def open_folder(root: Path) -> Folder:
+def open_folder(root: Path, info: DatasetInfo = HAM10000_INFO) -> Folder:
     """Read the table of a data set and find its files, without opening them.
 
     Example:
@@ -147,46 +140,20 @@ def open_folder(root: Path) -> Folder:
         DataError: the table can't be used, or there are no images.
     """
     root = data_folder(root)
-    table_path = find_table(root)
-    table = _read(table_path)
-    images, repeats = _find_images(root, set(table["image_id"]))
+    labels = read_labels(root, info)
+    ids = set(labels.table["image_id"])
+    images, repeats = _find_images(root, ids, info)
+    if info.image_ending:
+        images = {_spelled(name, ids, info.image_ending): path for name, path in images.items()}
     if not images:
         raise DataError(
-            f"opening {root}: there are no images in it. Expected folders HAM10000_images_part_1 "
-            "and HAM10000_images_part_2, or a folder images, with ISIC_*.jpg in them. Get them "
-            "with: ham10000 download --parts images"
+            f"opening {root}: there are no images in it. Expected a folder "
+            f"{', '.join([*info.image_folders, 'images'])} or the like, with the images of the "
+            f"table. {info.advice('images')}"
         )
-    masks, _ = find_files(root, _MASKS, (".png",))
+    masks, _ = find_files(root, _any_of(*info.mask_folders, *_PLAIN_MASKS), (".png",))
     masks = {name.removesuffix(_MASK_ENDING): path for name, path in masks.items()}
-    return Folder(root, table_path, table, images, masks, repeats)
-
-
-def load_table(root: Path) -> pd.DataFrame:
-    """Read the table of a data set, in either of its forms: see `read_table`.
-
-    Raises:
-        MissingDataError: there is no table.
-        DataError: the table can't be used.
-    """
-    return _read(find_table(root))
-
-
-def find_table(root: Path) -> Path:
-    """Return the path of a data set's table: HAM10000's, or else the challenge's ground truth.
-
-    Raises:
-        MissingDataError: there is neither.
-    """
-    for name in _TABLES:
-        if (root / name).is_file():
-            return root / name
-    truth = _find_challenge(root, TRUTH)
-    if truth is not None:
-        return truth
-    raise MissingDataError(
-        f"opening {root}: there is no table HAM10000_metadata.csv (nor .tab, .tsv, .txt, nor "
-        f"without an extension), and no {TRUTH}. Get it with: ham10000 download --parts metadata"
-    )
+    return Folder(root, labels, images, masks, repeats, info)
 
 
 def find_files(
@@ -255,73 +222,6 @@ def link_sample(root: Path, out: Path, num_images: int, seed: int) -> int:
     return len(table)
 
 
-def read_challenge(truth: Path, groupings: Path) -> pd.DataFrame:
-    """Read the challenge's one-hot ground truth and its lesion ids as a metadata table.
-
-    The challenge doesn't publish age, sex and localization, so these are unknown.
-
-    Args:
-        truth: image, MEL, NV, BCC, AKIEC, BKL, DF, VASC; 1.0 for the diagnosis, 0.0 elsewhere.
-        groupings: image, lesion_id, diagnosis_confirm_type.
-
-    Returns:
-        The table as `read_table` returns it, in the order of the ground truth.
-
-    Raises:
-        MissingDataError: a table does not exist.
-        DataError: a file is not such a table, a row doesn't have exactly one diagnosis, or an
-            image has no lesion id.
-    """
-    columns = tuple(name.upper() for name in CLASSES)
-    labels = read_csv(truth, ("image", *columns))
-    scores = labels[list(columns)].apply(pd.to_numeric, errors="coerce")
-    unclear = (scores == 1).sum(axis=1) != 1
-    if unclear.any():
-        row = int(unclear.to_numpy().argmax())
-        raise DataError(
-            f"reading {truth}: row {row + 2} (image {labels['image'].iloc[row]}) doesn't have "
-            "exactly one diagnosis. Get the file again."
-        )
-    lesions = read_csv(groupings, ("image", "lesion_id", "diagnosis_confirm_type"))
-    repeated = lesions["image"].duplicated()
-    if repeated.any():
-        row = int(repeated.to_numpy().argmax())
-        raise DataError(
-            f"reading {groupings}: row {row + 2} repeats the image {lesions['image'].iloc[row]}. "
-            "Get the file again."
-        )
-    merged = labels[["image"]].merge(lesions, on="image", how="left")
-    lost = merged["lesion_id"].isna()
-    if lost.any():
-        row = int(lost.to_numpy().argmax())
-        raise DataError(
-            f"reading {groupings}: there is no row for the image {merged['image'].iloc[row]}, "
-            f"which row {row + 2} of {truth.name} names. Get both files again."
-        )
-    table = pd.DataFrame(
-        {
-            "lesion_id": merged["lesion_id"],
-            "image_id": merged["image"],
-            "dx": scores.idxmax(axis=1).str.lower(),
-            "dx_type": merged["diagnosis_confirm_type"],
-            "age": "",
-            "sex": "",
-            "localization": "",
-        },
-        columns=list(TABLE_COLUMNS),
-    )
-    return clean_table(table, f"reading {truth}")
-
-
-def convert_challenge(truth: Path, groupings: Path, out: Path) -> None:
-    """Write HAM10000_metadata.csv from the challenge's two tables.
-
-    Arguments and errors are those of `read_challenge`; `out` is the file to write.
-    """
-    table = read_challenge(truth, groupings)
-    write_text(out, table.to_csv(index=False, lineterminator="\n"))
-
-
 def _find_folders(root: Path, names: re.Pattern[str], depth: int = 2) -> list[Path]:
     matching: list[Path] = []
     for path in sorted(path for path in root.iterdir() if path.is_dir()):
@@ -350,14 +250,16 @@ def _list_files(
     return found, repeats
 
 
-def _find_images(root: Path, ids: Collection[str]) -> tuple[dict[str, Path], dict[str, list[Path]]]:
-    found, repeats = find_files(root, _PUBLISHED, IMAGE_ENDINGS)
-    if found:
-        return found, repeats
-    found, repeats = find_files(root, _PLAIN, IMAGE_ENDINGS)
-    if any(name in ids for name in found):
-        return found, repeats
-    for folders in ([root], _find_folders(root, _BY_CLASS)):
+def _find_images(
+    root: Path, ids: Collection[str], info: DatasetInfo
+) -> tuple[dict[str, Path], dict[str, list[Path]]]:
+    for names in (_any_of(*info.image_folders), _PLAIN):
+        found, repeats = find_files(root, names, IMAGE_ENDINGS)
+        found = {name: path for name, path in found.items() if not info.is_ignored(name)}
+        if any(name in ids for name in found) or (found and names is not _PLAIN):
+            return found, {name: paths for name, paths in repeats.items() if name in found}
+    by_class = _any_of(*info.classes)
+    for folders in ([root], _find_folders(root, by_class)):
         found, repeats = _list_files(folders, IMAGE_ENDINGS)
         found = {name: path for name, path in found.items() if name in ids}
         if found:
@@ -365,22 +267,11 @@ def _find_images(root: Path, ids: Collection[str]) -> tuple[dict[str, Path], dic
     return {}, {}
 
 
-def _read(path: Path) -> pd.DataFrame:
-    if path.name != TRUTH:
-        return read_table(path)
-    groupings = next(
-        (place / GROUPINGS for place in path.parents[:2] if (place / GROUPINGS).is_file()), None
-    ) or _find_challenge(path.parent, GROUPINGS)
-    if groupings is None:
-        raise MissingDataError(
-            f"reading {path}: there is no {GROUPINGS} next to it or in the folder around it, so "
-            "the lesion of each image is unknown, and no split could keep lesions together. Get "
-            "it with: ham10000 download --source isic --parts metadata"
-        )
-    return read_challenge(path, groupings)
+def _spelled(name: str, ids: Collection[str], ending: str) -> str:
+    """Return the name that a file has in the table, which may differ in its ending."""
+    other = name.removesuffix(ending) if name.endswith(ending) else name + ending
+    return other if name not in ids and other in ids else name
 
 
-def _find_challenge(root: Path, name: str) -> Path | None:
-    # Unpacked into a folder named after the archive, or not.
-    places = (root / name, root / Path(name).stem / name)
-    return next((place for place in places if place.is_file()), None)
+def _any_of(*names: str) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, names)), re.IGNORECASE)

@@ -9,12 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ham10000.data.constants import CLASSES, DX_TYPES, LOCALIZATIONS, SEXES, TABLE_COLUMNS
+from ham10000.data.catalog import HAM10000_INFO
+from ham10000.data.constants import DX_TYPES, LOCALIZATIONS, SEXES, TABLE_COLUMNS
+from ham10000.data.descriptions import DatasetInfo
 from ham10000.errors import ArgumentError, DataError, MissingDataError, closest, some
 
 __all__ = [
     "CATEGORIES",
     "METADATA",
+    "check_columns",
     "check_metadata",
     "clean_table",
     "encode_metadata",
@@ -36,6 +39,8 @@ _SYNONYMS = {
     "sex": {"f": "female", "w": "female", "woman": "female", "m": "male", "man": "male"},
     "localization": {
         "torso": "trunk",
+        "anterior torso": "trunk",
+        "lateral torso": "trunk",
         "posterior torso": "back",
         "palms/soles": "acral",
         "genitals": "genital",
@@ -62,8 +67,8 @@ _SYNONYMS = {
 _CENTURY = 100.0
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    r"""Read the metadata table and check every row.
+def read_table(path: Path, info: DatasetInfo = HAM10000_INFO) -> pd.DataFrame:
+    r"""Read a metadata table in the format of HAM10000 and check every row.
 
     Capitals, spaces and common spellings are folded: `M`, `Male` and `male` are one value, and so
     are `follow-up` and `follow_up`. Values that remain unknown are kept, for `not_understood`.
@@ -82,6 +87,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
     Args:
         path: comma- or tab-separated text in UTF-8.
+        info: the data set, for its classes.
 
     Returns:
         The columns of `TABLE_COLUMNS` as text, except `age`, a float in years, NaN if missing;
@@ -92,15 +98,16 @@ def read_table(path: Path) -> pd.DataFrame:
         DataError: it is not such a table. The message names the row as an editor counts, with the
             header as row 1.
     """
-    return clean_table(read_csv(path, TABLE_COLUMNS), f"reading {path}")
+    return clean_table(read_csv(path, TABLE_COLUMNS), f"reading {path}", info)
 
 
-def clean_table(table: pd.DataFrame, doing: str) -> pd.DataFrame:
+def clean_table(table: pd.DataFrame, doing: str, info: DatasetInfo = HAM10000_INFO) -> pd.DataFrame:
     """Check the rows of a table of text, and fold its spellings, in place.
 
     Args:
         table: has at least the columns `TABLE_COLUMNS`.
         doing: what messages start with.
+        info: the data set, for its classes.
 
     Returns:
         The table, as `read_table` returns it.
@@ -114,12 +121,12 @@ def clean_table(table: pd.DataFrame, doing: str) -> pd.DataFrame:
         spellings = {value: _canonical(column, value) for value in table[column].unique()}
         table[column] = table[column].map(spellings)
     folded = table["dx"].str.casefold()
-    unknown = ~folded.isin(CLASSES)
+    unknown = ~folded.isin(info.classes)
     if unknown.any():
         row, name = _first(unknown), str(table["dx"][unknown].iloc[0])
         raise DataError(
-            f"{doing}: row {row} has dx {name!r}, which is not a class of HAM10000 "
-            f"({int(unknown.sum())} such rows). {closest(name.casefold(), CLASSES)}"
+            f"{doing}: row {row} has dx {name!r}, which is not a class of {info.title} "
+            f"({int(unknown.sum())} such rows). {closest(name.casefold(), info.classes)}"
         )
     table["dx"] = folded
     repeated = table["image_id"].duplicated()
@@ -163,17 +170,26 @@ def read_csv(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
     except (pd.errors.ParserError, ValueError) as error:
         raise DataError(f"{doing}: it is not a table: {str(error).strip()}.") from error
     table.columns = [str(name).strip() for name in table.columns]
+    check_columns(table, required, doing)
+    if table.empty:
+        raise DataError(f"{doing}: it has a header and no rows. Get it again.")
+    for name in table.columns:
+        table[name] = table[name].astype(str).str.strip()
+    return table
+
+
+def check_columns(table: pd.DataFrame, required: tuple[str, ...], doing: str) -> None:
+    """Check that a table that was read from a file has columns.
+
+    Raises:
+        DataError: a required column is missing.
+    """
     missing = [name for name in required if name not in table.columns]
     if missing:
         raise DataError(
             f"{doing}: row 1 lacks the column {missing[0]!r}. Expected {', '.join(required)}; "
             f"found {', '.join(table.columns)}. {closest(missing[0], table.columns)}"
         )
-    if table.empty:
-        raise DataError(f"{doing}: it has a header and no rows. Get it again.")
-    for name in table.columns:
-        table[name] = table[name].astype(str).str.strip()
-    return table
 
 
 def encode_metadata(table: pd.DataFrame, columns: Sequence[str]) -> dict[str, Tensor]:

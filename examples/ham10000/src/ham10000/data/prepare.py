@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -22,6 +23,8 @@ from ham10000.data.cache import (
     open_cache,
     read_manifest,
 )
+from ham10000.data.catalog import HAM10000_INFO
+from ham10000.data.descriptions import DatasetInfo
 from ham10000.data.folder import Folder, open_folder
 from ham10000.data.images import decode_image, decode_mask, read_bytes, resize
 from ham10000.errors import ArgumentError, CacheError, cannot_write
@@ -49,6 +52,7 @@ def prepare(
     masks: bool = False,
     workers: int | None = None,
     check: bool = True,
+    info: DatasetInfo = HAM10000_INFO,
 ) -> Prepared:
     """Make a cache of all images of a data set, unless there is one that is up to date.
 
@@ -75,6 +79,7 @@ def prepare(
         masks: include the lesion masks.
         workers: number of threads; the number of cores by default.
         check: compare the arrays of an existing cache with their checksums: `check_cache`.
+        info: description of the data set.
 
     Raises:
         ArgumentError: the size is out of range, or `out` is a folder of something else.
@@ -83,7 +88,7 @@ def prepare(
     """
     if size < 1 or size > 4096:
         raise ArgumentError(f"preparing: size must be between 1 and 4096 pixels, found {size}.")
-    folder = open_folder(root)
+    folder = open_folder(root, info)
     paths = folder.paths()
     mask_paths = folder.mask_paths() if masks else []
     _make_place(out)
@@ -164,10 +169,20 @@ def _up_to_date(
 
 def _hash_inputs(folder: Folder, size: int, digests: Iterable[bytes]) -> str:
     whole = hashlib.sha256(f"{VERSION} {size}\n".encode())
+    if described := _describe(folder.info):
+        whole.update(json.dumps(described).encode())
     whole.update(folder.table.to_csv(index=False).encode())
     for digest in digests:
         whole.update(digest)
     return whole.hexdigest()
+
+
+def _describe(info: DatasetInfo) -> dict[str, Any]:
+    """Return what the manifest says about the data set: nothing for HAM10000."""
+    if info == HAM10000_INFO:
+        return {}
+    names = dict(info.class_names)
+    return {"set": {"name": info.name, "title": info.title, "class_names": names}}
 
 
 def _build(
@@ -213,6 +228,7 @@ def _build(
             "count": len(paths),
             "inputs": _hash_inputs(folder, size, digests),
             **names,
+            **_describe(folder.info),
             "sha256": sums,
         }
         write_text(out / MANIFEST, json.dumps(manifest, indent=2) + "\n")

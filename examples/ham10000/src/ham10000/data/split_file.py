@@ -1,17 +1,18 @@
 """The split file: reading, checks, writing, its rows, and the data set that it is of."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from ham10000.data.constants import CLASSES, NUM_IMAGES
+from ham10000.data.catalog import HAM10000_INFO
+from ham10000.data.constants import SPLITS
+from ham10000.data.descriptions import DatasetInfo
 from ham10000.data.metadata import read_csv
 from ham10000.errors import SplitError, closest, some
 from ham10000.utils import write_text
 
 __all__ = [
-    "SPLITS",
     "SYNTHETIC",
     "check_split",
     "data_name",
@@ -21,7 +22,6 @@ __all__ = [
     "write_split",
 ]
 
-SPLITS = ("train", "val", "test")
 COLUMNS = ("image_id", "lesion_id", "dx", "split")
 
 SYNTHETIC = "synthetic data"
@@ -153,7 +153,7 @@ def _check_splits(rows: pd.DataFrame, doing: str) -> None:
             raise SplitError(f"{doing}: no row has split {required!r}, so it is empty.")
     counts = pd.crosstab(rows["split"], rows["dx"])
     for name in counts.index:
-        empty = [dx for dx in CLASSES if dx in counts and counts.loc[name, dx] == 0]
+        empty = [str(dx) for dx, count in counts.loc[name].items() if count == 0]
         if empty:
             raise SplitError(
                 f"{doing}: {name} has no image of {', '.join(empty)}, so nothing can be learned or "
@@ -161,8 +161,14 @@ def _check_splits(rows: pd.DataFrame, doing: str) -> None:
             )
 
 
-def split_counts(split: pd.DataFrame) -> pd.DataFrame:
+def split_counts(
+    split: pd.DataFrame, classes: Sequence[str] = HAM10000_INFO.classes
+) -> pd.DataFrame:
     """Count the images of each class in each split, or in those of the first fold.
+
+    Args:
+        split: from `read_split`.
+        classes: the columns to return.
 
     Returns:
         One row per split, in the order train, val, test, and one column per class.
@@ -171,7 +177,7 @@ def split_counts(split: pd.DataFrame) -> pd.DataFrame:
         split = split[split["fold"] == split["fold"].min()]
     counts = pd.crosstab(split["split"], split["dx"])
     order = [name for name in ("train", "val", "test") if name in counts.index]
-    return counts.reindex(index=order, columns=list(CLASSES), fill_value=0)
+    return counts.reindex(index=order, columns=list(classes), fill_value=0)
 
 
 def split_rows(
@@ -210,7 +216,7 @@ def _first(rows: "pd.Series[bool]") -> int:
     return int(rows.to_numpy().argmax()) + 2
 
 
-def data_name(image_ids: Iterable[str]) -> str:
+def data_name(image_ids: Iterable[str], info: DatasetInfo = HAM10000_INFO) -> str:
     """Return the name of the data set that images are of, judging by their names.
 
     Example:
@@ -220,15 +226,18 @@ def data_name(image_ids: Iterable[str]) -> str:
 
     Args:
         image_ids: names of all images of a split.
+        info: description of the data set that the split was made from.
 
     Returns:
-        "HAM10000", "a part of HAM10000", "synthetic data" or "other data".
+        "HAM10000", "a part of HAM10000", "synthetic data" or "other data"; for another data set its
+        title instead of HAM10000.
     """
     names = pd.Series(sorted(set(image_ids)), dtype=str)
     numbers = pd.to_numeric(names.str.removeprefix("ISIC_"), errors="coerce").fillna(-1)
     found = numbers.astype(int).tolist()
     if all(number in _SYNTHETIC_IMAGES for number in found):
         return SYNTHETIC
-    if all(number in _HAM10000_IMAGES for number in found):
-        return "HAM10000" if len(found) >= _COMPLETE * NUM_IMAGES else "a part of HAM10000"
-    return "other data"
+    if info == HAM10000_INFO and not all(number in _HAM10000_IMAGES for number in found):
+        return "other data"
+    whole = len(found) >= _COMPLETE * (info.num_images or 0)
+    return info.title if whole else f"a part of {info.title}"

@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 
-from ham10000.data.constants import CLASSES, DX_TYPES
+from ham10000.data.constants import DX_TYPES, PUBLISHED_SPLIT
 from ham10000.data.duplicates import lesion_groups
 from ham10000.data.metadata import encode_metadata
 from ham10000.data.split_file import check_split
@@ -21,12 +21,13 @@ __all__ = [
     "lesion_split",
     "paper_split",
     "paper_val_split",
+    "published_split",
     "split_by_protocol",
 ]
 
 _LOG = logging.getLogger(__name__)
 
-SplitProtocol = Literal["lesion", "kfold", "paper", "paper_val", "honest"]
+SplitProtocol = Literal["lesion", "kfold", "paper", "paper_val", "published", "honest"]
 """Names of the protocols. `honest` is the former name of `paper_val`."""
 
 TEST_SHARE = 0.15
@@ -55,9 +56,10 @@ def split_by_protocol(
 
     Args:
         table: as `read_table` returns it.
-        protocol: lesion, kfold, paper or paper_val; `honest` is paper_val, with a warning.
-        seed: seed of all draws.
-        pairs: detected duplicates, from `find_pairs`. paper ignores them.
+        protocol: lesion, kfold, paper, paper_val or published; `honest` is paper_val, with a
+            warning.
+        seed: seed of all draws; published has none.
+        pairs: detected duplicates, from `find_pairs`. paper and published ignore them.
         folds: number of folds of kfold.
         validation: whether kfold has a validation fold.
         test_share: share of the test set of paper and paper_val.
@@ -77,6 +79,8 @@ def split_by_protocol(
         return kfold_split(table, seed, folds, pairs, validation=validation)
     if protocol == "paper":
         return paper_split(table, seed, test_share)
+    if protocol == "published":
+        return published_split(table)
     return paper_val_split(table, seed, pairs, test_share=test_share)
 
 
@@ -244,6 +248,34 @@ def paper_val_split(
     return split
 
 
+def published_split(table: pd.DataFrame) -> pd.DataFrame:
+    """Split as the data set itself says.
+
+    Example:
+        >>> import pandas as pd
+        >>> from ham10000.data import published_split
+        >>> table = pd.DataFrame({"image_id": ["a", "b"], "lesion_id": ["x", "y"], "dx": "nv"})
+        >>> published_split(table.assign(published_split=["train", "test"]))["split"].tolist()
+        ['train', 'test']
+
+    Args:
+        table: the table of a data set with a published split.
+
+    Returns:
+        A table like that of `lesion_split`.
+
+    Raises:
+        SplitError: the data set has no published split, or a lesion is in two of its parts, or a
+            class is missing from one.
+    """
+    doing = "splitting as published"
+    if PUBLISHED_SPLIT not in table:
+        raise SplitError(f"{doing}: the data set has no published split. Use the protocol lesion.")
+    split = _as_split(table, table[PUBLISHED_SPLIT].to_numpy(dtype=str))
+    check_split(split, table, doing)
+    return split
+
+
 def _allocate(
     table: pd.DataFrame,
     pairs: pd.DataFrame | None,
@@ -296,7 +328,7 @@ def _draw_test(table: pd.DataFrame, seed: int, share: float) -> NDArray[np.bool_
     sizes = table.groupby("lesion_id")["image_id"].transform("size")
     single = table[sizes == 1]
     counts = single["dx"].value_counts()
-    few = [name for name in CLASSES if (table["dx"] == name).any() and counts.get(name, 0) < 2]
+    few = [name for name in sorted(set(table["dx"])) if counts.get(name, 0) < 2]
     if few or len(single) * share < table["dx"].nunique():
         raise SplitError(
             f"{doing}: {', '.join(few) or 'some class'} has too few lesions with one "

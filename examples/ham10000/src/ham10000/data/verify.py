@@ -9,7 +9,8 @@ from typing import Literal
 
 import pandas as pd
 
-from ham10000.data.constants import CLASS_COUNTS, CLASSES, NUM_IMAGES, NUM_LESIONS
+from ham10000.data.catalog import HAM10000_INFO
+from ham10000.data.descriptions import DatasetInfo
 from ham10000.data.duplicates import (
     Fingerprint,
     find_pairs,
@@ -80,7 +81,9 @@ class _Scan:
     problem: str = ""
 
 
-def verify_dataset(root: Path, workers: int | None = None) -> Report:
+def verify_dataset(
+    root: Path, workers: int | None = None, info: DatasetInfo = HAM10000_INFO
+) -> Report:
     """Check files, table, images, masks and counts, and search for duplicates.
 
     Example:
@@ -96,11 +99,12 @@ def verify_dataset(root: Path, workers: int | None = None) -> Report:
     Args:
         root: folder of the data set.
         workers: number of threads; the number of cores by default.
+        info: description of the data set.
 
     Raises:
         Ham10000Error: there is no table, or it can't be read, so nothing else can be checked.
     """
-    folder = open_folder(root)
+    folder = open_folder(root, info)
     table = folder.table
     present = table[table["image_id"].isin(list(folder.images))].reset_index(drop=True)
     paths = [folder.images[name] for name in present["image_id"]]
@@ -109,12 +113,12 @@ def verify_dataset(root: Path, workers: int | None = None) -> Report:
     prints = [scan.print for scan in scans if scan.print is not None]
     pairs = find_pairs(present.iloc[whole], prints)
     known = known_pairs(table)
-    counts = {name: int((table["dx"] == name).sum()) for name in CLASSES}
+    counts = {name: int((table["dx"] == name).sum()) for name in info.classes}
     findings = [
         _check_layout(folder),
         _check_present(folder),
         _check_decode(scans),
-        *_check_counts(table, counts),
+        *_check_counts(table, counts, info),
         _check_diagnoses(table),
         _check_metadata(table),
         _check_exact(present, scans),
@@ -140,7 +144,8 @@ def _check_layout(folder: Folder) -> Finding:
     check = "layout"
     if not folder.repeats:
         places = len({path.parent for path in folder.images.values()})
-        return Finding(check, "ok", f"{folder.table_path.name} and {places} folders of images")
+        names = ", ".join(path.name for path, _ in folder.labels.files)
+        return Finding(check, "ok", f"{names} and {places} folders of images")
     differing = [
         name
         for name, others in folder.repeats.items()
@@ -167,10 +172,10 @@ def _check_present(folder: Folder) -> Finding:
     ids = folder.table["image_id"].tolist()
     missing = [name for name in ids if name not in folder.images]
     if missing:
-        row = ids.index(missing[0]) + 2
+        place = folder.labels.place_of(ids.index(missing[0]))
         message = (
             f"{len(missing)} images of the table are missing: {some(missing)} "
-            f"(the first in row {row}). Get them with: ham10000 download --parts images"
+            f"(the first in {place}). {folder.info.advice('images')}"
         )
         return Finding(check, "error", message, missing)
     known = set(ids)
@@ -191,20 +196,27 @@ def _check_decode(scans: Sequence[_Scan]) -> Finding:
     return Finding("decoding", "ok", f"every image can be decoded ({most})")
 
 
-def _check_counts(table: pd.DataFrame, counts: dict[str, int]) -> list[Finding]:
+def _check_counts(table: pd.DataFrame, counts: dict[str, int], info: DatasetInfo) -> list[Finding]:
     lesions = table["lesion_id"].nunique()
     total = f"{len(table):,} images of {lesions:,} lesions"
-    published = (NUM_IMAGES, NUM_LESIONS)
-    findings = [Finding("counts", "ok", f"{total}, as published")]
-    if (len(table), lesions) != published:
-        message = f"{total}; HAM10000 has {NUM_IMAGES:,} of {NUM_LESIONS:,}. Is this a subset?"
+    if info.num_images is None:
+        findings = [Finding("counts", "ok", total)]
+    elif (len(table), lesions) == (info.num_images, info.num_lesions or lesions):
+        findings = [Finding("counts", "ok", f"{total}, as published")]
+    else:
+        published = f"{info.num_images:,}"
+        if info.num_lesions is not None:
+            published += f" of {info.num_lesions:,}"
+        message = f"{total}; {info.title} has {published}. Is this a subset?"
         findings = [Finding("counts", "warning", message)]
     empty = [name for name, count in counts.items() if count == 0]
     shown = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     if empty:
         message = f"no image of {', '.join(empty)}, so no split can contain every class."
         findings.append(Finding("classes", "error", message, empty))
-    elif counts == CLASS_COUNTS:
+    elif not info.class_counts:
+        findings.append(Finding("classes", "ok", shown))
+    elif counts == info.class_counts:
         findings.append(Finding("classes", "ok", f"{shown}, as published"))
     else:
         findings.append(Finding("classes", "warning", f"{shown}; not as published"))

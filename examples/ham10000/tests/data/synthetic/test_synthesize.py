@@ -2,15 +2,18 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 from ham10000.data import (
+    PUBLISHED_SPLIT,
     Augment,
     Batches,
     CachedHAM10000,
     EpochSampler,
+    find_dataset,
     open_folder,
     paper_val_split,
     prepare,
@@ -109,3 +112,21 @@ def test_it_can_be_learned_and_is_not_trivial(tmp_path: Path) -> None:
     recalls = [(guesses[targets == label] == label).float().mean() for label in range(7)]
     balanced = torch.stack(recalls).mean().item()
     assert 0.4 < balanced < 0.99, balanced  # chance is 0.14
+
+
+def test_a_set_like_isic_2017_has_its_parts_and_proportions(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        synthesize(tmp_path / name, 55, seed=1, width=40, like="isic2017")
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+    melanoma, keratosis = (
+        open_folder(tmp_path / "a", find_dataset(f"isic2017-{task}")).table
+        for task in ("melanoma", "keratosis")
+    )
+    counts = melanoma[PUBLISHED_SPLIT].value_counts()
+    assert counts.sum() == 55
+    assert counts["train"] > counts["test"] > counts["val"] >= 6
+    of_class = pd.crosstab(melanoma[PUBLISHED_SPLIT], melanoma["dx"])
+    assert of_class.to_numpy().min() >= 2
+    assert not ((melanoma["dx"] == "mel") & (keratosis["dx"] == "sk")).any()
+    with pytest.raises(ArgumentError, match="at least 36"):
+        synthesize(tmp_path / "c", 35, seed=1, width=40, like="isic2017")

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from ham10000.data.augment import transforms
 from ham10000.data.augment.augment import PRESETS
-from ham10000.data.constants import CLASSES
+from ham10000.data.catalog import HAM10000_INFO
 from ham10000.data.dataset import HAM10000
+from ham10000.data.descriptions import DatasetInfo
 from ham10000.data.folder import Folder
 from ham10000.data.images import read_image, resize
 from ham10000.data.metadata import check_metadata, encode_metadata, read_csv
@@ -59,11 +60,14 @@ def offline_counts(count: int) -> tuple[int, int]:
     return count, passes * count + min(rest * BATCH, count)
 
 
-def offline_plan(split: pd.DataFrame) -> pd.DataFrame:
+def offline_plan(
+    split: pd.DataFrame, classes: Sequence[str] = HAM10000_INFO.classes
+) -> pd.DataFrame:
     """Count the files that `augment_offline` writes for each class.
 
     Args:
         split: a split without folds. Only its training set is augmented.
+        classes: classes of the data set.
 
     Returns:
         Columns originals, augmented and total, with one row per class and one for all.
@@ -77,8 +81,8 @@ def offline_plan(split: pd.DataFrame) -> pd.DataFrame:
             "Use a split of the protocol lesion, paper or paper_val."
         )
     train = split[split["split"] == "train"]["dx"].value_counts()
-    counts = [offline_counts(int(train.get(name, 0))) for name in CLASSES]
-    plan = pd.DataFrame(counts, index=list(CLASSES), columns=["originals", "augmented"])
+    counts = [offline_counts(int(train.get(name, 0))) for name in classes]
+    plan = pd.DataFrame(counts, index=list(classes), columns=["originals", "augmented"])
     plan.loc["all"] = plan.sum()
     return plan.assign(total=plan["originals"] + plan["augmented"])
 
@@ -112,12 +116,13 @@ def augment_offline(
         Ham10000Error: an image is missing or damaged; nothing is written.
         WriteError: the disk is full; nothing is left.
     """
-    plan = offline_plan(split)
+    plan = offline_plan(split, folder.info.classes)
     paths = folder.paths()
     rows = split_rows(split, folder.table, "train")
     names, labels = folder.table["image_id"].tolist(), folder.table["dx"].tolist()
+    classes = folder.info.classes
     copies = [
-        copy for label in CLASSES for copy in _copies([r for r in rows if labels[r] == label])
+        copy for label in classes for copy in _copies([r for r in rows if labels[r] == label])
     ]
 
     def job(copy: _Copy) -> bytes:
@@ -129,7 +134,7 @@ def augment_offline(
     index: list[tuple[str, str, str, str]] = []
     with new_folder(out) as partial:
         try:
-            for label in CLASSES:
+            for label in classes:
                 (partial / label).mkdir()
             encoded = in_order(job, copies, "Augmenting", workers)
             for copy, raw in zip(copies, encoded, strict=True):
@@ -203,6 +208,7 @@ class OfflineHAM10000(HAM10000):
         table: metadata table of the data set, as `read_table` returns it.
         size: size of the images of the augmented set.
         metadata: columns to include; see `HAM10000`.
+        info: description of the data set.
 
     Raises:
         MissingDataError: there is no augmented set in the folder, or a file of it is missing.
@@ -219,6 +225,7 @@ class OfflineHAM10000(HAM10000):
         *,
         size: int,
         metadata: Sequence[str] = (),
+        info: DatasetInfo = HAM10000_INFO,
     ) -> None:
         self._split_table, self._images_table = split, table
         if not (Path(root) / INDEX).exists():
@@ -226,7 +233,7 @@ class OfflineHAM10000(HAM10000):
                 f"opening the augmented set {root}: there is no {INDEX} in it. "
                 f"Make it with: ham10000 augment-offline --split SPLIT --out {root}"
             )
-        super().__init__(root, "train", size=size, metadata=metadata)
+        super().__init__(root, "train", size=size, metadata=metadata, info=info)
 
     def _open(self) -> None:
         doing = f"opening the augmented set {self.root}"

@@ -14,7 +14,7 @@ from typing import Literal
 import kagglehub
 
 from ham10000.data.download.http import Patience, fetch
-from ham10000.data.folder import convert_challenge
+from ham10000.data.tables import convert_challenge
 from ham10000.errors import (
     ArchiveError,
     ArgumentError,

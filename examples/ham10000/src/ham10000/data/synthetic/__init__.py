@@ -1,5 +1,6 @@
-"""A synthetic data set in the layout of HAM10000, for tests, demos and documentation."""
+"""Synthetic data sets in the layout of published ones."""
 
-from ham10000.data.synthetic.synthesize import synthesize, synthetic_table
+from ham10000.data.synthetic.layouts import LayoutName, synthetic_table
+from ham10000.data.synthetic.synthesize import synthesize
 
-__all__ = ["synthesize", "synthetic_table"]
+__all__ = ["LayoutName", "synthesize", "synthetic_table"]
