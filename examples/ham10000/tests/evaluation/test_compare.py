@@ -31,6 +31,14 @@ def with_noise(predictions: Predictions, amount: float, seed: int = 0) -> Predic
     return make_predictions(predictions.table, scores / scores.sum(axis=1, keepdims=True))
 
 
+def test_predictions_of_different_classes_are_not_compared() -> None:
+    rows = [("a", "L1", "mel", "test"), ("b", "L2", "nv", "test")]
+    two = make_predictions(rows, np.eye(2), classes=["mel", "nv"])
+    three = make_predictions(rows, np.eye(3)[:2], classes=["mel", "nv", "scar"])
+    with pytest.raises(PredictionError, match="classes of A are mel, nv, and those of B mel, nv,"):
+        compare(two, three, resamples=2)
+
+
 def test_images_that_only_one_model_gets_right() -> None:
     a = make(SIZES)
     b = with_noise(a, 2.0)

@@ -6,6 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from making import make
+from sklearn.metrics import (
+    average_precision_score,
+    balanced_accuracy_score,
+    recall_score,
+    roc_auc_score,
+)
 
 from ham10000.data import CLASSES, load_table
 from ham10000.errors import PredictionError
@@ -13,10 +19,12 @@ from ham10000.evaluation import (
     METRICS,
     STRATA,
     Predictions,
+    binary_metrics,
     by_lesion,
     confusion,
     evaluate,
     make_predictions,
+    metrics_of,
     read_predictions,
     summarize,
     to_json,
@@ -164,3 +172,47 @@ def predict_from(table: pd.DataFrame) -> Predictions:
     scores = np.exp(rng.normal(size=own.shape) + 2 * own)
     scores /= scores.sum(axis=1, keepdims=True)
     return make_predictions(table.assign(split="test"), scores)
+
+
+def make_binary(seed: int = 0, images: int = 240) -> Predictions:
+    """Make predictions of a binary task with a quarter of positives."""
+    rng = np.random.default_rng(seed)
+    truth = np.arange(images) % 4 == 0
+    score = 1 / (1 + np.exp(-rng.normal(size=images) - 1.5 * truth + 1))
+    rows = [
+        (f"I{n:03d}", f"L{n:03d}", "mel" if is_it else "other", "test")
+        for n, is_it in enumerate(truth)
+    ]
+    return make_predictions(rows, np.stack([1 - score, score], axis=1), classes=["other", "mel"])
+
+
+def test_a_binary_task_has_the_metrics_of_its_positive_class(tmp_path: Path) -> None:
+    predictions = make_binary()
+    found = evaluate(predictions, resamples=200)
+    write_evaluation(found, predictions, tmp_path)
+    stored = json.loads((tmp_path / "metrics.json").read_text())["per_image"]
+    truth, score = predictions.targets, predictions.probabilities[:, 1]
+    expected = {
+        "recall/mel": recall_score(truth, score > 0.5),
+        "specificity/mel": recall_score(1 - truth, score <= 0.5),
+        "auc/mel": roc_auc_score(truth, score),
+        "average_precision/mel": average_precision_score(truth, score),
+        "balanced_accuracy": balanced_accuracy_score(truth, score > 0.5),
+    }
+    assert list(stored["metrics"]) == list(metrics_of(["other", "mel"]))
+    assert stored["class_counts"] == {"other": 180, "mel": 60}
+    for name, value in expected.items():
+        metric = stored["metrics"][name]
+        assert metric["value"] == pytest.approx(value, abs=1e-12)
+        assert metric["low"] < value < metric["high"]
+        assert metric["high"] - metric["low"] < 0.35
+    shown = binary_metrics(predictions.classes)
+    assert set(shown.values()) == set(expected) - {"balanced_accuracy"}
+
+
+def test_both_classes_of_a_binary_task_have_the_same_ranking() -> None:
+    # Their resamples are perfectly correlated, so a mean over both is no better known than one.
+    metrics = evaluate(make_binary(seed=1), resamples=200).per_image.metrics
+    mel, macro = metrics["auc/mel"], metrics["auc_macro"]
+    assert macro.value == pytest.approx(mel.value)
+    assert (macro.low, macro.high) == pytest.approx((mel.low, mel.high), abs=1e-6)

@@ -200,3 +200,33 @@ def test_an_ensemble_of_other_images_is_refused() -> None:
         average_predictions([one, other])
     with pytest.raises(PredictionError, match="at least two models, found 1"):
         average_predictions([one])
+
+
+OWN = [("a", "L1", "nv", "test"), ("b", "L2", "scar", "test")]
+
+
+def test_classes_are_the_columns_after_those_of_the_image(tmp_path: Path) -> None:
+    made = make_predictions(OWN, [[0.75, 0.25], [0.5, 0.5]], classes=["scar", "nv"])
+    assert made.classes == ("scar", "nv")
+    assert made.targets.tolist() == [1, 0]
+    write_predictions(made, tmp_path / "p.csv")
+    again = read_predictions(tmp_path / "p.csv")
+    assert again.classes == ("scar", "nv")
+    assert (again.probabilities == made.probabilities).all()
+    assert average_predictions([made, again]).classes == by_lesion(made).classes == ("scar", "nv")
+    with pytest.raises(DataError, match="row 1 lacks the column 'mel'"):
+        read_predictions(tmp_path / "p.csv", ["nv", "mel"])
+    with pytest.raises(PredictionError, match="dx 'scar', which is none of nv, mel"):
+        make_predictions(OWN, np.eye(2), classes=["nv", "mel"])
+
+
+def test_a_table_with_all_classes_of_a_known_data_set_is_of_it(predictions: Predictions) -> None:
+    assert predictions.classes == CLASSES
+    made = make_predictions([("a", "L", "mel", "test")], [[0.25, 0.75]], classes=["other", "mel"])
+    shuffled = made.table[["mel", "other", *made.table.columns[:4]]].assign(note="x")
+    assert Predictions(shuffled).classes == ("other", "mel")
+
+
+def test_a_single_class_is_refused() -> None:
+    with pytest.raises(PredictionError, match="a column for each of two or more classes, found nv"):
+        make_predictions([("a", "L", "nv", "test")], [[1.0]], classes=["nv"])

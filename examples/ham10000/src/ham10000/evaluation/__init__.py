@@ -23,6 +23,7 @@ from ham10000.evaluation.evaluate import (
 )
 from ham10000.evaluation.intervals import Interval, intervals
 from ham10000.evaluation.metrics import (
+    AVERAGES,
     CLASS_METRICS,
     EQUAL_METRICS,
     LOWER_IS_BETTER,
@@ -30,14 +31,17 @@ from ham10000.evaluation.metrics import (
     NUM_BINS,
     absent_classes,
     best_temperature,
+    binary_metrics,
     confusion,
     format_change,
     metric_name,
+    metrics_of,
     reliability_bins,
     summarize,
     upper_bound,
 )
 from ham10000.evaluation.predictions import (
+    IMAGE_COLUMNS,
     Predictions,
     average_predictions,
     by_lesion,
@@ -57,8 +61,10 @@ from ham10000.evaluation.submission import (
 )
 
 __all__ = [
+    "AVERAGES",
     "CLASS_METRICS",
     "EQUAL_METRICS",
+    "IMAGE_COLUMNS",
     "LOWER_IS_BETTER",
     "METRICS",
     "NUM_BINS",
@@ -79,6 +85,7 @@ __all__ = [
     "adjust_p_values",
     "average_predictions",
     "best_temperature",
+    "binary_metrics",
     "by_lesion",
     "check_images",
     "compare",
@@ -91,6 +98,7 @@ __all__ = [
     "make_predictions",
     "mcnemar",
     "metric_name",
+    "metrics_of",
     "of_split",
     "only_one_right",
     "paired_differences",

@@ -19,10 +19,10 @@ from ham10000.data import CLASSES
 from ham10000.errors import ArgumentError
 from ham10000.evaluation.metrics import (
     MAX_FALSE_POSITIVE_RATE,
-    METRICS,
     NUM_BINS,
     averages,
     bin_of,
+    metrics_of,
 )
 
 __all__ = ["RESAMPLES", "draw_lesions", "summarize_weighted"]
@@ -80,7 +80,10 @@ def draw_lesions(
 
 
 def summarize_weighted(
-    targets: npt.ArrayLike, probabilities: npt.ArrayLike, weights: npt.ArrayLike
+    targets: npt.ArrayLike,
+    probabilities: npt.ArrayLike,
+    weights: npt.ArrayLike,
+    classes: Sequence[str] = CLASSES,
 ) -> dict[str, Floats]:
     """Compute all metrics once for each column of weights.
 
@@ -92,23 +95,29 @@ def summarize_weighted(
         [0.5, 0.75]
 
     Args:
-        targets: (N,), indices into `CLASSES`.
-        probabilities: (N, 7); each row sums to 1.
+        targets: (N,), indices into `classes`.
+        probabilities: (N, C); each row sums to 1.
         weights: (N, R), how often each image counts in each resample.
+        classes: names of the C classes.
 
     Returns:
-        (R,) for each of `METRICS`; NaN if undefined.
+        (R,) for each of `metrics_of(classes)`; NaN if undefined.
     """
     truth = np.asarray(targets, dtype=np.int64)
     scores = np.asarray(probabilities, dtype=np.float64)
     counts = np.asarray(weights)
     sums = _sums(truth, scores)
-    ranks = [_Ranks.of(truth == label, scores[:, label]) for label in range(len(CLASSES))]
+    ranks = [_Ranks.of(truth == label, scores[:, label]) for label in range(len(classes))]
     found = [
-        _measure(sums, ranks, np.ascontiguousarray(counts[:, start : start + _CHUNK], np.float64))
+        _measure(
+            classes,
+            sums,
+            ranks,
+            np.ascontiguousarray(counts[:, start : start + _CHUNK], np.float64),
+        )
         for start in range(0, counts.shape[1], _CHUNK)
     ]
-    return {name: np.concatenate([part[name] for part in found]) for name in METRICS}
+    return {name: np.concatenate([part[name] for part in found]) for name in metrics_of(classes)}
 
 
 @dataclass(frozen=True)
@@ -171,8 +180,10 @@ def _sums(truth: Ints, scores: Floats) -> Floats:
     return sums
 
 
-def _measure(sums: Floats, ranks: list[_Ranks], weights: Floats) -> dict[str, Floats]:
-    classes = len(CLASSES)
+def _measure(
+    names: Sequence[str], sums: Floats, ranks: list[_Ranks], weights: Floats
+) -> dict[str, Floats]:
+    classes = len(names)
     totals = (sums @ weights).T
     cells = totals[:, : classes * classes].reshape(-1, classes, classes)
     size = weights.sum(axis=0)
@@ -199,5 +210,5 @@ def _measure(sums: Floats, ranks: list[_Ranks], weights: Floats) -> dict[str, Fl
         "log_loss": totals[:, -1] / size,
     }
     for metric, values in per_class.items():
-        found |= {f"{metric}/{name}": values[:, label] for label, name in enumerate(CLASSES)}
+        found |= {f"{metric}/{name}": values[:, label] for label, name in enumerate(names)}
     return found

@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from ham10000.data import CLASSES
 from ham10000.errors import ArgumentError, some
 from ham10000.evaluation.bootstrap import RESAMPLES, draw_lesions, summarize_weighted
-from ham10000.evaluation.metrics import EQUAL_METRICS, METRICS, summarize, upper_bound
+from ham10000.evaluation.metrics import EQUAL_METRICS, metrics_of, summarize, upper_bound
 from ham10000.evaluation.predictions import Predictions, check_images
 from ham10000.statistics import LEVEL, CellEstimate, estimate_cells, holm, shared_variance
 
@@ -31,7 +30,7 @@ def compare_cells(
     control: Cells,
     arms: Mapping[str, Cells],
     *,
-    metrics: Sequence[str] = METRICS,
+    metrics: Sequence[str] | None = None,
     level: float = LEVEL,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -42,7 +41,7 @@ def compare_cells(
         control: predictions of the control, by fold and seed: every fold with every seed. With one
             split there is one fold.
         arms: predictions of each arm in the same cells, for the same images.
-        metrics: names of metrics.
+        metrics: names of metrics. Defaults to all.
         level: nominal coverage of the intervals.
         resamples: number of bootstrap resamples of lesions.
         seed: seed of the resamples.
@@ -58,8 +57,10 @@ def compare_cells(
         _check_same_cells(control, cells)
     folds, seeds = _grid(control)
     _check_disjoint(control, folds, seeds)
+    classes = control[folds[0], seeds[0]].classes
+    metrics = metrics_of(classes) if metrics is None else metrics
     found = {arm: _Differences.empty(metrics, len(folds), len(seeds), resamples) for arm in arms}
-    lesions = np.zeros((len(folds), len(CLASSES)))
+    lesions = np.zeros((len(folds), len(classes)))
     for row, fold in enumerate(folds):
         first = control[fold, seeds[0]]
         counts = draw_lesions(first.targets, first.lesions, resamples, [seed, row])
@@ -73,7 +74,10 @@ def compare_cells(
                     cells[fold, each], first, counts, f"{arm}, fold {fold}, seed {each}"
                 )
                 found[arm].add(row, column, base, other)
-    return {arm: each.estimate(lesions, level) for arm, each in found.items()}
+    return {
+        arm: each.estimate(dict(zip(classes, lesions.T, strict=True)), level)
+        for arm, each in found.items()
+    }
 
 
 def adjust_p_values(p_values: Mapping[tuple[str, str], float]) -> dict[tuple[str, str], float]:
@@ -116,7 +120,11 @@ class _Cell:
     def of(cls, one: Predictions, first: Predictions, counts: Floats, name: str) -> "_Cell":
         one = _aligned(one, first, name)
         truth, scores = one.targets, one.probabilities
-        return cls(scores, summarize(truth, scores), summarize_weighted(truth, scores, counts))
+        return cls(
+            scores,
+            summarize(truth, scores, one.classes),
+            summarize_weighted(truth, scores, counts, one.classes),
+        )
 
 
 @dataclass
@@ -145,7 +153,7 @@ class _Differences:
             values[row, column] = b.values[name] - a.values[name]
             self.drawn[name][column] += (b.drawn[name] - a.drawn[name]) / len(values)
 
-    def estimate(self, lesions: Floats, level: float) -> dict[str, CellEstimate]:
+    def estimate(self, lesions: Mapping[str, Floats], level: float) -> dict[str, CellEstimate]:
         found = {}
         for name, values in self.values.items():
             if not np.isfinite(values).all():
@@ -208,15 +216,16 @@ def _aligned(one: Predictions, first: Predictions, name: str) -> Predictions:
 
 def _lesions_of_class(one: Predictions) -> Floats:
     lesions = one.table.drop_duplicates("lesion_id")["dx"].value_counts()
-    return np.array([lesions.get(name, 0) for name in CLASSES], dtype=np.float64)
+    return np.array([lesions.get(name, 0) for name in one.classes], dtype=np.float64)
 
 
-def _limiting(metric: str, lesions: Floats) -> Floats:
+def _limiting(metric: str, lesions: Mapping[str, Floats]) -> Floats:
     # Number of lesions in each fold that limits how well the variance is known: those of the class,
     # of the rarest class for means over classes, and all of them otherwise.
     name, _, dx = metric.partition("/")
     if dx:
-        return np.asarray(lesions[:, CLASSES.index(dx)])
+        return lesions[dx]
+    counts = np.stack(list(lesions.values()), axis=1)
     if name.endswith("_macro") or name == "balanced_accuracy":
-        return np.asarray(np.where(lesions > 0, lesions, np.inf).min(axis=1))
-    return np.asarray(lesions.sum(axis=1))
+        return np.asarray(np.where(counts > 0, counts, np.inf).min(axis=1))
+    return np.asarray(counts.sum(axis=1))

@@ -16,6 +16,7 @@ their p-values can differ from those of the metrics.
 p-values are for one metric each, without correction for multiple testing.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -24,9 +25,10 @@ import pandas as pd
 from scipy.stats import binomtest, norm
 
 from ham10000.data import CLASSES
+from ham10000.errors import PredictionError
 from ham10000.evaluation.bootstrap import RESAMPLES, draw_lesions, summarize_weighted
 from ham10000.evaluation.intervals import Interval, intervals_of
-from ham10000.evaluation.metrics import METRICS, absent_classes
+from ham10000.evaluation.metrics import absent_classes, metrics_of
 from ham10000.evaluation.predictions import Predictions, by_lesion, check_images
 from ham10000.statistics import (
     NORMAL,
@@ -131,7 +133,7 @@ def compare(
         b=names[1],
         resamples=resamples,
         seed=seed,
-        absent_classes=absent_classes(a.targets),
+        absent_classes=absent_classes(a.targets, a.classes),
         per_image=_differences(a, b, counts),
         per_lesion=_differences(by_lesion(a), by_lesion(b), counts[first]),
     )
@@ -186,35 +188,46 @@ def only_one_right(
     right_a, right_b = (predicted == a.targets for predicted in found)
     table = a.table[["image_id", "lesion_id", "dx"]].assign(right=np.where(right_a, *names))
     for name, predicted in zip(("predicted_a", "predicted_b"), found, strict=True):
-        table[name] = [CLASSES[index] for index in predicted]
+        table[name] = [a.classes[index] for index in predicted]
     differing: pd.DataFrame = table[right_a != right_b].reset_index(drop=True)
     return differing
 
 
 def paired_differences(
-    targets: npt.ArrayLike, a: Floats, b: Floats, lesions: npt.ArrayLike, counts: Floats
+    targets: npt.ArrayLike,
+    a: Floats,
+    b: Floats,
+    lesions: npt.ArrayLike,
+    counts: Floats,
+    classes: Sequence[str] = CLASSES,
 ) -> dict[str, Difference]:
     """Return the difference of every metric with its interval.
 
     Args:
-        targets: (N,), indices into `CLASSES`.
-        a: (N, 7), probabilities of the first model.
-        b: (N, 7), probabilities of the second model.
+        targets: (N,), indices into `classes`.
+        a: (N, C), probabilities of the first model.
+        b: (N, C), probabilities of the second model.
         lesions: (N,), lesion index of each image, from 0.
         counts: (N, R), from `draw_lesions`.
+        classes: names of the C classes.
     """
-    drawn_a, drawn_b = (summarize_weighted(targets, scores, counts) for scores in (a, b))
-    first = intervals_of(targets, a, lesions, drawn_a)
-    second = intervals_of(targets, b, lesions, drawn_b)
+    drawn_a, drawn_b = (summarize_weighted(targets, scores, counts, classes) for scores in (a, b))
+    first = intervals_of(targets, a, lesions, drawn_a, classes)
+    second = intervals_of(targets, b, lesions, drawn_b, classes)
     count = len(np.unique(np.asarray(lesions)))
     return {
         name: _difference(name, (first[name], second[name]), (drawn_a[name], drawn_b[name]), count)
-        for name in METRICS
+        for name in metrics_of(classes)
     }
 
 
 def _in_order_of(a: Predictions, b: Predictions, names: tuple[str, str]) -> Predictions:
     named = replace(b, source=f"comparing {names[0]} with {names[1]}")
+    if a.classes != b.classes:
+        raise PredictionError(
+            f"{named.source}: the classes of {names[0]} are {', '.join(a.classes)}, and those of "
+            f"{names[1]} {', '.join(b.classes)}. Compare predictions for one data set."
+        )
     check_images(named, a.table, names[0])
     return replace(b, table=b.table.set_index("image_id").loc[a.table["image_id"]].reset_index())
 
@@ -224,8 +237,8 @@ def _differences(a: Predictions, b: Predictions, counts: Floats) -> Differences:
     return Differences(
         count=len(truth),
         mcnemar=mcnemar(scores_a.argmax(axis=1) == truth, scores_b.argmax(axis=1) == truth),
-        metrics=paired_differences(truth, scores_a, scores_b, a.lesions, counts),
-        areas=compare_areas(truth, scores_a, scores_b, a.lesions),
+        metrics=paired_differences(truth, scores_a, scores_b, a.lesions, counts, a.classes),
+        areas=compare_areas(truth, scores_a, scores_b, a.lesions, classes=a.classes),
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ham10000.data import CLASSES, DX_TYPES
+from ham10000.data import DX_TYPES
 from ham10000.evaluation.bootstrap import RESAMPLES, draw_lesions
 from ham10000.evaluation.intervals import Interval, intervals
 from ham10000.evaluation.metrics import absent_classes, confusion
@@ -63,7 +63,8 @@ class Level:
     class_counts: dict[str, int]
     metrics: dict[str, Interval]
     confusion: list[list[int]]
-    """Confusion matrix: true classes in rows, predicted classes in columns, as in `CLASSES`."""
+    """Confusion matrix: true classes in rows, predicted classes in columns, in the order of
+    `class_counts`."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +222,7 @@ def _evaluate(predictions: Predictions, resamples: int, seed: int) -> Stratum:
     counts = draw_lesions(predictions.targets, predictions.lesions, resamples, seed)
     _, first = np.unique(predictions.lesions, return_index=True)
     return Stratum(
-        absent_classes=absent_classes(predictions.targets),
+        absent_classes=absent_classes(predictions.targets, predictions.classes),
         per_image=_level(predictions, counts),
         per_lesion=_level(by_lesion(predictions), counts[first]),
     )
@@ -229,11 +230,12 @@ def _evaluate(predictions: Predictions, resamples: int, seed: int) -> Stratum:
 
 def _level(predictions: Predictions, counts: npt.NDArray[np.float64]) -> Level:
     targets, probabilities = predictions.targets, predictions.probabilities
-    support = np.bincount(targets, minlength=len(CLASSES))
+    classes = predictions.classes
+    support = np.bincount(targets, minlength=len(classes))
     return Level(
         count=len(targets),
-        class_counts=dict(zip(CLASSES, support.tolist(), strict=True)),
-        metrics=intervals(targets, probabilities, predictions.lesions, counts),
+        class_counts=dict(zip(classes, support.tolist(), strict=True)),
+        metrics=intervals(targets, probabilities, predictions.lesions, counts, classes),
         confusion=confusion(targets, probabilities).tolist(),
     )
 

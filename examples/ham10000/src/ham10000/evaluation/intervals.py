@@ -24,7 +24,7 @@ Coverage of these intervals in simulation: `benchmarks/interval_coverage.py`. `B
 `CORRECTION` of `statistics.intervals` were chosen to improve it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,7 +33,7 @@ import numpy.typing as npt
 
 from ham10000.data import CLASSES
 from ham10000.evaluation.bootstrap import summarize_weighted
-from ham10000.evaluation.metrics import LOWER_IS_BETTER, METRICS, summarize, upper_bound
+from ham10000.evaluation.metrics import LOWER_IS_BETTER, metrics_of, summarize, upper_bound
 from ham10000.statistics import (
     area_ends,
     corrected_ends,
@@ -75,7 +75,11 @@ class Interval:
 
 
 def intervals(
-    targets: npt.ArrayLike, probabilities: npt.ArrayLike, lesions: npt.ArrayLike, counts: Floats
+    targets: npt.ArrayLike,
+    probabilities: npt.ArrayLike,
+    lesions: npt.ArrayLike,
+    counts: Floats,
+    classes: Sequence[str] = CLASSES,
 ) -> dict[str, Interval]:
     """Compute all metrics of predictions with their confidence intervals.
 
@@ -91,16 +95,17 @@ def intervals(
         (0.9, 0.786, 0.957)
 
     Args:
-        targets: (N,), indices into `CLASSES`.
-        probabilities: (N, 7); each row sums to 1.
+        targets: (N,), indices into `classes`.
+        probabilities: (N, C); each row sums to 1.
         lesions: (N,), lesion index of each image, from 0.
         counts: (N, R), from `draw_lesions`.
+        classes: names of the C classes.
 
     Returns:
-        The interval of each of `METRICS`.
+        The interval of each of `metrics_of(classes)`.
     """
-    drawn = summarize_weighted(targets, probabilities, counts)
-    return intervals_of(targets, probabilities, lesions, drawn)
+    drawn = summarize_weighted(targets, probabilities, counts, classes)
+    return intervals_of(targets, probabilities, lesions, drawn, classes)
 
 
 def intervals_of(
@@ -108,28 +113,30 @@ def intervals_of(
     probabilities: npt.ArrayLike,
     lesions: npt.ArrayLike,
     drawn: Mapping[str, Floats],
+    classes: Sequence[str] = CLASSES,
 ) -> dict[str, Interval]:
     """Compute `intervals` from the resamples of each metric, (R,), if they are known already."""
-    values = summarize(targets, probabilities)
+    values = summarize(targets, probabilities, classes)
     truth, lesion = np.asarray(targets), np.asarray(lesions)
     predicted = np.asarray(probabilities).argmax(axis=1)
-    whole = _Size.of(lesion)
+    whole, label = _Size.of(lesion), {name: number for number, name in enumerate(classes)}
     found: dict[str, Interval] = {}
-    for name in METRICS:
+    for name in metrics_of(classes):
         metric, _, dx = name.partition("/")
         if not np.isfinite(values[name]):
             found[name] = Interval(values[name], np.nan, np.nan, "undefined")
         elif not dx:
             found[name] = _overall(name, values[name], drawn[name], whole)
         else:
-            own, taken = (each == CLASSES.index(dx) for each in (truth, predicted))
+            own, taken = (each == label[dx] for each in (truth, predicted))
             sizes = (_Size.of(lesion[own]), _Size.of(lesion[~own]), _Size.of(lesion[taken]))
             found[name] = _of_class(metric, values[name], drawn[name], sizes)
-    support = np.bincount(truth, minlength=len(CLASSES)).astype(np.float64)
+    support = np.bincount(truth, minlength=len(classes)).astype(np.float64)
     for name, metric in _MEANS.items():
-        weights = support if name == "auc_weighted" else np.ones(len(CLASSES))
+        weights = support if name == "auc_weighted" else np.ones(len(classes))
         if found[name].method != "undefined":
-            found[name] = _mean(values[name], metric, found, drawn, weights)
+            names = [f"{metric}/{dx}" for dx in classes]
+            found[name] = _mean(values[name], names, found, drawn, weights)
     return found
 
 
@@ -189,13 +196,12 @@ def _trials(value: float, drawn: Floats, size: _Size) -> float:
 
 def _mean(
     value: float,
-    metric: str,
+    names: Sequence[str],
     found: Mapping[str, Interval],
     drawn: Mapping[str, Floats],
     weights: Floats,
 ) -> Interval:
     # Mean over the classes where the metric is defined.
-    names = [f"{metric}/{dx}" for dx in CLASSES]
     known = np.array([found[name].method != "undefined" for name in names])
     names = [name for name, there in zip(names, known, strict=True) if there]
     values = np.array([found[name].value for name in names])

@@ -2,7 +2,7 @@
 
 Values come from scikit-learn where it has the metric. Where conventions differ:
 
-- The predicted class is the class with the largest probability, the first in `CLASSES` for ties.
+- The predicted class is the class with the largest probability, the first one for ties.
 - Metrics of a class without images are NaN, and averages (`_macro`, `_weighted`,
   `balanced_accuracy`) leave the class out. Report `absent_classes` beside any average.
 - The precision of a class that is never predicted is 0, as in scikit-learn.
@@ -14,6 +14,7 @@ Values come from scikit-learn where it has the metric. Where conventions differ:
 - `brier` is the squared error summed over classes and averaged over images, from 0 to 2.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -34,6 +35,7 @@ from ham10000.data import CLASSES
 from ham10000.errors import PredictionError
 
 __all__ = [
+    "AVERAGES",
     "CLASS_METRICS",
     "EQUAL_METRICS",
     "LOWER_IS_BETTER",
@@ -42,9 +44,11 @@ __all__ = [
     "averages",
     "best_temperature",
     "bin_of",
+    "binary_metrics",
     "confusion",
     "format_change",
     "metric_name",
+    "metrics_of",
     "reliability_bins",
     "summarize",
     "upper_bound",
@@ -61,7 +65,7 @@ CLASS_METRICS = (
 )
 """Metrics of each class. They are named `recall/mel` and so on."""
 
-METRICS = (
+AVERAGES = (
     "accuracy",
     "balanced_accuracy",
     "precision_weighted",
@@ -77,9 +81,44 @@ METRICS = (
     "ece",
     "brier",
     "log_loss",
-    *(f"{metric}/{name}" for metric in CLASS_METRICS for name in CLASSES),
 )
-"""Names of the metrics that `summarize` returns, in this order."""
+"""Metrics over all classes."""
+
+
+def metrics_of(classes: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the metrics that `summarize` returns for these classes, in its order.
+
+    Example:
+        >>> from ham10000.evaluation import metrics_of
+        >>> metrics_of(["other", "mel"])[-2:]
+        ('sensitivity_at_95_specificity/other', 'sensitivity_at_95_specificity/mel')
+    """
+    return AVERAGES + tuple(f"{metric}/{name}" for metric in CLASS_METRICS for name in classes)
+
+
+def binary_metrics(classes: Sequence[str]) -> dict[str, str]:
+    """Return the metrics of the positive class, the second of two, by display name.
+
+    Example:
+        >>> from ham10000.evaluation import binary_metrics
+        >>> binary_metrics(["other", "mel"])["sensitivity (mel)"]
+        'recall/mel'
+        >>> binary_metrics(["other", "mel", "sk"])
+        {}
+    """
+    if len(classes) != 2:
+        return {}
+    names = {
+        "sensitivity": "recall",
+        "specificity": "specificity",
+        "AUC": "auc",
+        "average precision": "average_precision",
+    }
+    return {f"{name} ({classes[1]})": f"{metric}/{classes[1]}" for name, metric in names.items()}
+
+
+METRICS = metrics_of(CLASSES)
+"""Names of the metrics of HAM10000."""
 
 NUM_BINS = 15
 """Number of bins of the calibration error."""
@@ -104,7 +143,9 @@ _DISPLAY_NAMES = {
 Floats = npt.NDArray[np.float64]
 
 
-def summarize(targets: npt.ArrayLike, probabilities: npt.ArrayLike) -> dict[str, float]:
+def summarize(
+    targets: npt.ArrayLike, probabilities: npt.ArrayLike, classes: Sequence[str] = CLASSES
+) -> dict[str, float]:
     """Compute all metrics of predictions.
 
     Example:
@@ -115,18 +156,19 @@ def summarize(targets: npt.ArrayLike, probabilities: npt.ArrayLike) -> dict[str,
         (0.75, 0.5, nan)
 
     Args:
-        targets: (N,), indices into `CLASSES`.
-        probabilities: (N, 7); each row sums to 1.
+        targets: (N,), indices into `classes`.
+        probabilities: (N, C); each row sums to 1.
+        classes: names of the C classes.
 
     Returns:
-        The value of each of `METRICS`; NaN if undefined.
+        The value of each of `metrics_of(classes)`; NaN if undefined.
 
     Raises:
         PredictionError: a shape is wrong, there are no images, or a value is out of range.
     """
-    truth, scores = _checked(targets, probabilities)
+    truth, scores = _checked(targets, probabilities, len(classes))
     predicted = scores.argmax(axis=1)
-    labels = list(range(len(CLASSES)))
+    labels = list(range(len(classes)))
     counts = confusion_matrix(truth, predicted, labels=labels)
     support = counts.sum(axis=1)
     precision, recall, f1, _ = precision_recall_fscore_support(
@@ -139,9 +181,9 @@ def summarize(targets: npt.ArrayLike, probabilities: npt.ArrayLike) -> dict[str,
         "precision": precision,
         "f1": f1,
         "specificity": 1 - false_positives / np.maximum(others, 1),
-        "auc": np.full(len(CLASSES), np.nan),
-        "average_precision": np.full(len(CLASSES), np.nan),
-        "sensitivity_at_95_specificity": np.full(len(CLASSES), np.nan),
+        "auc": np.full(len(classes), np.nan),
+        "average_precision": np.full(len(classes), np.nan),
+        "sensitivity_at_95_specificity": np.full(len(classes), np.nan),
     }
     per_class["specificity"][others == 0] = np.nan
     for label in labels:
@@ -156,7 +198,7 @@ def summarize(targets: npt.ArrayLike, probabilities: npt.ArrayLike) -> dict[str,
     for values in per_class.values():
         values[support == 0] = np.nan
     confidence, correct, size = reliability_bins(truth, scores)
-    squares = (scores - np.eye(len(CLASSES))[truth]) ** 2
+    squares = (scores - np.eye(len(classes))[truth]) ** 2
     whole = scores / scores.sum(axis=1, keepdims=True)
     found = {
         "accuracy": float(accuracy_score(truth, predicted)),
@@ -166,22 +208,22 @@ def summarize(targets: npt.ArrayLike, probabilities: npt.ArrayLike) -> dict[str,
         "log_loss": float(log_loss(truth, whole, labels=labels)),
     }
     for metric, values in per_class.items():
-        found |= {f"{metric}/{name}": float(v) for name, v in zip(CLASSES, values, strict=True)}
-    return {name: found[name] for name in METRICS}
+        found |= {f"{metric}/{name}": float(v) for name, v in zip(classes, values, strict=True)}
+    return {name: found[name] for name in metrics_of(classes)}
 
 
 def confusion(targets: npt.ArrayLike, probabilities: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Return the confusion matrix, (7, 7): true classes in rows, predicted classes in columns.
+    """Return the confusion matrix, (C, C): true classes in rows, predicted classes in columns.
 
     Raises:
         PredictionError: see `summarize`.
     """
     truth, scores = _checked(targets, probabilities)
-    counts = confusion_matrix(truth, scores.argmax(axis=1), labels=range(len(CLASSES)))
+    counts = confusion_matrix(truth, scores.argmax(axis=1), labels=range(scores.shape[1]))
     return np.asarray(counts, dtype=np.int64)
 
 
-def absent_classes(targets: npt.ArrayLike) -> list[str]:
+def absent_classes(targets: npt.ArrayLike, classes: Sequence[str] = CLASSES) -> list[str]:
     """List the classes without images, which averages leave out.
 
     Example:
@@ -190,15 +232,15 @@ def absent_classes(targets: npt.ArrayLike) -> list[str]:
         ['df', 'vasc']
     """
     there = set(np.asarray(targets).tolist())
-    return [name for label, name in enumerate(CLASSES) if label not in there]
+    return [name for label, name in enumerate(classes) if label not in there]
 
 
 def averages(per_class: dict[str, Floats], support: npt.ArrayLike) -> dict[str, Floats]:
     """Average metrics over the classes where they are defined.
 
     Args:
-        per_class: (..., 7) for each of `CLASS_METRICS`; NaN if undefined.
-        support: (..., 7), number of images of each class.
+        per_class: (..., C) for each of `CLASS_METRICS`; NaN if undefined.
+        support: (..., C), number of images of each class.
 
     Returns:
         (...) for each average.
@@ -318,19 +360,20 @@ def _mean(values: Floats, weights: Floats) -> Floats:
 
 
 def _checked(
-    targets: npt.ArrayLike, probabilities: npt.ArrayLike
+    targets: npt.ArrayLike, probabilities: npt.ArrayLike, num_classes: int | None = None
 ) -> tuple[npt.NDArray[np.int64], Floats]:
     truth, scores = np.asarray(targets), np.asarray(probabilities, dtype=np.float64)
-    if truth.ndim != 1 or len(truth) == 0 or scores.shape != (len(truth), len(CLASSES)):
+    if num_classes is None:
+        num_classes = scores.shape[-1] if scores.ndim == 2 else len(CLASSES)
+    if truth.ndim != 1 or len(truth) == 0 or scores.shape != (len(truth), num_classes):
         raise PredictionError(
             f"measuring predictions: targets and probabilities have the shapes {truth.shape} and "
-            f"{scores.shape}. Expected (N,) and (N, {len(CLASSES)}), with at least one image."
+            f"{scores.shape}. Expected (N,) and (N, {num_classes}), with at least one image."
         )
-    if truth.dtype.kind not in "iu" or truth.min() < 0 or truth.max() >= len(CLASSES):
+    if truth.dtype.kind not in "iu" or truth.min() < 0 or truth.max() >= num_classes:
         raise PredictionError(
             f"measuring predictions: targets are {truth.dtype} from {truth.min()} to "
-            f"{truth.max()}. Expected integers from 0 to {len(CLASSES) - 1}, indices into "
-            f"{', '.join(CLASSES)}."
+            f"{truth.max()}. Expected integers from 0 to {num_classes - 1}, indices of the classes."
         )
     wrong = ~(np.isfinite(scores).all(axis=1) & (np.abs(scores.sum(axis=1) - 1) <= 1e-2))
     if wrong.any():

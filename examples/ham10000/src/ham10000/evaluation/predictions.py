@@ -4,7 +4,7 @@ A `Predictions` object is always valid, so functions that take one need no furth
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ham10000.data import CLASSES, SPLITS, read_csv
+from ham10000.data import CLASSES, DATASETS, SPLITS, check_columns, read_csv
 from ham10000.errors import PredictionError, closest, some
 from ham10000.utils import write_text
 
 __all__ = [
     "COLUMNS",
+    "IMAGE_COLUMNS",
     "Predictions",
     "average_predictions",
     "by_lesion",
@@ -30,7 +31,11 @@ __all__ = [
     "write_predictions",
 ]
 
-COLUMNS = ("image_id", "lesion_id", "dx", "split", *CLASSES)
+IMAGE_COLUMNS = ("image_id", "lesion_id", "dx", "split")
+"""Columns before those of the classes."""
+
+COLUMNS = (*IMAGE_COLUMNS, *CLASSES)
+"""Columns of predictions for HAM10000."""
 
 TOLERANCE = 1e-4
 """Allowed deviation of a row's sum from 1, for half precision and rounded files."""
@@ -57,25 +62,30 @@ class Predictions:
     """
 
     table: pd.DataFrame
-    """Table with the columns `COLUMNS`; rows are in any order."""
+    """Table with `IMAGE_COLUMNS` and a column for each class; rows are in any order."""
     source: str = "checking predictions"
     """Beginning of error messages: what was being done, with which file."""
+    classes: tuple[str, ...] = ()
+    """Classes, in the order of the targets. By default those of the known data set of which the
+    table has all classes, or else all columns after `IMAGE_COLUMNS`."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "table", _checked(self.table, self.source))
+        classes = self.classes or _find_classes(self.table.columns)
+        object.__setattr__(self, "classes", tuple(classes))
+        object.__setattr__(self, "table", _checked(self.table, self.classes, self.source))
 
     def __len__(self) -> int:
         return len(self.table)
 
     @property
     def targets(self) -> npt.NDArray[np.int64]:
-        """True classes, (N,), indices into `CLASSES`."""
-        return pd.Index(CLASSES).get_indexer(pd.Index(self.table["dx"])).astype(np.int64)
+        """True classes, (N,), indices into `classes`."""
+        return pd.Index(self.classes).get_indexer(pd.Index(self.table["dx"])).astype(np.int64)
 
     @property
     def probabilities(self) -> npt.NDArray[np.float64]:
-        """Probabilities, (N, 7), in the order of `CLASSES`."""
-        return self.table[list(CLASSES)].to_numpy(np.float64)
+        """Probabilities, (N, C), in the order of `classes`."""
+        return self.table[list(self.classes)].to_numpy(np.float64)
 
     @property
     def lesions(self) -> npt.NDArray[np.int64]:
@@ -90,37 +100,47 @@ def make_predictions(
     rows: pd.DataFrame | Sequence[tuple[str, str, str, str]],
     probabilities: npt.ArrayLike,
     source: str = "checking predictions",
+    classes: Sequence[str] = CLASSES,
 ) -> Predictions:
     """Make predictions from rows of a table and an array of probabilities.
 
     Args:
         rows: image_id, lesion_id, dx and split; other columns are ignored.
-        probabilities: (N, 7), in the order of `CLASSES`.
+        probabilities: (N, C), in the order of the classes.
         source: beginning of error messages about these predictions.
+        classes: names of the C classes.
 
     Raises:
-        PredictionError: there are not seven probabilities for each row, or a row is not valid.
+        PredictionError: there are not C probabilities for each row, or a row is not valid.
     """
-    table = pd.DataFrame(rows, columns=list(COLUMNS[:4])).reset_index(drop=True)
+    table = pd.DataFrame(rows, columns=list(IMAGE_COLUMNS)).reset_index(drop=True)
     values = np.asarray(probabilities, dtype=np.float64)
-    if values.shape != (len(table), len(CLASSES)):
+    if values.shape != (len(table), len(classes)):
         raise PredictionError(
             f"{source}: probabilities have the shape {values.shape} for {len(table)} images. "
-            f"Expected ({len(table)}, {len(CLASSES)})."
+            f"Expected ({len(table)}, {len(classes)})."
         )
-    scores = pd.DataFrame(values, columns=list(CLASSES))
-    return Predictions(pd.concat([table, scores], axis=1), source)
+    scores = pd.DataFrame(values, columns=list(classes))
+    return Predictions(pd.concat([table, scores], axis=1), source, tuple(classes))
 
 
-def read_predictions(path: Path | str) -> Predictions:
-    """Read a CSV file with the columns `COLUMNS`, from any source, and check every row.
+def read_predictions(path: Path | str, classes: Sequence[str] = ()) -> Predictions:
+    """Read a CSV file of predictions, from any source, and check every row.
+
+    Args:
+        path: a table with `IMAGE_COLUMNS` and a column for each class.
+        classes: names of the classes, for a check that the file has them; see `Predictions`.
 
     Raises:
         MissingDataError: the file does not exist.
         DataError: the file is not a table, or a column is missing.
         PredictionError: a row is not valid; the message names it, counting the header as row 1.
     """
-    return Predictions(read_csv(Path(path), COLUMNS), f"reading {path}")
+    doing = f"reading {path}"
+    table = read_csv(Path(path), IMAGE_COLUMNS)
+    found = tuple(classes) or _find_classes(table.columns)
+    check_columns(table, (*IMAGE_COLUMNS, *found), doing)
+    return Predictions(table, doing, found)
 
 
 def write_predictions(predictions: Predictions, path: Path) -> None:
@@ -179,7 +199,9 @@ def average_predictions(members: Sequence[Predictions]) -> Predictions:
         check_images(other, first.table, f"the first model ({first.source})")
         places = pd.Index(other.table["image_id"]).get_indexer(pd.Index(first.table["image_id"]))
         total = total + other.probabilities[places]
-    return make_predictions(first.table, total / len(members), "averaging predictions")
+    return make_predictions(
+        first.table, total / len(members), "averaging predictions", first.classes
+    )
 
 
 def by_lesion(predictions: Predictions) -> Predictions:
@@ -189,8 +211,8 @@ def by_lesion(predictions: Predictions) -> Predictions:
         One row per lesion in the order of `lesions`, with the image_id of its first image.
     """
     groups = predictions.table.groupby("lesion_id", sort=True)
-    table = groups[list(COLUMNS[:4])].first().reset_index(drop=True)
-    means = groups[list(CLASSES)].mean().reset_index(drop=True)
+    table = groups[list(IMAGE_COLUMNS)].first().reset_index(drop=True)
+    means = groups[list(predictions.classes)].mean().reset_index(drop=True)
     return replace(predictions, table=pd.concat([table, means], axis=1))
 
 
@@ -246,20 +268,38 @@ def check_images(predictions: Predictions, expected: pd.DataFrame, whose: str) -
             )
 
 
-def _checked(table: pd.DataFrame, doing: str) -> pd.DataFrame:
-    missing = [name for name in COLUMNS if name not in table.columns]
+def _find_classes(columns: Iterable[str]) -> tuple[str, ...]:
+    """Return the classes of a table of predictions: see `Predictions.classes`.
+
+    A table that lacks one of the classes of HAM10000 is taken for a damaged one of HAM10000.
+    """
+    found = tuple(name for name in columns if name not in IMAGE_COLUMNS)
+    for info in DATASETS.values():
+        if set(info.classes) <= set(found):
+            return info.classes
+    return CLASSES if len(set(CLASSES) - set(found)) == 1 else found
+
+
+def _checked(table: pd.DataFrame, classes: tuple[str, ...], doing: str) -> pd.DataFrame:
+    columns = [*IMAGE_COLUMNS, *classes]
+    missing = [name for name in columns if name not in table.columns]
     if missing:
         raise PredictionError(
-            f"{doing}: there is no column {missing[0]!r}. Expected {', '.join(COLUMNS)}. "
+            f"{doing}: there is no column {missing[0]!r}. Expected {', '.join(columns)}. "
             f"{closest(missing[0], map(str, table.columns))}"
         )
     if table.empty:
         raise PredictionError(f"{doing}: the table has no rows. Predict at least one image.")
-    table = table[list(COLUMNS)].reset_index(drop=True)
-    for column in COLUMNS[:4]:
+    if len(classes) < 2:
+        raise PredictionError(
+            f"{doing}: expected a column for each of two or more classes, found "
+            f"{', '.join(classes) or 'none'}. Predict again."
+        )
+    table = table[columns].reset_index(drop=True)
+    for column in IMAGE_COLUMNS:
         empty = table[column].isna() | (table[column] == "")
         _refuse(table, empty, doing, f"no {column}", "Fill it in")
-    for column, options in (("dx", CLASSES), ("split", SPLITS)):
+    for column, options in (("dx", classes), ("split", SPLITS)):
         unknown = ~table[column].isin(options)
         name = str(table[column][unknown].iloc[0]) if unknown.any() else ""
         what = f"{column} {name!r}, which is none of {', '.join(options)}"
@@ -269,11 +309,11 @@ def _checked(table: pd.DataFrame, doing: str) -> pd.DataFrame:
     first = table.groupby("lesion_id")["dx"].transform("first")
     what = "another dx than an earlier row of its lesion"
     _refuse(table, table["dx"] != first, doing, what, "Correct one of them")
-    return _with_probabilities(table, doing)
+    return _with_probabilities(table, classes, doing)
 
 
-def _with_probabilities(table: pd.DataFrame, doing: str) -> pd.DataFrame:
-    scores = table[list(CLASSES)].map(_number).astype(np.float64)
+def _with_probabilities(table: pd.DataFrame, classes: tuple[str, ...], doing: str) -> pd.DataFrame:
+    scores = table[list(classes)].map(_number).astype(np.float64)
     again = "Predict again, or write probabilities instead of scores"
     finite = pd.Series(np.isfinite(scores.to_numpy()).all(axis=1))
     _refuse(table, ~finite, doing, "a non-finite probability", again)
@@ -283,7 +323,7 @@ def _with_probabilities(table: pd.DataFrame, doing: str) -> pd.DataFrame:
     wrong = (sums - 1).abs() > TOLERANCE
     total = float(sums[wrong].iloc[0]) if wrong.any() else 1.0
     _refuse(table, wrong, doing, f"probabilities that sum to {total:.6g}, not 1", again)
-    return table.assign(**{name: scores[name] for name in CLASSES})
+    return table.assign(**{name: scores[name] for name in classes})
 
 
 def _refuse(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from ham10000.data import CLASSES, HAM10000, TABLE_COLUMNS, find_files, read_csv, read_table
-from ham10000.errors import DataError, MissingDataError, some
+from ham10000.errors import DataError, MissingDataError, PredictionError, some
 from ham10000.evaluation.predictions import Predictions
 from ham10000.utils import write_text
 
@@ -47,6 +47,11 @@ def submission_table(predictions: Predictions) -> pd.DataFrame:
         image,MEL,NV,BCC,AKIEC,BKL,DF,VASC
         I1,0.25,0.75,0.0,0.0,0.0,0.0,0.0
     """
+    if predictions.classes != CLASSES:
+        raise PredictionError(
+            f"{predictions.source}: a submission has the classes {', '.join(CLASSES)}, and these "
+            f"predictions {', '.join(predictions.classes)}. Predict with a model of HAM10000."
+        )
     table = predictions.table.rename(columns={"image_id": "image"})
     table = table.rename(columns={name: name.upper() for name in CLASSES})
     return table[list(COLUMNS)].sort_values("image", ignore_index=True)

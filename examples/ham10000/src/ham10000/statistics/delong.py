@@ -10,6 +10,7 @@ each lesion (Obuchowski, Biometrics 53, 1997). With one image per lesion that ch
 The influence of a weighted mean of areas is the same weighted mean of their influences.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,14 +84,18 @@ def area_influence(
 
 
 def area_covariance(
-    targets: npt.ArrayLike, models: list[Floats], lesions: npt.ArrayLike
+    targets: npt.ArrayLike,
+    models: list[Floats],
+    lesions: npt.ArrayLike,
+    classes: Sequence[str] = CLASSES,
 ) -> tuple[dict[str, Floats], dict[str, Floats]]:
     """Return the areas of several models on the same images, with their covariance matrices.
 
     Args:
-        targets: (N,), indices into `CLASSES`.
-        models: probabilities of each of M models, (N, 7).
+        targets: (N,), indices into `classes`.
+        models: probabilities of each of M models, (N, C).
         lesions: (N,), lesion index of each image, from 0.
+        classes: names of the C classes.
 
     Returns:
         The areas, (M,), and covariances, (M, M), for auc_macro, auc_weighted, and the AUC of each
@@ -98,9 +103,9 @@ def area_covariance(
     """
     truth = np.asarray(targets, dtype=np.int64)
     lesion = np.asarray(lesions, dtype=np.int64)
-    support = np.bincount(truth, minlength=len(CLASSES))
-    values = np.full((len(models), len(CLASSES)), np.nan)
-    influence = np.full((len(models), len(CLASSES), int(lesion.max()) + 1), np.nan)
+    support = np.bincount(truth, minlength=len(classes))
+    values = np.full((len(models), len(classes)), np.nan)
+    influence = np.full((len(models), len(classes), int(lesion.max()) + 1), np.nan)
     there = np.flatnonzero((support > 0) & (support < len(truth)))
     for label in there:
         for model, scores in enumerate(models):
@@ -108,9 +113,9 @@ def area_covariance(
                 truth == label, scores[:, label], lesion
             )
     shares = {
-        "auc_macro": np.where(np.isin(np.arange(len(CLASSES)), there), 1.0, 0.0),
+        "auc_macro": np.where(np.isin(np.arange(len(classes)), there), 1.0, 0.0),
         "auc_weighted": support.astype(np.float64),
-        **{f"auc/{name}": row for name, row in zip(CLASSES, np.eye(len(CLASSES)), strict=True)},
+        **{f"auc/{name}": row for name, row in zip(classes, np.eye(len(classes)), strict=True)},
     }
     areas, covariances = {}, {}
     for name, share in shares.items():
@@ -125,22 +130,28 @@ def area_covariance(
 
 
 def compare_areas(
-    targets: npt.ArrayLike, a: Floats, b: Floats, lesions: npt.ArrayLike, level: float = 0.95
+    targets: npt.ArrayLike,
+    a: Floats,
+    b: Floats,
+    lesions: npt.ArrayLike,
+    level: float = 0.95,
+    classes: Sequence[str] = CLASSES,
 ) -> dict[str, AreaDifference]:
     """Compare the areas of two models on the same images.
 
     Args:
-        targets: (N,), indices into `CLASSES`.
-        a: (N, 7), probabilities of the first model.
-        b: (N, 7), probabilities of the second model.
+        targets: (N,), indices into `classes`.
+        a: (N, C), probabilities of the first model.
+        b: (N, C), probabilities of the second model.
         lesions: (N,), lesion index of each image, from 0.
         level: nominal coverage of the intervals.
+        classes: names of the C classes.
 
     Returns:
         The difference for auc_macro, auc_weighted, and the AUC of each class (auc/nv, ...).
     """
-    areas, covariances = area_covariance(targets, [a, b], lesions)
-    reasons = _reasons(np.asarray(targets), np.asarray(lesions))
+    areas, covariances = area_covariance(targets, [a, b], lesions, classes)
+    reasons = _reasons(np.asarray(targets), np.asarray(lesions), classes)
     reach = float(norm.ppf((1 + level) / 2))
     found = {}
     for name, (first, second) in areas.items():
@@ -164,9 +175,9 @@ def compare_areas(
     return found
 
 
-def _reasons(truth: Ints, lesion: Ints) -> dict[str, str]:
+def _reasons(truth: Ints, lesion: Ints, classes: Sequence[str]) -> dict[str, str]:
     # Reasons for undefined areas. Defined ones get an entry too, which the caller ignores.
-    lesions = {name: len(np.unique(lesion[truth == k])) for k, name in enumerate(CLASSES)}
+    lesions = {name: len(np.unique(lesion[truth == k])) for k, name in enumerate(classes)}
     whole = sum(lesions.values())
     found, single = {}, []
     for name, count in lesions.items():
