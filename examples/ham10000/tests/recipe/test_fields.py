@@ -67,6 +67,18 @@ def test_weights_of_images_need_single_images() -> None:
         )
 
 
+def test_classes_and_protocol_are_those_of_the_data_set() -> None:
+    data = {"set": "isic2017-keratosis", "protocol": "published"}
+    recipe = make_recipe({"name": "x", "data": data, "loss": {"class_weights": {"sk": 2}}})
+    assert recipe.data.set == "isic2017-keratosis"
+    with pytest.raises(RecipeError, match=r"no option 'mel'\. There are: other, sk"):
+        make_recipe({"name": "x", "data": data, "loss": {"class_weights": {"mel": 2}}})
+    with pytest.raises(RecipeError, match="is published, and HAM10000 has no published split"):
+        make_recipe({"name": "x", "data": {"protocol": "published"}})
+    with pytest.raises(RecipeError, match=r"data\.set 'isic2017': .*Closest: isic2019, isic2017-melanoma"):
+        make_recipe({"name": "x", "data": {"set": "isic2017"}})
+
+
 def test_a_frozen_backbone_has_no_augmented_set() -> None:
     with pytest.raises(RecipeError, match=r"model\.frozen .*, and data\.offline is auto\. Remove"):
         make_recipe({"name": "x", "data": {"offline": "auto"}, "model": {"frozen": True}})

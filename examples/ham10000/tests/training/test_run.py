@@ -12,17 +12,29 @@ import torch
 from making import make
 from PIL import Image
 
-from ham10000.data import CLASSES, Augment, open_folder, read_table
+from ham10000.data import (
+    CLASSES,
+    HAM10000_INFO,
+    PUBLISHED_SPLIT,
+    SYNTHETIC,
+    Augment,
+    find_dataset,
+    open_folder,
+    prepare,
+    read_table,
+)
 from ham10000.errors import (
     ArgumentError,
+    CacheError,
     CheckpointError,
     DataError,
     MissingDataError,
     PredictionError,
 )
 from ham10000.evaluation import OfficialTest, read_predictions, write_predictions
-from ham10000.recipe import Recipe, load_recipe
+from ham10000.recipe import Recipe, dump_recipe, load_recipe, make_recipe
 from ham10000.training import RunDir, claim_run, find_predictions, open_run, train
+from ham10000.training.data import prepare_data
 
 
 @pytest.fixture(scope="module")
@@ -328,3 +340,69 @@ def test_a_run_with_any_attention_can_be_opened(
     assert opened.predict("test").table.equals(written.table)
     frozen = [name for name, p in opened.load_model().named_parameters() if not p.requires_grad]
     assert len(frozen) == 2 * (layer == "placebo")
+
+
+@pytest.fixture(scope="module")
+def binary_run(isic2017: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on a synthetic data set like ISIC 2017."""
+    out = tmp_path_factory.mktemp("isic2017") / "run"
+    mine = make_recipe(
+        {
+            "name": "binary",
+            "data": {
+                "root": str(isic2017),
+                "set": "isic2017-melanoma",
+                "protocol": "published",
+                "size": 24,
+                "workers": 0,
+                "mix": "mixup",
+            },
+            "model": {"backbone": "ham10000:tiny", "at": "block2"},
+            "loss": {"class_weights": {"mel": 3}},
+            "training": {"epochs": 1, "batch_size": 16, "monitor": "auc/mel", "mode": "max"},
+            "logging": {"tensorboard": False},
+        }
+    )
+    assert ranks.run(train, mine, out) == [0]
+    return out
+
+
+def test_a_run_on_another_data_set_has_its_classes_and_split(
+    binary_run: Path, isic2017: Path
+) -> None:
+    opened = open_run(binary_run)
+    assert opened.info is find_dataset("isic2017-melanoma")
+    assert opened.data_name == SYNTHETIC
+    table = open_folder(isic2017, opened.info).table
+    expected = dict(zip(table["image_id"], table[PUBLISHED_SPLIT], strict=True))
+    assert dict(opened.split_table[["image_id", "split"]].to_numpy()) == expected
+    assert opened.load_model()(torch.zeros(1, 3, 24, 24)).shape == (1, 2)
+    written = read_predictions(binary_run / "predictions.csv")
+    assert written.classes == ("other", "mel")
+    assert written.table.equals(opened.predict("test").table)
+    assert find_predictions(binary_run, data=isic2017).classes == ("other", "mel")
+    image = next(isic2017.glob("ISIC-2017_Test_v2_Data/*.jpg"))
+    assert list(opened.predict_images(image).columns) == ["other", "mel"]
+    assert (binary_run.parent / "set-isic2017-melanoma-cache-24").is_dir()
+
+
+def test_masks_of_another_data_set_are_those_of_its_images(binary_run: Path) -> None:
+    images = open_run(binary_run).dataset("test", masks=True)
+    assert 0 < images[0][2]["mask"].float().mean() < 1
+
+
+def test_a_cache_of_another_data_set_is_refused(
+    binary_run: Path, tmp_path: Path, isic2017: Path
+) -> None:
+    keratosis = prepare(isic2017, tmp_path / "cache", 24, info=find_dataset("isic2017-keratosis"))
+    mine = load_recipe(RunDir(binary_run).recipe)
+    data = replace(mine.data, root=tmp_path / "gone", cache=keratosis.cache.path)
+    with pytest.raises(CacheError, match=r"of ISIC 2017 \(keratosis\), and data\.set is isic2017"):
+        prepare_data(RunDir(tmp_path / "run"), replace(mine, data=data))
+
+
+def test_a_recipe_from_before_there_were_other_data_sets_is_of_ham10000(tmp_path: Path) -> None:
+    text = dump_recipe(make_recipe({"name": "old"}))
+    assert "  set: ham10000\n" in text
+    (tmp_path / "recipe.yaml").write_text(text.replace("  set: ham10000\n", ""))
+    assert open_run(tmp_path).info is HAM10000_INFO

@@ -21,7 +21,7 @@ from timm.layers.create_attn import get_attn
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ham10000.data import CLASSES, HAM10000, Augment, feature_names
+from ham10000.data import HAM10000, Augment, feature_names, find_dataset
 from ham10000.errors import RecipeError, closest
 from ham10000.models.classifier import (
     LesionClassifier,
@@ -55,7 +55,7 @@ HeadFactory = Callable[[int, int], nn.Module]
 
 def build_model(
     recipe: Recipe,
-    num_classes: int = len(CLASSES),
+    num_classes: int | None = None,
     *,
     feature_map: tuple[int, int, int] | None = None,
 ) -> LesionClassifier:
@@ -70,8 +70,9 @@ def build_model(
         torch.Size([2, 7])
 
     Args:
-        recipe: The recipe. Only `model`, `attention`, `data.size` and `data.metadata` matter.
-        num_classes: Number of classes.
+        recipe: The recipe. Only `model`, `attention`, `data.size`, `data.set` and
+            `data.metadata` matter.
+        num_classes: Number of classes. Defaults to that of the data set of the recipe.
         feature_map: Shape (C, H, W) of the map that the backbone computes. With it, the backbone is
             not built, and only attention and head of the model can be used.
 
@@ -80,6 +81,8 @@ def build_model(
         MissingDataError: The file with the weights does not exist.
         MissingPackageError: The package with the weights is not installed.
     """
+    if num_classes is None:
+        num_classes = len(find_dataset(recipe.data.set).classes)
     network = _network(recipe, num_classes, feature_map)
     if not recipe.data.metadata:
         return LesionClassifier(network)
@@ -150,7 +153,7 @@ def _some_images(recipe: Recipe) -> Tensor:
     data, model = recipe.data, recipe.model
     if data.root is None:
         return torch.randn(_NUM_IMAGES, 3, data.size, data.size, generator=generator)
-    images = HAM10000(data.root, size=data.size)
+    images = HAM10000(data.root, size=data.size, info=find_dataset(data.set))
     chosen = torch.randperm(len(images), generator=generator)[:_NUM_IMAGES]
     pixels, _ = images.read(chosen.tolist())
     augment = Augment("none", mean=model.mean, std=model.std)

@@ -23,7 +23,14 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ham10000.data import Augment, CachedHAM10000, open_cache, read_table
+from ham10000.data import (
+    HAM10000_INFO,
+    Augment,
+    CachedHAM10000,
+    find_dataset,
+    open_cache,
+    read_table,
+)
 from ham10000.errors import (
     ArgumentError,
     CacheError,
@@ -81,7 +88,9 @@ def features_name(recipe: Recipe) -> str:
         'features-timm-resnet18-128'
     """
     name = re.sub(r"[^\w.]+", "-", recipe.model.backbone)
-    return f"features-{name}-{recipe.data.size}"
+    info = find_dataset(recipe.data.set)
+    of = "" if info == HAM10000_INFO else f"{info.name}-"
+    return f"features-{of}{name}-{recipe.data.size}"
 
 
 def extract_features(recipe: Recipe, cache: Path, out: Path, *, check: bool = True) -> FeatureMaps:
@@ -152,7 +161,7 @@ def open_features(path: Path, recipe: Recipe) -> FeatureMaps:
     fields = _fields(recipe)
     _check_fields({name: manifest["fields"].get(name) for name in fields}, fields, path)
     try:
-        table = read_table(path / _INDEX)
+        table = read_table(path / _INDEX, find_dataset(recipe.data.set))
         maps = npy.open_memmap(path / _MAPS, mode="r")
     except Ham10000Error as error:
         raise _damaged(path, str(error)) from error

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from docstring_parser import parse_from_object
 
-from ham10000.errors import RecipeError, closest
+from ham10000.data import find_dataset
+from ham10000.errors import Ham10000Error, RecipeError, closest
 from ham10000.recipe.recipe import MAP_LAYERS, LossRecipe, OneOf, Range, Recipe
 
 __all__ = ["FieldInfo", "check_values", "describe_type", "field_values", "recipe_fields"]
@@ -105,6 +106,7 @@ def check_values(recipe: Recipe, doing: str) -> None:
     for name, info in recipe_fields().items():
         _check_value(name, attrgetter(name)(recipe), info, doing)
     _check_attention(recipe, doing)
+    _check_dataset(recipe, doing)
     model, loss, schedule = recipe.model, recipe.loss, recipe.schedule
     if model.frozen and recipe.data.offline is not None:
         raise RecipeError(
@@ -141,6 +143,24 @@ def check_values(recipe: Recipe, doing: str) -> None:
         raise RecipeError(
             f"{doing}: loss.class_weights and loss.name class_balanced both weight the classes. "
             "Remove one of them."
+        )
+
+
+def _check_dataset(recipe: Recipe, doing: str) -> None:
+    try:
+        info = find_dataset(recipe.data.set)
+    except Ham10000Error as error:
+        raise RecipeError(f"{doing}: data.set {recipe.data.set!r}: {error}") from error
+    weights = recipe.loss.class_weights
+    for name in weights if isinstance(weights, dict) else ():
+        if name not in info.classes:
+            raise RecipeError(
+                f"{doing}: loss.class_weights has no option {name!r}. {closest(name, info.classes)}"
+            )
+    if recipe.data.protocol == "published" and not info.has_published_split:
+        raise RecipeError(
+            f"{doing}: data.protocol is published, and {info.title} has no published split. Set "
+            "data.protocol to lesion."
         )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from ham10000.data import CLASSES, DX_TYPES, PRESETS, TEST_SHARE, SplitProtocol
+from ham10000.data import DX_TYPES, PRESETS, TEST_SHARE, SplitProtocol
 
 __all__ = [
     "MAP_LAYERS",
@@ -85,6 +85,8 @@ class DataRecipe:
 
     root: Path | None = None
     """Folder of the data set. Defaults to HAM10000_DIR."""
+    set: str = "ham10000"
+    """Name of the data set, or path of its description, a YAML file."""
     cache: Path | None = None
     """Folder of decoded images. Defaults to a folder next to the run, which is made if missing."""
     check_cache: bool = True
@@ -98,7 +100,8 @@ class DataRecipe:
     """Split file. Defaults to a split made by `protocol`."""
     protocol: SplitProtocol = "lesion"
     """lesion: all lesions, stratified, duplicates kept together; kfold: the same in folds; paper:
-    the authors' split, without a validation set; paper_val: with one."""
+    the authors' split, without a validation set; paper_val: with one; published: that of the data
+    set itself."""
     test_share: Annotated[float, Range(0, 0.5, open_low=True)] = TEST_SHARE
     """Share of the lesions with one image in the test set of paper and paper_val."""
     validation: bool | None = None
@@ -269,9 +272,7 @@ class LossRecipe:
     name: Literal["cross_entropy", "focal", "class_balanced", "multi_weighted"] = "cross_entropy"
     """class_balanced is cross-entropy weighted by the effective number of images; multi_weighted is
     one-vs-all and focal, weighted by inverse counts, and constant for outliers."""
-    class_weights: Annotated[
-        dict[str, float] | Literal["balanced"] | None, _POSITIVE, OneOf(CLASSES)
-    ] = None
+    class_weights: Annotated[dict[str, float] | Literal["balanced"] | None, _POSITIVE] = None
     """Weight by class, 1 for the others; balanced for the inverse of the counts."""
     dx_type_weights: Annotated[dict[str, float] | None, _NOT_NEGATIVE, OneOf(DX_TYPES)] = None
     """Weight of an image by the confirmation of its diagnosis, 1 for the others; it multiplies that

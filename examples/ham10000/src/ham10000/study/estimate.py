@@ -7,7 +7,7 @@ from dataclasses import replace
 import pandas as pd
 import torch
 
-from ham10000.data import CLASSES
+from ham10000.data import find_dataset
 from ham10000.models import build_model
 from ham10000.recipe import Recipe
 from ham10000.training import build_loss
@@ -45,9 +45,10 @@ def _seconds_per_image(recipe: Recipe) -> tuple[float, float]:
     count = recipe.training.batch_size if device.type == "cuda" else 2
     bare = replace(recipe, model=replace(recipe.model, pretrained=False, weights=None))
     model = build_model(bare).to(device)
-    loss = build_loss(recipe.loss, [1] * len(CLASSES)).to(device)
+    classes = find_dataset(recipe.data.set).classes
+    loss = build_loss(recipe.loss, [1] * len(classes), classes=classes).to(device)
     images = torch.randn(count, 3, recipe.data.size, recipe.data.size, device=device)
-    targets = torch.arange(count, device=device) % len(CLASSES)
+    targets = torch.arange(count, device=device) % len(classes)
 
     def timed(step: Callable[[], None]) -> float:
         step()  # allocates memory and chooses algorithms

@@ -24,10 +24,10 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from ham10000.data import CLASSES, read_csv
+from ham10000.data import read_csv
 from ham10000.errors import ArgumentError, MissingDataError
 from ham10000.evaluation import (
-    METRICS,
+    IMAGE_COLUMNS,
     Predictions,
     check_images,
     format_change,
@@ -62,7 +62,6 @@ SPLIT_FILE = f"{SPLIT}.xz"
 METRICS_FILE = "metrics.csv.bz2"
 PAGE = "README.md"
 _ENVIRONMENTS = "environments.json"
-_COLUMNS = ("image_id", "lesion_id", "dx", "split", *CLASSES)
 
 
 class PublishedStudy:
@@ -98,7 +97,7 @@ class PublishedStudy:
                 str(row["recipe"]),
                 int(row["seed"]),
                 None if pd.isna(row["fold"]) else int(row["fold"]),
-            ): {name: float(row[name]) for name in METRICS}
+            ): {str(name): float(row[name]) for name in table.columns[3:]}
             for row in table.to_dict("records")
         }
 
@@ -112,10 +111,11 @@ class PublishedStudy:
             for run in runs:
                 if run.recipe in packed:
                     rows = self.split_of(run)
-                    tested = rows[rows["split"] == "test"][["image_id", "lesion_id", "dx", "split"]]
-                    merged = tested.merge(packed[run.recipe], on="image_id", validate="one_to_one")
+                    tested = rows[rows["split"] == "test"][list(IMAGE_COLUMNS)]
+                    scores = packed[run.recipe].drop(columns="recipe")
+                    merged = tested.merge(scores, on="image_id", validate="one_to_one")
                     if len(merged):
-                        found[run] = merged[list(_COLUMNS)]
+                        found[run] = merged
         return found
 
     @property
@@ -258,7 +258,8 @@ def recipe_text(fields: Mapping[str, Any]) -> str:
 
 def metrics_row(run: PlannedRun, predictions: Predictions) -> dict[str, Any]:
     """Return a run and its metrics, as a row of `METRICS_FILE`."""
-    return {**vars(run), **summarize(predictions.targets, predictions.probabilities)}
+    one = predictions
+    return {**vars(run), **summarize(one.targets, one.probabilities, one.classes)}
 
 
 def compact(value: Any) -> Any:
@@ -356,15 +357,14 @@ def _page(published: "PublishedStudy") -> str:
 
 
 def _predictions(study: Path, run: PlannedRun) -> pd.DataFrame:
-    return read_csv(RunDir(study / run.folder).predictions(), _COLUMNS)
+    return read_csv(RunDir(study / run.folder).predictions(), IMAGE_COLUMNS)
 
 
 def _packed(study: Path, runs: Iterable[PlannedRun]) -> pd.DataFrame:
-    parts = [
-        _predictions(study, run).assign(recipe=run.recipe)[["image_id", "recipe", *CLASSES]]
-        for run in runs
-    ]
-    return pd.concat(parts).sort_values(["recipe", "image_id"], kind="stable")
+    drop = list(IMAGE_COLUMNS[1:])
+    parts = [_predictions(study, run).drop(columns=drop).assign(recipe=run.recipe) for run in runs]
+    table = pd.concat(parts)[["image_id", "recipe", *parts[0].columns[1:-1]]]
+    return table.sort_values(["recipe", "image_id"], kind="stable")
 
 
 def _write_environments(study: Path, runs: Sequence[PlannedRun], folder: Path) -> None:

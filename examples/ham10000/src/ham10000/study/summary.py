@@ -10,7 +10,6 @@ import pandas as pd
 from ham10000.evaluation import (
     EQUAL_METRICS,
     LOWER_IS_BETTER,
-    METRICS,
     RESAMPLES,
     Cells,
     adjust_p_values,
@@ -123,7 +122,9 @@ def summarize_study(
         seed=seed,
     )
     measured = {
-        recipe: {key: summarize(one.targets, one.probabilities) for key, one in runs.items()}
+        recipe: {
+            key: summarize(one.targets, one.probabilities, one.classes) for key, one in runs.items()
+        }
         for recipe, runs in cells.items()
     }
     tested = {fold: one for (fold, _), one in cells[plan.control].items()}.values()
@@ -152,7 +153,10 @@ def summarize_changes(
     Returns:
         The result of `summarize_study`, except for `images`, `lesions` and `resamples`.
     """
-    defined = [name for name in METRICS if all(name in found for found in changes.values())]
+    known = dict.fromkeys(
+        name for runs in measured.values() for found in runs.values() for name in found
+    )
+    defined = [name for name in known if all(name in found for found in changes.values())]
     adjusted = _adjust(plan, changes, defined)
     verdicts = {
         (arm, name): decide(
@@ -180,7 +184,7 @@ def summarize_changes(
             }
             for arm in plan.arms
         },
-        "undefined": [name for name in METRICS if name not in defined],
+        "undefined": [name for name in known if name not in defined],
         "look": {
             "number": look,
             "level": round(_alpha(plan, look), 9),

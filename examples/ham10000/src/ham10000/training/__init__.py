@@ -22,6 +22,7 @@ from ham10000.training.run_dir import (
     TRAINER_LOCK,
     RunDir,
     claim_run,
+    dataset_of,
     find_run,
     lock_run,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "build_schedule",
     "check_frozen",
     "claim_run",
+    "dataset_of",
     "find_features",
     "find_images",
     "find_predictions",

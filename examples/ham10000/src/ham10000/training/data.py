@@ -9,12 +9,14 @@ from filelock import FileLock
 
 from ham10000.data import (
     HAM10000,
+    HAM10000_INFO,
     CachedHAM10000,
     OfflineHAM10000,
     augment_offline,
     check_cache,
     check_split,
     data_folder,
+    find_dataset,
     open_cache,
     open_folder,
     prepare,
@@ -201,8 +203,7 @@ def find_cache(run: RunDir, data: DataRecipe) -> Path:
     if data.cache is not None:
         return data.cache
     # The data set may be gone: its cache is enough.
-    name = data_folder(data.root, exists=False).absolute().name
-    return run.path.absolute().parent / f"{name}-cache-{data.size}"
+    return run.path.absolute().parent / f"{_data_name(data)}-cache-{data.size}"
 
 
 def find_features(run: RunDir, recipe: Recipe) -> Path:
@@ -250,7 +251,8 @@ def open_train(cache: Path, run: RunDir, data: DataRecipe) -> HAM10000:
     split = read_split(run.split, table)
     columns = METADATA_COLUMNS if data.metadata else ()
     folder = _find_offline(run, data, split)
-    return OfflineHAM10000(folder, split, table, size=data.size, metadata=columns)
+    info = find_dataset(data.set)
+    return OfflineHAM10000(folder, split, table, size=data.size, metadata=columns, info=info)
 
 
 def _find_offline(run: RunDir, data: DataRecipe, split: pd.DataFrame) -> Path:
@@ -258,8 +260,14 @@ def _find_offline(run: RunDir, data: DataRecipe, split: pd.DataFrame) -> Path:
         return data.offline
     images = sorted(split["image_id"][split["split"] == "train"])
     digest = hashlib.sha256("\n".join(images).encode()).hexdigest()[:8]
-    name = data_folder(data.root, exists=False).absolute().name
-    return run.path.absolute().parent / f"{name}-offline-{data.size}-{digest}"
+    return run.path.absolute().parent / f"{_data_name(data)}-offline-{data.size}-{digest}"
+
+
+def _data_name(data: DataRecipe) -> str:
+    """Return a name for what is made from a data set: that of its folder, and of the data set."""
+    folder = data_folder(data.root, exists=False).absolute().name
+    info = find_dataset(data.set)
+    return folder if info == HAM10000_INFO else f"{folder}-{info.name}"
 
 
 def _prepare_offline(run: RunDir, data: DataRecipe, split: pd.DataFrame) -> None:
@@ -268,7 +276,7 @@ def _prepare_offline(run: RunDir, data: DataRecipe, split: pd.DataFrame) -> None
     out.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(out.with_name(f".{out.name}.lock")):
         if not out.exists():
-            folder = open_folder(data_folder(data.root))
+            folder = open_folder(data_folder(data.root), find_dataset(data.set))
             augment_offline(folder, split, out, size=data.size, seed=0)
 
 
@@ -287,6 +295,12 @@ def _prepare_cache(run: RunDir, data: DataRecipe) -> Path:
         manifest = read_manifest(cache)
         if manifest is None or manifest["size"] != data.size:
             raise
+        found, info = open_cache(cache).info, find_dataset(data.set)
+        if (found.name, found.classes) != (info.name, info.classes):
+            raise CacheError(
+                f"opening the cache {cache}: it is of {found.title}, and data.set is {data.set}. "
+                "Set data.cache to the cache of this data set, or data.root to its folder."
+            ) from None
         if data.check_cache:
             check_cache(cache)
         return cache
@@ -296,7 +310,8 @@ def _prepare_cache(run: RunDir, data: DataRecipe) -> Path:
         manifest = None  # `prepare` rebuilds it
     # An existing cache with masks keeps them.
     masks = bool(manifest and manifest["masks"])
-    prepare(root, cache, data.size, masks=masks, check=data.check_cache)
+    info = find_dataset(data.set)
+    prepare(root, cache, data.size, masks=masks, check=data.check_cache, info=info)
     return cache
 
 
@@ -332,9 +347,9 @@ def make_split(
     if data.split is not None:
         return read_split(data.split, table)
     pairs = None
-    if data.protocol != "paper":
-        root = data_folder(data.root)
-        pairs = read_pairs(data.pairs) if data.pairs else scan_pairs(open_folder(root))
+    if data.protocol not in ("paper", "published"):
+        folder = open_folder(data_folder(data.root), find_dataset(data.set))
+        pairs = read_pairs(data.pairs) if data.pairs else scan_pairs(folder)
     return split_by_protocol(
         table,
         data.protocol,

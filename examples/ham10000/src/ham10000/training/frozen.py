@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from ham10000.data import CLASSES, EpochSampler, read_split, split_rows
+from ham10000.data import EpochSampler, find_dataset, read_split, split_rows
 from ham10000.errors import MissingDataError, RecipeError, SplitError, TrainingError
 from ham10000.evaluation import (
     Predictions,
@@ -250,7 +250,8 @@ def _build_session(recipe: Recipe, run: RunDir, features: FeatureMaps) -> _Sessi
             "selects the weights. Set training.monitor=epoch training.mode=max "
             "training.patience=null, or use a split with one."
         )
-    names = {name: index for index, name in enumerate(CLASSES)}
+    classes = find_dataset(recipe.data.set).classes
+    names = {name: index for index, name in enumerate(classes)}
     targets = torch.tensor([names[name] for name in features.table["dx"]])
     torch.manual_seed(recipe.seed)
     _, channels, height, width = features.maps.shape
@@ -263,7 +264,7 @@ def _build_session(recipe: Recipe, run: RunDir, features: FeatureMaps) -> _Sessi
         own.tolist(), recipe.data.balance, recipe.seed, num_samples=recipe.data.epoch_samples
     )
     plan = EpochPlan(sampler.num_samples, training.batch_size)
-    counts = torch.bincount(own, minlength=len(CLASSES))
+    counts = torch.bincount(own, minlength=len(classes))
     optimizer = build_optimizer(recipe.optimizer, model, fused=True)
     ema = average_weights(head, training.ema)
     return _Session(
@@ -274,7 +275,7 @@ def _build_session(recipe: Recipe, run: RunDir, features: FeatureMaps) -> _Sessi
         targets=targets,
         head=head,
         evaluated=head if ema is None else ema.module,
-        loss=build_loss(recipe.loss, counts, class_frequencies(recipe, counts)),
+        loss=build_loss(recipe.loss, counts, class_frequencies(recipe, counts), classes),
         weights=confirmation_weights(recipe.loss, features.table),
         sampler=sampler,
         plan=plan,
@@ -342,7 +343,7 @@ def _end_epoch(session: _Session, counters: Counters) -> bool:
 
 def _record(counters: Counters, predictions: Predictions, split: str) -> dict[str, Any]:
     """Return a line of metrics.jsonl."""
-    measured = summarize(predictions.targets, predictions.probabilities)
+    measured = summarize(predictions.targets, predictions.probabilities, predictions.classes)
     return {
         "epoch": counters.epoch,
         "step": counters.step,
@@ -361,7 +362,8 @@ def _predict(session: _Session, split: str) -> Predictions:
     ]
     table = session.features.table.iloc[rows][["image_id", "lesion_id", "dx"]]
     known = table.reset_index(drop=True).assign(split=split)
-    return make_predictions(known, round_probabilities(torch.cat(parts)), "predicting")
+    classes = find_dataset(session.recipe.data.set).classes
+    return make_predictions(known, round_probabilities(torch.cat(parts)), "predicting", classes)
 
 
 def _check_split(run: RunDir, trained: str) -> None:

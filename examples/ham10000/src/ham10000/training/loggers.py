@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, schedule
 from torch.utils.tensorboard import SummaryWriter
 
-from ham10000.data import CLASSES, Augment, metadata_features
+from ham10000.data import Augment, metadata_features
 from ham10000.errors import TrainingError
 from ham10000.evaluation import Predictions, confusion
 from ham10000.recipe import Recipe, dump_recipe
@@ -79,8 +79,9 @@ class Loggers:
             try:
                 for name, value in scalars.items():
                     self.tensorboard.add_scalar(name, value, epoch)
-                counts = confusion(predictions.targets, predictions.probabilities)
-                self.tensorboard.add_figure(f"{split}/confusion", _confusion_figure(counts), epoch)
+                self.tensorboard.add_figure(
+                    f"{split}/confusion", _confusion_figure(predictions), epoch
+                )
                 if attention is not None:
                     self.tensorboard.add_images(f"{split}/attention", attention, epoch)
                 self.tensorboard.flush()
@@ -159,7 +160,7 @@ def sample_images(targets: list[int], count: int) -> list[int]:
     """
     ranked = [
         (rank, label, index)
-        for label in range(len(CLASSES))
+        for label in sorted(set(targets))
         for rank, index in enumerate(i for i, target in enumerate(targets) if target == label)
     ]
     return [index for _, _, index in sorted(ranked)[:count]]
@@ -234,7 +235,7 @@ def _wandb_media(split: str, predictions: Predictions, attention: Tensor | None)
         f"{split}/confusion": module.plot.confusion_matrix(
             y_true=predictions.targets.tolist(),
             preds=predictions.probabilities.argmax(axis=1).tolist(),
-            class_names=list(CLASSES),
+            class_names=list(predictions.classes),
             title=f"Confusion matrix, {split}",
         )
     }
@@ -244,13 +245,15 @@ def _wandb_media(split: str, predictions: Predictions, attention: Tensor | None)
     return media
 
 
-def _confusion_figure(counts: Any) -> Figure:
+def _confusion_figure(predictions: Predictions) -> Figure:
+    counts = confusion(predictions.targets, predictions.probabilities)
+    classes = predictions.classes
     figure = Figure(figsize=(4.5, 4), layout="constrained")
     axes = figure.subplots()
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
-    axes.set_xticks(range(len(CLASSES)), CLASSES, rotation=45)
-    axes.set_yticks(range(len(CLASSES)), CLASSES)
+    axes.set_xticks(range(len(classes)), classes, rotation=45)
+    axes.set_yticks(range(len(classes)), classes)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     for (row, column), count in _cells(counts):

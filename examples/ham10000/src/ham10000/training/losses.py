@@ -189,6 +189,7 @@ def build_loss(
     recipe: LossRecipe,
     class_counts: Sequence[int] | Tensor,
     frequencies: Sequence[float] | Tensor | None = None,
+    classes: Sequence[str] = CLASSES,
 ) -> ClassLoss | MultiWeightedLoss:
     """Build the loss of a recipe.
 
@@ -200,14 +201,15 @@ def build_loss(
 
     Args:
         recipe: the part `loss` of a recipe.
-        class_counts: number of training images of each class, in the order of `CLASSES`.
+        class_counts: number of training images of each class, in the order of `classes`.
         frequencies: how often each class is sampled, in any unit; `class_counts` by default.
+        classes: names of the classes.
     """
     if recipe.name == "multi_weighted":
         counts = torch.as_tensor(class_counts)
         return MultiWeightedLoss(counts, recipe.power, recipe.gamma, recipe.cumulative)
     return ClassLoss(
-        class_weights(recipe, class_counts),
+        class_weights(recipe, class_counts, classes),
         recipe.label_smoothing,
         recipe.gamma if recipe.name == "focal" else 0.0,
         log_priors(class_counts if frequencies is None else frequencies, recipe.logit_adjustment),
@@ -231,7 +233,11 @@ def log_priors(frequencies: Sequence[float] | Tensor, strength: float) -> Tensor
     return (strength * shares.log()).float()
 
 
-def class_weights(recipe: LossRecipe, class_counts: Sequence[int] | Tensor) -> Tensor | None:
+def class_weights(
+    recipe: LossRecipe,
+    class_counts: Sequence[int] | Tensor,
+    classes: Sequence[str] = CLASSES,
+) -> Tensor | None:
     """Return the weight of each class, (K,), or `None` if all are equal.
 
     A class without images has weight 0 if the weights depend on the counts.
@@ -244,7 +250,7 @@ def class_weights(recipe: LossRecipe, class_counts: Sequence[int] | Tensor) -> T
         return torch.where(counts > 0, weights, 0.0).float()
     if recipe.class_weights is None:
         return None
-    return torch.tensor([recipe.class_weights.get(name, 1.0) for name in CLASSES])
+    return torch.tensor([recipe.class_weights.get(name, 1.0) for name in classes])
 
 
 def confirmation_weights(recipe: LossRecipe, table: pd.DataFrame) -> Tensor | None:

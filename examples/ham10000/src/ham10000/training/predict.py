@@ -124,7 +124,7 @@ def predict(
         raise TrainingError(f"gathering predictions: no rank predicted {lacking[0]}.")
     known = data.table[["image_id", "lesion_id", "dx"]].assign(split=split)
     shares = round_probabilities([everywhere[name] for name in order])
-    return make_predictions(known, shares, "predicting")
+    return make_predictions(known, shares, "predicting", data.classes)
 
 
 def read_pixels(paths: Sequence[Path], size: int) -> Iterator[Tensor]:

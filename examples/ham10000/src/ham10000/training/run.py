@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from ham10000.data import (
-    CLASSES,
     HAM10000,
     SPLITS,
     check_files,
     data_folder,
     data_name,
     encode_metadata,
+    find_dataset,
     image_files,
     load_table,
     metadata_features,
@@ -40,7 +40,13 @@ from ham10000.training.checkpoint import best_file, read_best
 from ham10000.training.data import open_split, prepare_data, splits_of
 from ham10000.training.frozen import load_head
 from ham10000.training.predict import normalize, predict, predict_files, read_pixels
-from ham10000.training.run_dir import RunDir, check_same_recipe, check_same_split, find_run
+from ham10000.training.run_dir import (
+    RunDir,
+    check_same_recipe,
+    check_same_split,
+    dataset_of,
+    find_run,
+)
 
 __all__ = ["ImageFiles", "Run", "find_images", "find_predictions", "open_run"]
 
@@ -56,6 +62,7 @@ class Run:
         files: paths of the files of the run.
         folder: the folder of the run.
         recipe: the recipe of the run; its data.root is `data` if that is given.
+        info: description of the data set.
     """
 
     def __init__(self, files: RunDir, data: Path | None = None) -> None:
@@ -65,6 +72,7 @@ class Run:
         if data is not None:
             recipe = replace(recipe, data=replace(recipe.data, root=data))
         self.recipe: Recipe = recipe
+        self.info = find_dataset(recipe.data.set)
 
     @property
     def split_table(self) -> pd.DataFrame:
@@ -79,7 +87,7 @@ class Run:
     @property
     def data_name(self) -> str:
         """Name of the data set, from `ham10000.data.data_name`."""
-        return data_name(self.split_table["image_id"])
+        return data_name(self.split_table["image_id"], self.info)
 
     @property
     def weights_hash(self) -> str | None:
@@ -128,6 +136,7 @@ class Run:
                 metadata=METADATA_COLUMNS if data.metadata else (),
                 masks=True,
                 size=data.size,
+                info=self.info,
             )
         return open_split(cache, self.files, split, metadata=data.metadata, masks=masks)
 
@@ -189,8 +198,8 @@ class Run:
             device: device of the model.
 
         Returns:
-            The probability of each class with five significant digits. Columns are the classes in
-            the order of `ham10000.data.CLASSES`, and the index has the files as given.
+            The probability of each class with five significant digits. Columns are the classes of
+            the data set, and the index has the files as given.
 
         Raises:
             ArgumentError: there are no files, one is a folder, or the model needs metadata, which
@@ -221,7 +230,7 @@ class Run:
             crops=self.recipe.training.crops,
         )
         names = pd.Index([str(path) for path in paths], name="file")
-        return pd.DataFrame(round_probabilities(rows), index=names, columns=list(CLASSES))
+        return pd.DataFrame(round_probabilities(rows), index=names, columns=list(self.info.classes))
 
     def find_splits(self, images: Sequence[Path]) -> dict[Path, str]:
         """Return which image files are in the split, judging by their names, and where."""
@@ -311,7 +320,9 @@ def find_images(run: Run, images: Sequence[str], data: Path | None = None) -> Im
     """
     problem = ""
     try:
-        folder = open_folder(data_folder(data if data is not None else run.recipe.data.root))
+        folder = open_folder(
+            data_folder(data if data is not None else run.recipe.data.root), run.info
+        )
         own, masks, table = folder.images, folder.masks, folder.table.set_index("image_id")
     except Ham10000Error as error:  # files do not need the data set
         own, masks, table, problem = {}, {}, pd.DataFrame(), f" ({str(error).rstrip('.')})"
@@ -354,7 +365,8 @@ def find_predictions(
         written = source / "predictions.csv"
         if split != "test" or tta is not None or not written.is_file():
             return open_run(source, data=data).predict(split, tta)
-        found = of_split(read_predictions(written), split)
+        classes = dataset_of(source).classes if RunDir(source).recipe.is_file() else ()
+        found = of_split(read_predictions(written, classes), split)
         if (source / "split.csv").is_file():
             splits = read_csv(source / "split.csv", ("image_id", "lesion_id", "dx", "split"))
             expected = splits[splits["split"] == split]
@@ -372,7 +384,7 @@ def find_predictions(
             f"Train a run with: ham10000 train RECIPE --out {source}"
         )
     if data is not None:
-        table = load_table(data)
+        table = load_table(data, dataset_of(source, found.classes))
         known = table[table["image_id"].isin(found.table["image_id"])]
         check_images(found, known, f"the data set {data}")
     return found

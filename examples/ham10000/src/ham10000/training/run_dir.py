@@ -3,7 +3,7 @@
 import io
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +13,7 @@ import pandas as pd
 import yaml
 from filelock import FileLock
 
+from ham10000.data import DATASETS, DatasetInfo, dataset_of_classes, find_dataset
 from ham10000.errors import (
     ArgumentError,
     MissingDataError,
@@ -31,6 +32,7 @@ __all__ = [
     "check_same_split",
     "claim_run",
     "clear_run",
+    "dataset_of",
     "differing_fields",
     "find_run",
     "lock_run",
@@ -167,6 +169,28 @@ def find_run(path: Path) -> RunDir:
             f"Train one with: ham10000 train RECIPE --out {path}"
         )
     return run
+
+
+def dataset_of(source: Path, classes: Sequence[str] = ()) -> DatasetInfo:
+    """Return the data set of a run or, for a file of predictions, the known one with its classes.
+
+    Args:
+        source: the folder of a run, or a file.
+        classes: classes of the predictions in the file.
+
+    Raises:
+        ArgumentError: there is no run, and no known data set has these classes.
+    """
+    recipe = RunDir(source).recipe
+    if recipe.is_file():
+        return find_dataset(load_recipe(recipe).data.set)
+    info = dataset_of_classes(classes)
+    if info is None:
+        raise ArgumentError(
+            f"opening the data set of {source}: no known data set has the classes "
+            f"{', '.join(classes)}. Pass the folder of a run, whose recipe names its data set."
+        )
+    return info
 
 
 @contextmanager
@@ -333,6 +357,8 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
         for name in ("root", "cache", "features", "split", "pairs")
         if (value := getattr(data, name)) is not None
     }
+    if data.set not in DATASETS:
+        paths["set"] = str(Path(data.set).absolute())
     return replace(recipe, data=replace(data, **paths))
 
 

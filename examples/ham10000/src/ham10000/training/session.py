@@ -9,9 +9,16 @@ import torch
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor
 
-from ham10000.data import BALANCES, CLASSES, HAM10000, Augment, BatchLoader, EpochSampler
+from ham10000.data import (
+    BALANCES,
+    HAM10000,
+    Augment,
+    BatchLoader,
+    EpochSampler,
+    find_dataset,
+)
 from ham10000.errors import TrainingError, closest
-from ham10000.evaluation import METRICS
+from ham10000.evaluation import metrics_of
 from ham10000.models import LesionClassifier, build_model
 from ham10000.recipe import Recipe
 from ham10000.training.data import EpochPlan, open_split, open_train, splits_of
@@ -103,7 +110,8 @@ def build_session(
         recipe.optimizer.accumulate,
     )
     state = _build_state(recipe, model, plan)
-    counts = torch.bincount(torch.tensor(train_data.targets), minlength=len(CLASSES))
+    classes = train_data.classes
+    counts = torch.bincount(torch.tensor(train_data.targets), minlength=len(classes))
     augment = Augment(
         recipe.data.augment, recipe.seed, mean=recipe.model.mean, std=recipe.model.std
     )
@@ -116,7 +124,9 @@ def build_session(
         train_data=train_data,
         validation=validation,
         validation_split=validation_split,
-        loss=build_loss(recipe.loss, counts, class_frequencies(recipe, counts)).to(fabric.device),
+        loss=build_loss(recipe.loss, counts, class_frequencies(recipe, counts), classes).to(
+            fabric.device
+        ),
         augment=augment,
         plan=plan,
         sampler=sampler,
@@ -196,7 +206,7 @@ def check_monitor(recipe: Recipe) -> None:
         TrainingError: one of them is not a metric.
     """
     for field, more in (("monitor", ["epoch"]), ("stop_monitor", [])):
-        known = ("loss", *more, *METRICS)
+        known = ("loss", *more, *metrics_of(find_dataset(recipe.data.set).classes))
         name = getattr(recipe.training, field)
         if name is not None and name not in known:
             raise TrainingError(

@@ -9,15 +9,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from ham10000.data import CLASSES
 from ham10000.models import LesionClassifier
 from ham10000.training.optim import Schedule
 
 __all__ = ["Counters", "RunningMetrics", "TrainState"]
 
 Mode = Literal["min", "max"]
-
-_N = len(CLASSES)
 
 
 @dataclass
@@ -96,15 +93,17 @@ class RunningMetrics:
 
     loss: float = 0.0
     """Sum of the losses."""
-    confusion: Tensor = field(default_factory=lambda: torch.zeros(_N, _N, dtype=torch.long))
-    """(7, 7), number of images by true class and predicted class."""
+    confusion: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.long))
+    """(C, C), number of images by true class and predicted class; (0, 0) before the first batch."""
 
     def add(self, losses: Tensor, logits: Tensor, targets: Tensor) -> None:
-        """Add a batch: losses (B,), logits (B, 7), and targets (B,) or probabilities (B, 7)."""
+        """Add a batch: losses (B,), logits (B, C), and targets (B,) or probabilities (B, C)."""
         targets = targets.argmax(1) if targets.ndim == 2 else targets
-        cells = (targets * _N + logits.argmax(1)).cpu()
+        classes = logits.shape[1]
+        cells = (targets * classes + logits.argmax(1)).cpu()
+        counts = torch.bincount(cells, minlength=classes * classes).reshape(classes, classes)
         self.loss += losses.sum(dtype=torch.float64).item()
-        self.confusion += torch.bincount(cells, minlength=_N * _N).reshape(_N, _N)
+        self.confusion = counts + self.confusion if len(self.confusion) else counts
 
     def summarize(self) -> dict[str, float]:
         """Return the mean loss, the accuracy, and the mean recall of the classes present."""
@@ -128,7 +127,9 @@ class RunningMetrics:
         whole = cls()
         for state in states:
             whole.loss += state["loss"]
-            whole.confusion += state["confusion"]
+            counts = state["confusion"]
+            if len(counts):
+                whole.confusion = counts + whole.confusion if len(whole.confusion) else counts
         return whole
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ham10000.data import CLASSES, Batch, cutmix, mixup
+from ham10000.data import Batch, cutmix, mixup
 from ham10000.errors import TrainingError, some
 from ham10000.training.processes import gather
 from ham10000.training.run_dir import RunDir
@@ -30,7 +30,7 @@ class TrainBatch(NamedTuple):
     images: Tensor
     """(B, 3, H, W), float32."""
     targets: Tensor
-    """(B,), int64; or probabilities of the classes, (B, 7)."""
+    """(B,), int64; or probabilities of the classes, (B, C)."""
     metadata: Tensor | None
     """(B, M), float32, if the model uses metadata."""
     positions: Tensor
@@ -161,7 +161,7 @@ def _to_train_batch(setup: Setup, batch: Batch, epoch: int) -> TrainBatch:
             images,
             targets,
             batch.positions,
-            num_classes=len(CLASSES),
+            num_classes=len(setup.train_data.classes),
             seed=recipe.seed,
             epoch=epoch,
         )

@@ -201,7 +201,7 @@ def _end_epoch(
 ) -> None:
     training, counters = setup.recipe.training, state.counters
     trained = RunningMetrics.sum(gather(state.metrics.state_dict())).summarize()
-    measured = summarize(predictions.targets, predictions.probabilities)
+    measured = summarize(predictions.targets, predictions.probabilities, predictions.classes)
     measured = {"loss": measured["log_loss"], **measured}
     counters.epoch += 1
     counters.step_in_epoch = 0
