@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ham10000.cli.options import Figures, Option, RunFolder, Seed, Split, Tta
-from ham10000.data import CLASSES, data_folder
+from ham10000.data import data_folder
 from ham10000.errors import ArgumentError
 from ham10000.evaluation import (
     average_predictions,
@@ -265,7 +265,7 @@ def explain(
     out: Path,
     image: Sequence[str] | None = None,
     worst: int | None = None,
-    dx: Annotated[str | None, Option(name="class", choices=CLASSES)] = None,
+    dx: Annotated[str | None, Option(name="class")] = None,
     split: Split = "test",
     data: _RunData = None,
     figures: Figures = "png",

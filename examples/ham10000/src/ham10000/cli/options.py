@@ -21,13 +21,14 @@ import shtab
 from docstring_parser import parse_from_object
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from ham10000.data import SPLITS
+from ham10000.data import DATASETS, SPLITS
 from ham10000.errors import RecipeError, closest
 from ham10000.recipe import describe_type, recipe_fields
 from ham10000.reporting import FigureFormat
 
 __all__ = [
     "Data",
+    "DataSet",
     "Figures",
     "Option",
     "RunFolder",
@@ -63,6 +64,12 @@ class Option:
 
 
 Data = Annotated[Path | None, Option("Folder of the data set. Defaults to HAM10000_DIR.")]
+DataSet = Annotated[
+    str,
+    Option(
+        f"Name of the data set ({', '.join(DATASETS)}), or YAML file that describes it.", name="set"
+    ),
+]
 Seed = Annotated[int, Option("Seed of the random numbers.")]
 Workers = Annotated[int | None, Option("Number of threads. Defaults to the number of cores.")]
 Split = Annotated[str, Option("Part of the split.", choices=SPLITS)]

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ham10000.cli.options import Figures, Option, RunFolder, Tta, recipe_overrides
-from ham10000.data import CLASS_NAMES, CLASSES, SYNTHETIC, image_files
+from ham10000.data import SYNTHETIC, DatasetInfo, image_files
 from ham10000.errors import ArgumentError
 from ham10000.evaluation import metric_name
 from ham10000.models import summarize_recipes, summary_table
@@ -222,7 +222,7 @@ def predict(
     """Classify image files of any source.
 
     Files are JPEG or PNG, in any colours and of any size. The model was made for dermatoscopic
-    images of a single lesion: it assigns one of its seven classes to anything else too.
+    images of a single lesion: it assigns one of its classes to anything else too.
 
     Args:
         csv: CSV file to write, with the probabilities of all classes.
@@ -234,7 +234,7 @@ def predict(
     predicted = opened.predict_images(paths, tta=tta)
     splits = {str(path): split for path, split in opened.find_splits(paths).items()}
     screen = console()
-    screen.print(_prediction_table(predicted), "")
+    screen.print(_prediction_table(predicted, opened.info), "")
     for note in split_notes(splits):
         screen.print(note, markup=False)
     if opened.data_name == SYNTHETIC:
@@ -254,18 +254,19 @@ def predict(
     return 0
 
 
-def _prediction_table(predicted: pd.DataFrame) -> Table:
+def _prediction_table(predicted: pd.DataFrame, info: DatasetInfo) -> Table:
+    classes = info.classes
     paths = [Path(name) for name in predicted.index]
     folders = {path.parent for path in paths}
     ranked = predicted.to_numpy().argsort(axis=1, kind="stable")[:, ::-1]
-    shown = sorted({CLASSES[place] for place in ranked[:, :2].flat})
+    shown = sorted({classes[place] for place in ranked[:, :2].flat})
     table = Table(
         box=box.SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
         title=escape(str(folders.copy().pop())) if len(folders) == 1 else None,
         title_justify="left",
-        caption="; ".join(f"{name}: {CLASS_NAMES[name]}" for name in shown),
+        caption="; ".join(f"{name}: {info.class_names[name]}" for name in shown),
         caption_justify="left",
     )
     table.add_column("file", overflow="fold")
@@ -276,8 +277,8 @@ def _prediction_table(predicted: pd.DataFrame) -> Table:
         paths, predicted.to_numpy(), ranked[:, :2], strict=True
     ):
         name = path.name if len(folders) == 1 else str(path)
-        other = f"{CLASSES[second]} ({values[second]:.3f})"
-        table.add_row(escape(name), CLASSES[first], f"{values[first]:.3f}", other)
+        other = f"{classes[second]} ({values[second]:.3f})"
+        table.add_row(escape(name), classes[first], f"{values[first]:.3f}", other)
     return table
 
 

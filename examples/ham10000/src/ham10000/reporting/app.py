@@ -19,7 +19,7 @@ from markupsafe import Markup
 from matplotlib import colormaps
 from softattn.plot import overlay
 
-from ham10000.data import CLASS_NAMES, CLASSES, LICENCE, SYNTHETIC, Patience, fetch, read_image
+from ham10000.data import SYNTHETIC, Patience, fetch, read_image
 from ham10000.errors import (
     ArgumentError,
     DataError,
@@ -231,7 +231,7 @@ def _compare(run: Run, model: bytes, data: Path | None) -> tuple[float, str]:
     import onnxruntime
 
     known, size = images_of_test(run), run.recipe.data.size
-    targets = [CLASSES.index(dx) for dx in known.values()][:_CHECKED]
+    targets = [run.info.classes.index(dx) for dx in known.values()][:_CHECKED]
     try:
         paths = find_images(run, list(known)[:_CHECKED], data).paths
         pixels = torch.stack(list(read_pixels(paths, size)))
@@ -267,7 +267,7 @@ def _embedded(run: Run, data: Path | None, count: int) -> list[dict[str, str]]:
     found = []
     for path in find_images(run, list(chosen), data).paths if chosen else []:
         kind = "png" if path.suffix.lower() == ".png" else "jpeg"
-        name = CLASS_NAMES[chosen[path.stem]]
+        name = run.info.class_names[chosen[path.stem]]
         found.append({"image": data_uri(path.read_bytes(), kind), "name": name})
     return found
 
@@ -286,8 +286,8 @@ def _render(run: Run, blocks: dict[str, str], weights: str, examples: list[dict[
         )
     palette = colormaps["magma"](np.linspace(0, 1, 256))[:, :3] * 255
     config = {
-        "classes": [CLASS_NAMES[name] for name in CLASSES],
-        "names": CLASSES,
+        "classes": list(run.info.class_names.values()),
+        "names": run.info.classes,
         "size": recipe.data.size,
         "mean": recipe.model.mean,
         "std": recipe.model.std,
@@ -320,7 +320,7 @@ def _render(run: Run, blocks: dict[str, str], weights: str, examples: list[dict[
         figure=figure,
         facts=facts,
         examples=examples,
-        terms=TERMS.get(run.data_name, LICENCE),
+        terms=TERMS.get(run.data_name, run.info.licence),
         runtime=RUNTIME_VERSION,
         licence=_template("onnxruntime_licence.txt"),
         blocks=blocks,
@@ -360,6 +360,7 @@ def build_server(run: Run, doing: str = "serving a model") -> Any:
             "pip install -e 'examples/ham10000[app]'"
         ) from error
     has_attention, model = run.recipe.attention.layer in MAP_LAYERS, run.load_model()
+    names = run.info.class_names.values()
 
     @torch.inference_mode()
     def predict(path: str | None) -> Any:
@@ -367,11 +368,10 @@ def build_server(run: Run, doing: str = "serving a model") -> Any:
             return ({}, None) if has_attention else {}
         inputs = run.preprocess(path)
         scores, *maps = model(inputs, return_maps=True) if has_attention else [model(inputs)]
-        values = scores.softmax(1)[0].tolist()
-        found = {CLASS_NAMES[name]: value for name, value in zip(CLASSES, values, strict=True)}
+        found = dict(zip(names, scores.softmax(1)[0].tolist(), strict=True))
         return (found, overlay(read_image(Path(path)), maps[0][0]).numpy()) if maps else found
 
-    outputs = [gradio.Label(label="Probability of each class", num_top_classes=len(CLASSES))]
+    outputs = [gradio.Label(label="Probability of each class", num_top_classes=len(names))]
     return gradio.Interface(
         predict,
         # With image_mode None, the function gets the file as it is.

@@ -1,7 +1,7 @@
 """Single images with their prediction and attention: choose, read, list and draw them."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,6 @@ from torch import Tensor
 
 from ham10000.data import (
     CLASS_NAMES,
-    CLASSES,
     data_folder,
     open_folder,
     read_mask,
@@ -70,6 +69,8 @@ class Case:
     """Mask, (S, S), True on the lesion; `None` if the image has no mask."""
     split: str | None = None
     """Split of the run with the image, if it is to be shown: "train", "val" or "test"."""
+    class_names: Mapping[str, str] = field(default_factory=lambda: CLASS_NAMES)
+    """Display name by class."""
 
     @property
     def prediction(self) -> str:
@@ -105,8 +106,8 @@ def choose(
     """
     doing = "choosing images to explain"
     table = predictions.table
-    if dx is not None and dx not in CLASSES:
-        raise ArgumentError(f"{doing}: unknown class {dx!r}. {closest(dx, CLASSES)}")
+    if dx is not None and dx not in predictions.classes:
+        raise ArgumentError(f"{doing}: unknown class {dx!r}. {closest(dx, predictions.classes)}")
     if worst is not None and worst < 1:
         raise ArgumentError(f"{doing}: worst must be at least 1, found {worst}.")
     known = table["image_id"].tolist()
@@ -139,7 +140,7 @@ def gallery(predictions: Predictions, each: int = 1, seed: int = 0) -> list[str]
     right = predictions.probabilities.argmax(axis=1) == predictions.targets
     table = predictions.table[["image_id", "dx"]]
     sides = [sample_of_classes(table[kind], each, seed) for kind in (right, ~right)]
-    places = dict(zip(table["image_id"], table["dx"].map(CLASSES.index), strict=True))
+    places = dict(zip(table["image_id"], predictions.targets, strict=True))
     return sorted((name for side in sides for name in side), key=places.__getitem__)
 
 
@@ -149,7 +150,8 @@ def sample_of_classes(table: pd.DataFrame, each: int, seed: int = 0) -> list[str
     Images are sampled at random, so that a gallery is not selective.
     """
     drawn = table.sample(frac=1, random_state=seed)
-    return [name for dx in CLASSES for name in drawn["image_id"][drawn["dx"] == dx].head(each)]
+    classes = sorted(set(table["dx"]))
+    return [name for dx in classes for name in drawn["image_id"][drawn["dx"] == dx].head(each)]
 
 
 def make_cases(
@@ -186,7 +188,8 @@ def make_cases(
         )
     model = run.load_model()
     network, read = image_network(model), image_reader(run, images)
-    masks = open_folder(data_folder(data if data is not None else run.recipe.data.root)).masks
+    root = data_folder(data if data is not None else run.recipe.data.root)
+    masks, classes = open_folder(root, run.info).masks, predictions.classes
     rows_of = {name: row for row, name in enumerate(predictions.table["image_id"])}
     for start in range(0, len(names), batch_size):
         rows = places[start : start + batch_size].tolist()
@@ -198,13 +201,14 @@ def make_cases(
                 mask = resize(read_mask(masks[name]), pixels.shape[-1], mask=True)[0].bool()
             yield Case(
                 image_id=name,
-                truth=CLASSES[predictions.targets[rows_of[name]]],
+                truth=classes[predictions.targets[rows_of[name]]],
                 probabilities=dict(
-                    zip(CLASSES, predictions.probabilities[rows_of[name]].tolist(), strict=True)
+                    zip(classes, predictions.probabilities[rows_of[name]].tolist(), strict=True)
                 ),
                 image=pixels[number].to(torch.uint8),
                 attention=None if maps is None else maps[number],
                 mask=mask,
+                class_names=run.info.class_names,
             )
 
 
@@ -260,11 +264,12 @@ def file_cases(
             yield Case(
                 image_id=names[row],
                 truth=str(diagnoses[path.stem]) if path in splits else None,
-                probabilities={name: float(predicted[name].iloc[row]) for name in CLASSES},
+                probabilities={name: float(predicted[name].iloc[row]) for name in run.info.classes},
                 image=pixels[number],
                 attention=None if maps is None else maps[number],
                 mask=mask,
                 split=splits.get(path),
+                class_names=run.info.class_names,
             )
 
 
@@ -367,9 +372,9 @@ def _title(case: Case) -> str:
         name = f"{name} ({_SPLITS[case.split]} image)"
     if case.truth is None:
         found = case.prediction
-        return f"{name}: predicted {found}, {CLASS_NAMES[found]}"
+        return f"{name}: predicted {found}, {case.class_names[found]}"
     verdict = "correct" if case.correct else f"predicted {case.prediction}"
-    return f"{name}: {case.truth}, {CLASS_NAMES[case.truth]} ({verdict})"
+    return f"{name}: {case.truth}, {case.class_names[case.truth]} ({verdict})"
 
 
 def _show(axes: Axes, picture: Tensor, mask: Tensor | None) -> None:
@@ -380,13 +385,13 @@ def _show(axes: Axes, picture: Tensor, mask: Tensor | None) -> None:
 
 
 def _probabilities(axes: Axes, case: Case, theme: Theme) -> None:
-    values = [case.probabilities[name] for name in CLASSES]
+    classes, values = list(case.probabilities), list(case.probabilities.values())
     right = case.prediction if case.truth is None else case.truth
-    colours = [theme.first if name == right else theme.line for name in CLASSES]
+    colours = [theme.first if name == right else theme.line for name in classes]
     if case.prediction != right:
-        colours[CLASSES.index(case.prediction)] = theme.second
+        colours[classes.index(case.prediction)] = theme.second
     style(axes, theme)
-    axes.barh(CLASSES, values, color=colours)
+    axes.barh(classes, values, color=colours)
     for row, value in enumerate(values):
         axes.text(value + 0.03, row, f"{value:.2f}", va="center", fontsize=8, color=theme.ink)
     axes.set_xlim(0, 1.25)

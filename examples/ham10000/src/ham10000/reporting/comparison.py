@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 
 from ham10000.evaluation import (
-    METRICS,
+    AVERAGES,
     STRATA,
     Difference,
     Differences,
@@ -25,8 +25,6 @@ from ham10000.evaluation import (
 from ham10000.models import SUMMARY_CAPTION, SUMMARY_COLUMNS, ModelSummary, summary_rows
 from ham10000.reporting.inputs import Evaluated, ReportSource
 from ham10000.reporting.tables import (
-    AVERAGES,
-    OF_CLASSES,
     Table,
     frames_of_runs,
     interval_cell,
@@ -252,7 +250,7 @@ def _compare_arm(study: Mapping[str, Any], arm: str) -> TableGroup:
     tested = all(change["low"] is not None for change in changes.values())
     head = ["metric", control, arm, "difference", *(["p", "p (Holm)"] if tested else [])]
     planned = [name for name in (primary, *study["secondaries"]) if name in changes]
-    others = [name for name in METRICS if name in changes and name not in planned]
+    others = [name for name in changes if name not in planned]
     level = f"{100 * (1 - study['look']['level']):g} %"
     intervals = (
         f"Below each difference: its {level} confidence interval over training runs and test "
@@ -361,12 +359,13 @@ def _tables(
 ) -> tuple[Table, Table]:
     """Return the averages and the metrics of classes, with one column for each run."""
     head = ["metric", *(f"{name}\n{each.count:,} images" for name, each in columns.items())]
+    classes = [name for name in next(iter(columns.values())).metrics if "/" in name]
     main, others = (
         [
             [metric_name(name), *(cell(each.metrics[name]) for each in columns.values())]
             for name in names
         ]
-        for names in (AVERAGES, OF_CLASSES)
+        for names in (AVERAGES, classes)
     )
     return Table(caption, head, main), Table("Each class against all others.", head, others)
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ham10000.data import CLASSES, Report
+from ham10000.data import Report
 from ham10000.evaluation import (
     STRATA,
     Comparison,
@@ -18,6 +18,7 @@ from ham10000.evaluation import (
     Differences,
     Evaluation,
     Interval,
+    binary_metrics,
     format_change,
     metric_name,
     read_predictions,
@@ -123,17 +124,16 @@ def print_evaluation(evaluation: Evaluation) -> None:
     table = _table("")
     for title, level in (("images", image), ("lesions", lesion)):
         table.add_column(f"{level.count:,} {title}", no_wrap=True)
-    for name in _HEADLINES:
-        table.add_row(
-            metric_name(name), _interval(image.metrics[name]), _interval(lesion.metrics[name])
-        )
+    names = binary_metrics(list(image.class_counts)) | {metric_name(n): n for n in _HEADLINES}
+    for title, name in names.items():
+        table.add_row(title, _interval(image.metrics[name]), _interval(lesion.metrics[name]))
     out.print(table, "")
 
     table = _table("")
     table.add_column("n", justify="right", no_wrap=True)
     for metric in _OF_CLASSES:
         table.add_column(metric_name(metric), no_wrap=True)
-    for name in CLASSES:
+    for name in image.class_counts:
         intervals = (image.metrics[f"{metric}/{name}"] for metric in _OF_CLASSES)
         count = f"{image.class_counts[name]:,}"
         table.add_row(name, count, *(_interval(each) for each in intervals))
@@ -201,7 +201,7 @@ def print_comparison(comparison: Comparison) -> None:
     table = _table(f"{found.count:,} images")
     for title in ("A", "B", "B - A", "p"):
         table.add_column(title, no_wrap=True)
-    names = [*_HEADLINES, *(f"recall/{name}" for name in CLASSES)]
+    names = [*_HEADLINES, *(name for name in found.metrics if name.startswith("recall/"))]
     for name in names:
         each = found.metrics[name]
         if math.isnan(each.difference):
@@ -355,7 +355,7 @@ def print_run(run: RunDir) -> None:
         if not path.exists():
             continue
         predictions = read_predictions(path)
-        measured = summarize(predictions.targets, predictions.probabilities)
+        measured = summarize(predictions.targets, predictions.probabilities, predictions.classes)
         cells = [f"{measured[name]:.4f}" for name in _COLUMNS]
         table.add_row(split, f"{len(predictions):,}", *cells)
     out.print(f"{run.path}, best weights", markup=False, soft_wrap=True)

@@ -14,9 +14,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ham10000.data import (
-    CLASS_NAMES,
-    CLASSES,
-    LICENCE,
+    HAM10000_INFO,
+    DatasetInfo,
     Folder,
     open_folder,
     read_image,
@@ -31,7 +30,14 @@ __all__ = ["CHARTS", "THUMB", "Chart", "Measured", "contact_sheet", "explore_dat
 _SHOWN = 12
 
 
-def explore_dataset(root: Path, out: Path, *, seed: int = 0, workers: int | None = None) -> Path:
+def explore_dataset(
+    root: Path,
+    out: Path,
+    *,
+    seed: int = 0,
+    workers: int | None = None,
+    info: DatasetInfo = HAM10000_INFO,
+) -> Path:
     """Write a page with the distributions of a data set and a contact sheet of each class.
 
     Args:
@@ -39,6 +45,7 @@ def explore_dataset(root: Path, out: Path, *, seed: int = 0, workers: int | None
         out: folder for explore.html.
         seed: seed of the choice of images on the contact sheets.
         workers: number of threads; the number of cores by default.
+        info: description of the data set.
 
     Returns:
         The path of the page. It contains pixels of the images, so the licence of the data applies.
@@ -47,13 +54,13 @@ def explore_dataset(root: Path, out: Path, *, seed: int = 0, workers: int | None
         Ham10000Error: the data set can't be used.
         WriteError: the page can't be written.
     """
-    folder = open_folder(root)
+    folder = open_folder(root, info)
     rng = np.random.default_rng(seed)
-    samples = {name: _sample(folder.table, name, rng) for name in CLASSES}
+    samples = {name: _sample(folder.table, name, rng) for name in info.classes}
     measured = measure(folder, [each for names in samples.values() for each in names], workers)
     table = measured.table
     charts = [
-        {"title": title, "text": text, "image": _figure(draw(table))}
+        {"title": title, "text": text, "image": _figure(draw(table, info.classes))}
         for title, text, draw in CHARTS
         if title != "Lesion size" or table["area"].notna().any()
     ]
@@ -63,7 +70,7 @@ def explore_dataset(root: Path, out: Path, *, seed: int = 0, workers: int | None
             file = io.BytesIO()
             sheet = contact_sheet([measured.thumbs[each] for each in chosen], 6)
             sheet.save(file, "JPEG", quality=88)
-            text = f"{CLASS_NAMES[name]}; {int((table['dx'] == name).sum()):,} images"
+            text = f"{info.class_names[name]}; {int((table['dx'] == name).sum()):,} images"
             sheets.append({"title": name, "text": text, "image": data_uri(file.getvalue(), "jpeg")})
     loader = jinja2.PackageLoader("ham10000.reporting", "templates")
     environment = jinja2.Environment(
@@ -74,7 +81,7 @@ def explore_dataset(root: Path, out: Path, *, seed: int = 0, workers: int | None
         facts=_facts(table, len(folder.masks)),
         charts=charts,
         sheets=sheets,
-        licence=LICENCE,
+        licence=info.licence,
     )
     path = out / "explore.html"
     write_text(path, page)
@@ -106,7 +113,7 @@ def _figure(figure: Figure) -> str:
     return data_uri(file.getvalue(), "png")
 
 
-Chart = tuple[str, str, Callable[[pd.DataFrame], Figure]]
+Chart = tuple[str, str, Callable[[pd.DataFrame, Sequence[str]], Figure]]
 """Title, caption, and a function that draws the figure."""
 
 _BLUE, _GREY, _ORANGE = "#2f6690", "#9aa5b1", "#d1603d"
@@ -131,18 +138,18 @@ def _bars(values: "pd.Series[float]", unit: str) -> Figure:
     return figure
 
 
-def _classes(table: pd.DataFrame) -> Figure:
+def _classes(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
     figure, axes = _axes()
-    images = table["dx"].value_counts().reindex(list(CLASSES), fill_value=0)
-    lesions = table.groupby("dx")["lesion_id"].nunique().reindex(list(CLASSES), fill_value=0)
-    place = np.arange(len(CLASSES))
+    images = table["dx"].value_counts().reindex(list(classes), fill_value=0)
+    lesions = table.groupby("dx")["lesion_id"].nunique().reindex(list(classes), fill_value=0)
+    place = np.arange(len(classes))
     for shift, counts, colour, name in (
         (-0.2, images, _BLUE, "images"),
         (0.2, lesions, _ORANGE, "lesions"),
     ):
         bars = axes.bar(place + shift, counts.to_numpy(), 0.4, color=colour, label=name)
         axes.bar_label(bars, [f"{count:,}" for count in counts], fontsize=6, padding=1)
-    axes.set_xticks(place, CLASSES)
+    axes.set_xticks(place, classes)
     axes.set_yscale("log")
     axes.set_ylim(top=2 * max(images))
     axes.set_ylabel("number, log scale")
@@ -150,42 +157,44 @@ def _classes(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _lesions(table: pd.DataFrame) -> Figure:
+def _lesions(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
     counts = table["lesion_id"].value_counts().value_counts().sort_index()
     counts.index = pd.Index([f"{number} image{'s' * (number > 1)}" for number in counts.index])
     return _bars(counts.astype(float), "lesions")
 
 
-def _boxes(table: pd.DataFrame, column: str, label: str, factor: float = 1.0) -> Figure:
+def _boxes(
+    table: pd.DataFrame, classes: Sequence[str], column: str, label: str, factor: float = 1.0
+) -> Figure:
     figure, axes = _axes()
     groups = [
-        (table.loc[table["dx"] == name, column].dropna() * factor).to_numpy() for name in CLASSES
+        (table.loc[table["dx"] == name, column].dropna() * factor).to_numpy() for name in classes
     ]
     boxes = axes.boxplot(groups, patch_artist=True, widths=0.6, flierprops={"markersize": 2})
     for box in boxes["boxes"]:
         box.set_facecolor("#cfdde8")
-    axes.set_xticks(np.arange(1, len(CLASSES) + 1), CLASSES)
+    axes.set_xticks(np.arange(1, len(classes) + 1), classes)
     axes.set_ylabel(label)
     return figure
 
 
-def _ages(table: pd.DataFrame) -> Figure:
-    return _boxes(table, "age", "age in years")
+def _ages(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
+    return _boxes(table, classes, "age", "age in years")
 
 
-def _areas(table: pd.DataFrame) -> Figure:
-    return _boxes(table, "area", "lesion, % of the image", 100.0)
+def _areas(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
+    return _boxes(table, classes, "area", "lesion, % of the image", 100.0)
 
 
-def _sexes(table: pd.DataFrame) -> Figure:
+def _sexes(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
     figure, axes = _axes()
     shares = pd.crosstab(table["dx"], table["sex"], normalize="index") * 100
-    shares = shares.reindex(list(CLASSES)).fillna(0)
-    left = np.zeros(len(CLASSES))
+    shares = shares.reindex(list(classes)).fillna(0)
+    left = np.zeros(len(classes))
     colours = {"female": _ORANGE, "male": _BLUE}
     for name in [name for name in ("female", "male", "unknown") if name in shares]:
         axes.barh(
-            list(CLASSES), shares[name], left=left, color=colours.get(name, _GREY), label=name
+            list(classes), shares[name], left=left, color=colours.get(name, _GREY), label=name
         )
         left = left + shares[name].to_numpy()
     axes.invert_yaxis()
@@ -194,17 +203,17 @@ def _sexes(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _sites(table: pd.DataFrame) -> Figure:
+def _sites(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
     return _bars(table["localization"].value_counts().astype(float), "images")
 
 
-def _kinds(table: pd.DataFrame) -> Figure:
+def _kinds(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
     return _bars(table["dx_type"].value_counts().astype(float), "images")
 
 
-def _colours(table: pd.DataFrame) -> Figure:
+def _colours(table: pd.DataFrame, classes: Sequence[str]) -> Figure:
     figure, axes = _axes()
-    means = table.groupby("dx")[["red", "green", "blue"]].mean().reindex(list(CLASSES))
+    means = table.groupby("dx")[["red", "green", "blue"]].mean().reindex(list(classes))
     means = means.dropna()
     axes.imshow(means.to_numpy()[None] / 255, aspect="auto")
     for place, values in enumerate(means.to_numpy()):

@@ -20,7 +20,7 @@ from softattn.hub import from_pretrained, save_pretrained
 from softattn.keras import KerasSoftAttention
 from torch import Tensor, nn
 
-from ham10000.data import CLASS_NAMES, CLASSES, LICENCE, SYNTHETIC
+from ham10000.data import SYNTHETIC, find_dataset
 from ham10000.errors import ExportError, MissingPackageError
 from ham10000.evaluation import metric_name, read_predictions
 from ham10000.models import LesionClassifier
@@ -46,11 +46,10 @@ _METRICS = (
     "average_precision_macro",
     "precision_weighted",
     "brier",
-    *(f"recall/{name}" for name in CLASSES),
 )
 
 Loaded = Callable[[Tensor], Tensor]
-"""Function from normalized images, (B, 3, S, S), to probabilities, (B, 7)."""
+"""Function from normalized images, (B, 3, S, S), to probabilities, (B, C)."""
 
 
 def export_run(run: Run, to: ExportFormat, out: Path) -> None:
@@ -187,7 +186,7 @@ def _from_name(recipe: Recipe, model: LesionClassifier, doing: str) -> SoftAtten
     try:
         built = wrap_backbone(
             recipe.model.backbone,
-            len(CLASSES),
+            len(find_dataset(recipe.data.set).classes),
             at=recipe.model.at,
             block=_block(recipe, doing),
             head=recipe.model.head,
@@ -221,6 +220,7 @@ def _block(recipe: Recipe, doing: str) -> Any:
 
 def _preprocessing(recipe: Recipe) -> dict[str, Any]:
     """Return the preprocessing and the classes, with the names that timm uses."""
+    info = find_dataset(recipe.data.set)
     return {
         "input_size": (3, recipe.data.size, recipe.data.size),
         "mean": recipe.model.mean,
@@ -228,8 +228,8 @@ def _preprocessing(recipe: Recipe) -> dict[str, Any]:
         "interpolation": "bilinear",
         "crop_pct": 1.0,
         "crop_mode": "squash",  # resize without keeping the aspect ratio
-        "label_names": CLASSES,
-        "label_descriptions": CLASS_NAMES,
+        "label_names": info.classes,
+        "label_descriptions": dict(info.class_names),
     }
 
 
@@ -249,11 +249,12 @@ def _write_config(run: Run, model: LesionClassifier, folder: Path) -> str:
 
 def _card(run: Run, to: ExportFormat) -> str:
     recipe, data = run.recipe, run.data_name
+    terms = TERMS.get(data, run.info.licence)
     size, mean, std = recipe.data.size, list(recipe.model.mean), list(recipe.model.std)
     counts = run.split_table["split"].value_counts()
     layer = recipe.attention.layer
     return _CARD.format(
-        licence="other" if data in TERMS else "cc-by-nc-4.0",
+        licence="cc-by-nc-4.0" if "CC BY-NC 4.0" in terms else "other",
         library={"hub": "softattn", "onnx": "onnx", "torch-export": "pytorch"}[to],
         name=recipe.name,
         backbone=recipe.model.backbone,
@@ -263,14 +264,15 @@ def _card(run: Run, to: ExportFormat) -> str:
         train=counts.get("train", 0),
         test=counts.get("test", 0),
         classes="\n".join(
-            f"| {number} | {name} | {CLASS_NAMES[name]} |" for number, name in enumerate(CLASSES)
+            f"| {number} | {name} | {text} |"
+            for number, (name, text) in enumerate(run.info.class_names.items())
         ),
         size=size,
         mean=mean,
         std=std,
         code=_CODE[to].format(size=size, mean=mean, std=std),
         results=_results(run),
-        terms=TERMS.get(data, LICENCE),
+        terms=terms,
     )
 
 
@@ -287,7 +289,7 @@ def _results(run: Run) -> str:
     if views > 1:
         text += f" Predictions are means over {views} views of an image; this model computes one."
     text += "\n\n| metric | value | interval |\n| --- | --- | --- |"
-    for name in _METRICS:
+    for name in (*_METRICS, *(f"recall/{dx}" for dx in run.info.classes)):
         each = found.get(name)
         if each is not None and each["value"] is not None:
             interval = f"{each['low']:.3f} to {each['high']:.3f}"

@@ -359,11 +359,12 @@ def write_figures(
         WriteError: A file cannot be written.
     """
     found = evaluation.per_image
-    recalls = {name: found.metrics[f"recall/{name}"] for name in CLASSES}
+    classes = predictions.classes
+    recalls = {name: found.metrics[f"recall/{name}"] for name in classes}
     targets, probabilities = predictions.targets, predictions.probabilities
     figures = {
-        "confusion": confusion_figure(found.confusion, CLASSES),
-        "roc": roc_figure(targets, probabilities),
+        "confusion": confusion_figure(found.confusion, classes),
+        "roc": roc_figure(targets, probabilities, classes),
         "reliability": reliability_figure(targets, probabilities),
         "recall": recall_figure(
             {name: recall.value for name, recall in recalls.items()},

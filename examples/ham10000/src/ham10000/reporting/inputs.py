@@ -18,7 +18,7 @@ from ham10000.data import SYNTHETIC, data_folder, data_name, load_table
 from ham10000.errors import ArgumentError, DataError, Ham10000Error, MissingDataError
 from ham10000.evaluation import STRATA, Evaluation, Predictions, evaluate
 from ham10000.recipe import load_recipe
-from ham10000.training import Run, find_predictions, open_run
+from ham10000.training import Run, dataset_of, find_predictions, open_run
 
 __all__ = [
     "Evaluated",
@@ -108,7 +108,7 @@ class ReportSource:
     @property
     def data_name(self) -> str:
         """Name of the data set."""
-        return data_name(self._image_ids)
+        return data_name(self._image_ids, self.runs[0].run.info)
 
     @property
     def num_images(self) -> int:
@@ -225,7 +225,8 @@ def _evaluate(
     try:
         if data is None and (source / "recipe.yaml").is_file():
             data = load_recipe(source / "recipe.yaml").data.root
-        return evaluate(predictions, seed=seed, table=load_table(data_folder(data)))
+        table = load_table(data_folder(data), dataset_of(source, predictions.classes))
+        return evaluate(predictions, seed=seed, table=table)
     except Ham10000Error as error:
         # Metrics do not need the table, and a run may have been moved away from its data set.
         without = evaluate(predictions, seed=seed)

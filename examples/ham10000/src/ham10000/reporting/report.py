@@ -9,7 +9,6 @@ from typing import Any, Literal
 import jinja2
 import pandas as pd
 
-from ham10000.data import CLASS_NAMES, CLASSES, LICENCE
 from ham10000.errors import Ham10000Error
 from ham10000.evaluation import format_change, metric_name
 from ham10000.reporting import figures
@@ -108,7 +107,7 @@ def write_report(
         "differing": differing_section(source, data, each),
         "gallery": gallery_section(source, data, each),
         "setups": [setup_section(run) for run in source.runs],
-        "licence": LICENCE,
+        "licence": source.runs[0].run.info.licence,
         "themes": {"light": LIGHT, "dark": DARK},
     }
     write_text(out, environment.get_template("report.html.j2").render(content))
@@ -147,7 +146,7 @@ def results_section(run: EvaluatedRun) -> dict[str, Any]:
     """Return the tables and figures of a run's test results."""
     level, name = run.evaluation.per_image, run.name
     targets, scores = run.predictions.targets, run.predictions.probabilities
-    recalls = {dx: level.metrics[f"recall/{dx}"] for dx in CLASSES}
+    recalls = {dx: level.metrics[f"recall/{dx}"] for dx in level.class_counts}
     values = {dx: recall.value for dx, recall in recalls.items()}
     ends = {dx: (recall.low, recall.high) for dx, recall in recalls.items()}
     listed = ", ".join(f"{dx} {value:.2f}" for dx, value in values.items())
@@ -160,13 +159,13 @@ def results_section(run: EvaluatedRun) -> dict[str, Any]:
         ),
         (
             "Confusion matrix",
-            lambda theme: figures.confusion_figure(level.confusion, CLASSES, theme=theme),
+            lambda theme: figures.confusion_figure(level.confusion, list(values), theme=theme),
             f"Confusion matrix of {name}: {metrics['accuracy'].value:.1%} of {level.count:,} "
             "images are on the diagonal.",
         ),
         (
             "ROC curves, each class against all others",
-            lambda theme: figures.roc_figure(targets, scores, theme=theme),
+            lambda theme: figures.roc_figure(targets, scores, list(values), theme=theme),
             f"ROC curves of {name}; macro AUC {metrics['auc_macro'].value:.3f}.",
         ),
         (
@@ -240,7 +239,7 @@ def differing_section(source: ReportSource, data: Path | None, each: int) -> lis
     for name, table in differing_images(source.runs).items():
         sides = {right: table[table["right"] == right] for right in (first.name, name)}
         counts = [[dx, *(f"{(side['dx'] == dx).sum():,}" for side in sides.values())]
-                  for dx in CLASSES]  # fmt: skip
+                  for dx in first.predictions.classes]  # fmt: skip
         counts.append(["all", *(f"{len(side):,}" for side in sides.values())])
         head = ["class", *(f"only {right} is right" for right in sides)]
         shown, missing, _ = _pictures(
@@ -299,7 +298,7 @@ def _pictures(
     shown: list[dict[str, Any]] = []
     for case in cases:
         assert case.truth is not None  # images of a split
-        what, found = f"{case.image_id}, {CLASS_NAMES[case.truth]}", predicted(case)
+        what, found = f"{case.image_id}, {run.run.info.class_names[case.truth]}", predicted(case)
         pictures: list[Embedded] = [
             embed_photo(thumbnail(case, attention=False), f"{what}: the image.")
         ]
@@ -312,11 +311,11 @@ def _pictures(
 
 def setup_section(run: EvaluatedRun) -> dict[str, Any]:
     """Return the recipe, the environment and the split of a run."""
-    counts = run.split_counts
+    counts, classes = run.split_counts, run.run.info.classes
     rows = [
         [
             split,
-            *(f"{counts.loc[split].get(dx, 0):,}" for dx in CLASSES),
+            *(f"{counts.loc[split].get(dx, 0):,}" for dx in classes),
             f"{counts.loc[split].sum():,}",
         ]
         for split in ("train", "val", "test")
@@ -328,7 +327,7 @@ def setup_section(run: EvaluatedRun) -> dict[str, Any]:
         "recipe": run.recipe_text.strip(),
         "environment": list(_flat(run.environment)),
         "hash": run.split_hash,
-        "split": Table(caption, ["split", *CLASSES, "all"], rows),
+        "split": Table(caption, ["split", *classes, "all"], rows),
     }
 
 

@@ -3,7 +3,8 @@
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ham10000.evaluation import (
     METRICS,
     Predictions,
     best_temperature,
+    metrics_of,
     read_predictions,
     reliability_bins,
     summarize,
@@ -63,7 +65,7 @@ def describe_test(run: Run, predictions: Predictions | None) -> list[str]:
     if predictions is None:
         return ["The run has no test predictions, so this page cannot say how often it is right."]
     targets, scores = predictions.targets, predictions.probabilities
-    found = summarize(targets, scores)
+    found = summarize(targets, scores, predictions.classes)
     temperature = best_temperature(targets, scores)
     right, mean = (f"{100 * found[name]:.1f} %" for name in ("accuracy", "balanced_accuracy"))
     lesions = predictions.table["lesion_id"].nunique()
@@ -147,9 +149,10 @@ def list_runs(folder: Path, metric: str) -> list[RunSummary]:
         MissingDataError: There is no such folder, or no run in it.
     """
     doing = f"listing the runs in {folder}"
-    if metric not in METRICS:
-        raise ArgumentError(f"{doing}: there is no metric {metric!r}. {closest(metric, METRICS)}")
     found = list(_run_folders(folder))
+    known = METRICS if metric in METRICS else _metrics_of_runs(found)
+    if metric not in known:
+        raise ArgumentError(f"{doing}: there is no metric {metric!r}. {closest(metric, known)}")
     if not found:
         what = "no run in it" if folder.is_dir() else "no such folder"
         raise MissingDataError(
@@ -157,6 +160,14 @@ def list_runs(folder: Path, metric: str) -> list[RunSummary]:
         )
     names: dict[tuple[int, int], str] = {}
     return [_summarize_run(path, folder, metric, names) for path in found]
+
+
+def _metrics_of_runs(folders: Sequence[Path]) -> Sequence[str]:
+    known = dict.fromkeys(METRICS)
+    for folder in folders:
+        with suppress(Ham10000Error):
+            known |= dict.fromkeys(metrics_of(open_run(folder).info.classes))
+    return list(known)
 
 
 def _run_folders(folder: Path) -> Iterator[Path]:
@@ -223,5 +234,5 @@ def _metric_of(run: Run, metric: str) -> tuple[float | None, tuple[float, float]
     if stored is not None and stored["value"] is not None:
         return stored["value"], (stored["low"], stored["high"])
     found = read_predictions(run.files.predictions())
-    value = summarize(found.targets, found.probabilities)[metric]
+    value = summarize(found.targets, found.probabilities, found.classes).get(metric, math.nan)
     return (None if math.isnan(value) else value), None

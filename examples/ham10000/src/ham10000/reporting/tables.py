@@ -10,22 +10,20 @@ from typing import Literal
 
 import pandas as pd
 
-from ham10000.data import CLASSES
 from ham10000.evaluation import (
+    AVERAGES,
     CLASS_METRICS,
-    METRICS,
     STRATA,
     Evaluation,
     Interval,
     Stratum,
+    binary_metrics,
     metric_name,
 )
 from ham10000.reporting.inputs import Evaluated, ReportSource
 from ham10000.utils import write_text
 
 __all__ = [
-    "AVERAGES",
-    "OF_CLASSES",
     "Table",
     "TableFormat",
     "class_table",
@@ -35,6 +33,7 @@ __all__ = [
     "interval_cell",
     "method_name",
     "metric_table",
+    "metrics_of_classes",
     "sizes_of_test_sets",
     "strata_notes",
     "strata_tables",
@@ -44,12 +43,6 @@ __all__ = [
     "to_markdown",
     "write_tables",
 ]
-
-AVERAGES = tuple(name for name in METRICS if "/" not in name)
-"""Metrics over all classes."""
-
-OF_CLASSES = tuple(name for name in METRICS if "/" in name)
-"""Metrics of one class."""
 
 TableFormat = Literal["csv", "latex", "md"]
 """Format of the files of tables."""
@@ -111,11 +104,16 @@ def summary_items(source: ReportSource) -> list[tuple[str, str]]:
 
 
 def metric_table(run: Evaluated) -> Table:
-    """Return all averages of a run, per image and per lesion."""
+    """Return all averages of a run, per image and per lesion.
+
+    With two classes, the metrics of the positive one come first.
+    """
     image, lesion = run.evaluation.per_image, run.evaluation.per_lesion
+    names = binary_metrics(list(image.class_counts))
+    names |= {metric_name(name): name for name in AVERAGES}
     rows = [
-        [metric_name(name), interval_cell(image.metrics[name]), interval_cell(lesion.metrics[name])]
-        for name in AVERAGES
+        [title, interval_cell(image.metrics[name]), interval_cell(lesion.metrics[name])]
+        for title, name in names.items()
     ]
     head = ["metric", f"{image.count:,} images", f"{lesion.count:,} lesions"]
     caption = f"{_BELOW} For lesions, probabilities are averaged over the images of a lesion."
@@ -131,7 +129,7 @@ def class_table(run: Evaluated) -> Table:
             f"{image.class_counts[name]:,}",
             *(interval_cell(image.metrics[f"{metric}/{name}"]) for metric in CLASS_METRICS),
         ]
-        for name in CLASSES
+        for name in image.class_counts
     ]
     head = ["class", "images", *(metric_name(metric) for metric in CLASS_METRICS)]
     return Table(f"Each class against all others, per image. {_BELOW}", head, rows)
@@ -147,7 +145,7 @@ def strata_tables(run: Evaluated) -> list[Table]:
     tables = []
     for names, notes in (
         (AVERAGES, ["Averages within strata, per image.", _BELOW, *strata_notes(run.evaluation)]),
-        (OF_CLASSES, ["Each class against all others, per image.", _BELOW]),
+        (metrics_of_classes(run.evaluation), ["Each class against all others, per image.", _BELOW]),
     ):
         rows = [
             [
@@ -158,6 +156,11 @@ def strata_tables(run: Evaluated) -> list[Table]:
         ]
         tables.append(Table(" ".join(notes), ["metric", *head], rows))
     return tables
+
+
+def metrics_of_classes(stratum: Stratum) -> list[str]:
+    """Return the names of the metrics of one class."""
+    return [name for name in stratum.per_image.metrics if "/" in name]
 
 
 def columns_of_strata(evaluation: Evaluation) -> dict[str, Stratum]:

@@ -184,7 +184,8 @@ def evaluate_saliency(
     images = run.dataset(split)
     size = run.recipe.data.size
     table = images.table
-    folder = open_folder(data_folder(data if data is not None else run.recipe.data.root))
+    root = data_folder(data if data is not None else run.recipe.data.root)
+    folder = open_folder(root, run.info)
     masks = read_masks(folder.masks, table["image_id"].tolist(), size)
     model = run.load_model(device)
     methods = [name for name in METHODS if name != "attention" or model.has_attention]
