@@ -6,7 +6,14 @@ import pandas as pd
 import pytest
 from bad_files import edit
 
-from ham10000.data import PUBLISHED_SPLIT, find_dataset, find_table, load_table
+from ham10000.data import (
+    PUBLISHED_SPLIT,
+    find_dataset,
+    find_table,
+    load_table,
+    open_folder,
+    synthesize,
+)
 from ham10000.data.tables import read_labels
 from ham10000.errors import DataError, MissingDataError
 
@@ -108,3 +115,64 @@ def test_the_table_of_one_data_set_is_not_that_of_another(root: Path, synthetic:
         load_table(root)
     shutil.copy(synthetic / "HAM10000_metadata.csv", root)
     assert len(load_table(root)) == 280
+
+
+ISIC2019 = find_dataset("isic2019")
+TRUTH, METADATA = "ISIC_2019_Training_GroundTruth.csv", "ISIC_2019_Training_Metadata.csv"
+
+
+@pytest.fixture
+def isic2019(tmp_path: Path) -> Path:
+    (tmp_path / TRUTH).write_text(
+        "image,MEL,NV,BCC,AK,BKL,DF,VASC,SCC,UNK\n"
+        "I1_downsampled,1.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0\n"
+        "I2,0.0,0.0,0.0,0.0,0.0,0.0,0.0,1.0,0.0\n"
+        "I3,0.0,0.0,0.0,1.0,0.0,0.0,0.0,0.0,0.0\n"
+    )
+    (tmp_path / METADATA).write_text(
+        "image,age_approx,anatom_site_general,lesion_id,sex\n"
+        "I2,55.0,posterior torso,BCN_1,female\n"
+        "I1_downsampled,,,,\n"
+        "I3,40.0,head/neck,BCN_1,male\n"
+    )
+    return tmp_path
+
+
+def test_isic_2019_has_labels_and_metadata_in_two_tables(isic2019: Path) -> None:
+    edit(isic2019 / TRUTH, "I3,0.0,0.0,0.0,1.0", "I3,0.0,0.0,0.0,0.0")
+    with pytest.raises(DataError, match=r"row 4 \(image I3\) doesn't have exactly one diagnosis"):
+        load_table(isic2019, ISIC2019)
+    edit(isic2019 / TRUTH, "I3,0.0,0.0,0.0,0.0", "I3,0.0,0.0,0.0,1.0")
+    table = load_table(isic2019, ISIC2019)
+    assert table["image_id"].tolist() == ["I1_downsampled", "I2", "I3"]
+    assert table["dx"].tolist() == ["mel", "scc", "ak"]
+    assert table["lesion_id"].tolist() == ["I1_downsampled", "BCN_1", "BCN_1"]
+    assert table["age"].isna().tolist() == [True, False, False]
+    assert table["localization"].tolist() == ["unknown", "back", "head/neck"]
+    assert table["sex"].tolist() == ["unknown", "female", "male"]
+
+
+def test_isic_2019_needs_its_metadata(isic2019: Path) -> None:
+    edit(isic2019 / METADATA, "I3,", "I4,")
+    with pytest.raises(DataError, match=rf"no row for the image I3, which row 4 of {TRUTH} names"):
+        load_table(isic2019, ISIC2019)
+    edit(isic2019 / METADATA, "I4,", "I2,")
+    with pytest.raises(DataError, match="row 4 repeats the image I2"):
+        load_table(isic2019, ISIC2019)
+    (isic2019 / METADATA).unlink()
+    with pytest.raises(MissingDataError, match=rf"there is no {METADATA} .*isic-archive\.com"):
+        load_table(isic2019, ISIC2019)
+
+
+def test_a_set_like_isic_2019_is_read_with_either_ending(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    synthesize(root, 42, seed=0, width=40, like="isic2019")
+    folder = open_folder(root, ISIC2019)
+    assert set(folder.table["dx"]) == set(ISIC2019.classes)
+    own = folder.table["lesion_id"] == folder.table["image_id"]
+    assert 0 < own.sum() < 21
+    assert folder.table["image_id"].str.endswith("_downsampled").any()
+    expected = [path.read_bytes() for path in folder.paths()]
+    for path in folder.paths():
+        path.rename(path.with_name(path.name.replace("_downsampled", "")))
+    assert [path.read_bytes() for path in open_folder(root, ISIC2019).paths()] == expected
