@@ -1,6 +1,7 @@
 """Bad input through the command: one line that names the file and the row or the fix."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from bad_files import bomb, edit, leftovers
 
 from ham10000.cli import main
-from ham10000.data import open_folder, paper_split, prepare, write_split
+from ham10000.data import find_dataset, open_folder, paper_split, prepare, write_split
 
 TABLE = "HAM10000_metadata.csv"
 
@@ -42,14 +43,65 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+ISIC2017 = find_dataset("isic2017-melanoma")
+TEST_TABLE = "ISIC-2017_Test_v2_Part3_GroundTruth.csv"
+
+
+def last_image(root: Path) -> Path:
+    return open_folder(root, ISIC2017).paths()[-1]
+
+
+BAD_ISIC2017: dict[str, tuple[Callable[[Path], object], str]] = {
+    "image missing": (lambda root: last_image(root).unlink(), f"of {TEST_TABLE} names"),
+    "image cut": (
+        lambda root: os.truncate(last_image(root), last_image(root).stat().st_size - 90),
+        "is cut short or damaged",
+    ),
+    "not a JPEG": (lambda root: last_image(root).write_bytes(b"GIF89a" * 9), "it is not a JPEG"),
+    "zero bytes": (lambda root: last_image(root).write_bytes(b""), "the file is empty"),
+    "bomb": (lambda root: last_image(root).write_bytes(bomb(65_000, 65_000)), "more than"),
+    "two diagnoses": (
+        lambda root: edit(root / TEST_TABLE, ",1.0,0.0", ",1.0,1.0"),
+        "doesn't have at most one diagnosis",
+    ),
+    "missing column": (lambda root: edit(root / TEST_TABLE, "melanoma", "mel"), "lacks the column"),
+    "table missing": (lambda root: (root / TEST_TABLE).unlink(), f"and no {TEST_TABLE}"),
+    "encoding": (
+        lambda root: (root / TEST_TABLE).write_bytes(
+            (root / TEST_TABLE).read_text().encode("utf-16")
+        ),
+        "row 1 is not UTF-8",
+    ),
+}
+
+
 @pytest.mark.parametrize("name", list(BAD))
 def test_bad_data_is_one_line(
     editable: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    spoil, message = BAD[name]
+    check_refused(editable, tmp_path, capsys, BAD[name], "ham10000")
+
+
+@pytest.mark.parametrize("name", list(BAD_ISIC2017))
+def test_bad_data_of_another_data_set_is_one_line(
+    isic2017: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    editable = Path(shutil.copytree(isic2017, tmp_path / "editable"))
+    check_refused(editable, tmp_path, capsys, BAD_ISIC2017[name], ISIC2017.name)
+
+
+def check_refused(
+    editable: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    bad: tuple[Callable[[Path], object], str],
+    dataset: str,
+) -> None:
+    spoil, message = bad
     spoil(editable)
     out = tmp_path / "cache"
-    assert main(["prepare", "--data", str(editable), "--size", "16", "--out", str(out)]) == 1
+    options = ["--data", str(editable), "--set", dataset, "--size", "16", "--out", str(out)]
+    assert main(["prepare", *options]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("ham10000: error: ")

@@ -6,6 +6,7 @@ import pytest
 from bad_files import leftovers
 
 from ham10000.cli import main
+from ham10000.data import open_cache
 
 
 def test_verify_prints_json(synthetic: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,3 +88,28 @@ def test_offline_augmentation_needs_a_place(
     assert main(["split", "--out", split, *paper]) == 0
     assert main(["augment-offline", "--data", str(synthetic), "--split", split]) == 1
     assert "--dry-run" in capsys.readouterr().err
+
+
+def test_another_data_set_goes_the_same_way(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, split, cache = (str(tmp_path / name) for name in ("set", "split.csv", "cache"))
+    made = ["--out", data, "--images", "48", "--width", "40", "--like", "isic2017"]
+    assert main(["synthesize", *made]) == 0
+    of = ["--data", data, "--set", "isic2017-keratosis"]
+    assert main(["verify", *of]) == 0
+    assert main(["split", *of, "--protocol", "published", "--out", split]) == 0
+    assert main(["prepare", *of, "--size", "16", "--masks", "--out", cache]) == 0
+    assert main(["explore", *of, "--out", str(tmp_path / "explored")]) == 0
+    page = (tmp_path / "explored" / "explore.html").read_text()
+    assert "seborrheic keratosis; " in page
+    assert "CC0" in page
+    assert open_cache(tmp_path / "cache").info.classes == ("other", "sk")
+    rows = pd.read_csv(split)
+    assert (rows.split.value_counts() == pd.Series({"train": 34, "test": 8, "val": 6})).all()
+    capsys.readouterr()
+    published = ["--protocol", "published", "--out", str(tmp_path / "no.csv")]
+    assert main(["split", *of, *published, "--pairs", "pairs.csv"]) == 1
+    assert "the protocol published ignores duplicates" in capsys.readouterr().err
+    assert main(["verify", "--data", data, "--set", "isic2017"]) == 1
+    assert "Closest: isic2019, isic2017-" in capsys.readouterr().err

@@ -283,3 +283,36 @@ def test_ensemble_writes_what_can_be_evaluated(
     assert mean["mel"].to_numpy() == pytest.approx(expected.loc[mean.index].to_numpy(), rel=1e-9)
     assert (out / "metrics.json").exists()
     assert main(["submission", str(out / "predictions.csv"), "--out", str(out / "s.csv")]) == 0
+
+
+def test_a_binary_task_has_its_sensitivity_first(
+    binary_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, page = tmp_path / "out", tmp_path / "report.html"
+    written = ["--out", str(out), "--tables", "md"]
+    assert main(["evaluate", str(binary_run), *written]) == 0
+    lines = printed(capsys).splitlines()
+    found = json.loads((out / "metrics.json").read_text())["per_image"]["metrics"]
+    shown = {
+        "sensitivity (mel)": "recall/mel",
+        "specificity (mel)": "specificity/mel",
+        "AUC (mel)": "auc/mel",
+        "average precision (mel)": "average_precision/mel",
+        "balanced accuracy": "balanced_accuracy",
+    }
+    for title, name in shown.items():
+        each = found[name]
+        row = f"{each['value']:.3f} [{each['low']:.3f}, {each['high']:.3f}]"
+        assert row in next(line for line in lines if line.startswith(title))
+    assert any(line.startswith("sensitivity (mel)") for line in lines[:4])
+    table = (out / "metrics.md").read_text()
+    assert "| sensitivity (mel) |" in table
+    assert main(["report", str(binary_run), "--out", str(page), "--each", "1"]) == 0
+    text = page.read_text()
+    assert "nevus or seborrheic keratosis" in text
+    assert "Published" not in text
+    assert "Inception-ResNet-v2" not in text
+    assert main(["explain", str(binary_run), "--class", "nv", "--out", str(tmp_path / "x")]) == 1
+    assert "unknown class 'nv'" in capsys.readouterr().err
+    assert main(["submission", str(binary_run), "--out", str(tmp_path / "s.csv")]) == 1
+    assert "a submission has the classes akiec" in capsys.readouterr().err

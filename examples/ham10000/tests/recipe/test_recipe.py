@@ -21,7 +21,7 @@ from ham10000.training import build_loss, build_optimizer, build_schedule, check
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 PAPER = ("vgg16", "resnet34", "resnet50", "densenet201", "irv2")
-OTHERS = ("lite0", "finetuned", "smoke")
+OTHERS = ("lite0", "finetuned", "smoke", "isic2017")
 PAIRS = (*PAPER, *OTHERS)
 MULTI_WEIGHTED = {
     "loss.name": "multi_weighted",
@@ -125,6 +125,7 @@ OWN = {
     "irv2": {"model.drop_rate", "model.activation", "model.authors_parameters"},
     "smoke": {"attention.block"},
     "finetuned": {"attention.gamma"},
+    "isic2017": {"model.drop_rate", "model.activation"},
 }
 
 
@@ -204,6 +205,18 @@ def test_the_count_is_the_authors(name: str) -> None:
     )  # gamma, which the authors' layer lacks
     assert counted == authors
     assert sum(authors.values()) == {"irv2": 47_550_631, "irv2_sa": 47_535_287}[name]
+
+
+def test_isic_2017_is_the_papers_model_on_the_published_split() -> None:
+    recipe = read("isic2017_sa", "model.pretrained=false")
+    own = {"data.set", "data.protocol", "data.epoch_samples", "training.monitor"}
+    assert different(read("irv2_sa"), read("isic2017_sa")) == {
+        "name",
+        "model.authors_parameters",
+        *own,
+    }
+    with torch.device("meta"):
+        assert build_model(recipe).network.get_classifier().out_features == 2
 
 
 @pytest.fixture(scope="session")

@@ -342,31 +342,6 @@ def test_a_run_with_any_attention_can_be_opened(
     assert len(frozen) == 2 * (layer == "placebo")
 
 
-@pytest.fixture(scope="module")
-def binary_run(isic2017: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on a synthetic data set like ISIC 2017."""
-    out = tmp_path_factory.mktemp("isic2017") / "run"
-    mine = make_recipe(
-        {
-            "name": "binary",
-            "data": {
-                "root": str(isic2017),
-                "set": "isic2017-melanoma",
-                "protocol": "published",
-                "size": 24,
-                "workers": 0,
-                "mix": "mixup",
-            },
-            "model": {"backbone": "ham10000:tiny", "at": "block2"},
-            "loss": {"class_weights": {"mel": 3}},
-            "training": {"epochs": 1, "batch_size": 16, "monitor": "auc/mel", "mode": "max"},
-            "logging": {"tensorboard": False},
-        }
-    )
-    assert ranks.run(train, mine, out) == [0]
-    return out
-
-
 def test_a_run_on_another_data_set_has_its_classes_and_split(
     binary_run: Path, isic2017: Path
 ) -> None:

@@ -65,6 +65,7 @@ class HAM10000(Dataset[Item]):
         SplitError: the split file can't be used, or has no such split or fold.
     """
 
+    classes = HAM10000_INFO.classes
     weights: Tensor | None = None
     """Weight of each image in the training loss, (N,), float32; `None` for equal weights."""
 

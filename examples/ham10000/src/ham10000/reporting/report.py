@@ -85,6 +85,7 @@ def write_report(
         WriteError: The page cannot be written.
     """
     source = open_source(folders, data=data)
+    info = source.runs[0].run.info
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ham10000.reporting", "templates"),
         autoescape=True,
@@ -107,7 +108,8 @@ def write_report(
         "differing": differing_section(source, data, each),
         "gallery": gallery_section(source, data, each),
         "setups": [setup_section(run) for run in source.runs],
-        "licence": source.runs[0].run.info.licence,
+        "images": info.title,
+        "licence": info.licence,
         "themes": {"light": LIGHT, "dark": DARK},
     }
     write_text(out, environment.get_template("report.html.j2").render(content))
