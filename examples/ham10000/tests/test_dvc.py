@@ -68,6 +68,7 @@ def test_the_parameters_are_a_recipe_with_all_fields() -> None:
 
 
 VALUES = {
+    "data.set": "isic2019",
     "data.protocol": "paper",
     "data.augment": "strong",
     "data.offline": "auto",

@@ -227,6 +227,17 @@ def test_a_table_with_all_classes_of_a_known_data_set_is_of_it(predictions: Pred
     assert Predictions(shuffled).classes == ("other", "mel")
 
 
+def test_classes_besides_those_of_a_known_data_set_count(tmp_path: Path) -> None:
+    classes = ["mel", "nv", "other"]
+    rows = [("a", "L1", "mel", "test"), ("b", "L2", "nv", "test")]
+    made = make_predictions(rows, [[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]], classes=classes)
+    write_predictions(made, tmp_path / "p.csv")
+    assert read_predictions(tmp_path / "p.csv").classes == tuple(classes)
+    six = make_predictions(rows, np.eye(6)[[4, 5]], classes=["a", "b", "bcc", "df", "mel", "nv"])
+    write_predictions(six, tmp_path / "p.csv")
+    assert read_predictions(tmp_path / "p.csv").classes == six.classes
+
+
 def test_a_single_class_is_refused() -> None:
     with pytest.raises(PredictionError, match="a column for each of two or more classes, found nv"):
         make_predictions([("a", "L", "nv", "test")], [[1.0]], classes=["nv"])

@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from ham10000.data.catalog import HAM10000_INFO
+from ham10000.data.catalog import DATASETS, HAM10000_INFO
 from ham10000.data.descriptions import DatasetInfo
 from ham10000.data.metadata import read_table
 from ham10000.errors import CacheError, Ham10000Error, MissingDataError
@@ -61,7 +61,7 @@ class Cache:
     masks: NDArray[np.uint8] | None
     """(N, 1, size, size), 0 or 1, mapped; `None` if prepared without masks."""
     info: DatasetInfo = HAM10000_INFO
-    """Description of the data set, of which only names and classes are known."""
+    """Description of the data set; of one that is not known only names and classes."""
 
 
 def check_mapped(path: Path, array: NDArray[np.uint8]) -> None:
@@ -187,6 +187,9 @@ def _described(manifest: dict[str, Any]) -> DatasetInfo:
     part = manifest.get("set")
     if part is None:
         return HAM10000_INFO
+    known = DATASETS.get(part["name"])
+    if known is not None and list(part["class_names"].items()) == list(known.class_names.items()):
+        return known
     return DatasetInfo(part["name"], part["title"], part["class_names"], tables=())
 
 

@@ -4,7 +4,7 @@ A `Predictions` object is always valid, so functions that take one need no furth
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,10 +67,10 @@ class Predictions:
     """Beginning of error messages: what was being done, with which file."""
     classes: tuple[str, ...] = ()
     """Classes, in the order of the targets. By default those of the known data set of which the
-    table has all classes, or else all columns after `IMAGE_COLUMNS`."""
+    table has all probabilities, or else all columns after `IMAGE_COLUMNS`."""
 
     def __post_init__(self) -> None:
-        classes = self.classes or _find_classes(self.table.columns)
+        classes = self.classes or _find_classes(self.table)
         object.__setattr__(self, "classes", tuple(classes))
         object.__setattr__(self, "table", _checked(self.table, self.classes, self.source))
 
@@ -138,7 +138,7 @@ def read_predictions(path: Path | str, classes: Sequence[str] = ()) -> Predictio
     """
     doing = f"reading {path}"
     table = read_csv(Path(path), IMAGE_COLUMNS)
-    found = tuple(classes) or _find_classes(table.columns)
+    found = tuple(classes) or _find_classes(table)
     check_columns(table, (*IMAGE_COLUMNS, *found), doing)
     return Predictions(table, doing, found)
 
@@ -268,16 +268,20 @@ def check_images(predictions: Predictions, expected: pd.DataFrame, whose: str) -
             )
 
 
-def _find_classes(columns: Iterable[str]) -> tuple[str, ...]:
-    """Return the classes of a table of predictions: see `Predictions.classes`.
-
-    A table that lacks one of the classes of HAM10000 is taken for a damaged one of HAM10000.
-    """
-    found = tuple(name for name in columns if name not in IMAGE_COLUMNS)
+def _find_classes(table: pd.DataFrame) -> tuple[str, ...]:
+    """Return the classes of a table of predictions: see `Predictions.classes`."""
+    found = tuple(str(name) for name in table.columns if name not in IMAGE_COLUMNS)
     for info in DATASETS.values():
-        if set(info.classes) <= set(found):
+        if set(info.classes) == set(found):
             return info.classes
-    return CLASSES if len(set(CLASSES) - set(found)) == 1 else found
+        if set(info.classes) < set(found) and set(table["dx"]) <= set(info.classes):
+            sums = table[list(info.classes)].map(_number).sum(axis=1)
+            if ((sums - 1).abs() <= TOLERANCE).all():
+                return info.classes
+    # Most probably a damaged table of HAM10000, which gets a better message this way.
+    lacking = set(CLASSES) - set(found)
+    same = {name.casefold() for name in found} <= set(CLASSES)
+    return CLASSES if same and len(lacking) == 1 else found
 
 
 def _checked(table: pd.DataFrame, classes: tuple[str, ...], doing: str) -> pd.DataFrame:

@@ -27,7 +27,7 @@ from ham10000.evaluation import (
 from ham10000.reporting.inputs import Evaluated
 from ham10000.reporting.tables import method_name, strata_notes
 from ham10000.statistics import AreaDifference
-from ham10000.training import RunDir
+from ham10000.training import RunDir, dataset_of
 
 __all__ = [
     "console",
@@ -354,7 +354,7 @@ def print_run(run: RunDir) -> None:
         path = run.predictions(split)
         if not path.exists():
             continue
-        predictions = read_predictions(path)
+        predictions = read_predictions(path, dataset_of(run.path).classes)
         measured = summarize(predictions.targets, predictions.probabilities, predictions.classes)
         cells = [f"{measured[name]:.4f}" for name in _COLUMNS]
         table.add_row(split, f"{len(predictions):,}", *cells)

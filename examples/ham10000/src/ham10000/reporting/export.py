@@ -280,7 +280,7 @@ def _results(run: Run) -> str:
     found = stored_metrics(run)
     if not found:
         return "No metrics with confidence intervals were stored with the run."
-    predictions = read_predictions(run.files.predictions())
+    predictions = read_predictions(run.files.predictions(), run.info.classes)
     views = run.recipe.training.tta * run.recipe.training.crops
     text = (
         f"On {len(predictions):,} test images of {predictions.table['lesion_id'].nunique():,} "

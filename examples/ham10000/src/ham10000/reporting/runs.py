@@ -52,7 +52,7 @@ def stored_metrics(run: Run) -> dict[str, dict[str, Any]]:
 def stored_predictions(run: Run) -> Predictions | None:
     """Return the predictions of the test images that the training has stored, if there are any."""
     path = run.files.predictions()
-    return read_predictions(path) if path.exists() else None
+    return read_predictions(path, run.info.classes) if path.exists() else None
 
 
 def describe_test(run: Run, predictions: Predictions | None) -> list[str]:
@@ -233,6 +233,6 @@ def _metric_of(run: Run, metric: str) -> tuple[float | None, tuple[float, float]
     stored = stored_metrics(run).get(metric)
     if stored is not None and stored["value"] is not None:
         return stored["value"], (stored["low"], stored["high"])
-    found = read_predictions(run.files.predictions())
+    found = read_predictions(run.files.predictions(), run.info.classes)
     value = summarize(found.targets, found.probabilities, found.classes).get(metric, math.nan)
     return (None if math.isnan(value) else value), None
