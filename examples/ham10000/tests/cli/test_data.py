@@ -106,7 +106,7 @@ def test_another_data_set_goes_the_same_way(
     assert "CC0" in page
     assert open_cache(tmp_path / "cache").info.classes == ("other", "sk")
     rows = pd.read_csv(split)
-    assert (rows.split.value_counts() == pd.Series({"train": 34, "test": 8, "val": 6})).all()
+    assert rows.split.value_counts().to_dict() == {"train": 31, "test": 11, "val": 6}
     capsys.readouterr()
     published = ["--protocol", "published", "--out", str(tmp_path / "no.csv")]
     assert main(["split", *of, *published, "--pairs", "pairs.csv"]) == 1
