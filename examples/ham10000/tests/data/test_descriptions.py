@@ -104,7 +104,7 @@ def test_own_images_become_a_cache(synthetic: Path, tmp_path: Path) -> None:
         ("classes: {", "classes: [", "it is not valid YAML"),
         (TEXT, "- a\n- b\n", "expected fields, found list"),
         (TEXT, "\0", "it is not valid YAML"),
-        ("name: clinic", "name: ham10000", "its name ham10000 is that of a known data set"),
+        ("name: clinic", "name: HAM10000", "its name HAM10000 is that of a known data set"),
     ],
 )
 def test_a_wrong_description_is_refused(path: Path, old: str, new: str, message: str) -> None:

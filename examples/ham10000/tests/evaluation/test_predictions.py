@@ -238,6 +238,14 @@ def test_classes_besides_those_of_a_known_data_set_count(tmp_path: Path) -> None
     assert read_predictions(tmp_path / "p.csv").classes == six.classes
 
 
+def test_models_of_other_classes_are_not_averaged() -> None:
+    rows = [("a", "L1", "mel", "test"), ("b", "L2", "nv", "test")]
+    one = make_predictions(rows, np.eye(2), classes=["mel", "nv"])
+    other = make_predictions(rows, np.eye(2)[::-1], classes=["nv", "mel"])
+    with pytest.raises(PredictionError, match="has the classes nv, mel, and the first model"):
+        average_predictions([one, other])
+
+
 def test_a_single_class_is_refused() -> None:
     with pytest.raises(PredictionError, match="a column for each of two or more classes, found nv"):
         make_predictions([("a", "L", "nv", "test")], [[1.0]], classes=["nv"])

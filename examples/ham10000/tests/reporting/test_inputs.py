@@ -7,14 +7,16 @@ import pandas as pd
 import pytest
 from making import make
 
+from ham10000.data import find_dataset
 from ham10000.errors import ArgumentError, DataError, PredictionError
 from ham10000.evaluation import STRATA, write_predictions
 from ham10000.reporting.inputs import ReportSource, evaluate_sources, open_source, read_json
 
 
-def source(first: int, count: int, prefix: str = "ISIC_") -> ReportSource:
+def source(first: int, count: int, prefix: str = "ISIC_", of: str = "ham10000") -> ReportSource:
     names = [f"{prefix}{number:07d}" for number in range(first, first + count)]
-    run: Any = SimpleNamespace(run=SimpleNamespace(split_table=pd.DataFrame({"image_id": names})))
+    table = pd.DataFrame({"image_id": names})
+    run: Any = SimpleNamespace(run=SimpleNamespace(split_table=table, info=find_dataset(of)))
     return ReportSource("a run", (run,))
 
 
@@ -36,6 +38,19 @@ def test_the_data_set_is_recognized_by_its_images(
     assert found.data_name == name
     assert found.is_ham10000 == (name == "HAM10000")
     assert found.is_synthetic == (name == "synthetic data")
+
+
+def test_another_data_set_has_its_own_name() -> None:
+    found = source(0, 2_750, of="isic2017-melanoma")
+    assert found.data_name == "ISIC 2017 (melanoma)"
+    assert not found.is_ham10000
+    assert source(0, 2_000, of="isic2017-melanoma").data_name == "a part of ISIC 2017 (melanoma)"
+    assert source(9_000_000, 280, of="isic2019").is_synthetic
+
+
+def test_runs_with_different_classes_have_no_common_page(run: Path, binary_run: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"tiny_sa: akiec.*; binary: other, mel\)\. Write one"):
+        open_source([run, binary_run])
 
 
 def test_a_run_is_opened_with_its_evaluation(run: Path) -> None:

@@ -185,7 +185,7 @@ def find_dataset(name: str | Path) -> DatasetInfo:
         return DATASETS[str(name)]
     if Path(name).is_file():
         info = read_description(Path(name))
-        if info.name in DATASETS:
+        if info.name.casefold() in DATASETS:
             raise DataError(
                 f"reading the data set {name}: its name {info.name} is that of a known data set. "
                 "Choose another name."

@@ -196,6 +196,12 @@ def average_predictions(members: Sequence[Predictions]) -> Predictions:
     first, *others = members
     total = first.probabilities
     for other in others:
+        if other.classes != first.classes:
+            raise PredictionError(
+                f"averaging predictions: {other.source} has the classes "
+                f"{', '.join(other.classes)}, and the first model {', '.join(first.classes)}. "
+                "Average models of one data set."
+            )
         check_images(other, first.table, f"the first model ({first.source})")
         places = pd.Index(other.table["image_id"]).get_indexer(pd.Index(first.table["image_id"]))
         total = total + other.probabilities[places]

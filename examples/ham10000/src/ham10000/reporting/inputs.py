@@ -172,7 +172,7 @@ def open_source(folders: Sequence[Path], *, data: Path | None = None) -> ReportS
         data: Folder of the data set. Defaults to the one in the recipe of each run.
 
     Raises:
-        ArgumentError: A study is not the only folder.
+        ArgumentError: A study is not the only folder, or runs have different classes.
         MissingDataError: A folder is neither, or is not finished.
         Ham10000Error: A file cannot be read.
     """
@@ -192,6 +192,12 @@ def open_source(folders: Sequence[Path], *, data: Path | None = None) -> ReportS
             )
     names = distinct_names(folders, [_recipe_name(folder) for folder in folders])
     runs = [_open(folder, name, data) for folder, name in zip(folders, names, strict=True)]
+    if len({run.predictions.classes for run in runs}) > 1:
+        listed = "; ".join(f"{run.name}: {', '.join(run.predictions.classes)}" for run in runs)
+        raise ArgumentError(
+            f"reporting on {len(folders)} folders: the runs have different classes ({listed}). "
+            "Write one page for each data set."
+        )
     return ReportSource(_listed(names), tuple(runs))
 
 
