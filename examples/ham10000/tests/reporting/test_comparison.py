@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ham10000.data import CLASSES, split_file
+from ham10000.data import CLASSES, NUM_IMAGES, split_file
 from ham10000.evaluation import METRICS, Predictions, evaluate
 from ham10000.reporting.comparison import (
     SOURCES,
@@ -68,7 +68,7 @@ def test_published_results_are_shown_for_the_complete_ham10000_only(
     assert published_table(source) is None
     monkeypatch.setattr(split_file, "_SYNTHETIC_IMAGES", range(0))
     monkeypatch.setattr(split_file, "_HAM10000_IMAGES", range(9_000_000, 9_000_280))
-    monkeypatch.setattr(split_file, "NUM_IMAGES", 280)
+    monkeypatch.setattr(split_file, "_COMPLETE", 280 / NUM_IMAGES)
     table = published_table(source)
     assert table is not None
     assert len(table.rows) == 1 + 12
