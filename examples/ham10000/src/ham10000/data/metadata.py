@@ -132,9 +132,7 @@ def clean_table(table: pd.DataFrame, doing: str, info: DatasetInfo = HAM10000_IN
     repeated = table["image_id"].duplicated()
     if repeated.any():
         name = str(table["image_id"][repeated].iloc[0])
-        rows = [
-            number + 2 for number in range(len(table)) if table["image_id"].iloc[number] == name
-        ]
+        rows = [row + 2 for row, image in enumerate(table["image_id"]) if image == name]
         raise DataError(
             f"{doing}: rows {some(rows)} have the same image_id {name!r} "
             f"({int(repeated.sum())} repeated in all). Keep one row for each image."
