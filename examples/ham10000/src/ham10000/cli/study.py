@@ -202,7 +202,7 @@ def reproduce(
 
     if show_list:
         for name, each in list_items().items():
-            log(f"{name:13}{each.title}")
+            log(f"{name:19}{each.title}")
         return 0
     if item is None:
         raise ArgumentError(

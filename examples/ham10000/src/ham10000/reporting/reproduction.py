@@ -15,7 +15,14 @@ import yaml
 from matplotlib.figure import Figure
 from softattn.plot import overlay
 
-from ham10000.data import CLASSES, data_folder, link_sample, load_table
+from ham10000.data import (
+    HAM10000_INFO,
+    DatasetInfo,
+    data_folder,
+    find_dataset,
+    link_sample,
+    load_table,
+)
 from ham10000.errors import ArgumentError, closest
 from ham10000.evaluation import Predictions, metric_name, summarize
 from ham10000.recipe import Recipe, load_recipe
@@ -78,6 +85,14 @@ class Item:
     variants: tuple[Variant, ...]
     extras: tuple[str, ...] = ()
     """What is written besides the table: figures of the first variant, heatmaps."""
+    note: str = ""
+    """Sentences on the published values and on how weights are selected."""
+
+    @property
+    def info(self) -> DatasetInfo:
+        """Description of its data set."""
+        first = self.variants[0]
+        return find_dataset(load_recipe(first.recipe, first.overrides).data.set)
 
 
 def list_items() -> dict[str, Item]:
@@ -85,16 +100,15 @@ def list_items() -> dict[str, Item]:
 
     Example:
         >>> from ham10000.reporting.reproduction import list_items
-        >>> list(list_items())
-        ['models', 'classes', 'shares', 'augmentation', 'attention', 'heatmaps']
+        >>> list(list_items())[:3]
+        ['models', 'classes', 'shares']
         >>> list_items()["models"].variants[-1].published["precision_weighted"]
         0.938
     """
     content = _content()
-    protocol = tuple(content["protocol"])
     items = {}
     for name, each in content["items"].items():
-        metrics = tuple(each["metrics"])
+        metrics, protocol = tuple(each["metrics"]), each.get("protocol", content["protocol"])
         variants = tuple(
             Variant(
                 one["name"],
@@ -106,7 +120,8 @@ def list_items() -> dict[str, Item]:
             for one in each["variants"]
         )
         extras = tuple(each.get("extras", ()))
-        items[name] = Item(name, each["title"], metrics, variants, extras)
+        note = each.get("note", content["note"])
+        items[name] = Item(name, each["title"], metrics, variants, extras, note)
     return items
 
 
@@ -211,7 +226,7 @@ def reproduce_item(
         name: Name of the item.
         out: Folder with the runs of all items in `runs`, and a folder for each item; with scale
             tiny, these are in its folder `tiny`.
-        data: Folder of the data set. Defaults to HAM10000_DIR.
+        data: Folder of the item's data set. Defaults to HAM10000_DIR.
         seeds: Seeds of each model.
         scale: tiny for random weights, a few steps and a part of the images, to try the command.
         dry_run: Only log the plan and the estimate.
@@ -231,9 +246,12 @@ def reproduce_item(
     item, root = items[name], data_folder(data)
     if scale == "tiny":
         out = out / "tiny"
-        root = root if dry_run else _sample(root, out / "data", log)
+        if item.info == HAM10000_INFO and not dry_run:
+            root = _sample(root, out / "data", log)
     runs = plan_item(item, seeds, root, scale)
-    for line in describe_plan(runs, estimate_seconds(runs.values(), load_table(root)), out):
+    for line in describe_plan(
+        runs, estimate_seconds(runs.values(), load_table(root, item.info)), out
+    ):
         log(line)
     if dry_run:
         return out / name
@@ -282,7 +300,7 @@ def reproduction_frame(item: Item, predictions: Mapping[PlannedRun, Predictions]
     rows = []
     for run, found in predictions.items():
         variant = variants[run.recipe]
-        values = summarize(found.targets, found.probabilities)
+        values = summarize(found.targets, found.probabilities, found.classes)
         rows += [
             (run.recipe, variant.label, run.seed, metric, values[metric], published)
             for metric in item.metrics
@@ -315,8 +333,7 @@ def reproduction_table(item: Item, frame: pd.DataFrame) -> Table:
     seeds = frame["seed"].nunique()
     caption = (
         f"{item.title}. {'One run' if seeds == 1 else f'Mean and range of {seeds} runs'} of each "
-        "model. Published values are of one run, whose weights were selected on the test set, as "
-        "they are here."
+        f"model. {item.note}"
     )
     return Table(caption, ["model", *map(metric_name, item.metrics)], rows)
 
@@ -347,7 +364,7 @@ def reproduction_figure(
 
 
 def heatmap_figure(folder: Path, *, theme: Theme = LIGHT) -> Figure:
-    """Draw a test image of each class with attention, and with Grad-CAM of the predicted class.
+    """Draw test images of each class with attention, and with Grad-CAM of the predicted class.
 
     The images are the first of each class in the split, so that the choice is not selective.
 
@@ -357,9 +374,9 @@ def heatmap_figure(folder: Path, *, theme: Theme = LIGHT) -> Figure:
     """
     run = open_run(folder)
     images = run.dataset("test")
-    rows = [images.targets.index(label) for label in sorted(set(images.targets))][:_EXAMPLES]
-    model = run.load_model()
-    network, read = image_network(model), image_reader(run, images)
+    classes, labels = run.info.classes, pd.Series(images.targets).sort_values(kind="stable")
+    rows = labels.groupby(labels).head(max(1, _EXAMPLES // labels.nunique())).index.tolist()
+    network, read = image_network(run.load_model()), image_reader(run, images)
     inputs = read(rows)
     with torch.no_grad():
         predicted = network(inputs).argmax(dim=1)
@@ -372,12 +389,12 @@ def heatmap_figure(folder: Path, *, theme: Theme = LIGHT) -> Figure:
     pixels = images.read(rows)[0] / 255
     for column, number in enumerate(rows):
         grid[0, column].imshow(pixels[column].permute(1, 2, 0).numpy())
-        label, found = CLASSES[images.targets[number]], CLASSES[int(predicted[column])]
+        label, found = classes[images.targets[number]], classes[int(predicted[column])]
         grid[0, column].set_title(f"{label}\n(as {found})", color=theme.ink, fontsize=8)
         for row, found_maps in enumerate(maps.values(), start=1):
             grid[row, column].imshow(overlay(pixels[column], found_maps[column]).numpy())
-    for name, axes in zip(("image", *maps), grid[:, 0], strict=True):
-        axes.set_ylabel(name, color=theme.quiet, fontsize=9)
     for axes in grid.ravel():
         axes.set(xticks=[], yticks=[])
+    for name, axes in zip(("image", *maps), grid[:, 0], strict=True):
+        axes.set_ylabel(name, color=theme.quiet, fontsize=9)
     return figure

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pandas as pd
 import torch
 
-from ham10000.data import find_dataset
+from ham10000.data import PUBLISHED_SPLIT, find_dataset
 from ham10000.models import build_model
 from ham10000.recipe import Recipe
 from ham10000.training import build_loss
@@ -21,23 +21,31 @@ def estimate_seconds(recipes: Iterable[Recipe], table: pd.DataFrame) -> list[flo
     Early stopping can end a run earlier. The time to make an augmented set is not included.
 
     Args:
-        recipes: Resolved recipes.
+        recipes: Resolved recipes, with the protocol paper or published.
         table: Metadata table of the data set.
     """
-    single = int((table.groupby("lesion_id")["image_id"].transform("size") == 1).sum())
     speeds: dict[str, tuple[float, float]] = {}
     found = []
     for recipe in recipes:
         key = repr((recipe.model, recipe.attention, recipe.data.size))
         speeds[key] = speeds.get(key) or _seconds_per_image(recipe)
         train, predict = speeds[key]
-        test = round(single * recipe.data.test_share)
-        samples = recipe.data.epoch_samples or len(table) - test
-        epochs = recipe.training.epochs
-        # Each epoch ends with a validation on the test set, and the run with its predictions.
+        own, validated, test = _split_sizes(recipe, table)
+        samples, epochs = recipe.data.epoch_samples or own, recipe.training.epochs
+        # Each epoch ends with a validation, and the run with predictions of the test set.
         views = recipe.training.tta * recipe.training.crops
-        found.append(epochs * samples * train + (epochs + views) * test * predict)
+        found.append(epochs * samples * train + (epochs * validated + views * test) * predict)
     return found
+
+
+def _split_sizes(recipe: Recipe, table: pd.DataFrame) -> tuple[int, int, int]:
+    """Return the number of images for training, validation and test."""
+    if recipe.data.protocol == "published":
+        counts = table[PUBLISHED_SPLIT].value_counts()
+        return int(counts["train"]), int(counts.get("val", 0)), int(counts["test"])
+    single = (table.groupby("lesion_id")["image_id"].transform("size") == 1).sum()
+    test = round(int(single) * recipe.data.test_share)
+    return len(table) - test, test, test  # the authors validate on the test set
 
 
 def _seconds_per_image(recipe: Recipe) -> tuple[float, float]:
