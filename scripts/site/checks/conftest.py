@@ -91,6 +91,8 @@ def open_page(browser, address):
         page.on("response", lambda it: it.status >= 400 and page.complaints.append(it.url))
         page.on("requestfinished", lambda request: page.requests.append(request))
         page.goto(address + path, wait_until="networkidle")
+        # On a busy machine, the network can be idle before a long page is parsed.
+        page.wait_for_function("document.readyState === 'complete'")
         return page
 
     yield open_page
