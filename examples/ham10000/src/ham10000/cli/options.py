@@ -279,7 +279,8 @@ def _add(parser: Any, parameter: inspect.Parameter, hint: Any, option: Option, t
         arguments["required"] = required
         if "choices" not in arguments:
             arguments["metavar"] = _METAVARS.get(hint, "TEXT")
-        elif "nargs" in arguments:  # argparse would print the choices twice
+        # argparse would print the choices twice, or in a line that is too long.
+        elif "nargs" in arguments or len(", ".join(map(str, choices or ()))) > _MOST_CHOICES:
             arguments["metavar"] = parameter.name.removesuffix("s").upper()
             arguments["help"] += f" Choices: {', '.join(arguments['choices'])}."
     _complete(parser.add_argument(f"--{flag}", dest=parameter.name, **arguments), hint)
@@ -291,6 +292,9 @@ def _complete(action: argparse.Action, hint: Any) -> None:
 
 
 _METAVARS = {int: "N", float: "X", Path: "PATH"}
+
+_MOST_CHOICES = 48
+"""Length of choices that fit in a line of 80 columns after the name of their option."""
 
 
 class _Formatter(DefaultHelpFormatter):
