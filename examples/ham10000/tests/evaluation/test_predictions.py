@@ -139,6 +139,13 @@ def test_a_missing_column_is_named(tmp_path: Path, predictions: Predictions) -> 
         Predictions(predictions.table.iloc[:0])
 
 
+def test_a_data_set_may_have_six_of_the_seven_classes(tmp_path: Path) -> None:
+    six = CLASSES[:-1]
+    found = make_predictions([("I", "L", "nv", "test")], [[1 / 6] * 6], classes=six)
+    write_predictions(found, tmp_path / "p.csv")
+    assert read_predictions(tmp_path / "p.csv").classes == six
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingDataError, match=r"p\.csv: there is no such file"):
         read_predictions(tmp_path / "p.csv")

@@ -280,14 +280,19 @@ def _find_classes(table: pd.DataFrame) -> tuple[str, ...]:
     for info in DATASETS.values():
         if set(info.classes) == set(found):
             return info.classes
-        if set(info.classes) < set(found) and set(table["dx"]) <= set(info.classes):
-            sums = table[list(info.classes)].map(_number).sum(axis=1)
-            if ((sums - 1).abs() <= TOLERANCE).all():
-                return info.classes
+        known = set(info.classes) < set(found) and set(table["dx"]) <= set(info.classes)
+        if known and _sum_to_one(table, info.classes):
+            return info.classes
+    if set(found) < set(CLASSES) and _sum_to_one(table, found):
+        return found  # a data set with a part of the classes of HAM10000
     # Most probably a damaged table of HAM10000, which gets a better message this way.
-    lacking = set(CLASSES) - set(found)
     same = {name.casefold() for name in found} <= set(CLASSES)
-    return CLASSES if same and len(lacking) == 1 else found
+    return CLASSES if same and len(set(CLASSES) - set(found)) == 1 else found
+
+
+def _sum_to_one(table: pd.DataFrame, classes: tuple[str, ...]) -> bool:
+    sums = table[list(classes)].map(_number).sum(axis=1)
+    return bool(((sums - 1).abs() <= TOLERANCE).all())
 
 
 def _checked(table: pd.DataFrame, classes: tuple[str, ...], doing: str) -> pd.DataFrame:
