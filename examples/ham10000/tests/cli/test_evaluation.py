@@ -10,7 +10,12 @@ from making import make
 
 from ham10000.cli import main
 from ham10000.data import open_folder
-from ham10000.evaluation import make_predictions, submission_table, write_predictions
+from ham10000.evaluation import (
+    make_predictions,
+    submission_table,
+    write_predictions,
+)
+from ham10000.training import find_predictions
 
 
 @pytest.fixture(autouse=True)
@@ -315,4 +320,27 @@ def test_a_binary_task_has_its_sensitivity_first(
     assert main(["explain", str(binary_run), "--class", "nv", "--out", str(tmp_path / "x")]) == 1
     assert "unknown class 'nv'" in capsys.readouterr().err
     assert main(["submission", str(binary_run), "--out", str(tmp_path / "s.csv")]) == 1
-    assert "a submission has the classes akiec" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "a submission has the classes akiec" in message
+    assert "pass a run of each of the two tasks" in message
+
+
+def test_a_submission_of_both_tasks_of_isic_2017_is_scored(
+    binary_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    melanoma = find_predictions(binary_run)
+    rows = melanoma.table.assign(dx=["sk" if n % 2 else "other" for n in range(len(melanoma))])
+    keratosis = make_predictions(rows, [[0.5, 0.5]] * len(rows), classes=["other", "sk"])
+    file, out = tmp_path / "keratosis.csv", tmp_path / "s.csv"
+    write_predictions(keratosis, file)
+    assert main(["submission", str(file), str(binary_run), "--out", str(out)]) == 0
+    shown = printed(capsys)
+    auc = next(line for line in shown.splitlines() if line.startswith("AUC")).split()
+    assert auc[2] == "0.500"
+    assert f"{len(melanoma)} images of the test split" in shown
+    lines = out.read_text().splitlines()
+    assert len(lines) == len(melanoma)
+    assert all(line.startswith("ISIC_") and line.endswith(",0.5") for line in lines)
+    truth = ["--groundtruth", str(file)]
+    assert main(["submission", str(file), str(binary_run), "--out", str(out), *truth]) == 1
+    assert "--groundtruth is for the challenge of 2018" in capsys.readouterr().err

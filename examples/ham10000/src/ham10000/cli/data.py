@@ -9,7 +9,6 @@ from ham10000.cli.options import Data, DataSet, Seed, Workers
 from ham10000.data import (
     HAM10000_INFO,
     IMAGE_WIDTH,
-    LICENCE,
     TEST_SHARE,
     LayoutName,
     Part,
@@ -44,24 +43,32 @@ _WITH_SHARE = ("paper", "paper_val", "honest")
 def download(
     *,
     out: Path,
-    source: Literal["dataverse", "kaggle", "isic"] = "dataverse",
+    dataset: DataSet = HAM10000_INFO.name,
+    source: Literal["dataverse", "kaggle", "isic"] | None = None,
     parts: Sequence[Part] = ("images", "metadata"),
     mirror: str | None = None,
 ) -> int:
-    """Download HAM10000.
+    """Download HAM10000 or ISIC 2017.
 
     Args:
         out: Folder of the data set.
-        source: Harvard Dataverse, Kaggle, or the archives of the ISIC challenge.
+        source: Source of HAM10000: Harvard Dataverse (the default), Kaggle, or the archives of the
+            ISIC challenge.
         parts: Parts to download; test is the official test set.
         mirror: URL that serves the files of the source under the same names.
     """
-    screen = console()
-    screen.print(LICENCE, style="italic")
+    screen, info = console(), find_dataset(dataset)
+    screen.print(info.licence, style="italic")
     download_dataset(
-        out, source, parts, mirror=mirror, say=lambda text: screen.print(text, markup=False)
+        out,
+        source,
+        parts,
+        info=info,
+        mirror=mirror,
+        say=lambda text: screen.print(text, markup=False),
     )
-    screen.print(f"Done. Check it with: ham10000 verify --data {out}", markup=False)
+    other = "" if info is HAM10000_INFO else f" --set {dataset}"
+    screen.print(f"Done. Check it with: ham10000 verify --data {out}{other}", markup=False)
     return 0
 
 

@@ -8,13 +8,16 @@ from ham10000.cli.options import Figures, Option, RunFolder, Seed, Split, Tta
 from ham10000.data import data_folder
 from ham10000.errors import ArgumentError
 from ham10000.evaluation import (
+    Predictions,
     average_predictions,
+    challenge_scores,
     check_images,
     only_one_right,
     read_groundtruth,
     read_predictions,
     scored,
     to_json,
+    write_challenge,
     write_evaluation,
     write_submission,
 )
@@ -187,7 +190,9 @@ def ensemble(
 
 
 def submission(
-    run: _RunOrFile,
+    runs: Annotated[
+        Sequence[Path], Option("Folder of a run, or file of predictions; two for ISIC 2017.")
+    ],
     /,
     *,
     out: Path,
@@ -197,17 +202,43 @@ def submission(
     ] = None,
     tta: Tta = None,
 ) -> int:
-    """Write predictions in the format of the ISIC 2018 challenge, Task 3.
+    """Write predictions in the format of the ISIC challenge of 2018 or 2017.
 
-    With --groundtruth, the predictions are of the official test set and are scored as in the
-    challenge. Otherwise they are of the run's own test split.
+    Runs on HAM10000 are for the challenge of 2018, Task 3. With --groundtruth, the predictions are
+    of the official test set and are scored as in the challenge. Otherwise they are of the run's own
+    test split. For the challenge of 2017, Part 3, pass a run of each of its two tasks; the
+    challenge's scores are printed.
 
     Args:
         out: CSV file to write.
-        groundtruth: Ground truth of the official test set, from Dataverse (1,511 images) or from
-            the challenge (1,512 images).
+        groundtruth: Ground truth of the official test set of 2018, from Dataverse (1,511 images) or
+            from the challenge (1,512 images).
     """
-    screen = console()
+    if len(runs) == 1:
+        found = _submit(runs[0], out, groundtruth, data, tta)
+    else:
+        if groundtruth is not None:
+            raise ArgumentError(
+                "writing a submission: --groundtruth is for the challenge of 2018, which takes "
+                f"one run, found {len(runs)}. Leave it out: the tables of ISIC 2017 have the test "
+                "set."
+            )
+        both = [find_predictions(run, tta=tta) for run in runs]
+        scores = challenge_scores(both)
+        console().print(scores.map("{:.3f}".format).to_string(), markup=False)
+        write_challenge(both, out)
+        found = both[0]
+    images = "the test split" if groundtruth is None else "the official test set"
+    console().print(
+        f"Written to {out}: {len(found):,} images of {images}", markup=False, soft_wrap=True
+    )
+    return 0
+
+
+def _submit(
+    run: Path, out: Path, groundtruth: Path | None, data: Path | None, tta: int | None
+) -> Predictions:
+    """Write a submission to the challenge of 2018, and return the predictions."""
     if groundtruth is None:
         found = find_predictions(run, tta=tta)
     else:
@@ -218,16 +249,12 @@ def submission(
             found = read_predictions(run)
             check_images(found, truth[["image_id", "dx"]], str(groundtruth))
         score = evaluate_predictions(scored(found)).per_image.metrics["balanced_accuracy"]
-        screen.print(
+        console().print(
             f"Balanced accuracy on the official test set: {score.value:.3f}, 95 % interval "
             f"{score.low:.3f} to {score.high:.3f}"
         )
     write_submission(found, out)
-    images = "the test split" if groundtruth is None else "the official test set"
-    screen.print(
-        f"Written to {out}: {len(found):,} images of {images}", markup=False, soft_wrap=True
-    )
-    return 0
+    return found
 
 
 def localise(

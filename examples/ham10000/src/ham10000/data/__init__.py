@@ -39,8 +39,9 @@ from ham10000.data.constants import (
 )
 from ham10000.data.dataset import HAM10000, CachedHAM10000
 from ham10000.data.descriptions import DatasetInfo, TableFormat, read_description
-from ham10000.data.download.download import PARTS, SOURCES, Part, download_dataset
+from ham10000.data.download.download import download_dataset
 from ham10000.data.download.http import Patience, fetch
+from ham10000.data.download.sources import PARTS, SOURCES, Part
 from ham10000.data.duplicates import (
     find_pairs,
     known_pairs,

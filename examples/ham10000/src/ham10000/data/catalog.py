@@ -49,6 +49,7 @@ HAM10000_INFO = DatasetInfo(
         "ISIC2018_Task3_Training_Input",
     ),
     mask_folders=("HAM10000_segmentations_lesion_tschandl",),
+    sources=("dataverse", "kaggle", "isic"),
     source="with: ham10000 download --parts {part}",
     licence=LICENCE,
     num_images=NUM_IMAGES,
@@ -80,7 +81,8 @@ def _isic2017(task: str, positive: str, column: str, names: Mapping[str, str]) -
         image_folders=tuple(f"ISIC-2017_{part}_Data" for part in ISIC2017_PARTS),
         mask_folders=tuple(f"ISIC-2017_{part}_Part1_GroundTruth" for part in ISIC2017_PARTS),
         ignored=".*_superpixels",
-        source="from https://challenge.isic-archive.com/data/#2017",
+        sources=("isic2017",),
+        source=f"with: ham10000 download --set isic2017-{task} --parts {{part}}",
         licence=(
             "The images of ISIC 2017 are in the public domain (CC0). Cite: Codella, N., et al., "
             "Skin lesion analysis toward melanoma detection: A challenge at the 2017 International "

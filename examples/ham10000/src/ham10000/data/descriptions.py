@@ -80,6 +80,7 @@ class DatasetInfo:
         ignored: Regular expression of the names of files, without extension, among the images
             that are no images of the data set.
         image_ending: Ending that names of images may have in the table or of their files only.
+        sources: Names of the sources that it can be downloaded from, the default one first.
         source: Where to get the files, as the end of a sentence that starts with "Get them".
         licence: Licence and citation.
         num_images: Published number of images.
@@ -95,6 +96,7 @@ class DatasetInfo:
     mask_folders: tuple[str, ...] = ()
     ignored: str = ""
     image_ending: str = ""
+    sources: tuple[str, ...] = ()
     source: str = "from where you have the others"
     licence: str = "The licence depends on that of the images."
     num_images: int | None = None

@@ -22,6 +22,7 @@ from ham10000.evaluation.evaluate import (
     write_evaluation,
 )
 from ham10000.evaluation.intervals import Interval, intervals
+from ham10000.evaluation.isic2017 import challenge_scores, challenge_table, write_challenge
 from ham10000.evaluation.metrics import (
     AVERAGES,
     CLASS_METRICS,
@@ -87,6 +88,8 @@ __all__ = [
     "best_temperature",
     "binary_metrics",
     "by_lesion",
+    "challenge_scores",
+    "challenge_table",
     "check_images",
     "compare",
     "compare_cells",
@@ -112,6 +115,7 @@ __all__ = [
     "summarize_weighted",
     "to_json",
     "upper_bound",
+    "write_challenge",
     "write_evaluation",
     "write_predictions",
     "write_submission",

@@ -50,7 +50,8 @@ def submission_table(predictions: Predictions) -> pd.DataFrame:
     if predictions.classes != CLASSES:
         raise PredictionError(
             f"{predictions.source}: a submission has the classes {', '.join(CLASSES)}, and these "
-            f"predictions {', '.join(predictions.classes)}. Predict with a model of HAM10000."
+            f"predictions {', '.join(predictions.classes)}. Predict with a model of HAM10000, or "
+            "pass a run of each of the two tasks of ISIC 2017."
         )
     table = predictions.table.rename(columns={"image_id": "image"})
     table = table.rename(columns={name: name.upper() for name in CLASSES})

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import random
 import resource
@@ -12,7 +13,7 @@ import kagglehub
 import pytest
 from bad_server import Site, serve
 
-from ham10000.data import SOURCES, download_dataset, open_folder
+from ham10000.data import DATASETS, SOURCES, download_dataset, find_dataset, open_folder
 from ham10000.data import download as module
 from ham10000.data.download.download import extract
 from ham10000.data.download.http import Patience
@@ -29,14 +30,18 @@ def packed(paths: list[Path], folder: str) -> bytes:
     return file.getvalue()
 
 
+def without_sums(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = tuple(dataclasses.replace(file, sums=None) for file in SOURCES[source])
+    monkeypatch.setitem(module.SOURCES, source, files)
+
+
 @pytest.fixture
 def site(synthetic: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     """Invented files in the form that the Dataverse serves; checksums are not compared."""
     files = {"HAM10000_metadata.csv": (synthetic / "HAM10000_metadata.csv").read_bytes()}
     for folder in sorted(path for path in synthetic.iterdir() if path.is_dir()):
         files[f"{folder.name}.zip"] = packed(sorted(folder.iterdir()), folder.name)
-    without = tuple(type(file)(**{**vars(file), "sums": None}) for file in SOURCES["dataverse"])
-    monkeypatch.setitem(module.SOURCES, "dataverse", without)
+    without_sums("dataverse", monkeypatch)
     return Site(files)
 
 
@@ -51,6 +56,32 @@ def test_a_downloaded_data_set_is_complete(site: Site, tmp_path: Path) -> None:
         download_dataset(tmp_path, parts=parts, mirror=site.url, patience=QUICK, say=said.append)
         assert len(site.requests) == asked
     assert any("is there already" in text for text in said)
+
+
+def test_isic_2017_is_downloaded_without_its_superpixels(
+    isic2017: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {path.name: path.read_bytes() for path in isic2017.glob("*.csv")}
+    for folder in sorted(path for path in isic2017.iterdir() if path.is_dir()):
+        files[f"{folder.name}.zip"] = packed(sorted(folder.iterdir()), folder.name)
+    assert files.keys() == {file.name for file in SOURCES["isic2017"]}
+    without_sums("isic2017", monkeypatch)
+    info, parts = find_dataset("isic2017-keratosis"), ("images", "metadata", "masks")
+    with serve(Site(files)) as site:
+        download_dataset(tmp_path, None, parts, info=info, mirror=site.url, patience=QUICK)
+    folder = open_folder(tmp_path, info)
+    assert len(folder.paths()) == len(folder.mask_paths()) == 72
+    assert not list(tmp_path.rglob("*_superpixels.png"))
+    assert len(list(isic2017.rglob("*_superpixels.png"))) == 72
+
+
+def test_every_source_is_that_of_a_data_set() -> None:
+    named = {source for info in DATASETS.values() for source in info.sources}
+    assert named == {*SOURCES, "kaggle"}
+    for file in SOURCES["isic2017"]:
+        assert file.sums is not None
+        assert len(file.sums) == len("md5:") + 32
+        assert file.url.endswith(f"/2017/{file.name}")
 
 
 def test_without_a_network_it_says_what_to_put_where(tmp_path: Path) -> None:
@@ -101,6 +132,12 @@ def test_the_command_prints_the_licence_and_no_traceback(tmp_path: Path) -> None
 def test_parts_that_a_source_lacks_are_reported(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="Closest: kaggle"):
         download_dataset(tmp_path, "kagle")
+    with pytest.raises(ArgumentError, match=r"ISIC 2017 .* has no source 'kaggle'"):
+        download_dataset(tmp_path, "kaggle", info=find_dataset("isic2017-melanoma"))
+    with pytest.raises(ArgumentError, match=r"isic2017 doesn't have test. Leave it out"):
+        download_dataset(tmp_path, parts=["test"], info=find_dataset("isic2017-melanoma"))
+    with pytest.raises(ArgumentError, match=r"no source of ISIC 2019 .* from https://challenge"):
+        download_dataset(tmp_path, info=find_dataset("isic2019"))
     with pytest.raises(ArgumentError, match="Closest: masks"):
         download_dataset(tmp_path, parts=["mask"])  # type: ignore[list-item]
     with pytest.raises(ArgumentError, match="isic doesn't have masks"):

@@ -1,4 +1,4 @@
-"""Download of the data set from the Dataverse, the mirror on Kaggle or the challenge.
+"""Download of a data set from the Dataverse, the mirror on Kaggle or the challenges.
 
 Archives may be damaged or hostile, so every entry is checked before it is extracted.
 """
@@ -7,13 +7,14 @@ import stat
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 import kagglehub
 
+from ham10000.data.catalog import HAM10000_INFO
+from ham10000.data.descriptions import DatasetInfo
 from ham10000.data.download.http import Patience, fetch
+from ham10000.data.download.sources import KAGGLE_HANDLE, PARTS, SOURCES, Part, RemoteFile
 from ham10000.data.tables import convert_challenge
 from ham10000.errors import (
     ArchiveError,
@@ -25,25 +26,7 @@ from ham10000.errors import (
 )
 from ham10000.utils import new_folder, with_bar
 
-__all__ = [
-    "KAGGLE_HANDLE",
-    "PARTS",
-    "SOURCES",
-    "Part",
-    "RemoteFile",
-    "by_hand",
-    "download_dataset",
-    "extract",
-]
-
-Part = Literal["images", "metadata", "masks", "test"]
-
-PARTS: tuple[Part, ...] = ("images", "metadata", "masks", "test")
-"""`images` and `metadata` are required, `masks` and the official `test` set are optional."""
-
-KAGGLE_HANDLE = "kmader/skin-cancer-mnist-ham10000"
-
-_GIB = 2**30
+__all__ = ["by_hand", "download_dataset", "extract"]
 
 MAX_FILES = 50_000
 MAX_BYTES = 16 * 2**30
@@ -56,133 +39,46 @@ MAX_NAME_BYTES = 255
 _CHUNK = 1 << 20
 
 
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file to download."""
-
-    part: Part
-    name: str
-    """File name on disk."""
-    url: str
-    sums: str | None = None
-    """Checksum in pooch's form, "md5:..."; `None` if none is published."""
-    folder: str | None = None
-    """Folder for the files of an archive; `None` for a file that is not an archive."""
-    most: int = 8 * _GIB
-    """Upper bound of its size in bytes."""
-
-
-def _dataverse(number: int, *, table: bool = False) -> str:
-    # The Dataverse serves tables in a tab-separated form of its own by default.
-    form = "?format=original" if table else ""
-    return f"https://dataverse.harvard.edu/api/access/datafile/{number}{form}"
-
-
-def _challenge(name: str) -> str:
-    return f"https://isic-challenge-data.s3.amazonaws.com/2018/{name}"
-
-
-SOURCES: dict[str, tuple[RemoteFile, ...]] = {
-    "dataverse": (
-        RemoteFile(
-            "images",
-            "HAM10000_images_part_1.zip",
-            _dataverse(3172585),
-            "md5:4639bfa73ab251610530a97c898e6e46",
-            "HAM10000_images_part_1",
-        ),
-        RemoteFile(
-            "images",
-            "HAM10000_images_part_2.zip",
-            _dataverse(3172584),
-            "md5:da43d6cc50f6613013be07e8986b384b",
-            "HAM10000_images_part_2",
-        ),
-        RemoteFile(
-            "metadata",
-            "HAM10000_metadata.csv",
-            _dataverse(4338392, table=True),
-            "md5:8f85fb1aa29d80a2797247e434deb79d",
-        ),
-        RemoteFile(
-            "masks",
-            "HAM10000_segmentations_lesion_tschandl.zip",
-            _dataverse(3838943),
-            folder="HAM10000_segmentations_lesion_tschandl",
-        ),
-        RemoteFile(
-            "test",
-            "ISIC2018_Task3_Test_Images.zip",
-            _dataverse(3855824),
-            folder="ISIC2018_Task3_Test_Images",
-        ),
-        RemoteFile("test", "ISIC2018_Task3_Test_GroundTruth.csv", _dataverse(6924466, table=True)),
-    ),
-    "isic": (
-        RemoteFile(
-            "images",
-            "ISIC2018_Task3_Training_Input.zip",
-            _challenge("ISIC2018_Task3_Training_Input.zip"),
-            folder="ISIC2018_Task3_Training_Input",
-        ),
-        RemoteFile(
-            "metadata",
-            "ISIC2018_Task3_Training_GroundTruth.zip",
-            _challenge("ISIC2018_Task3_Training_GroundTruth.zip"),
-            folder="ISIC2018_Task3_Training_GroundTruth",
-        ),
-        RemoteFile(
-            "metadata",
-            "ISIC2018_Task3_Training_LesionGroupings.csv",
-            _challenge("ISIC2018_Task3_Training_LesionGroupings.csv"),
-        ),
-        RemoteFile(
-            "test",
-            "ISIC2018_Task3_Test_Input.zip",
-            _challenge("ISIC2018_Task3_Test_Input.zip"),
-            folder="ISIC2018_Task3_Test_Input",
-        ),
-        RemoteFile(
-            "test",
-            "ISIC2018_Task3_Test_GroundTruth.zip",
-            _challenge("ISIC2018_Task3_Test_GroundTruth.zip"),
-            folder="ISIC2018_Task3_Test_GroundTruth",
-        ),
-    ),
-}
-
-
 def download_dataset(
     out: Path,
-    source: str = "dataverse",
+    source: str | None = None,
     parts: Sequence[Part] = ("images", "metadata"),
     *,
+    info: DatasetInfo = HAM10000_INFO,
     mirror: str | None = None,
     patience: Patience = Patience(),  # noqa: B008 - it is frozen
     say: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Download the missing parts of HAM10000.
+    """Download the missing parts of a data set.
 
     Archives are kept in `out`/archives until you remove them. An interrupted download is resumed
     when this is called again.
 
     Args:
         out: folder of the data set.
-        source: "dataverse", "kaggle" or "isic" (the challenge's archives).
+        source: one of `info.sources`; by default the first one. Those of HAM10000 are "dataverse",
+            "kaggle" and "isic" (the challenge's archives).
         parts: any of images, metadata, masks and test.
+        info: description of the data set.
         mirror: base URL that serves the files of the source under their names.
         patience: timeouts and retries.
         say: called with a line of text for each step.
 
     Raises:
-        ArgumentError: there is no such source or part.
+        ArgumentError: the data set can't be downloaded, or there is no such source or part.
         DownloadError: a file can't be downloaded; the message says how to get it by hand.
         ArchiveError: an archive is damaged or has an entry that must not be extracted.
         WriteError: the disk is full or read-only.
     """
-    names = [*SOURCES, "kaggle"]
-    if source not in names:
-        raise ArgumentError(f"downloading: there is no source {source!r}. {closest(source, names)}")
+    if not info.sources:
+        raise ArgumentError(
+            f"downloading: no source of {info.title} is known. {info.advice('images')}."
+        )
+    source = source or info.sources[0]
+    if source not in info.sources:
+        raise ArgumentError(
+            f"downloading: {info.title} has no source {source!r}. {closest(source, info.sources)}"
+        )
     for part in parts:
         if part not in PARTS:
             raise ArgumentError(f"downloading: there is no part {part!r}. {closest(part, PARTS)}")
@@ -196,11 +92,10 @@ def download_dataset(
     wanted = [file for file in SOURCES[source] if file.part in parts]
     absent = sorted(set(parts) - {file.part for file in wanted})
     if absent:
-        raise ArgumentError(
-            f"downloading: {source} doesn't have {', '.join(absent)}. The Dataverse has all parts."
-        )
+        others = "The Dataverse has all parts." if len(info.sources) > 1 else "Leave it out."
+        raise ArgumentError(f"downloading: {source} doesn't have {', '.join(absent)}. {others}")
     for file in wanted:
-        _get(file, out, mirror, patience, say)
+        _get(file, out, info, mirror, patience, say)
     if source == "isic" and "metadata" in parts and not (out / "HAM10000_metadata.csv").exists():
         name = "ISIC2018_Task3_Training_GroundTruth"
         convert_challenge(
@@ -210,7 +105,13 @@ def download_dataset(
         )
 
 
-def extract(archive: Path, out: Path, *, most: int = MAX_BYTES) -> int:
+def extract(
+    archive: Path,
+    out: Path,
+    *,
+    most: int = MAX_BYTES,
+    leave_out: Callable[[str], bool] = lambda name: False,
+) -> int:
     """Extract an archive into a new folder, completely or not at all.
 
     Files keep their names. The folders of the archive are left out, and so are the files that macOS
@@ -220,6 +121,7 @@ def extract(archive: Path, out: Path, *, most: int = MAX_BYTES) -> int:
         archive: a zip file.
         out: the folder to make.
         most: refuse an archive with more bytes than this, unpacked.
+        leave_out: called with the name of a file, without extension; whether not to extract it.
 
     Returns:
         The number of files extracted.
@@ -236,6 +138,7 @@ def extract(archive: Path, out: Path, *, most: int = MAX_BYTES) -> int:
         opened = zipfile.ZipFile(archive)
     with opened:
         entries = _check_entries(opened, doing, most)
+        entries = [entry for entry in entries if not leave_out(_entry_path(entry).stem)]
         with new_folder(out) as folder:
             for entry in with_bar(entries, f"Extracting {archive.name}", len(entries)):
                 _extract_one(opened, entry, folder, doing)
@@ -255,6 +158,7 @@ def by_hand(file: RemoteFile, out: Path) -> str:
 def _get(
     file: RemoteFile,
     out: Path,
+    info: DatasetInfo,
     mirror: str | None,
     patience: Patience,
     say: Callable[[str], None],
@@ -272,7 +176,7 @@ def _get(
     except DownloadError as error:
         raise DownloadError(f"{error} {by_hand(file, out)}") from error
     if file.folder is not None:
-        count = extract(path, place)
+        count = extract(path, place, leave_out=info.is_ignored)
         say(f"{count:,} files in {place}")
 
 
