@@ -1,12 +1,13 @@
 """Compare initial values of gamma: wrapped models against the bare model, on two small tasks.
 
-    python benchmarks/gamma.py [--seeds 0 1 2 3 4] [--tasks lesions gratings]
+    python benchmarks/gamma.py [--seeds 0 1 2 3 4] [--tasks lesions gratings] [--starts ...]
     python benchmarks/gamma.py --table
 
-Trains every combination of four backbones, two tasks, a start (pretrained or random weights),
-an arm (the bare model, gamma 0.01, gamma "uniform") and a seed, and appends a line to the file for
-each. Combinations that are in the file are not trained again, so the command can be interrupted.
-Needs HAM10000_DIR, and `pip install 'ham10000[lite]' scikit-learn`.
+Trains every combination of four backbones, two tasks, a start (pretrained weights with a learning
+rate of 0.001 or 0.0001, or random ones), an arm (the bare model, gamma 0.01, gamma "uniform") and a
+seed, and appends a line to the file for each. Combinations that are in the file are not trained
+again, so the command can be interrupted. Needs HAM10000_DIR, and `pip install 'ham10000[lite]'
+scikit-learn`.
 
 The tasks are four diagnoses of HAM10000 (one image of a lesion, 100 lesions of each for training),
 and six directions of stripes in a disc on a drawn background. Only the EfficientNet has packaged
@@ -25,7 +26,7 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import timm
@@ -54,13 +55,17 @@ DIAGNOSES = ("bcc", "bkl", "mel", "nv")
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """How a model is trained. The rates are usual ones, and the same for all arms."""
+    """How a model is trained: with usual rates of AdamW, the same for all arms."""
 
     epochs: int
     rate: float
 
 
-STARTS = {"pretrained": Start(epochs=8, rate=1e-3), "random": Start(epochs=12, rate=1e-3)}
+STARTS = {
+    "pretrained": Start(epochs=8, rate=1e-3),
+    "random": Start(epochs=12, rate=1e-3),
+    "pretrained, 1e-4": Start(epochs=8, rate=1e-4),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +141,7 @@ def build(backbone: str, arm: str, start: str, task: str) -> nn.Module:
     """Return a model with a new head; the random numbers are those of the global generator."""
     classes = load_task(task).num_classes
     model: nn.Module = timm.create_model(backbone, num_classes=classes)
-    if start == "pretrained":
+    if start.startswith("pretrained"):
         weights = pretrained(backbone)
         head = f"{model.pretrained_cfg['classifier']}."
         weights = {key: value for key, value in weights.items() if not key.startswith(head)}
@@ -215,7 +220,7 @@ def test(model: nn.Module, task: Task) -> tuple[float, float]:
 def run(backbone: str, task: str, start: str, arm: str, seed: int) -> dict[str, object]:
     begun = time.process_time()
     load_task(task)
-    if start == "pretrained":
+    if start.startswith("pretrained"):
         pretrained(backbone)
     torch.manual_seed(seed)
     model = build(backbone, arm, start, task)
@@ -242,9 +247,11 @@ def read(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
-def combinations(seeds: list[int], tasks: list[str]) -> Iterator[tuple[str, str, str, str, int]]:
+def combinations(
+    seeds: Iterable[int], tasks: Iterable[str] = TASKS, starts: Iterable[str] = tuple(STARTS)
+) -> Iterator[tuple[str, str, str, str, int]]:
     # arms last, so that a file that is not complete can be compared
-    for seed, start, task, backbone in itertools.product(seeds, STARTS, tasks, BACKBONES):
+    for seed, start, task, backbone in itertools.product(seeds, starts, tasks, BACKBONES):
         for arm in ARMS:
             yield backbone, task, start, arm, seed
 
@@ -273,6 +280,28 @@ def table(rows: list[dict[str, str]]) -> list[str]:
     return lines
 
 
+def summary(rows: list[dict[str, str]]) -> list[str]:
+    """Return a Markdown table of the differences from the bare models, mean over the backbones.
+
+    The standard deviation is that over the seeds. Combinations without all arms are left out.
+    """
+    runs: dict[tuple[str, ...], dict[str, float]] = {}
+    for row in rows:
+        key = (row["task"], row["start"], row["seed"], row["backbone"])
+        runs.setdefault(key, {})[row["arm"]] = float(row["auc"])
+    differences: dict[tuple[str, str], dict[str, dict[str, list[float]]]] = {}
+    for (task, start, seed, _), arms in runs.items():
+        for arm in ARMS[1:]:
+            if set(arms) == set(ARMS):
+                by_seed = differences.setdefault((task, start), {}).setdefault(arm, {})
+                by_seed.setdefault(seed, []).append(arms[arm] - arms["bare"])
+    lines = ["| task | weights | gamma 0.01 - bare | uniform - bare |", "| --- | --- | --- | --- |"]
+    for key, arms in sorted(differences.items()):
+        means = [[statistics.fmean(each) for each in arms[arm].values()] for arm in ARMS[1:]]
+        lines.append("| " + " | ".join([*key, *(spread(each, sign=True) for each in means)]) + " |")
+    return lines
+
+
 def spread(values: list[float], *, sign: bool = False) -> str:
     mean = f"{statistics.fmean(values):{'+' if sign else ''}.3f}"
     return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.3f}"
@@ -282,16 +311,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--tasks", nargs="+", default=TASKS, choices=TASKS)
+    parser.add_argument("--starts", nargs="+", default=[*STARTS], choices=[*STARTS])
     parser.add_argument("--out", type=Path, default=FILE)
-    parser.add_argument("--table", action="store_true", help="print the table of the file")
+    parser.add_argument("--table", action="store_true", help="print the tables of the file")
     args = parser.parse_args()
     if args.table:
-        print("\n".join(table(read(args.out))))
+        rows = read(args.out)
+        print("\n".join([*summary(rows), "", *table(rows)]))
         return
     done = read(args.out)
     keys = ("backbone", "task", "start", "arm", "seed")
     finished = {tuple(row[key] for key in keys) for row in done}
-    for combination in combinations(args.seeds, args.tasks):
+    for combination in combinations(args.seeds, args.tasks, args.starts):
         if tuple(map(str, combination)) in finished:
             continue
         row = run(*combination)

@@ -42,8 +42,8 @@ def test_a_command_that_was_interrupted_trains_the_rest(tmp_path, monkeypatch):
     monkeypatch.setattr(gamma, "run", lambda *one: trained.append(one) or result(*one))
     gamma.main()
     assert len(first) == 5
-    assert [*first, *trained] == list(gamma.combinations([0], gamma.TASKS))
-    assert len(list(csv.DictReader(out.open()))) == 2 * 2 * 4 * 3
+    assert [*first, *trained] == list(gamma.combinations([0]))
+    assert len(list(csv.DictReader(out.open()))) == 2 * 3 * 4 * 3
 
 
 def test_differences_are_paired_by_seed():
@@ -52,6 +52,24 @@ def test_differences_are_paired_by_seed():
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[:3] == ["lesions", "random", "resnet18"]
     assert cells[3:7] == ["0.810 ± 0.010", "0.710 ± 0.010", "0.910 ± 0.010", "+0.100 ± 0.000"]
+
+
+def test_the_summary_is_a_mean_over_backbones_and_spreads_over_seeds():
+    rows = [
+        result(backbone, "lesions", "random", arm, seed)
+        for backbone in ("resnet18", "resnet34")
+        for arm in gamma.ARMS
+        for seed in (0, 1)
+    ]
+    for row in rows:
+        if row["arm"] == "uniform" and row["backbone"] == "resnet34":
+            row["auc"] += 0.1 if row["seed"] else 0.3
+    unfinished = [result("resnet50", "lesions", "random", "bare", 0)]
+    *_, line = gamma.summary(
+        [{name: str(value) for name, value in row.items()} for row in rows + unfinished]
+    )
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells == ["lesions", "random", "-0.100 ± 0.000", "+0.200 ± 0.071"]
 
 
 def test_the_drawn_images_are_the_same_each_time_and_have_their_object():
