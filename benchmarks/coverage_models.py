@@ -155,7 +155,7 @@ def summary(rows: list[dict[str, Any]]) -> str:
     for library in ("torchvision", "timm"):
         counts = Counter(row["result"] for row in rows if row["name"].partition(":")[0] == library)
         lines.append(
-            f"{library}: {counts['wrapped']} of {counts.total()} wrapped, "
+            f"{library}: {counts['wrapped']:,} of {counts.total():,} wrapped, "
             f"{counts['refused']} refused, {counts['broken']} broken"
         )
     return "\n".join(lines)
@@ -181,22 +181,13 @@ def page(rows: list[dict[str, Any]]) -> str:
         "",
         *(f"- {line}" for line in summary(rows).splitlines()),
         "",
-        "| where the feature map comes from | layout | models |",
-        "| --- | --- | --- |",
-        *(
-            f"| {ways.get(source, f'`{source}`')} | {layout} | {count} |"
-            for (source, layout), count in how.most_common()
-        ),
-        "",
     ]
     failed = [row for row in rows if row["result"] != "wrapped"]
     if failed:
         lines += ["## Not wrapped", "", *(f"- `{r['name']}`: {r['why']}" for r in failed), ""]
-    frozen = [row for row in rows if row.get("frozen")]
     lines += [
-        f"In {len(frozen)} models, some parameters of the remaining modules do not contribute to",
-        "the feature map. They are frozen, so that every trainable parameter gets a gradient:",
-        f"{', '.join(row['name'].partition(':')[2] for row in frozen)}.",
+        "The page ends with [counts of where the maps come from](#sources) and the models of which",
+        "a part is frozen.",
         "",
         "## All models",
         "",
@@ -215,6 +206,24 @@ def page(rows: list[dict[str, Any]]) -> str:
                 f"| {row['name']} | {image} | {found} | {row['source']} "
                 f"| {row['layout']}{prefix} | {dropped} |"
             )
+    frozen = [row for row in rows if row.get("frozen")]
+    lines += [
+        "",
+        "## Sources",
+        "",
+        "| where the feature map comes from | layout | models |",
+        "| --- | --- | --- |",
+        *(
+            f"| {ways.get(source, f'`{source}`')} | {layout} | {count:,} |"
+            for (source, layout), count in how.most_common()
+        ),
+        "",
+        "## Frozen parameters",
+        "",
+        f"In {len(frozen)} models, some parameters of the remaining modules do not contribute to",
+        "the feature map. They are frozen, so that every trainable parameter gets a gradient:",
+        f"{', '.join(row['name'].partition(':')[2] for row in frozen)}.",
+    ]
     return "\n".join(lines) + "\n"
 
 
