@@ -24,7 +24,7 @@
   };
 
   field.addEventListener("input", show);
-  field.value = new URLSearchParams(location.search).get("q") ?? "";
+  field.value = new URLSearchParams(location.search).get("filter") ?? "";  // ?q= is that of the search
   show();
   heading.insertAdjacentElement("afterend", box);
 })();

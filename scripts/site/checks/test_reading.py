@@ -109,7 +109,7 @@ def test_descriptions_are_of_their_pages():
 @WIDTHS
 def test_models_can_be_filtered(open_page, width):
     page = open_page("models/", width)
-    table = page.locator("table").last
+    table = page.locator("table").first
     every = table.locator("tbody tr:visible").count()
     page.get_by_label("Filter").fill("swin nchw")
     names = table.locator("tbody tr:visible td:first-child").all_inner_texts()
@@ -119,6 +119,8 @@ def test_models_can_be_filtered(open_page, width):
     assert page.locator("output").inner_text() == f"{len(names)} of {every} models"
     page.get_by_label("Filter").fill("")
     assert table.locator("tbody tr:visible").count() == every
+    page = open_page("models/?filter=alexnet", width)
+    assert page.locator("output").inner_text() == f"1 of {every} models"
 
 
 @pytest.mark.parametrize("path", ["no-such-page/", "guides/no-such-guide/"])
