@@ -19,7 +19,7 @@ PYTEST := -m pytest -q -n 2 --dist worksteal
 FAST :=
 COVERAGE = $(if $(FAST),,--cov --cov-report=term)
 check: FAST := -m "not slow"
-CHECKS := test lint docs-check parity test-wheel results-check
+CHECKS := test lint docs-check parity test-wheel results-check trust-check
 STUDY := examples/ham10000
 
 DOCS := $(VENV)/.docs
