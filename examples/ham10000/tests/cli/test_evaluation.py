@@ -338,6 +338,7 @@ def test_a_submission_of_both_tasks_of_isic_2017_is_scored(
     auc = next(line for line in shown.splitlines() if line.startswith("AUC")).split()
     assert auc[2] == "0.500"
     assert f"{len(melanoma)} images of the test split" in shown
+    assert "not the challenge's 600 test images" in shown
     lines = out.read_text().splitlines()
     assert len(lines) == len(melanoma)
     assert all(line.startswith("ISIC_") and line.endswith(",0.5") for line in lines)

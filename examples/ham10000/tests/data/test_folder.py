@@ -263,7 +263,10 @@ def test_a_missing_image_of_isic_2017_is_named_with_its_table(
         open_folder(root, info).paths()
     for path in root.rglob("*.jpg"):
         path.unlink()
-    with pytest.raises(DataError, match=r"no images in it.*ISIC-2017_Training_Data.*archive\.com"):
+    with pytest.raises(
+        DataError,
+        match=r"no images in it.*ISIC-2017_Training_Data.*download --set isic2017-melanoma",
+    ):
         open_folder(root, info)
 
 

@@ -113,3 +113,5 @@ def test_other_predictions_are_refused() -> None:
     fewer = Predictions(keratosis.table.iloc[1:])
     with pytest.raises(PredictionError, match="no row for the image I"):
         challenge_table([melanoma, fewer])
+    with pytest.raises(PredictionError, match=r"the other task .* With data\.protocol=published"):
+        challenge_table([melanoma, fewer])

@@ -8,6 +8,7 @@ from ham10000.cli.options import Figures, Option, RunFolder, Seed, Split, Tta
 from ham10000.data import data_folder
 from ham10000.errors import ArgumentError
 from ham10000.evaluation import (
+    CHALLENGE_IMAGES,
     Predictions,
     average_predictions,
     challenge_scores,
@@ -198,7 +199,11 @@ def submission(
     out: Path,
     groundtruth: Path | None = None,
     data: Annotated[
-        Path | None, Option("Folder with the official test images. Defaults to HAM10000_DIR.")
+        Path | None,
+        Option(
+            "Folder with the official test images of 2018, by default HAM10000_DIR. For 2017, folder "
+            "of the data set, by default that of the training."
+        ),
     ] = None,
     tta: Tta = None,
 ) -> int:
@@ -223,11 +228,17 @@ def submission(
                 f"one run, found {len(runs)}. Leave it out: the tables of ISIC 2017 have the test "
                 "set."
             )
-        both = [find_predictions(run, tta=tta) for run in runs]
+        both = [find_predictions(run, tta=tta, data=data if run.is_dir() else None) for run in runs]
         scores = challenge_scores(both)
         console().print(scores.map("{:.3f}".format).to_string(), markup=False)
         write_challenge(both, out)
         found = both[0]
+        if len(found) != CHALLENGE_IMAGES:
+            console().print(
+                f"These are not the challenge's {CHALLENGE_IMAGES} test images, so its results "
+                "can't be compared with these scores.",
+                style="yellow",
+            )
     images = "the test split" if groundtruth is None else "the official test set"
     console().print(
         f"Written to {out}: {len(found):,} images of {images}", markup=False, soft_wrap=True

@@ -40,7 +40,7 @@ HAM10000_INFO = DatasetInfo(
             columns={"dx_type": "diagnosis_confirm_type"},
             details="ISIC2018_Task3_Training_LesionGroupings.csv",
             required=("lesion_id", "diagnosis_confirm_type"),
-            advice="Get it with: ham10000 download --source isic --parts metadata",
+            advice="Get it with: ham10000 download --source isic --parts metadata --out DIR",
         ),
     ),
     image_folders=(
@@ -50,7 +50,7 @@ HAM10000_INFO = DatasetInfo(
     ),
     mask_folders=("HAM10000_segmentations_lesion_tschandl",),
     sources=("dataverse", "kaggle", "isic"),
-    source="with: ham10000 download --parts {part}",
+    source="with: ham10000 download --parts {part} --out DIR",
     licence=LICENCE,
     num_images=NUM_IMAGES,
     num_lesions=NUM_LESIONS,
@@ -82,7 +82,7 @@ def _isic2017(task: str, positive: str, column: str, names: Mapping[str, str]) -
         mask_folders=tuple(f"ISIC-2017_{part}_Part1_GroundTruth" for part in ISIC2017_PARTS),
         ignored=".*_superpixels",
         sources=("isic2017",),
-        source=f"with: ham10000 download --set isic2017-{task} --parts {{part}}",
+        source=f"with: ham10000 download --set isic2017-{task} --parts {{part}} --out DIR",
         licence=(
             "The images of ISIC 2017 are in the public domain (CC0). Cite: Codella, N., et al., "
             "Skin lesion analysis toward melanoma detection: A challenge at the 2017 International "

@@ -22,7 +22,12 @@ from ham10000.evaluation.evaluate import (
     write_evaluation,
 )
 from ham10000.evaluation.intervals import Interval, intervals
-from ham10000.evaluation.isic2017 import challenge_scores, challenge_table, write_challenge
+from ham10000.evaluation.isic2017 import (
+    CHALLENGE_IMAGES,
+    challenge_scores,
+    challenge_table,
+    write_challenge,
+)
 from ham10000.evaluation.metrics import (
     AVERAGES,
     CLASS_METRICS,
@@ -63,6 +68,7 @@ from ham10000.evaluation.submission import (
 
 __all__ = [
     "AVERAGES",
+    "CHALLENGE_IMAGES",
     "CLASS_METRICS",
     "EQUAL_METRICS",
     "IMAGE_COLUMNS",

@@ -19,13 +19,23 @@ from ham10000.errors import PredictionError
 from ham10000.evaluation.predictions import Predictions, check_images
 from ham10000.utils import write_text
 
-__all__ = ["SENSITIVITIES", "TASKS", "challenge_scores", "challenge_table", "write_challenge"]
+__all__ = [
+    "CHALLENGE_IMAGES",
+    "SENSITIVITIES",
+    "TASKS",
+    "challenge_scores",
+    "challenge_table",
+    "write_challenge",
+]
 
 TASKS = {
     "melanoma": find_dataset("isic2017-melanoma"),
     "seborrheic_keratosis": find_dataset("isic2017-keratosis"),
 }
 """Descriptions of the tasks by name in the challenge, in the order of a submission."""
+
+CHALLENGE_IMAGES = 600
+"""Test images of the challenge."""
 
 SENSITIVITIES = (0.82, 0.89, 0.95)
 """Sensitivities at which the challenge gives the specificity."""
@@ -59,7 +69,7 @@ def challenge_table(predictions: Sequence[Predictions]) -> pd.DataFrame:
 
 
 def write_challenge(predictions: Sequence[Predictions], path: Path) -> None:
-    """Write a submission atomically. It has no header, as the challenge asks.
+    """Write a submission atomically. It has no header: the scorer of 2017 reads each row as one.
 
     Raises:
         PredictionError: See `challenge_table`.
@@ -102,7 +112,13 @@ def _by_task(predictions: Sequence[Predictions]) -> dict[str, Predictions]:
             )
         found[task] = of_task[0]
     first, second = found.values()
-    check_images(second, first.table[["image_id"]], first.source)
+    whose = f"the other task ({first.source})"
+    try:
+        check_images(second, first.table[["image_id"]], whose)
+    except PredictionError as error:
+        raise PredictionError(
+            f"{error} With data.protocol=published, both are the same."
+        ) from error
     return found
 
 

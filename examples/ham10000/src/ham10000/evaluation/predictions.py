@@ -233,7 +233,7 @@ def of_split(predictions: Predictions, split: str) -> Predictions:
         others = ", ".join(sorted(set(predictions.table["split"])))
         raise PredictionError(
             f"{predictions.source}: no row has split {split!r}, only {others}. "
-            f"Pass --split {others.split(', ')[0]}, or predict that split."
+            f"Choose the split {others.split(', ')[0]}, or predict this one."
         )
     return replace(predictions, table=rows)
 

@@ -103,7 +103,7 @@ def read_masks(paths: Mapping[str, Path], image_ids: Sequence[str], size: int) -
     if not marked:
         raise MissingDataError(
             f"reading masks: none of the {len(image_ids)} images has a mask that is not empty "
-            f"({some(image_ids)}). Download masks with: ham10000 download --parts masks"
+            f"({some(image_ids)}). Download masks with: ham10000 download --parts masks --out DIR"
         )
     masks = torch.stack([read[place] for place in marked])
     kept = [there[place] for place in marked]

@@ -134,6 +134,8 @@ def test_parts_that_a_source_lacks_are_reported(tmp_path: Path) -> None:
         download_dataset(tmp_path, "kagle")
     with pytest.raises(ArgumentError, match=r"ISIC 2017 .* has no source 'kaggle'"):
         download_dataset(tmp_path, "kaggle", info=find_dataset("isic2017-melanoma"))
+    with pytest.raises(ArgumentError, match=r"no source 'isic'\. Leave --source out"):
+        download_dataset(tmp_path, "isic", info=find_dataset("isic2017-melanoma"))
     with pytest.raises(ArgumentError, match=r"isic2017 doesn't have test. Leave it out"):
         download_dataset(tmp_path, parts=["test"], info=find_dataset("isic2017-melanoma"))
     with pytest.raises(ArgumentError, match=r"no source of ISIC 2019 .* from https://challenge"):

@@ -76,9 +76,8 @@ def download_dataset(
         )
     source = source or info.sources[0]
     if source not in info.sources:
-        raise ArgumentError(
-            f"downloading: {info.title} has no source {source!r}. {closest(source, info.sources)}"
-        )
+        advice = closest(source, info.sources) if len(info.sources) > 1 else "Leave --source out."
+        raise ArgumentError(f"downloading: {info.title} has no source {source!r}. {advice}")
     for part in parts:
         if part not in PARTS:
             raise ArgumentError(f"downloading: there is no part {part!r}. {closest(part, PARTS)}")

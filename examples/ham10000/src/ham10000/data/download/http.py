@@ -71,7 +71,7 @@ def fetch(
     except ValueError as error:  # pooch's error for a wrong checksum
         raise DownloadError(
             f"downloading {path.name} from {url}: the file is not the published one "
-            f"(expected {sums}). Nothing was kept. Try again later, or another --source."
+            f"(expected {sums}). Nothing was kept. Try again later, or another --source, if any."
         ) from error
     except OSError as error:
         if isinstance(error, DownloadError):
@@ -124,7 +124,7 @@ class _Resuming:
             if response.status_code not in (200, 206):
                 raise DownloadError(
                     f"{self.doing} from {url}: the server answered {response.status_code} "
-                    f"({response.reason}). The file may have moved; try another --source."
+                    f"({response.reason}). The file may have moved; try another --source, if any."
                 )
             resumed = response.status_code == 206
             self._remember(response)
@@ -180,7 +180,7 @@ class _Resuming:
             self.part.unlink(missing_ok=True)
             raise DownloadError(
                 f"{self.doing}: it has more than {self.most:,} bytes, so it is not the published "
-                "file. Try another --source."
+                "file. Try another --source, if any."
             )
 
 
