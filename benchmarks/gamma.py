@@ -6,13 +6,18 @@
 Trains every combination of four backbones, two tasks, a start (pretrained weights with a learning
 rate of 0.001 or 0.0001, or random ones), an arm (the bare model, gamma 0.01, gamma "uniform") and a
 seed, and appends a line to the file for each. Combinations that are in the file are not trained
-again, so the command can be interrupted. Needs HAM10000_DIR, and `pip install 'ham10000[lite]'
-scikit-learn`.
+again, so the command can be interrupted. Needs HAM10000_DIR, and `pip install -e
+'examples/ham10000[lite]'`.
 
-The tasks are four diagnoses of HAM10000 (one image of a lesion, 100 lesions of each for training),
-and six directions of stripes in a disc on a drawn background. Only the EfficientNet has packaged
-ImageNet weights; the other backbones are pretrained on the widths of such stripes. The classifiers
-of the bare models are initialised as torch does it, as those of wrapped models are: timm gives
+`wrap_backbone` multiplies the initial weights of the attention by 0.01 with "uniform" only, so the
+arms with attention differ in both. The bare model is that of timm, or, where timm has a hidden
+layer after the pooling that wrapped models don't have (MobileNetV3), the wrapped model without
+attention.
+
+The tasks are four diagnoses of HAM10000 (one image of a lesion, 400 lesions for training), and six
+directions of stripes in a disc on a drawn background. Only the EfficientNet has packaged ImageNet
+weights; the other backbones are pretrained on the widths of such stripes. The classifiers of the
+bare models are initialized as torch does it, as those of wrapped models are: timm gives
 EfficientNet's classifier weights of standard deviation 0.29, with which it trains badly in few
 steps. Where the maps look is the share of attention on the object, divided by the object's share of
 the image; mean over test images. It is 1 for uniform maps.
@@ -29,6 +34,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import pandas as pd
 import timm
 import torch
 from ham10000.data import data_folder, open_folder, read_image, read_mask, resize
@@ -37,7 +43,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softattn import wrap_backbone
+from softattn import SoftAttention, wrap_backbone
 
 FILE = Path(__file__).with_name("gamma.csv")
 BACKBONES = ("tf_efficientnet_lite0", "mobilenetv3_small_100", "regnety_002", "mobilenetv2_050")
@@ -140,6 +146,16 @@ def batch_images(task: Task, rows: Tensor) -> Tensor:
 def build(backbone: str, arm: str, start: str, task: str) -> nn.Module:
     """Return a model with a new head; the random numbers are those of the global generator."""
     classes = load_task(task).num_classes
+    model = bare(backbone, start, classes)
+    if arm != "bare":
+        gamma = arm if arm == "uniform" else float(arm)
+        model = wrap_backbone(model, classes, gamma=gamma, input_size=SIZE)
+    elif model.head_hidden_size != model.num_features:
+        model = wrap_backbone(model, classes, block=lambda _: nn.Identity(), input_size=SIZE)
+    return model.to(memory_format=torch.channels_last)
+
+
+def bare(backbone: str, start: str, classes: int) -> nn.Module:
     model: nn.Module = timm.create_model(backbone, num_classes=classes)
     if start.startswith("pretrained"):
         weights = pretrained(backbone)
@@ -150,10 +166,7 @@ def build(backbone: str, arm: str, start: str, task: str) -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.1  # EfficientNet's 0.01 is for far more steps than these
-    if arm != "bare":
-        gamma = arm if arm == "uniform" else float(arm)
-        model = wrap_backbone(model, classes, gamma=gamma, input_size=SIZE)
-    return model.to(memory_format=torch.channels_last)
+    return model
 
 
 @functools.cache
@@ -162,8 +175,9 @@ def pretrained(backbone: str) -> dict[str, Tensor]:
     if backbone in packages:
         return dict(packaged_weights(packages[backbone]))
     torch.manual_seed(1000)
-    model = build(backbone, "bare", "random", "widths")
-    train(model, load_task("widths"), STARTS["random"])
+    task = load_task("widths")
+    model = bare(backbone, "random", task.num_classes).to(memory_format=torch.channels_last)
+    train(model, task, STARTS["random"])
     return model.state_dict()
 
 
@@ -202,8 +216,8 @@ def test(model: nn.Module, task: Task) -> tuple[float, float]:
     model.eval()
     scores, looks = [], []
     for rows in torch.arange(len(task.labels))[-TEST:].split(100):
-        images, wrapped = batch_images(task, rows), hasattr(model, "attention")
-        if wrapped:
+        images = batch_images(task, rows)
+        if isinstance(getattr(model, "attention", None), SoftAttention):
             output, maps = model(images, return_maps=True)
             mean = maps.mean(1, keepdim=True)  # sums to 1 over the positions
             area = F.interpolate(task.masks[rows], mean.shape[2:], mode="area")
@@ -218,10 +232,10 @@ def test(model: nn.Module, task: Task) -> tuple[float, float]:
 
 
 def run(backbone: str, task: str, start: str, arm: str, seed: int) -> dict[str, object]:
-    begun = time.process_time()
     load_task(task)
     if start.startswith("pretrained"):
         pretrained(backbone)
+    begun = time.process_time()
     torch.manual_seed(seed)
     model = build(backbone, arm, start, task)
     torch.manual_seed(seed)  # the same order of images in all arms
@@ -283,22 +297,17 @@ def table(rows: list[dict[str, str]]) -> list[str]:
 def summary(rows: list[dict[str, str]]) -> list[str]:
     """Return a Markdown table of the differences from the bare models, mean over the backbones.
 
-    The standard deviation is that over the seeds. Combinations without all arms are left out.
+    The standard deviation is that over the seeds. Seeds without all runs are left out.
     """
-    runs: dict[tuple[str, ...], dict[str, float]] = {}
-    for row in rows:
-        key = (row["task"], row["start"], row["seed"], row["backbone"])
-        runs.setdefault(key, {})[row["arm"]] = float(row["auc"])
-    differences: dict[tuple[str, str], dict[str, dict[str, list[float]]]] = {}
-    for (task, start, seed, _), arms in runs.items():
-        for arm in ARMS[1:]:
-            if set(arms) == set(ARMS):
-                by_seed = differences.setdefault((task, start), {}).setdefault(arm, {})
-                by_seed.setdefault(seed, []).append(arms[arm] - arms["bare"])
+    keys = ["task", "start", "seed", "backbone"]
+    found = pd.DataFrame(rows).astype({"auc": float}).pivot(index=keys, columns="arm", values="auc")
+    differences = found[list(ARMS[1:])].sub(found["bare"], axis=0).dropna()
+    by_seed = differences.groupby(keys[:3])
+    means = by_seed.mean()[by_seed.size() == len(BACKBONES)]
     lines = ["| task | weights | gamma 0.01 - bare | uniform - bare |", "| --- | --- | --- | --- |"]
-    for key, arms in sorted(differences.items()):
-        means = [[statistics.fmean(each) for each in arms[arm].values()] for arm in ARMS[1:]]
-        lines.append("| " + " | ".join([*key, *(spread(each, sign=True) for each in means)]) + " |")
+    for key, each in means.groupby(keys[:2]):
+        cells = [spread(each[arm].tolist(), sign=True) for arm in ARMS[1:]]
+        lines.append("| " + " | ".join([*key, *cells]) + " |")
     return lines
 
 

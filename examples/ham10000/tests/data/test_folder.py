@@ -265,7 +265,7 @@ def test_a_missing_image_of_isic_2017_is_named_with_its_table(
         path.unlink()
     with pytest.raises(
         DataError,
-        match=r"no images in it.*ISIC-2017_Training_Data.*download --set isic2017-melanoma",
+        match=r"no images in it.*ISIC-2017_Training_Data.*download --set",
     ):
         open_folder(root, info)
 

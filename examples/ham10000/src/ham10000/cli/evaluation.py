@@ -201,8 +201,8 @@ def submission(
     data: Annotated[
         Path | None,
         Option(
-            "Folder with the official test images of 2018, by default HAM10000_DIR. For 2017, folder "
-            "of the data set, by default that of the training."
+            "Folder with the official test images of 2018, by default HAM10000_DIR. For 2017, the "
+            "folder of the data set, by default that of the training."
         ),
     ] = None,
     tta: Tta = None,
