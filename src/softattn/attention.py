@@ -186,7 +186,7 @@ class SoftAttention(SoftAttentionNd):
     Raises:
         ArgumentError: an argument is out of range.
         ArgumentTypeError: an argument has the wrong type.
-        ShapeError: in `forward`, x isn't (B, C, H, W).
+        ShapeError: in `forward`, x isn't (B, C, H, W). Others: see `functional.soft_attention`.
 
     For signals and volumes, use `SoftAttention1d` and `SoftAttention3d`.
 
@@ -274,7 +274,7 @@ class SoftAttentionBlock(nn.Module):
     Raises:
         ArgumentError: an argument is out of range.
         ArgumentTypeError: an argument has the wrong type.
-        ShapeError: in `forward`, x isn't (B, C, H, W).
+        ShapeError: in `forward`, x isn't (B, C, H, W). Others: see `functional.soft_attention`.
 
     Source: arXiv:2105.03358, section 2.1 and figure 2; pool and drop_rate as in the authors' code.
     """

@@ -117,9 +117,11 @@ def soft_attention(
         with `concat`. With `return_maps`, also the result of `attention_maps`.
 
     Raises:
-        ArgumentTypeError: one of them is not a dense tensor of floating-point numbers, or they
-            have several dtypes without autocast, or gamma is neither a number nor a tensor.
-        ArgumentError: they are on several devices.
+        ArgumentTypeError: `x`, `weight` or `bias` is not a dense tensor of floating-point numbers,
+            their dtypes differ without autocast, `gamma` is neither a number nor a tensor, or
+            `activation` is neither a name nor a function.
+        ArgumentError: the tensors are on different devices, no activation has this name, or
+            `gamma` is an integer that no tensor can hold.
         ShapeError: the shapes of `x`, `weight` and `bias` do not match, or gamma has several
             elements.
     """
@@ -177,9 +179,9 @@ def attention_maps(
         convolution overflows the dtype of `x`.
 
     Raises:
-        ArgumentTypeError: one of them is not a dense tensor of floating-point numbers, or they
-            have several dtypes without autocast.
-        ArgumentError: they are on several devices.
+        ArgumentTypeError: `x`, `weight` or `bias` is not a dense tensor of floating-point numbers,
+            their dtypes differ without autocast, or `activation` is neither a name nor a function.
+        ArgumentError: the tensors are on different devices, or no activation has this name.
         ShapeError: the shapes of `x`, `weight` and `bias` do not match.
     """
     _check_shapes(x, weight, bias)
@@ -252,7 +254,8 @@ def attend(
     Raises:
         ArgumentTypeError: `x` is not a dense tensor of floating-point numbers, or `maps` not one of
             real numbers, or gamma is neither a number nor a tensor.
-        ArgumentError: they are on several devices.
+        ArgumentError: the tensors are on different devices, or `gamma` is an integer that no tensor
+            can hold.
         ShapeError: `x` and `maps` do not have the same B and the same positions, or gamma has
             several elements.
     """

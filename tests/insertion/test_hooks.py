@@ -272,7 +272,7 @@ def test_backward_hooks_that_compute_gradients_of_parameters(at: str, is_wrong: 
         model(IMAGE)
     texts = [str(warning.message) for warning in caught]
     assert [text[: text.index(",")] for text in texts] == is_wrong * [
-        "attending inside a network: a backward hook of BatchNorm2d"
+        "applying inserted attention: a backward hook of BatchNorm2d"
     ]
     model.requires_grad_(False)
     with warnings.catch_warnings():

@@ -161,7 +161,7 @@ def test_the_size_of_the_classifier_is_checked():
         (lambda c, n: nn.Sequential(nn.Flatten(), nn.LazyLinear(n)), None),
         (
             lambda c, n: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c, n + 1)),
-            r"expected scores \(B, 3\), it returns a tensor \(1, 4\)",
+            r"expected scores \(B, 3\), found a tensor \(1, 4\)",
         ),
     ],
 )

@@ -15,7 +15,7 @@ from softattn.errors import ArgumentError, SoftAttnError
 
 __all__ = ["build_parser", "find_images", "main"]
 
-_NAME = "name of a timm or torchvision model"
+_NAME = "name of a model of timm, torchvision or transformers"
 _AT = "module whose output is attended (default: the last feature map)"
 _NUM_MAPS = "number of attention maps (default: 16)"
 
@@ -79,8 +79,8 @@ def find_images(places: Sequence[str | PathLike[str]]) -> list[Path]:
         ['photo.png']
 
     Args:
-        places: files; directories, of which the image files count, without subdirectories; and
-            patterns, in which ** stands for any subdirectories.
+        places: files, directories or patterns. All image files directly in a directory are used;
+            subdirectories are not searched. In patterns, ** matches any number of subdirectories.
 
     Returns:
         The files in this order, those of a directory or pattern sorted, each once.
@@ -174,7 +174,7 @@ def _add_explain(commands: _Commands) -> None:
         "--model",
         required=True,
         metavar="NAME",
-        help=f"{_NAME}, or a folder of softattn.hub.save_pretrained",
+        help=f"{_NAME}, or a folder written by softattn.hub.save_pretrained",
     )
     explain.add_argument("--at", metavar="MODULE", help=_AT)
     explain.add_argument("--out", required=True, metavar="DIR", help="folder for the figures")
@@ -182,8 +182,8 @@ def _add_explain(commands: _Commands) -> None:
     weights.add_argument(
         "--weights",
         metavar="FILE",
-        help="weights of the original model, or of the wrapped one with its attention: a file of "
-        "torch.save, safetensors, or a checkpoint of Lightning or another trainer",
+        help="weights of the original model, or of the wrapped one with its attention: a file "
+        "written by torch.save, a safetensors file, or a checkpoint of a trainer like Lightning",
     )
     weights.add_argument(
         "--pretrained", action="store_true", help="load the library's pretrained weights"

@@ -151,8 +151,8 @@ class SpatialBackbone(nn.Module):
         switch = checkpointing_of(self.model)
         if switch is None:
             raise ModelError(
-                f"{doing}: it has no set_grad_checkpointing. timm's models have it, and models "
-                "of transformers and models truncated by at= can be set too."
+                f"{doing}: it has no set_grad_checkpointing. Models of timm and transformers, and "
+                "models truncated by at=, support it."
             )
         try:
             switch(enable)
@@ -236,11 +236,10 @@ def find_backbone(
         pretrained_cfg: preprocessing, with timm's keys, if the model doesn't declare it.
 
     Raises:
-        ArgumentError: `input_size` is not a size; of the wrong type, an `ArgumentTypeError`.
-        ArgumentTypeError: `model` is not a module, or `at` not a name. For a model's name, use
-            `wrap_backbone`.
-        ModelError: the model has no such map, can't be run, takes volumes, or is a dense predictor,
-            which returns a map of the input's size, and `at` is not given. It is left unchanged.
+        ArgumentError: `input_size` is not a size.
+        ArgumentTypeError: another argument has the wrong type. For names, use `wrap_backbone`.
+        ModelError: the model has no such map, can't be run, or takes volumes; or without `at`, it
+            is a dense predictor, whose output has the size of the input. It is left unchanged.
     """
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(

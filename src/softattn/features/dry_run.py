@@ -251,7 +251,7 @@ def copy_sharing_parameters(model: nn.Module, doing: str = "running a model") ->
         except Exception as error:
             raise ModelError(
                 f"{doing}: {type(model).__name__} can't be copied for a dry run: "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {error}. Make copy.deepcopy(model) work first."
             ) from error
     # accelerate's init_empty_weights puts parameters on the meta device, and buffers not.
     without_values = device_and_dtype(model).is_meta

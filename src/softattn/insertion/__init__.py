@@ -1,4 +1,4 @@
-"""Attention inside a model that exists: after named modules, with all other keys unchanged."""
+"""Insertion of attention after named modules of a model, with all other keys unchanged."""
 
 from softattn.insertion.insert import insert_attention, remove_attention
 

@@ -58,7 +58,7 @@ class _AttendOutput:
             p.requires_grad for p in module.parameters(recurse=False)
         ):
             warnings.warn(
-                f"attending inside a network: a backward hook of {type(module).__name__}, after "
+                f"applying inserted attention: a backward hook of {type(module).__name__}, after "
                 "which attention was inserted, gets the gradient of the attended output. A tool "
                 "that computes gradients of the module's parameters from it, such as Opacus, gets "
                 "wrong ones. Insert attention after a module without parameters of its own, such "
@@ -164,7 +164,7 @@ def _has_hook(module: nn.Module) -> bool:
 
 def _adapted(kind: type[nn.Module]) -> ModelError:
     return ModelError(
-        "attending inside a network: the module after which attention was inserted was wrapped in "
+        "applying inserted attention: the module after which attention was inserted was wrapped in "
         f"{kind.__module__}.{kind.__name__}, which has parameters of its own, as an adapter has. "
         "Attention would apply to the module without the adapter, and to both after merging. "
         "Insert attention after a module that contains the adapted one, such as its block."
@@ -173,7 +173,7 @@ def _adapted(kind: type[nn.Module]) -> ModelError:
 
 def _lost(found: str) -> ModelError:
     return ModelError(
-        "attending inside a network: the module after which attention was inserted was replaced "
+        "applying inserted attention: the module after which attention was inserted was replaced "
         f"by {found}, and its attention is gone. Call remove_attention(model), then the tool that "
         "replaces modules, then insert_attention again."
     )

@@ -67,8 +67,8 @@ def insert_attention(
         True
 
     The model is changed in place. No module is replaced and no key renamed: a checkpoint from
-    before the insertion loads with `strict=True` and leaves the attention as it is. If it is on the
-    meta device and `assign=True`, it is initialized on torch's default device. In a plain
+    before the insertion loads with `strict=True` and leaves the attention as it is. With
+    `assign=True`, attention on the meta device is initialized on torch's default device. In a plain
     `Sequential`, the last module holds the attention, so that gradient checkpointing, which calls
     the modules of the sequence directly, applies it too. Insert before `torch.compile` and
     `DistributedDataParallel`.
@@ -111,12 +111,14 @@ def insert_attention(
         The model.
 
     Raises:
-        ArgumentError: there is no module of this name, two names have the same output, or another
-            argument is out of range.
-        ArgumentTypeError: an argument has the wrong type.
+        ArgumentError: there is no module of this name, two names have the same output, `block`
+            raises an error or returns a module that is already in use, or another argument is out
+            of range.
+        ArgumentTypeError: an argument has the wrong type, or `block` does not return a module.
+        MissingExtraError: `block` is a name of timm, which is not installed.
         ModelError: a module returns no feature map, or several outputs, or runs several times or
-            never, or has attention already; or the model can't be run, is compiled, or is
-            distributed.
+            never, or has attention already; `block` does not keep the shape of the map; or the
+            model can't be run, is compiled, or is distributed.
     """
     names = _names(at)
     hints = Hints(_layout(layout), _grid(grid), _prefix(num_prefix_tokens))

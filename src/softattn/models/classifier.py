@@ -160,7 +160,11 @@ class SoftAttentionClassifier(nn.Module):
     @overload
     def forward(self, x: Tensor, return_maps: bool) -> Tensor | tuple[Tensor, Tensor]: ...
     def forward(self, x: Tensor, return_maps: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Return class scores, or (scores, maps) with `return_maps`."""
+        """Return class scores, or (scores, maps) with `return_maps`.
+
+        Raises:
+            ModelError: the attention does not take `return_maps`.
+        """
         # torch.fx passes a proxy for every argument. The call without maps is what it traces.
         if isinstance(return_maps, Proxy) or not return_maps:
             return self.forward_head(self.forward_features(x))
@@ -178,9 +182,12 @@ class SoftAttentionClassifier(nn.Module):
         return features
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return class scores of an attended feature map, or the input of the classifier.
+        """Return class scores of an attended feature map, (B, C', H, W).
 
-        The latter with `pre_logits`, as in timm.
+        With `pre_logits`, return the input of the classifier instead, as in timm.
+
+        Raises:
+            ModelError: the head does not take `pre_logits`.
         """
         if not pre_logits:
             scores: Tensor = self.head(x)
@@ -204,7 +211,7 @@ class SoftAttentionClassifier(nn.Module):
         return self.get_submodule(self._classifier)
 
     def reset_classifier(self, num_classes: int, head: HeadFactory | None = None) -> None:
-        """Replace the last linear layer of the head by a new one.
+        """Replace the last linear layer of the head with a new one.
 
         Args:
             num_classes: number of class scores. With 0, `forward` returns the input of the
@@ -213,7 +220,7 @@ class SoftAttentionClassifier(nn.Module):
 
         Raises:
             ArgumentError: `num_classes` is negative.
-            ArgumentTypeError: `head` returns something else than a module.
+            ArgumentTypeError: `head` returns something other than a module.
             ModelError: the head has no linear layer, and `head` is not given.
         """
         doing = "resetting the classifier"
@@ -340,7 +347,7 @@ class SoftAttentionClassifier(nn.Module):
     def no_weight_decay(self) -> Collection[str]:
         """Return names of parameters without weight decay, for timm's optimizer factory.
 
-        It adds those with one dimension, such as biases and norms, itself.
+        The factory itself excludes parameters with one dimension, such as biases and norms.
         """
         own: Any = getattr(self.backbone.model, "no_weight_decay", set)
         named = {f"backbone.model.{name}" for name in own()}

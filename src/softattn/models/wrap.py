@@ -304,9 +304,7 @@ def _check_head(head: nn.Module, attended: Tensor, num_classes: int) -> None:
     except Exception as error:
         raise ModelError(f"{doing}: it raises {type(error).__name__}: {error}") from error
     if not isinstance(scores, Tensor) or scores.shape[:2] != (len(attended), num_classes):
-        raise ModelError(
-            f"{doing}: expected scores (B, {num_classes}), it returns {describe(scores)}."
-        )
+        raise ModelError(f"{doing}: expected scores (B, {num_classes}), found {describe(scores)}.")
 
 
 def _attended(attention: nn.Module, found: FeatureMap) -> Tensor:
@@ -322,5 +320,5 @@ def _attended(attention: nn.Module, found: FeatureMap) -> Tensor:
     except Exception as error:
         raise ModelError(f"{doing}: it raises {type(error).__name__}: {error}") from error
     if not isinstance(features, Tensor) or features.ndim != 4:
-        raise ModelError(f"{doing}: expected a map (B, C, H, W), it returns {describe(features)}.")
+        raise ModelError(f"{doing}: expected a map (B, C, H, W), found {describe(features)}.")
     return features

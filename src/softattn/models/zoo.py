@@ -77,7 +77,8 @@ def load_model(
             the configuration.
 
     Raises:
-        ArgumentError: no library has a model of this name, or no weights for it.
+        ArgumentError: no library has an image model of this name, it has no such weights, or its
+            configuration rejects a value of `kwargs`.
         ArgumentTypeError: the model does not accept these keyword arguments.
         MissingExtraError: timm or transformers is needed and not installed.
         ModelError: the model of transformers does not take images, or needs a download.

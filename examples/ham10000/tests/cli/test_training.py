@@ -64,7 +64,7 @@ def test_a_recipe_is_printed_with_overrides(
         (["smoke", "--out", "run", "--processes", "0"], "--processes must be at least 1, found 0"),
         (["--resume", "run", "--replace"], "--replace is for a recipe and --out"),
         (["--print-config"], "its name or file is missing"),
-        (["smok", "--out", "run"], "no recipe has this name, and no file. Closest: smoke"),
+        (["smok", "--out", "run"], "there is no recipe or file of this name. Closest: smoke"),
         (["--resume", "nowhere"], "nowhere"),
     ],
 )

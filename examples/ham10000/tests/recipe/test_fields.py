@@ -15,7 +15,12 @@ from ham10000.recipe.fields import describe_type
         ("model", "std", [0.5, 0, 0.5], "model.std must be more than 0"),
         ("optimizer", "layer_decay", 1.1, "optimizer.layer_decay must be in [0, 1]"),
         ("schedule", "warmup_epochs", 10, "must be less than training.epochs (10)"),
-        ("loss", "class_weights", {"ml": 2}, "loss.class_weights has no option 'ml'. Closest: mel"),
+        (
+            "loss",
+            "class_weights",
+            {"ml": 2},
+            "'ml', which is not a class of HAM10000. Closest: mel",
+        ),
         ("loss", "class_weights", {"mel": -2}, "of mel must be more than 0, found -2"),
         ("loss", "dx_type_weights", {"hist": 1}, "has no option 'hist'. Closest: histo"),
         ("training", "ema", 1.0, "training.ema must be in [0, 1)"),
@@ -71,7 +76,7 @@ def test_classes_and_protocol_are_those_of_the_data_set() -> None:
     data = {"set": "isic2017-keratosis", "protocol": "published"}
     recipe = make_recipe({"name": "x", "data": data, "loss": {"class_weights": {"sk": 2}}})
     assert recipe.data.set == "isic2017-keratosis"
-    with pytest.raises(RecipeError, match=r"no option 'mel'\. There are: other, sk"):
+    with pytest.raises(RecipeError, match=r"has 'mel', which is not a class .*There are: other, sk"):
         make_recipe({"name": "x", "data": data, "loss": {"class_weights": {"mel": 2}}})
     with pytest.raises(RecipeError, match="is published, and HAM10000 has no published split"):
         make_recipe({"name": "x", "data": {"protocol": "published"}})

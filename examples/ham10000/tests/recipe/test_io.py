@@ -136,7 +136,8 @@ def test_recipes_are_found_by_name_and_files_win(
     write(tmp_path / "lite0", "name: mine")
     assert load_recipe("lite0").name == "mine"
     with pytest.raises(
-        MissingDataError, match=r"no recipe has this name.* Closest: .*lite0_sa.*ham10000 recipes"
+        MissingDataError,
+        match=r"no recipe or file of this name.*lite0_sa.*ham10000 recipes",
     ):
         find_recipe("lite0_as")
 

@@ -125,7 +125,7 @@ def test_the_card_and_the_configuration(
         "subtract the mean [0.4, 0.5, 0.6]",
         "| 4 | mel | melanoma |",
         "No metrics with confidence intervals were stored",
-        "images are synthetic and no model of skin",
+        "images are synthetic and do not resemble real skin",
     ):
         assert text in card
     stored = json.loads((folder / "config.json").read_text())

@@ -122,7 +122,7 @@ def test_the_description_has_accuracy_and_temperature(run: Path, folder: Path) -
     assert accuracy.startswith("Of 300 test images of ")
     assert f"classified {100 * shares:.1f} % correctly" in accuracy
     assert "means over" not in accuracy
-    assert describe_test(opened, sure)[1].endswith("the model is too sure.")
+    assert describe_test(opened, sure)[1].endswith("the model is overconfident.")
     assert "expected calibration error" in calibration
     views = replace(opened.recipe.training, tta=2, crops=4)
     opened.recipe = replace(opened.recipe, training=views)

@@ -180,7 +180,7 @@ def reproduce(
     parallel: int | None = None,
     show_list: Annotated[bool, Option("Only list the items.", name="list")] = False,
 ) -> int:
-    """Train the models of a table or figure of the paper, and show the published values beside.
+    """Train the models of a table or figure of the paper, and compare with its values.
 
     Prints the runs and an estimate of the time first. Finished runs are used, also those of other
     items, and interrupted ones are resumed. Tables are written as CSV, LaTeX and Markdown, figures

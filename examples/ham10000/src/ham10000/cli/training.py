@@ -219,7 +219,7 @@ def predict(
     tta: Tta = None,
     figures: Figures = "png",
 ) -> int:
-    """Classify image files of any source.
+    """Classify image files from any source.
 
     Files are JPEG or PNG, in any colours and of any size. The model was made for dermatoscopic
     images of a single lesion: it assigns one of its classes to anything else too.
@@ -238,8 +238,8 @@ def predict(
     for note in split_notes(splits):
         screen.print(note, markup=False)
     if opened.data_name == SYNTHETIC:
-        screen.print("The run was trained on synthetic images, which are no model of skin.")
-    screen.print("For research only: this is not a medical device, and no diagnosis.")
+        screen.print("The run was trained on synthetic images, which do not resemble real skin.")
+    screen.print("For research only: this is not a medical device and gives no diagnosis.")
     if csv is not None:
         table = predicted.reset_index()
         table.insert(1, "prediction", predicted.idxmax(axis=1).to_numpy())
@@ -283,7 +283,7 @@ def _prediction_table(predicted: pd.DataFrame, info: DatasetInfo) -> Table:
 
 
 def export(run: RunFolder, /, *, to: ExportFormat, out: Path) -> int:
-    """Export the model of a run with a model card, and check that it computes the same.
+    """Export the model of a run with a model card, and check that its outputs are unchanged.
 
     The folder has the model, its classes and preprocessing in config.json, and in README.md the
     metrics that `ham10000 evaluate` has stored with the run.

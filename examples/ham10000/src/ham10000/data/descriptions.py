@@ -78,7 +78,7 @@ class DatasetInfo:
         image_folders: Published names of the folders with images, in any case.
         mask_folders: The same for folders with masks.
         ignored: Regular expression of the names of files, without extension, among the images
-            that are no images of the data set.
+            that are not images of the data set.
         image_ending: Ending that names of images may have in the table or of their files only.
         sources: Names of the sources that it can be downloaded from, the default one first.
         source: Where to get the files, as the end of a sentence that starts with "Get them".
@@ -124,7 +124,7 @@ class DatasetInfo:
         return f"Get {what} {self.source.format(part=part)}"
 
     def is_ignored(self, name: str) -> bool:
-        """Return whether a file of this name, without extension, is no image of the data set."""
+        """Return whether a file of this name, without extension, is to be ignored."""
         return bool(self.ignored) and re.fullmatch(self.ignored, name) is not None
 
 

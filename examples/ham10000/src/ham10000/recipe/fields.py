@@ -155,7 +155,8 @@ def _check_dataset(recipe: Recipe, doing: str) -> None:
     for name in weights if isinstance(weights, dict) else ():
         if name not in info.classes:
             raise RecipeError(
-                f"{doing}: loss.class_weights has no option {name!r}. {closest(name, info.classes)}"
+                f"{doing}: loss.class_weights has {name!r}, which is not a class of {info.title}. "
+                f"{closest(name, info.classes)}"
             )
     if recipe.data.protocol == "published" and not info.has_published_split:
         raise RecipeError(

@@ -69,7 +69,7 @@ def find_recipe(recipe: Path | str) -> Path:
         beside = sorted(other.name for other in path.parent.glob("*.yaml"))
         raise MissingDataError(f"{doing}: there is no such file. {closest(path.name, beside)}")
     raise MissingDataError(
-        f"{doing}: no recipe has this name, and no file. {closest(str(recipe), shipped)} "
+        f"{doing}: there is no recipe or file of this name. {closest(str(recipe), shipped)} "
         "All of them: ham10000 recipes."
     )
 

@@ -162,7 +162,7 @@ def find_runtime(path: Path | None = None, doing: str = "finding onnxruntime-web
     """
     if path is not None:
         if not path.is_file():
-            raise MissingDataError(f"{doing}: {path} is no file. Download {RUNTIME_URL}")
+            raise MissingDataError(f"{doing}: {path} is not a file. Download {RUNTIME_URL}")
         found = hashlib.sha256(path.read_bytes()).hexdigest()
         if found != RUNTIME_SHA256:
             raise DataError(

@@ -298,7 +298,8 @@ def _results(run: Run) -> str:
 
 
 TERMS = {
-    SYNTHETIC: "The training images are synthetic and no model of skin: the model is only a test.",
+    SYNTHETIC: "The training images are synthetic and do not resemble real skin. Use the model "
+    "for tests only.",
     "other data": "The licence depends on that of the training images.",
 }
 """Terms by name of the data set, other than those of HAM10000."""

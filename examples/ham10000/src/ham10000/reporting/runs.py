@@ -73,7 +73,7 @@ def describe_test(run: Run, predictions: Predictions | None) -> list[str]:
     averaged = f" Those predictions are means over {views} views of an image; this model uses one."
     sure = "calibrated on average"
     if not 0.95 <= temperature <= 1.05:
-        sure = "too sure" if temperature > 1 else "not sure enough"
+        sure = "overconfident" if temperature > 1 else "underconfident"
     return [
         f"Of {len(predictions):,} test images of {lesions:,} lesions, which were not used in the "
         f"training, the model classified {right} correctly, and {mean} on average over the classes."

@@ -188,7 +188,7 @@ class Run:
         tta: int | None = None,
         device: torch.device | str = "cpu",
     ) -> pd.DataFrame:
-        """Predict image files, of any source, with the best weights.
+        """Predict image files, from any source, with the best weights.
 
         Args:
             images: JPEG or PNG files, or one file; see `preprocess`.

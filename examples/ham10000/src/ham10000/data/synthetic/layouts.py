@@ -36,7 +36,7 @@ class PlannedImage:
     image: str
     mask: str = ""
     superpixels: str = ""
-    """A further file next to the image, as in ISIC 2017, which is no image of the data set."""
+    """A further file next to the image, as in ISIC 2017, which is not an image of the data set."""
 
 
 @dataclass(frozen=True)
