@@ -271,42 +271,48 @@ def combinations(
 
 
 def table(rows: list[dict[str, str]]) -> list[str]:
-    """Return a Markdown table: for each task, start and backbone, mean +- standard deviation."""
-    values: dict[tuple[str, ...], dict[str, list[dict[str, str]]]] = {}
-    for row in rows:
-        key = (row["task"], row["start"], row["backbone"])
-        values.setdefault(key, {}).setdefault(row["arm"], []).append(row)
+    """Return a Markdown table of each task, start and backbone: mean ± standard deviation.
+
+    Seeds without all arms are left out.
+    """
+    keys = ["task", "start", "backbone", "seed"]
+    runs = pd.DataFrame(rows).astype({"auc": float, "look": float})
+    found = runs.pivot(index=keys, columns="arm", values=["auc", "look"])
+    found = found[found["auc"].notna().all(axis=1)]
     lines = [
         "| task | weights | backbone | bare | gamma 0.01 | uniform | uniform - bare "
         "| maps, 0.01 | maps, uniform |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for key, arms in sorted(values.items()):
-        if set(arms) != set(ARMS):
-            continue
-        cells = [spread([float(row["auc"]) for row in arms[arm]]) for arm in ARMS]
-        bare = {row["seed"]: float(row["auc"]) for row in arms["bare"]}
-        paired = [float(row["auc"]) - bare[row["seed"]] for row in arms["uniform"]]
-        cells.append(spread(paired, sign=True))
-        looks = [statistics.fmean(float(row["look"]) for row in arms[arm]) for arm in ARMS[1:]]
-        cells += [f"{look:.2f}" for look in looks]
+    for key, each in found.groupby(keys[:3]):
+        auc, look = each["auc"], each["look"]
+        cells = [spread(auc[arm].tolist()) for arm in ARMS]
+        cells.append(spread((auc["uniform"] - auc["bare"]).tolist(), sign=True))
+        cells += [f"{look[arm].mean():.2f}" for arm in ARMS[1:]]
         lines.append("| " + " | ".join([*key, *cells]) + " |")
     return lines
 
 
 def summary(rows: list[dict[str, str]]) -> list[str]:
-    """Return a Markdown table of the differences from the bare models, mean over the backbones.
+    """Return a Markdown table of means over the backbones, with standard deviations over the seeds.
 
-    The standard deviation is that over the seeds. Seeds without all runs are left out.
+    Its columns are the differences of the AUC from the bare models, and the losses of the last
+    epoch of training. Seeds without all runs are left out.
     """
     keys = ["task", "start", "seed", "backbone"]
-    found = pd.DataFrame(rows).astype({"auc": float}).pivot(index=keys, columns="arm", values="auc")
-    differences = found[list(ARMS[1:])].sub(found["bare"], axis=0).dropna()
-    by_seed = differences.groupby(keys[:3])
+    runs = pd.DataFrame(rows).astype({"auc": float, "loss": float})
+    found = runs.pivot(index=keys, columns="arm", values=["auc", "loss"]).dropna()
+    by_seed = found.groupby(keys[:3])
     means = by_seed.mean()[by_seed.size() == len(BACKBONES)]
-    lines = ["| task | weights | gamma 0.01 - bare | uniform - bare |", "| --- | --- | --- | --- |"]
+    lines = [
+        "| task | weights | AUC, 0.01 - bare | AUC, uniform - bare "
+        "| loss, bare | loss, 0.01 | loss, uniform |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for key, each in means.groupby(keys[:2]):
-        cells = [spread(each[arm].tolist(), sign=True) for arm in ARMS[1:]]
+        auc, loss = each["auc"], each["loss"]
+        cells = [spread((auc[arm] - auc["bare"]).tolist(), sign=True) for arm in ARMS[1:]]
+        cells += [f"{loss[arm].mean():.2f}" for arm in ARMS]
         lines.append("| " + " | ".join([*key, *cells]) + " |")
     return lines
 

@@ -70,7 +70,15 @@ def test_the_summary_is_a_mean_over_backbones_and_spreads_over_seeds(monkeypatch
         [{name: str(value) for name, value in row.items()} for row in rows + unfinished]
     )
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells == ["lesions", "random", "-0.100 ± 0.000", "+0.200 ± 0.071"]
+    assert cells == ["lesions", "random", "-0.100 ± 0.000", "+0.200 ± 0.071", *["0.50"] * 3]
+
+
+def test_the_page_shows_the_tables_of_the_results():
+    page = (BENCHMARKS.parent / "docs" / "guides" / "gamma.md").read_text().splitlines()
+    rows = gamma.read(gamma.FILE)
+    for table in (gamma.summary(rows), gamma.table(rows)):
+        place = page.index(table[0])
+        assert page[place : place + len(table)] == table
 
 
 def test_the_drawn_images_are_the_same_each_time_and_have_their_object():
