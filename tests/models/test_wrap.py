@@ -362,7 +362,7 @@ BAD = {
     "a block that flattens": (
         ModelError,
         {"block": lambda channels: nn.Flatten()},
-        r"applying Flatten to a feature map of 96 x 5 x 5: expected .* returns a tensor \(1, 2400\)",
+        r"applying Flatten to a feature map of 96 x 5 x 5: expected .* found a tensor \(1, 2400\)",
     ),
     "a block that fails": (
         ModelError,

@@ -162,7 +162,9 @@ def test_what_does_not_fit_is_refused(
 
 def test_the_runtime_is_that_of_the_checksum(tmp_path: Path) -> None:
     assert app.RUNTIME_VERSION in app.RUNTIME_URL
-    with pytest.raises(MissingDataError, match=r"none\.tgz is no file\. Download https://registry"):
+    with pytest.raises(
+        MissingDataError, match=r"none\.tgz is not a file\. Download https://registry"
+    ):
         find_runtime(tmp_path / "none.tgz")
     other = tmp_path / "other.tgz"
     other.write_bytes(b"other")
