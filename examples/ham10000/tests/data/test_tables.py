@@ -102,11 +102,11 @@ def test_a_bad_table_is_refused_with_its_file_and_row(root: Path, name: str) -> 
 
 def test_a_missing_file_is_named_with_its_source(root: Path) -> None:
     (root / VAL).unlink()
-    with pytest.raises(MissingDataError, match=rf"is {TRAIN}, and no {VAL}.*isic-archive\.com"):
+    with pytest.raises(MissingDataError, match=rf"is {TRAIN}, and no {VAL}.*--set isic2017"):
         load_table(root, MELANOMA)
     for name in (TRAIN, TEST):
         (root / name).unlink()
-    with pytest.raises(MissingDataError, match=rf"there is no table {TRAIN} .*isic-archive\.com"):
+    with pytest.raises(MissingDataError, match=rf"there is no table {TRAIN} .*--set isic2017"):
         load_table(root, MELANOMA)
 
 

@@ -197,7 +197,7 @@ def test_a_file_of_other_images_is_refused(tmp_path: Path, synthetic: Path) -> N
 
 def test_a_missing_split_is_refused(tmp_path: Path) -> None:
     write_predictions(make({"mel": 3, "nv": 4}), tmp_path / "p.csv")
-    with pytest.raises(PredictionError, match=r"no row has split 'val', only test\. Pass --sp"):
+    with pytest.raises(PredictionError, match=r"no row has split 'val', only test\. Choose"):
         find_predictions(tmp_path / "p.csv", "val")
     with pytest.raises(ArgumentError, match="no split 'tset'"):
         find_predictions(tmp_path / "p.csv", "tset")
