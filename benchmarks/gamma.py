@@ -275,16 +275,12 @@ def table(rows: list[dict[str, str]]) -> list[str]:
 
     Seeds without all arms are left out.
     """
-    keys = ["task", "start", "backbone", "seed"]
-    runs = pd.DataFrame(rows).astype({"auc": float, "look": float})
-    found = runs.pivot(index=keys, columns="arm", values=["auc", "look"])
-    found = found[found["auc"].notna().all(axis=1)]
     lines = [
         "| task | weights | backbone | bare | gamma 0.01 | uniform | uniform - bare "
         "| maps, 0.01 | maps, uniform |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for key, each in found.groupby(keys[:3]):
+    for key, each in _by_arm(rows).groupby(["task", "start", "backbone"]):
         auc, look = each["auc"], each["look"]
         cells = [spread(auc[arm].tolist()) for arm in ARMS]
         cells.append(spread((auc["uniform"] - auc["bare"]).tolist(), sign=True))
@@ -299,22 +295,28 @@ def summary(rows: list[dict[str, str]]) -> list[str]:
     Its columns are the differences of the AUC from the bare models, and the losses of the last
     epoch of training. Seeds without all runs are left out.
     """
-    keys = ["task", "start", "seed", "backbone"]
-    runs = pd.DataFrame(rows).astype({"auc": float, "loss": float})
-    found = runs.pivot(index=keys, columns="arm", values=["auc", "loss"]).dropna()
-    by_seed = found.groupby(keys[:3])
+    by_seed = _by_arm(rows).groupby(["task", "start", "seed"])
     means = by_seed.mean()[by_seed.size() == len(BACKBONES)]
     lines = [
         "| task | weights | AUC, 0.01 - bare | AUC, uniform - bare "
         "| loss, bare | loss, 0.01 | loss, uniform |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for key, each in means.groupby(keys[:2]):
+    for key, each in means.groupby(["task", "start"]):
         auc, loss = each["auc"], each["loss"]
         cells = [spread((auc[arm] - auc["bare"]).tolist(), sign=True) for arm in ARMS[1:]]
         cells += [f"{loss[arm].mean():.2f}" for arm in ARMS]
         lines.append("| " + " | ".join([*key, *cells]) + " |")
     return lines
+
+
+def _by_arm(rows: list[dict[str, str]]) -> pd.DataFrame:
+    """Return the results of each seed that has all arms: columns (metric, arm)."""
+    metrics = ["auc", "loss", "look"]
+    runs = pd.DataFrame(rows).astype(dict.fromkeys(metrics, float))
+    keys = ["task", "start", "backbone", "seed"]
+    found = runs.pivot(index=keys, columns="arm", values=metrics)
+    return found[found["auc"].notna().all(axis=1)]
 
 
 def spread(values: list[float], *, sign: bool = False) -> str:

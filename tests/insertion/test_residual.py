@@ -29,7 +29,12 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 def lay(nchw: Tensor, layout: Layout, prefix: int) -> Tensor:
     in_front = torch.randn(nchw.shape[0], prefix, nchw.shape[1]).to(nchw)
-    return from_nchw(nchw, layout, in_front if prefix else None)
+    return behind(in_front, from_nchw(nchw, layout))
+
+
+def behind(prefix: Tensor, x: Tensor) -> Tensor:
+    """Return the feature map with tokens in front of it, if there are any."""
+    return torch.cat([prefix, x], dim=1) if prefix.shape[1] else x
 
 
 LAYOUTS = [(Layout.NCHW, 0), (Layout.NHWC, 0), (Layout.NLC, 0), (Layout.NLC, 3)]
@@ -50,7 +55,7 @@ def test_it_is_x_plus_gamma_a_x(layout: Layout, prefix: int) -> None:
     exponentials = np.exp(logits - logits.max(axis=(2, 3), keepdims=True))
     expected_maps = exponentials / exponentials.sum(axis=(2, 3), keepdims=True)
     a = torch.from_numpy(expected_maps.sum(axis=1, keepdims=True))
-    expected = from_nchw(nchw + 0.7 * a * nchw, layout, x[:, :prefix] if prefix else None)
+    expected = behind(x[:, :prefix], from_nchw(nchw + 0.7 * a * nchw, layout))
     np.testing.assert_allclose(maps, expected_maps, rtol=1e-10)
     torch.testing.assert_close(y, expected, rtol=1e-7, atol=0)
     if prefix:
@@ -192,7 +197,7 @@ def test_a_gated_block_is_x_plus_gamma_times_the_difference(layout: tuple[Layout
     block = nn.Conv2d(5, 5, 3, padding=1, dtype=torch.float64)
     map_layout = MapLayout(how, TokenGrid(4, 6), prefix)
     y = GatedBlock(block, gamma=0.7, map_layout=map_layout, dtype=torch.float64)(x)
-    expected = from_nchw(nchw + 0.7 * (block(nchw) - nchw), how, x[:, :prefix] if prefix else None)
+    expected = behind(x[:, :prefix], from_nchw(nchw + 0.7 * (block(nchw) - nchw), how))
     torch.testing.assert_close(y, expected)
     assert torch.autograd.gradcheck(
         lambda x, gamma: gate(x, x, x.sin(), gamma), (nchw[:1].requires_grad_(), y.new_tensor(0.7).requires_grad_())

@@ -8,6 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from softattn.errors import SoftAttnError
+from softattn.features import device_and_dtype
 from softattn.models import SoftAttentionClassifier, wrap_backbone
 
 __all__ = ["PartCost", "part_costs", "summarize"]
@@ -40,8 +41,7 @@ def part_costs(model: SoftAttentionClassifier) -> list[PartCost]:
         model: runs once, on the device of its parameters. The meta device works.
     """
     parts = [("backbone", model.backbone), ("attention", model.attention), ("head", model.head)]
-    like = next(p for p in model.parameters() if p.is_floating_point())
-    image = torch.zeros(1, *model.backbone.feature_map.input_size).to(like)
+    image = torch.zeros(1, *model.backbone.feature_map.input_size).to(device_and_dtype(model))
     training = model.training
     counter = FlopCounterMode(display=False)
     try:

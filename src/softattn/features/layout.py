@@ -6,7 +6,6 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from softattn.errors import ModelError, ShapeError
@@ -335,23 +334,21 @@ def to_nchw(
     return x.movedim(-1, 1) if layout in (Layout.NHWC, Layout.NDHWC) else x
 
 
-def from_nchw(x: Tensor, layout: Layout, prefix: Tensor | None = None) -> Tensor:
+def from_nchw(x: Tensor, layout: Layout) -> Tensor:
     """Convert a feature map from channels first to a layout.
 
     Example:
         >>> import torch
         >>> from softattn.features.layout import Layout, from_nchw
-        >>> from_nchw(torch.zeros(2, 192, 14, 14), Layout.NLC, torch.zeros(2, 1, 192)).shape
-        torch.Size([2, 197, 192])
+        >>> from_nchw(torch.zeros(2, 192, 14, 14), Layout.NLC).shape
+        torch.Size([2, 196, 192])
 
     Args:
         x: (B, C, H, W), or (B, C, D, H, W) for the layouts of volumes.
         layout: the layout of the result.
-        prefix: (B, P, C), tokens to prepend.
     """
     if layout in (Layout.NCHW, Layout.NCDHW):
         return x
     if layout in (Layout.NHWC, Layout.NDHWC):
         return x.movedim(1, -1)
-    tokens = x.flatten(2).transpose(1, 2)
-    return tokens if prefix is None else torch.cat([prefix, tokens], dim=1)
+    return x.flatten(2).transpose(1, 2)

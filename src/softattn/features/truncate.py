@@ -213,7 +213,7 @@ def _names(paths: Mapping[fx.Node, str]) -> dict[str, fx.Node]:
     return {names[node]: node for node in paths}
 
 
-def truncate(model: nn.Module, at: str, inside: Iterable[str] = ()) -> TruncatedModel:
+def truncate(model: nn.Module, at: str) -> TruncatedModel:
     """Return the part of a model that computes the output of an inner module or node.
 
     Example:
@@ -230,13 +230,12 @@ def truncate(model: nn.Module, at: str, inside: Iterable[str] = ()) -> Truncated
         model: it is not changed. Its parameters are shared.
         at: the name of a module, as in `named_modules()`, or of a node of the traced graph, as in
             `torchvision.models.feature_extraction.get_graph_node_names`.
-        inside: names of further modules to trace into.
 
     Raises:
         ModelError: there is no such name, or the model can't be traced.
     """
     parts = at.split(".")
-    around = {*inside, *(".".join(parts[:end]) for end in range(1, len(parts)))}
+    around = {".".join(parts[:end]) for end in range(1, len(parts))}
     copied = copy_sharing_parameters(model, f"truncating {type(model).__name__} at {at!r}")
     in_training, in_evaluation = (trace(copied, around, training) for training in (True, False))
     constants = {

@@ -9,7 +9,7 @@ from torch.fx import Proxy
 
 from softattn._validation import fraction, not_negative, whole_number
 from softattn.errors import ArgumentTypeError, ModelError, ShapeError
-from softattn.features import SpatialBackbone
+from softattn.features import SpatialBackbone, device_and_dtype
 from softattn.models.param_groups import decays, layer_ids, make_groups
 
 __all__ = ["ClassifierHead", "HeadFactory", "SoftAttentionClassifier"]
@@ -232,14 +232,14 @@ class SoftAttentionClassifier(nn.Module):
                     f"{doing}: head must return a torch.nn.Module, found {built!r} "
                     f"({type(built).__name__})."
                 )
-            self.head = built.to(_device_and_dtype(self))
+            self.head = built.to(device_and_dtype(self))
             self._find_classifier()
         elif self._classifier is None:
             raise self._no_classifier(doing)
         else:
             new: nn.Module = nn.Identity()
             if number:
-                new = nn.Linear(self.head_hidden_size, number).to(_device_and_dtype(self))
+                new = nn.Linear(self.head_hidden_size, number).to(device_and_dtype(self))
             self.set_submodule(self._classifier, new)
         self.num_classes = number
         if self.wrap_arguments is not None:
@@ -370,8 +370,3 @@ def _takes(module: nn.Module, argument: str) -> bool:
     """
     parameters = inspect.signature(module.forward).parameters.values()
     return any(p.name == argument or p.kind is p.VAR_KEYWORD for p in parameters)
-
-
-def _device_and_dtype(module: nn.Module) -> Tensor:
-    """Return a tensor with the device and dtype of a module's parameters, for `Module.to`."""
-    return next(p for p in module.parameters() if p.is_floating_point())

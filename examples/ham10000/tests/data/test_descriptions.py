@@ -91,10 +91,10 @@ def test_own_images_become_a_cache(synthetic: Path, tmp_path: Path) -> None:
         ("name: clinic", "name: a/b", r"name must be of letters.*'a/b'"),
         ("table: labels.csv", "", "table must be text, found None"),
         ("table:", "tables:", r"no field 'tables'\. Closest: table"),
-        ("label:", "lable:", r"columns has no 'lable'\. Closest: label"),
+        ("label:", "lable:", r"columns has the unknown key 'lable'\. Closest: label"),
         ("Melanoma: mel", "Melanoma: melanoma", r"class 'melanoma' for 'Melanoma'\. Closest: mel"),
         ("scar: scar", "Scar: scar", "classes must be two or more names of lower-case.*Scar"),
-        ("scar: scar", "age: scar", "no columns of the table of HAM10000; found age"),
+        ("scar: scar", "age: scar", "not columns of HAM10000's table; found age"),
         ("scar: scar", "scar: 3", "classes must be a mapping of names to texts"),
         (
             "classes: {nv: melanocytic nevus, mel: melanoma, scar: scar}",

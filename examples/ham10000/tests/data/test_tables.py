@@ -71,7 +71,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda root: edit(root / VAL, "I4,1,0", "I4,1,1"),
         rf"{VAL}: row 2 \(image I4\) doesn't have at most one diagnosis",
     ),
-    "no number": (lambda root: edit(root / TEST, "I6,1,", "I6,yes,"), rf"{TEST}: row 2 .*I6"),
+    "not a number": (lambda root: edit(root / TEST, "I6,1,", "I6,yes,"), rf"{TEST}: row 2 .*I6"),
     "neither 0 nor 1": (lambda root: edit(root / TEST, "I6,1,", "I6,0.5,"), rf"{TEST}: row 2"),
     "missing column": (
         lambda root: edit(root / TRAIN, "melanoma", "melanom"),

@@ -50,7 +50,7 @@ HAM10000_INFO = DatasetInfo(
     ),
     mask_folders=("HAM10000_segmentations_lesion_tschandl",),
     sources=("dataverse", "kaggle", "isic"),
-    source="with: ham10000 download --parts {part} --out DIR",
+    where_to_get="with: ham10000 download --parts {part} --out DIR",
     licence=LICENCE,
     num_images=NUM_IMAGES,
     num_lesions=NUM_LESIONS,
@@ -82,7 +82,7 @@ def _isic2017(task: str, positive: str, column: str, names: Mapping[str, str]) -
         mask_folders=tuple(f"ISIC-2017_{part}_Part1_GroundTruth" for part in ISIC2017_PARTS),
         ignored=".*_superpixels",
         sources=("isic2017",),
-        source=f"with: ham10000 download --set isic2017-{task} --parts {{part}} --out DIR",
+        where_to_get=f"with: ham10000 download --set isic2017-{task} --parts {{part}} --out DIR",
         licence=(
             "The images of ISIC 2017 are in the public domain (CC0). Cite: Codella, N., et al., "
             "Skin lesion analysis toward melanoma detection: A challenge at the 2017 International "
@@ -142,7 +142,7 @@ ISIC2019_INFO = DatasetInfo(
     ),
     image_folders=("ISIC_2019_Training_Input",),
     image_ending="_downsampled",
-    source="from https://challenge.isic-archive.com/data/#2019",
+    where_to_get="from https://challenge.isic-archive.com/data/#2019",
     licence=(
         "ISIC 2019 is published under CC BY-NC 4.0 "
         "(https://creativecommons.org/licenses/by-nc/4.0/): name its authors, and don't use it "

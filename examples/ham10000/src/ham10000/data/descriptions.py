@@ -62,7 +62,7 @@ class TableFormat:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """Everything that is particular to a data set.
+    """Properties of a data set: classes, tables, folders and published counts.
 
     Example:
         >>> from ham10000.data import HAM10000_INFO
@@ -81,7 +81,7 @@ class DatasetInfo:
             that are not images of the data set.
         image_ending: Ending that names of images may have in the table or of their files only.
         sources: Names of the sources that it can be downloaded from, the default one first.
-        source: Where to get the files, as the end of a sentence that starts with "Get them".
+        where_to_get: End of a sentence that starts with "Get them".
         licence: Licence and citation.
         num_images: Published number of images.
         num_lesions: Published number of lesions.
@@ -97,7 +97,7 @@ class DatasetInfo:
     ignored: str = ""
     image_ending: str = ""
     sources: tuple[str, ...] = ()
-    source: str = "from where you have the others"
+    where_to_get: str = "from where you have the others"
     licence: str = "The licence depends on that of the images."
     num_images: int | None = None
     num_lesions: int | None = None
@@ -121,7 +121,7 @@ class DatasetInfo:
     def advice(self, part: Literal["images", "masks", "metadata"]) -> str:
         """Return a sentence on how to get a part of the data set, without a full stop."""
         what = "it" if part == "metadata" else "them"
-        return f"Get {what} {self.source.format(part=part)}"
+        return f"Get {what} {self.where_to_get.format(part=part)}"
 
     def is_ignored(self, name: str) -> bool:
         """Return whether a file of this name, without extension, is to be ignored."""
@@ -197,7 +197,7 @@ def read_description(path: Path) -> DatasetInfo:
         ),
         image_folders=tuple(filter(None, [content.get("images")])),
         mask_folders=tuple(filter(None, [content.get("masks")])),
-        licence=content.get("licence", "The licence depends on that of the images."),
+        licence=content.get("licence", DatasetInfo.licence),
     )
 
 
@@ -224,7 +224,9 @@ def _check_description(content: Mapping[str, Any], columns: Mapping[str, str], d
     known = ("image", "label", "split", *_COLUMNS)
     for name in columns:
         if name not in known:
-            raise DataError(f"{doing}: columns has no {name!r}. {closest(name, known)}")
+            raise DataError(
+                f"{doing}: columns has the unknown key {name!r}. {closest(name, known)}"
+            )
     if re.fullmatch(r"[\w-]+", content["name"]) is None:
         raise DataError(
             f"{doing}: name must be of letters, digits, - and _, found {content['name']!r}."
@@ -235,7 +237,7 @@ def _check_description(content: Mapping[str, Any], columns: Mapping[str, str], d
     if wrong or len(classes) < 2:
         raise DataError(
             f"{doing}: classes must be two or more names of lower-case letters, digits and _ that "
-            f"are no columns of the table of HAM10000; found {', '.join(wrong or classes)}."
+            f"are not columns of HAM10000's table; found {', '.join(wrong or classes)}."
         )
     for label, name in content.get("labels", {}).items():
         if name not in classes:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from ham10000.data import find_dataset
+from ham10000.data import DATASETS
 from ham10000.errors import PredictionError
 from ham10000.evaluation.predictions import Predictions, check_images
 from ham10000.utils import write_text
@@ -29,8 +29,8 @@ __all__ = [
 ]
 
 TASKS = {
-    "melanoma": find_dataset("isic2017-melanoma"),
-    "seborrheic_keratosis": find_dataset("isic2017-keratosis"),
+    "melanoma": DATASETS["isic2017-melanoma"],
+    "seborrheic_keratosis": DATASETS["isic2017-keratosis"],
 }
 """Descriptions of the tasks by name in the challenge, in the order of a submission."""
 
@@ -60,12 +60,12 @@ def challenge_table(predictions: Sequence[Predictions]) -> pd.DataFrame:
     Raises:
         PredictionError: There are not exactly the two tasks, or their images differ.
     """
-    table = pd.DataFrame({"image_id": sorted(_by_task(predictions)["melanoma"].table["image_id"])})
-    for task, each in _by_task(predictions).items():
-        positive = each.table.set_index("image_id")[each.classes[1]]
-        # Rounding can leave a probability just above 1, which the challenge rejects.
-        table[task] = positive.loc[table["image_id"]].clip(upper=1.0).to_numpy()
-    return table
+    columns = {
+        task: each.table.set_index("image_id")[each.classes[1]]
+        for task, each in _by_task(predictions).items()
+    }
+    # Rounding can leave a probability just above 1, which the challenge rejects.
+    return pd.DataFrame(columns).clip(upper=1.0).sort_index().reset_index()
 
 
 def write_challenge(predictions: Sequence[Predictions], path: Path) -> None:
