@@ -98,7 +98,7 @@ def odd_sizes(doing: str, name: str, value: object, count: int) -> tuple[int, ..
     return numbers
 
 
-def image_size(doing: str, value: object) -> tuple[int, ...] | None:
+def parse_input_size(doing: str, value: object) -> tuple[int, ...] | None:
     """Return (H, W) or (C, H, W) from a size of images in one of its forms; `None` for `None`."""
     if value is None:
         return None

@@ -11,7 +11,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from softattn._validation import describe, image_size
+from softattn._validation import describe, parse_input_size
 from softattn.errors import ArgumentTypeError, ModelError
 from softattn.features.dry_run import (
     DryRun,
@@ -267,7 +267,7 @@ def plan_backbone(
         )
     cfg = pretrained_cfg if pretrained_cfg is not None else getattr(model, "pretrained_cfg", None)
     cfg = dict(cfg) if isinstance(cfg, Mapping) else {}
-    first, *others = candidate_sizes(model, cfg, image_size(_DOING, input_size))
+    first, *others = candidate_sizes(model, cfg, parse_input_size(_DOING, input_size))
     try:
         return _plan(model, at, first, cfg)
     except ModelError:

@@ -13,7 +13,7 @@ from softattn._validation import (
     describe,
     finite_number,
     fraction,
-    image_size,
+    parse_input_size,
     whole_number,
 )
 from softattn.attention import Block, SoftAttention, SoftAttentionBlock, attention_factory
@@ -131,7 +131,7 @@ def wrap_backbone(
     drop_rate = fraction(doing, "drop_rate", drop_rate)
     # timm's and torchvision's names of the input size of models that are built for one.
     made_for = backbone_kwargs.get("img_size", backbone_kwargs.get("image_size"))
-    size = image_size(doing, made_for if input_size is None else input_size)
+    size = parse_input_size(doing, made_for if input_size is None else input_size)
     make_attention = _attention_factory(doing, block, num_maps, gamma)
     make_head = _head_factory(doing, head)
     model, cfg, name, again = _load(doing, backbone, pretrained, backbone_kwargs)

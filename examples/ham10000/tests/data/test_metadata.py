@@ -9,8 +9,8 @@ from ham10000.data import (
     encode_metadata,
     feature_names,
     metadata_features,
-    not_understood,
     read_table,
+    unknown_values,
 )
 from ham10000.errors import ArgumentError, DataError, MissingDataError
 
@@ -89,7 +89,7 @@ def test_values_that_are_not_understood_are_counted_and_encoded_as_unknown(path:
     rows = [*ROWS, "L3,I3,nv,histo,40,x,Rücken", "L4,I4,nv,histo,40,x,unknown"]
     table = read_table(write(path, *rows))
     assert table["localization"].tolist() == ["back", "face", "Rücken", "unknown"]
-    assert not_understood(table) == {"sex": {"x": 2}, "localization": {"Rücken": 1}, "dx_type": {}}
+    assert unknown_values(table) == {"sex": {"x": 2}, "localization": {"Rücken": 1}, "dx_type": {}}
     assert encode_metadata(table, ["sex"])["sex"].tolist() == [2, 1, 0, 0]
 
 

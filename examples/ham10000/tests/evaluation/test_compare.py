@@ -89,7 +89,7 @@ def test_a_worse_model_is_detected_and_the_order_changes_only_the_sign() -> None
             assert one.metrics[name].low == pytest.approx(-other.metrics[name].high, abs=1e-12)
         assert one.mcnemar.only_a == other.mcnemar.only_b > one.mcnemar.only_b
         assert one.mcnemar.p_value < 1e-3
-        assert one.areas["auc_macro"].high < 0
+        assert one.aucs["auc_macro"].high < 0
 
 
 def test_values_are_those_of_each_alone_per_image_and_per_lesion() -> None:
@@ -170,10 +170,10 @@ def test_intervals_stay_where_differences_are_and_p_values_agree_with_them(
             largest = {"brier": 2, "log_loss": math.inf}.get(name, 1)
             assert -largest <= each.low <= each.difference <= each.high <= largest, name
             assert (each.p_value < 0.05) == (not each.low <= 0 <= each.high), name
-        for name, area in level.areas.items():
-            if area.undefined is None:
-                assert -1 <= area.low <= area.difference <= area.high <= 1
-                assert (area.p_value < 0.05) == (not area.low <= 0 <= area.high), name
+        for name, auc in level.aucs.items():
+            if auc.undefined is None:
+                assert -1 <= auc.low <= auc.difference <= auc.high <= 1
+                assert (auc.p_value < 0.05) == (not auc.low <= 0 <= auc.high), name
 
 
 def test_a_p_value_is_a_twentieth_where_the_interval_touches_zero() -> None:

@@ -60,8 +60,8 @@ def test_intervals_do_not_depend_on_the_order_of_images() -> None:
     for one, other in ((found.per_image, again.per_image), (found.per_lesion, again.per_lesion)):
         for name, metric in one.metrics.items():
             expected = [metric.value, metric.low, metric.high]
-            ends = [other.metrics[name].value, other.metrics[name].low, other.metrics[name].high]
-            assert ends == pytest.approx(expected, rel=1e-9, nan_ok=True)
+            limits = [other.metrics[name].value, other.metrics[name].low, other.metrics[name].high]
+            assert limits == pytest.approx(expected, rel=1e-9, nan_ok=True)
 
 
 def test_json_has_the_settings_and_no_nan(tmp_path: Path) -> None:
@@ -180,8 +180,8 @@ def make_binary(seed: int = 0, images: int = 240) -> Predictions:
     truth = np.arange(images) % 4 == 0
     score = 1 / (1 + np.exp(-rng.normal(size=images) - 1.5 * truth + 1))
     rows = [
-        (f"I{n:03d}", f"L{n:03d}", "mel" if is_it else "other", "test")
-        for n, is_it in enumerate(truth)
+        (f"I{n:03d}", f"L{n:03d}", "mel" if is_positive else "other", "test")
+        for n, is_positive in enumerate(truth)
     ]
     return make_predictions(rows, np.stack([1 - score, score], axis=1), classes=["other", "mel"])
 

@@ -16,7 +16,7 @@ from ham10000.evaluation import (
     summarize,
     summarize_weighted,
 )
-from ham10000.statistics import corrected_ends, reach, wilson
+from ham10000.statistics import bias_corrected_interval, critical_value, wilson
 
 
 def estimate(predictions: Predictions, resamples: int = 400, seed: int = 0):
@@ -144,11 +144,13 @@ def test_reaches_are_those_of_the_draws_standard_errors() -> None:
     y, p, lesions = predictions.targets, predictions.probabilities, predictions.lesions
     counts = draw_lesions(y, lesions, 300)
     drawn, found = summarize_weighted(y, p, counts), intervals(y, p, lesions, counts)
-    f1, loss, far = found["f1_weighted"], found["log_loss"], reach(lesions.max() + 1)
+    f1, loss, far = found["f1_weighted"], found["log_loss"], critical_value(lesions.max() + 1)
     error = np.std(drawn["f1_weighted"], ddof=1) / (f1.value * (1 - f1.value))
     low, value, high = (logit(each) for each in (f1.low, f1.value, f1.high))
     assert [low, high] == pytest.approx(value + far * error * np.array([-1, 1]), rel=1e-6)
     error = np.std(drawn["log_loss"], ddof=1) / loss.value
     assert math.log(loss.high / loss.value) == pytest.approx(far * error, rel=1e-6)
     ece = found["ece"]
-    assert (ece.low, ece.high) == corrected_ends(ece.value, drawn["ece"], lesions.max() + 1)
+    assert (ece.low, ece.high) == bias_corrected_interval(
+        ece.value, drawn["ece"], lesions.max() + 1
+    )

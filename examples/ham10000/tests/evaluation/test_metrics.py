@@ -46,18 +46,18 @@ def test_equals_scikit_learn_on_random_predictions(seed: int, grid: int | None) 
         expected[f"auc_{average}"] = sk.roc_auc_score(y, p, multi_class="ovr", average=average)
     specificities = []
     for label, name in enumerate(CLASSES):
-        is_it, said = y == label, hat == label
-        specificities.append(sk.recall_score(~is_it, ~said))
-        expected[f"recall/{name}"] = sk.recall_score(is_it, said)
-        expected[f"precision/{name}"] = sk.precision_score(is_it, said, zero_division=0.0)
-        expected[f"f1/{name}"] = sk.f1_score(is_it, said)
+        is_positive, said = y == label, hat == label
+        specificities.append(sk.recall_score(~is_positive, ~said))
+        expected[f"recall/{name}"] = sk.recall_score(is_positive, said)
+        expected[f"precision/{name}"] = sk.precision_score(is_positive, said, zero_division=0.0)
+        expected[f"f1/{name}"] = sk.f1_score(is_positive, said)
         expected[f"specificity/{name}"] = specificities[-1]
-        expected[f"auc/{name}"] = sk.roc_auc_score(is_it, p[:, label])
-        expected[f"average_precision/{name}"] = sk.average_precision_score(is_it, p[:, label])
+        expected[f"auc/{name}"] = sk.roc_auc_score(is_positive, p[:, label])
+        expected[f"average_precision/{name}"] = sk.average_precision_score(is_positive, p[:, label])
         expected[f"sensitivity_at_95_specificity/{name}"] = max(
-            (p[is_it, label] >= threshold).mean()
+            (p[is_positive, label] >= threshold).mean()
             for threshold in [*p[:, label], 2.0]
-            if (p[~is_it, label] >= threshold).sum() <= (~is_it).sum() // 20
+            if (p[~is_positive, label] >= threshold).sum() <= (~is_positive).sum() // 20
         )
     expected["specificity_macro"] = np.mean(specificities)
     expected["ece"] = naive_ece(y, p)

@@ -6,35 +6,38 @@ from making import make
 from sklearn.metrics import roc_auc_score
 
 from ham10000.evaluation import summarize
-from ham10000.statistics import area_covariance, compare_areas
-from ham10000.statistics.delong import area_influence
+from ham10000.statistics import auc_covariance, compare_aucs
+from ham10000.statistics.delong import auc_influence
 
 
-def pairwise(is_it: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def pairwise(is_positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Compute DeLong's placements by their definition, pair by pair."""
-    wins = [[float(x > y) + 0.5 * float(x == y) for y in scores[~is_it]] for x in scores[is_it]]
+    wins = [
+        [float(x > y) + 0.5 * float(x == y) for y in scores[~is_positive]]
+        for x in scores[is_positive]
+    ]
     return np.mean(wins, axis=1), np.mean(wins, axis=0)
 
 
 @pytest.mark.parametrize("grid", [None, 8])
 def test_covariance_is_delongs_where_each_lesion_has_one_image(grid: int | None) -> None:
     a, b = make({"mel": 23, "nv": 41}, seed=1, grid=grid), make({"mel": 23, "nv": 41}, seed=1)
-    is_it = a.targets == 4
+    is_positive = a.targets == 4
     scores = [a.probabilities[:, 4], (b.probabilities**0.5)[:, 1]]
-    own, others = zip(*(pairwise(is_it, score) for score in scores), strict=True)
+    own, others = zip(*(pairwise(is_positive, score) for score in scores), strict=True)
     expected = np.cov(own) / 23 + np.cov(others) / 41
-    found = [area_influence(is_it, score, np.arange(64)) for score in scores]
+    found = [auc_influence(is_positive, score, np.arange(64)) for score in scores]
     influence = np.stack([each for _, each in found])
     assert influence @ influence.T == pytest.approx(expected, abs=1e-14)
     for (area, _), score in zip(found, scores, strict=True):
-        assert area == pytest.approx(roc_auc_score(is_it, score), abs=1e-14)
+        assert area == pytest.approx(roc_auc_score(is_positive, score), abs=1e-14)
 
 
 def test_images_written_twice_change_no_variance_when_the_lesion_is_known() -> None:
     predictions = make({"mel": 20, "nv": 30}, seed=2)
-    is_it, score = predictions.targets == 4, predictions.probabilities[:, 4]
-    _, once = area_influence(is_it, score, np.arange(50))
-    _, twice = area_influence(np.tile(is_it, 2), np.tile(score, 2), np.tile(np.arange(50), 2))
+    is_positive, score = predictions.targets == 4, predictions.probabilities[:, 4]
+    _, once = auc_influence(is_positive, score, np.arange(50))
+    _, twice = auc_influence(np.tile(is_positive, 2), np.tile(score, 2), np.tile(np.arange(50), 2))
     assert twice == pytest.approx(once, abs=1e-14)
 
 
@@ -51,7 +54,7 @@ def test_variance_is_that_of_resampling_lesions() -> None:
         )
         images = np.concatenate([of_lesion[number] for number in drawn])
         areas.append(roc_auc_score(y[images] == 4, p[images, 4]))
-    _, influence = area_influence(y == 4, p[:, 4], lesions)
+    _, influence = auc_influence(y == 4, p[:, 4], lesions)
     # A standard deviation from 1,500 draws is known to 1.8 %.
     assert np.sqrt(influence @ influence) == pytest.approx(np.std(areas), rel=0.07)
 
@@ -61,17 +64,17 @@ def test_the_difference_of_two_models_is_that_of_exchanging_them() -> None:
     # Under no difference the two scores of an image can change places: a permutation says how
     # far the difference then strays.
     rng = np.random.default_rng(4)
-    is_it = np.arange(400) < 120
-    shared = rng.normal(size=400) + 1.0 * is_it
+    is_positive = np.arange(400) < 120
+    shared = rng.normal(size=400) + 1.0 * is_positive
     a, b = shared + rng.normal(size=(2, 400)) * 0.7
     differences = []
     for _ in range(1500):
         change = rng.random(400) < 0.5
         left, right = np.where(change, b, a), np.where(change, a, b)
-        differences.append(roc_auc_score(is_it, right) - roc_auc_score(is_it, left))
+        differences.append(roc_auc_score(is_positive, right) - roc_auc_score(is_positive, left))
     lesions = np.arange(400)
-    _, of_a = area_influence(is_it, a, lesions)
-    _, of_b = area_influence(is_it, b, lesions)
+    _, of_a = auc_influence(is_positive, a, lesions)
+    _, of_b = auc_influence(is_positive, b, lesions)
     error = np.linalg.norm(of_a - of_b)
     assert error == pytest.approx(np.std(differences), rel=0.1)
     independent = np.hypot(np.linalg.norm(of_a), np.linalg.norm(of_b))
@@ -81,7 +84,7 @@ def test_the_difference_of_two_models_is_that_of_exchanging_them() -> None:
 def test_averages_and_classes_are_those_of_summarize() -> None:
     predictions = make(seed=5)
     y, p = predictions.targets, predictions.probabilities
-    areas, covariances = area_covariance(y, [p, p[:, [1, 2, 3, 4, 5, 6, 0]]], predictions.lesions)
+    areas, covariances = auc_covariance(y, [p, p[:, [1, 2, 3, 4, 5, 6, 0]]], predictions.lesions)
     expected = [summarize(y, p), summarize(y, p[:, [1, 2, 3, 4, 5, 6, 0]])]
     assert len(areas) == 9
     for name, values in areas.items():
@@ -92,7 +95,7 @@ def test_averages_and_classes_are_those_of_summarize() -> None:
 def test_a_class_that_is_not_there_is_undefined_and_left_out() -> None:
     predictions = make({"bkl": 20, "mel": 30, "nv": 40})
     y, p = predictions.targets, predictions.probabilities
-    found = compare_areas(y, p, p, predictions.lesions)
+    found = compare_aucs(y, p, p, predictions.lesions)
     assert math.isnan(found["auc/df"].difference)
     assert math.isnan(found["auc/df"].p_value)
     assert found["auc_macro"].a == pytest.approx(summarize(y, p)["auc_macro"], abs=1e-12)
@@ -101,14 +104,14 @@ def test_a_class_that_is_not_there_is_undefined_and_left_out() -> None:
 def test_a_model_differs_from_itself_by_nothing() -> None:
     predictions = make(seed=6)
     p = predictions.probabilities
-    for each in compare_areas(predictions.targets, p, p, predictions.lesions).values():
+    for each in compare_aucs(predictions.targets, p, p, predictions.lesions).values():
         assert each.difference == each.standard_error == each.low == each.high == 0
         assert each.p_value == 1
 
 
 def test_a_better_model_is_detected() -> None:
     good, bad = make(seed=7, skill=3.0), make(seed=7, skill=1.0)
-    found = compare_areas(good.targets, bad.probabilities, good.probabilities, good.lesions)
+    found = compare_aucs(good.targets, bad.probabilities, good.probabilities, good.lesions)
     macro = found["auc_macro"]
     assert macro.difference > 0.05
     assert macro.low > 0
@@ -117,19 +120,19 @@ def test_a_better_model_is_detected() -> None:
 
 
 def test_a_single_lesion_has_no_spread() -> None:
-    area, influence = area_influence([1, 0, 0], [0.9, 0.1, 0.2], [0, 1, 2])
+    area, influence = auc_influence([1, 0, 0], [0.9, 0.1, 0.2], [0, 1, 2])
     assert area == 1
     assert math.isnan(influence[0])
 
 
 def test_what_has_no_error_says_why() -> None:
     y, p = np.array([4, 5, 5, 5]), np.eye(7)[[4, 5, 5, 4]] * 0.3 + 0.1
-    found = compare_areas(y, p, p[::-1], [0, 1, 2, 2])
+    found = compare_aucs(y, p, p[::-1], [0, 1, 2, 2])
     assert found["auc/mel"].undefined == "mel has one lesion"
     assert found["auc_macro"].undefined == "mel has one lesion"
     assert found["auc/df"].undefined == "no image is df"
     assert math.isnan(found["auc_weighted"].p_value)
-    same = compare_areas(y[1:], p[1:], p[1:], [0, 1, 1])
+    same = compare_aucs(y[1:], p[1:], p[1:], [0, 1, 1])
     assert same["auc/nv"].undefined == "all images are nv"
     assert same["auc_macro"].undefined == "all images are of one class"
     assert math.isnan(same["auc_macro"].difference)
@@ -140,7 +143,7 @@ def test_no_difference_is_beyond_one() -> None:
     up, down = np.zeros((6, 7)), np.zeros((6, 7))
     up[:, 4], down[:, 4] = [0.9, 0.8, 0.3, 0.4, 0.2, 0.1], [0.1, 0.2, 0.6, 0.3, 0.8, 0.9]
     up[:, 5], down[:, 5] = 1 - up[:, 4], 1 - down[:, 4]
-    found = compare_areas(y, up, down, np.arange(6))["auc/mel"]
+    found = compare_aucs(y, up, down, np.arange(6))["auc/mel"]
     assert found.difference - 1.96 * found.standard_error < -1
     assert found.low == -1
     assert found.undefined is None

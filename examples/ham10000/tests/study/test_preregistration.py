@@ -10,7 +10,7 @@ from ham10000.errors import ArgumentError, DataError, PredictionError, RecipeErr
 from ham10000.recipe import Recipe
 from ham10000.study import preregistration
 from ham10000.study.plan import StudyPlan, make_plan
-from ham10000.study.preregistration import PLAN, StudyRecord, recipe_fields, table_hash
+from ham10000.study.preregistration import PLAN, StudyRecord, recorded_values, table_hash
 
 RECIPES = [Recipe("bare"), Recipe("attended")]
 
@@ -42,7 +42,7 @@ def test_the_plan_names_everything_that_decides_the_result(folder: Path) -> None
     assert (first["primary"], first["margins"]["accuracy"], first["looks"]) == ("accuracy", 0.01, 1)
     assert first["secondaries"][0] == "auc_macro"
     assert first["split"] == "split"
-    assert first["recipe_fields"]["bare"] == recipe_fields(RECIPES[0])
+    assert first["recipe_fields"]["bare"] == recorded_values(RECIPES[0])
     assert first["recipe_hashes"].keys() == {"bare", "attended"}
     assert look["verdicts"] == {"attended": "undecided"}
     assert look["previous"] == first["hash"]
@@ -108,10 +108,10 @@ def test_a_field_that_is_younger_than_the_plan_had_its_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def older(recipe: Recipe) -> dict[str, Any]:
-        return {name: value for name, value in recipe_fields(recipe).items() if "tta" not in name}
+        return {name: value for name, value in recorded_values(recipe).items() if "tta" not in name}
 
     with monkeypatch.context() as patch:
-        patch.setattr(preregistration, "recipe_fields", older)
+        patch.setattr(preregistration, "recorded_values", older)
         StudyRecord(tmp_path).register(plan(), RECIPES, "split")
     StudyRecord(tmp_path).register(plan(), RECIPES, "split")
     changed = replace(RECIPES[0], training=replace(RECIPES[0].training, tta=8))

@@ -12,7 +12,7 @@ from studies import RECIPES, add_runs, look
 from ham10000.errors import ArgumentError, MissingDataError
 from ham10000.recipe import load_recipe
 from ham10000.study.plan import PlannedRun, make_plan
-from ham10000.study.preregistration import StudyRecord, recipe_fields, table_hash
+from ham10000.study.preregistration import StudyRecord, recorded_values, table_hash
 from ham10000.study.results import PublishedStudy, publish_study, quotations, restore_study
 from ham10000.study.verification import verify_study
 from ham10000.training import RunDir
@@ -84,7 +84,7 @@ def test_a_restored_study_can_be_extended_and_published(published: Path, tmp_pat
     for run in record.plan.runs:
         recipe = RunDir(out / run.folder).recipe
         record.check_run(run, load_recipe(recipe))
-        assert recipe_fields(load_recipe(recipe))["model.backbone"]
+        assert recorded_values(load_recipe(recipe))["model.backbone"]
     plan = make_plan(RECIPES, range(5), 2, looks=2)
     split = pd.read_csv(out / "split.csv", dtype=str)
     record.register(plan, RECIPES, table_hash(split), extend=True)

@@ -67,9 +67,9 @@ from ham10000.data.metadata import (
     encode_metadata,
     feature_names,
     metadata_features,
-    not_understood,
     read_csv,
     read_table,
+    unknown_values,
 )
 from ham10000.data.prepare import Prepared, prepare
 from ham10000.data.samplers import BALANCES, EpochSampler, SequentialShard
@@ -176,7 +176,6 @@ __all__ = [
     "load_table",
     "metadata_features",
     "mixup",
-    "not_understood",
     "offline_plan",
     "open_cache",
     "open_folder",
@@ -199,6 +198,7 @@ __all__ = [
     "split_rows",
     "synthesize",
     "synthetic_table",
+    "unknown_values",
     "verify_dataset",
     "write_pairs",
     "write_split",

@@ -121,7 +121,7 @@ class Batches(Dataset[Batch]):
         images, _ = self.data.read(indices.tolist())
         if self.augment is not None:
             images = self.augment(images, positions, self.epoch)
-        return self.around(images, indices, positions)
+        return self.make_batch(images, indices, positions)
 
     def members(self, number: int) -> tuple[Tensor, Tensor]:
         """Return the indices of a batch's images and their positions in the epoch.
@@ -137,7 +137,7 @@ class Batches(Dataset[Batch]):
         part = slice(number * self.batch_size, (number + 1) * self.batch_size)
         return self.indices[part], self.positions[part]
 
-    def around(self, images: Tensor, indices: Tensor, positions: Tensor) -> Batch:
+    def make_batch(self, images: Tensor, indices: Tensor, positions: Tensor) -> Batch:
         """Return a batch of these images with their targets, metadata and weights."""
         metadata = self._metadata[indices] if self._metadata is not None else None
         weights = None if self.data.weights is None else self.data.weights[indices]
@@ -252,7 +252,7 @@ class BatchLoader:
                 images = images.pin_memory()
             elif not self.reuse_memory:
                 images = images.clone()
-            yield batches.around(images, indices, positions)
+            yield batches.make_batch(images, indices, positions)
 
 
 def _with_own_messages(filled: Iterable[int]) -> Iterator[int]:

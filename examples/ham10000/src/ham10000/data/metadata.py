@@ -23,9 +23,9 @@ __all__ = [
     "encode_metadata",
     "feature_names",
     "metadata_features",
-    "not_understood",
     "read_csv",
     "read_table",
+    "unknown_values",
 ]
 
 CATEGORIES = {"sex": SEXES, "localization": LOCALIZATIONS, "dx_type": DX_TYPES}
@@ -71,7 +71,7 @@ def read_table(path: Path, info: DatasetInfo = HAM10000_INFO) -> pd.DataFrame:
     r"""Read a metadata table in the format of HAM10000 and check every row.
 
     Capitals, spaces and common spellings are folded: `M`, `Male` and `male` are one value, and so
-    are `follow-up` and `follow_up`. Values that remain unknown are kept, for `not_understood`.
+    are `follow-up` and `follow_up`. Values that remain unknown are kept, for `unknown_values`.
 
     Example:
         >>> import tempfile
@@ -291,14 +291,14 @@ def metadata_features(encoded: Mapping[str, Tensor]) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def not_understood(table: pd.DataFrame) -> dict[str, dict[str, int]]:
+def unknown_values(table: pd.DataFrame) -> dict[str, dict[str, int]]:
     """Count the values of each category that are neither known nor marked as missing.
 
     Example:
         >>> import pandas as pd
-        >>> from ham10000.data import not_understood
+        >>> from ham10000.data import unknown_values
         >>> table = pd.DataFrame({"sex": ["male", "x", "x", "unknown"], "localization": "back"})
-        >>> not_understood(table.assign(dx_type="histo"))
+        >>> unknown_values(table.assign(dx_type="histo"))
         {'sex': {'x': 2}, 'localization': {}, 'dx_type': {}}
 
     Args:

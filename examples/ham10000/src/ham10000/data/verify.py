@@ -20,7 +20,7 @@ from ham10000.data.duplicates import (
 )
 from ham10000.data.folder import Folder, open_folder
 from ham10000.data.images import decode_image, probe, read_bytes
-from ham10000.data.metadata import not_understood
+from ham10000.data.metadata import unknown_values
 from ham10000.errors import Ham10000Error, some
 from ham10000.utils import in_order
 
@@ -237,7 +237,7 @@ def _check_metadata(table: pd.DataFrame) -> Finding:
     items: list[str] = []
     useless: list[str] = []
     empty = ["age"] if table["age"].isna().all() else []
-    for column, counts in not_understood(table).items():
+    for column, counts in unknown_values(table).items():
         items += [f"{column}: {value!r} in {count:,} rows" for value, count in counts.items()]
         missing = int((table[column] == "unknown").sum())
         if missing == len(table):

@@ -134,12 +134,12 @@ class _Ranks:
     end: Ints
 
     @classmethod
-    def of(cls, is_it: npt.NDArray[np.bool_], score: Floats) -> "_Ranks":
-        order = np.lexsort((~is_it, -score))
+    def of(cls, is_positive: npt.NDArray[np.bool_], score: Floats) -> "_Ranks":
+        order = np.lexsort((~is_positive, -score))
         ordered = score[order]
         start = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
         end = np.append(start[1:], len(order))
-        own = np.append(0, np.cumsum(is_it[order]))
+        own = np.append(0, np.cumsum(is_positive[order]))
         own = own[end] - own[start]
         return cls(order, start[own > 0], (start + own)[own > 0], end[own > 0])
 

@@ -2,7 +2,7 @@
 
 Both models use the same bootstrap resamples of lesions, so variation that both share, such as hard
 lesions, cancels. The interval of a difference follows from the intervals of the two models and the
-correlation of their resamples (MOVER; see `statistics.difference_ends`). It never exceeds the
+correlation of their resamples (MOVER; see `statistics.difference_interval`). It never exceeds the
 possible range, and it is not empty even if no resample differs, as for two proportions of 1. The
 exception is `ece`, with 1.96 standard errors of the resampled differences: the bias of both models
 cancels.
@@ -32,12 +32,12 @@ from ham10000.evaluation.metrics import absent_classes, metrics_of
 from ham10000.evaluation.predictions import Predictions, by_lesion, check_images
 from ham10000.statistics import (
     NORMAL,
-    AreaDifference,
-    compare_areas,
-    correlation,
-    difference_ends,
-    reach,
-    spread,
+    AucDifference,
+    compare_aucs,
+    correlation_matrix,
+    critical_value,
+    difference_interval,
+    standard_error,
 )
 
 __all__ = [
@@ -85,7 +85,7 @@ class Differences:
     """Number of images or lesions."""
     mcnemar: McNemar
     metrics: dict[str, Difference]
-    areas: dict[str, AreaDifference]
+    aucs: dict[str, AucDifference]
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def _differences(a: Predictions, b: Predictions, counts: Floats) -> Differences:
         count=len(truth),
         mcnemar=mcnemar(scores_a.argmax(axis=1) == truth, scores_b.argmax(axis=1) == truth),
         metrics=paired_differences(truth, scores_a, scores_b, a.lesions, counts, a.classes),
-        areas=compare_areas(truth, scores_a, scores_b, a.lesions, classes=a.classes),
+        aucs=compare_aucs(truth, scores_a, scores_b, a.lesions, classes=a.classes),
     )
 
 
@@ -250,7 +250,7 @@ def _difference(
     if not np.isfinite(change):
         return Difference(a.value, b.value, np.nan, np.nan, np.nan, np.nan)
     first, second = ((each.value, each.low, each.high) for each in both)
-    low, high = _change_ends(name, first, second, drawn, lesions)
+    low, high = _change_interval(name, first, second, drawn, lesions)
     return Difference(a.value, b.value, change, low, high, _p_value(change, low, high))
 
 
@@ -262,7 +262,7 @@ def _p_value(change: float, low: float, high: float) -> float:
     return 2 * float(norm.sf(NORMAL * abs(change) / side)) if side > 0 else 0.0
 
 
-def _change_ends(
+def _change_interval(
     name: str,
     a: tuple[float, float, float],
     b: tuple[float, float, float],
@@ -272,6 +272,6 @@ def _change_ends(
     # B minus A. `drawn`: values on the same resamples, (R,) each.
     if name == "ece":
         change = b[0] - a[0]
-        half = reach(lesions) * spread(drawn[1] - drawn[0]) if lesions > 1 else 1.0
+        half = critical_value(lesions) * standard_error(drawn[1] - drawn[0]) if lesions > 1 else 1.0
         return max(change - half, -1.0), min(change + half, 1.0)
-    return difference_ends(a, b, float(correlation(np.stack(drawn))[0, 1]))
+    return difference_interval(a, b, float(correlation_matrix(np.stack(drawn))[0, 1]))

@@ -9,7 +9,7 @@ The interval follows from it by the method that suits the metric:
   resamples are equal, as for a proportion of 1, it is the number of lesions. Trials of a precision
   are the images predicted as the class; trials of `f1` are these and the images of the class.
 - AUC of one class: on the probit scale, with a variance that accounts for errors which few lesions
-  rarely show (`statistics.area_ends`).
+  rarely show (`statistics.auc_interval`).
 - Means over classes (`balanced_accuracy`, every `_macro`, and `auc_weighted`): from the intervals
   of the classes and the correlations of their resamples (MOVER). The rarest class dominates such
   a mean, and resampling six lesions underestimates its variation.
@@ -35,14 +35,14 @@ from ham10000.data import CLASSES
 from ham10000.evaluation.bootstrap import summarize_weighted
 from ham10000.evaluation.metrics import LOWER_IS_BETTER, metrics_of, summarize, upper_bound
 from ham10000.statistics import (
-    area_ends,
-    corrected_ends,
-    correlation,
-    log_ends,
-    logit_ends,
-    mean_ends,
-    reach,
-    spread,
+    auc_interval,
+    bias_corrected_interval,
+    correlation_matrix,
+    critical_value,
+    log_interval,
+    logit_interval,
+    mean_interval,
+    standard_error,
     wilson,
 )
 
@@ -154,9 +154,15 @@ def _overall(name: str, value: float, drawn: Floats, size: _Size) -> Interval:
     if name in LOWER_IS_BETTER and size.lesions < 2:
         return Interval(value, 0.0, upper_bound(name), "anything")
     if name == "ece":
-        return Interval(value, *corrected_ends(value, drawn, int(size.lesions)), "corrected")
+        return Interval(
+            value, *bias_corrected_interval(value, drawn, int(size.lesions)), "corrected"
+        )
     if name in ("brier", "log_loss"):
-        return Interval(value, *log_ends(value, reach(int(size.lesions)) * spread(drawn)), "log")
+        return Interval(
+            value,
+            *log_interval(value, critical_value(int(size.lesions)) * standard_error(drawn)),
+            "log",
+        )
     return _smooth(value, drawn, size)
 
 
@@ -166,8 +172,8 @@ def _of_class(
     # Sizes of the class, of the other classes, and of the images predicted as the class.
     own, others, taken = sizes
     if metric == "auc":
-        ends = area_ends(value, spread(drawn), int(own.lesions), int(others.lesions))
-        return Interval(value, *ends, "probit")
+        limits = auc_interval(value, standard_error(drawn), int(own.lesions), int(others.lesions))
+        return Interval(value, *limits, "probit")
     if metric == "average_precision":
         return _smooth(value, drawn, own)
     size = {
@@ -180,15 +186,17 @@ def _of_class(
 
 
 def _smooth(value: float, drawn: Floats, size: _Size) -> Interval:
-    error = spread(drawn)
+    error = standard_error(drawn)
     if error == 0 or value * (1 - value) < 1e-12:
         return Interval(value, *wilson(min(max(value, 0.0), 1.0), size.lesions), "wilson")
-    return Interval(value, *logit_ends(value, reach(int(size.lesions)) * error), "logit")
+    return Interval(
+        value, *logit_interval(value, critical_value(int(size.lesions)) * error), "logit"
+    )
 
 
 def _trials(value: float, drawn: Floats, size: _Size) -> float:
     # Number of independent images with the same standard error.
-    error, variance = spread(drawn), value * (1 - value)
+    error, variance = standard_error(drawn), value * (1 - value)
     if error == 0 or variance < 1e-12:
         return size.lesions
     return min(variance / error**2, size.images)
@@ -205,7 +213,7 @@ def _mean(
     known = np.array([found[name].method != "undefined" for name in names])
     names = [name for name, there in zip(names, known, strict=True) if there]
     values = np.array([found[name].value for name in names])
-    ends = np.array([(found[name].low, found[name].high) for name in names])
+    limits = np.array([(found[name].low, found[name].high) for name in names])
     shares = weights[known] / weights[known].sum()
-    related = correlation(np.stack([drawn[name] for name in names]))
-    return Interval(value, *mean_ends(values, ends, shares, related), "mover")
+    correlations = correlation_matrix(np.stack([drawn[name] for name in names]))
+    return Interval(value, *mean_interval(values, limits, shares, correlations), "mover")

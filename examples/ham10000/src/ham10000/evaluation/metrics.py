@@ -188,9 +188,9 @@ def summarize(
     per_class["specificity"][others == 0] = np.nan
     for label in labels:
         if support[label] and others[label]:
-            is_it, score = truth == label, scores[:, label]
-            per_class["auc"][label] = roc_auc_score(is_it, score)
-            per_class["sensitivity_at_95_specificity"][label] = _sensitivity(is_it, score)
+            is_positive, score = truth == label, scores[:, label]
+            per_class["auc"][label] = roc_auc_score(is_positive, score)
+            per_class["sensitivity_at_95_specificity"][label] = _sensitivity(is_positive, score)
         if support[label]:
             per_class["average_precision"][label] = average_precision_score(
                 truth == label, scores[:, label]
@@ -329,7 +329,7 @@ def format_change(value: float, digits: int, sign: Literal["+", "-"] = "+") -> s
     Args:
         value: The difference.
         digits: Number of decimal places.
-        sign: "-" to sign negative values only, as for the ends of an interval.
+        sign: "-" to sign negative values only, as for the limits of an interval.
     """
     text = f"{value:{sign}z.{digits}f}"
     return text.removeprefix("+") if float(text) == 0 else text
@@ -346,8 +346,8 @@ def upper_bound(metric: str) -> float:
     return {"brier": 2.0, "log_loss": np.inf}.get(metric, 1.0)
 
 
-def _sensitivity(is_it: npt.NDArray[np.bool_], score: Floats) -> float:
-    false_positive, true_positive, _ = roc_curve(is_it, score, drop_intermediate=False)
+def _sensitivity(is_positive: npt.NDArray[np.bool_], score: Floats) -> float:
+    false_positive, true_positive, _ = roc_curve(is_positive, score, drop_intermediate=False)
     return float(true_positive[false_positive <= MAX_FALSE_POSITIVE_RATE].max())
 
 

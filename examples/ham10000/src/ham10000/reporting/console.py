@@ -26,7 +26,7 @@ from ham10000.evaluation import (
 )
 from ham10000.reporting.inputs import Evaluated
 from ham10000.reporting.tables import method_name, strata_notes
-from ham10000.statistics import AreaDifference
+from ham10000.statistics import AucDifference
 from ham10000.training import RunDir, dataset_of
 
 __all__ = [
@@ -207,7 +207,7 @@ def print_comparison(comparison: Comparison) -> None:
         if math.isnan(each.difference):
             table.add_row(metric_name(name), *(["undefined"] + [""] * 3))
             continue
-        difference = _with_ends(each, 3)
+        difference = _change(each, 3)
         table.add_row(
             metric_name(name), f"{each.a:.3f}", f"{each.b:.3f}", difference, _p(each.p_value)
         )
@@ -215,7 +215,7 @@ def print_comparison(comparison: Comparison) -> None:
     for title, level in (("images", found), ("lesions", comparison.per_lesion)):
         out.print(_mcnemar(title, level))
     for name in ("auc_weighted", "auc_macro"):
-        out.print(f"{metric_name(name)}, DeLong's test: {_area(found.areas[name])}", markup=False)
+        out.print(f"{metric_name(name)}, DeLong's test: {_auc(found.aucs[name])}", markup=False)
     _print_absent(comparison.absent_classes)
     out.print(
         f"In brackets: 95 % confidence intervals from {comparison.resamples:,} bootstrap resamples "
@@ -255,13 +255,13 @@ def _mcnemar(title: str, level: Differences) -> str:
     )
 
 
-def _area(area: AreaDifference) -> str:
-    if area.undefined is not None:
-        return f"undefined: {area.undefined}"
-    return f"{_with_ends(area, 4)}, p {_is(area.p_value)}"
+def _auc(auc: AucDifference) -> str:
+    if auc.undefined is not None:
+        return f"undefined: {auc.undefined}"
+    return f"{_change(auc, 4)}, p {_is(auc.p_value)}"
 
 
-def _with_ends(found: Difference | AreaDifference, digits: int) -> str:
+def _change(found: Difference | AucDifference, digits: int) -> str:
     low, high = format_change(found.low, digits), format_change(found.high, digits)
     return f"{format_change(found.difference, digits)} [{low}, {high}]"
 

@@ -21,7 +21,7 @@ from ham10000.recipe import Recipe
 from ham10000.study.plan import PlannedRun, StudyPlan
 from ham10000.utils import write_text
 
-__all__ = ["PLAN", "StudyRecord", "content_hash", "recipe_fields", "table_hash"]
+__all__ = ["PLAN", "StudyRecord", "content_hash", "recorded_values", "table_hash"]
 
 PLAN = "plan.json"
 
@@ -132,7 +132,7 @@ class StudyRecord:
             SplitError: The split was changed.
         """
         doing = f"running a study in {self.folder}"
-        fields = {recipe.name: recipe_fields(recipe) for recipe in recipes}
+        fields = {recipe.name: recorded_values(recipe) for recipe in recipes}
         if not self.entries:
             hashes = {name: content_hash(values) for name, values in fields.items()}
             content = {"split": split, "recipe_hashes": hashes, "recipe_fields": fields}
@@ -165,7 +165,7 @@ class StudyRecord:
             RecipeError: A field of the recipe, the seed or the fold is not as planned.
         """
         planned = self.entries[0]["recipe_fields"][run.recipe]
-        found = recipe_fields(recipe)
+        found = recorded_values(recipe)
         expected = {**planned, "seed": run.seed, "data.fold": recipe.data.fold}
         found |= {"seed": recipe.seed, "data.fold": recipe.data.fold}
         if run.fold is not None:
@@ -251,13 +251,13 @@ class StudyRecord:
         write_text(self.folder / PLAN, text + "\n")
 
 
-def recipe_fields(recipe: Recipe) -> dict[str, Any]:
+def recorded_values(recipe: Recipe) -> dict[str, Any]:
     """Return the recorded fields of a recipe by name, as JSON values.
 
     Example:
         >>> from ham10000.recipe import Recipe
-        >>> from ham10000.study.preregistration import recipe_fields
-        >>> recipe_fields(Recipe("bare"))["optimizer.lr"]
+        >>> from ham10000.study.preregistration import recorded_values
+        >>> recorded_values(Recipe("bare"))["optimizer.lr"]
         0.001
 
     Args:
@@ -292,7 +292,7 @@ def table_hash(table: pd.DataFrame) -> str:
 
 def _check_recipe(name: str, before: Mapping[str, Any], now: Mapping[str, Any], doing: str) -> None:
     # A field that did not exist when the plan was recorded had the effect of its default.
-    before = {**recipe_fields(Recipe(name)), **before}
+    before = {**recorded_values(Recipe(name)), **before}
     differing = [field for field in {**before, **now} if before.get(field) != now.get(field)]
     if differing:
         field, more = differing[0], len(differing) - 1

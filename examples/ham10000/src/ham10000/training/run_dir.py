@@ -44,7 +44,7 @@ TRAINER_LOCK = ".trainer.lock"
 """Locks of a run. There are two, because a launcher and rank 0 are two processes and either can
 outlive the other. Without our launcher, rank 0 holds both."""
 
-OF_PREDICTIONS = ("training.tta", "training.crops", "training.crop_scale")
+PREDICTION_FIELDS = ("training.tta", "training.crops", "training.crop_scale")
 """Fields that affect the predictions of a finished run, but not its weights."""
 
 FREE_FIELDS = (
@@ -57,7 +57,7 @@ FREE_FIELDS = (
     "training.checkpoint_steps",
     "training.checkpoint_minutes",
     "training.max_minutes",
-    *OF_PREDICTIONS,
+    *PREDICTION_FIELDS,
     "logging.",
 )
 """Prefixes of the fields that do not affect the weights and may change when a run is resumed."""
@@ -222,8 +222,8 @@ def lock_run(folder: Path, *names: str) -> Iterator[None]:
 def claim_run(out: Path, recipe: Recipe) -> tuple[RunDir, Recipe]:
     """Create the folder of a run, or check that it belongs to the recipe.
 
-    Several processes may call this at once. If one of `OF_PREDICTIONS` has changed, the predictions
-    of a finished run are removed, and training makes them again from the best weights.
+    Several processes may call this at once. If one of `PREDICTION_FIELDS` has changed, the
+    predictions of a finished run are removed, and training makes them again from the best weights.
 
     Returns:
         The folder, and the recipe with absolute paths.
@@ -367,7 +367,7 @@ def _check_claimed(run: RunDir, recipe: Recipe) -> None:
     differing = differing_fields(before, recipe)
     if not differing:
         old, new = field_values(before), field_values(recipe)
-        if any(old[name] != new[name] for name in OF_PREDICTIONS) and run.best.exists():
+        if any(old[name] != new[name] for name in PREDICTION_FIELDS) and run.best.exists():
             for path in run.path.glob("predictions*.csv"):
                 path.unlink()
         return
