@@ -48,6 +48,7 @@ def test_every_command_has_help(
     assert stopped.value.code == 0
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 80
+    assert "(default: )" not in text
 
 
 def test_the_help_of_train_is_one_screen_with_groups(

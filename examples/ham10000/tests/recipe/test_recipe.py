@@ -39,6 +39,7 @@ ARMS = {
     "lite0_cbam": ("lite0", {"attention.layer": "cbam"}),
     "lite0_trivial": ("lite0", {"data.augment": "trivial"}),
     "lite0_rand": ("lite0", {"data.augment": "rand"}),
+    "lite0_crops": ("lite0", {"training.crops": 9}),
     "lite0_mwnl": ("lite0", MULTI_WEIGHTED),
     "lite0_dx_type": ("lite0", {"loss.dx_type_weights": {"consensus": 0.75, "follow_up": 0.5}}),
     "lite0_late": ("lite0", {"data.metadata": True}),
@@ -59,6 +60,7 @@ META = {
 }
 PAPER_ARMS = {
     **{f"{name}_keras": (f"{name}_sa", {"attention.layer": "keras"}) for name in PAPER},
+    "resnet50_dropblock": ("resnet50", {"model.drop_block_rate": 0.1}),
     "irv2_offline": ("irv2", OFFLINE),
     "irv2_keras_offline": ("irv2_keras", OFFLINE),
     "irv2_sa_meta": ("irv2_sa", META),

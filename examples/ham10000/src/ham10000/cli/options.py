@@ -303,7 +303,7 @@ class _Formatter(DefaultHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
         default = action.default
-        if default is None or default is False or default == argparse.SUPPRESS or action.required:
+        if default in (None, [], argparse.SUPPRESS) or default is False or action.required:
             return text
         shown = " ".join(map(str, default)) if isinstance(default, list) else default
         return f"{text} (default: {shown})"
