@@ -155,21 +155,21 @@ class SoftAttention(SoftAttentionNd):
     Args:
         in_channels: C, the channels of the feature map.
         num_maps: K, the number of attention maps.
-        kernel_size: size of the convolution kernel: odd, one number or (height, width).
-        aggregate: scale the features by the sum of the maps. Otherwise scale them by each map,
+        kernel_size: Size of the convolution kernel: odd, one number or (height, width).
+        aggregate: Scale the features by the sum of the maps. Otherwise scale them by each map,
             which multiplies the number of channels by K.
-        concat: prepend the unchanged features, along the channels.
-        gamma: initial value of the learned factor; 0.01 in the paper. `None` for no factor.
+        concat: Prepend the unchanged features, along the channels.
+        gamma: Initial value of the learned factor; 0.01 in the paper. `None` for no factor.
             Each map sums to 1, so with uniform maps and `aggregate` the features are scaled by
             gamma * K / (H * W): by 0.003 for gamma 0.01, K = 16 and 7 x 7 positions. If the
             unscaled features are not passed on as well (by `concat` or a residual connection),
             use gamma = H * W / K, which keeps their scale, as `wrap_backbone` does.
-        activation: function between convolution and softmax, or its name. The authors' code uses
+        activation: Function between convolution and softmax, or its name. The authors' code uses
             `"relu"`, the paper none.
-        bias: add a bias to the convolution. Without an activation it has no effect, since the
+        bias: Add a bias to the convolution. Without an activation it has no effect, since the
             softmax is invariant to it.
-        device: device of the parameters.
-        dtype: dtype of the parameters.
+        device: Device of the parameters.
+        dtype: Dtype of the parameters.
 
     Shape:
         - x: (B, C, H, W), with H and W of at least 1.
@@ -184,9 +184,9 @@ class SoftAttention(SoftAttentionNd):
             can be loaded too.
 
     Raises:
-        ArgumentError: an argument is out of range.
-        ArgumentTypeError: an argument has the wrong type.
-        ShapeError: in `forward`, x isn't (B, C, H, W). Others: see `functional.soft_attention`.
+        ArgumentError: An argument is out of range.
+        ArgumentTypeError: An argument has the wrong type.
+        ShapeError: In `forward`, x isn't (B, C, H, W). Others: see `functional.soft_attention`.
 
     For signals and volumes, use `SoftAttention1d` and `SoftAttention3d`.
 
@@ -254,16 +254,16 @@ class SoftAttentionBlock(nn.Module):
     Args:
         in_channels: C, the channels of the feature map.
         num_maps: K, the number of attention maps.
-        kernel_size: as in `SoftAttention`.
-        aggregate: as in `SoftAttention`.
-        gamma: as in `SoftAttention`.
-        activation: as in `SoftAttention`.
-        bias: as in `SoftAttention`.
-        pool: size and stride of the max-pooling; 1 for none. Sizes are rounded up as in the
+        kernel_size: As in `SoftAttention`.
+        aggregate: As in `SoftAttention`.
+        gamma: As in `SoftAttention`.
+        activation: As in `SoftAttention`.
+        bias: As in `SoftAttention`.
+        pool: Size and stride of the max-pooling; 1 for none. Sizes are rounded up as in the
             authors' code: the last window of an odd map is narrower.
-        drop_rate: probability of dropout.
-        device: device of the parameters.
-        dtype: dtype of the parameters.
+        drop_rate: Probability of dropout.
+        device: Device of the parameters.
+        dtype: Dtype of the parameters.
 
     Shape:
         - x: (B, C, H, W).
@@ -272,9 +272,9 @@ class SoftAttentionBlock(nn.Module):
         - maps: (B, K, H, W), before pooling.
 
     Raises:
-        ArgumentError: an argument is out of range.
-        ArgumentTypeError: an argument has the wrong type.
-        ShapeError: in `forward`, x isn't (B, C, H, W). Others: see `functional.soft_attention`.
+        ArgumentError: An argument is out of range.
+        ArgumentTypeError: An argument has the wrong type.
+        ShapeError: In `forward`, x isn't (B, C, H, W). Others: see `functional.soft_attention`.
 
     Source: arXiv:2105.03358, section 2.1 and figure 2; pool and drop_rate as in the authors' code.
     """
@@ -351,8 +351,8 @@ def attention_factory(doing: str, block: Block) -> Callable[[int], nn.Module]:
         'SEModule'
 
     Args:
-        doing: the beginning of error messages.
-        block: name of a timm attention module, or a function that takes the number of channels.
+        doing: The beginning of error messages.
+        block: Name of a timm attention module, or a function that takes the number of channels.
 
     Raises:
         ArgumentError: timm has no attention of this name; or, when called, `block` raises an error.

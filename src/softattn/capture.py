@@ -82,9 +82,9 @@ class SpatialAttention(nn.Module):
         """Pass the maps to active captures and return the result of `forward`.
 
         Args:
-            features: the attended feature map.
+            features: The attended feature map.
             maps: (B, K, H, W), or (B, K, ...) with another number of spatial dimensions.
-            return_maps: return (features, maps) instead of the features alone.
+            return_maps: Return (features, maps) instead of the features alone.
         """
         for capture in _active_captures():
             capture.record(self, maps)
@@ -123,7 +123,7 @@ def capture_maps(model: nn.Module) -> Iterator[Mapping[str, Tensor]]:
     ones.
 
     Args:
-        model: any module that contains a `SpatialAttention`, compiled or not.
+        model: Any module that contains a `SpatialAttention`, compiled or not.
 
     Yields:
         A mapping from the names of the modules, as in `named_modules()`, to their maps
@@ -131,7 +131,7 @@ def capture_maps(model: nn.Module) -> Iterator[Mapping[str, Tensor]]:
         an earlier one. Maps carry gradients like any output; `detach()` those that you keep.
 
     Raises:
-        ModelError: the model contains no attention module; or, at the end of the block, a tool
+        ModelError: The model contains no attention module; or, at the end of the block, a tool
             has replaced a module that inserted attention follows, so that no pass reaches it.
     """
     names = {

@@ -99,18 +99,18 @@ def soft_attention(
         (torch.Size([2, 1024, 7, 7]), torch.Size([2, 16, 7, 7]))
 
     Args:
-        x: the feature map, (B, C, H, W), or (B, C, ...) with one or three spatial dimensions.
-        weight: one filter for each map, (K, C, kh, kw) with odd kh and kw, or (K, C, ...) with
+        x: The feature map, (B, C, H, W), or (B, C, ...) with one or three spatial dimensions.
+        weight: One filter for each map, (K, C, kh, kw) with odd kh and kw, or (K, C, ...) with
             as many dimensions as x.
         bias: (K,). Without an activation it has no effect, since the softmax is invariant to it.
-        gamma: the factor of the equation, as a number or a tensor of shape (1,) or (); `None` for
+        gamma: The factor of the equation, as a number or a tensor of shape (1,) or (); `None` for
             no factor.
-        aggregate: scale by the sum of the maps. Otherwise scale by each of the K maps and
+        aggregate: Scale by the sum of the maps. Otherwise scale by each of the K maps and
             concatenate the copies along the channels: all channels of the first copy, then all
             of the second.
-        concat: prepend `x`, along the channels.
-        activation: function between convolution and softmax, or its name.
-        return_maps: also return the maps.
+        concat: Prepend `x`, along the channels.
+        activation: Function between convolution and softmax, or its name.
+        return_maps: Also return the maps.
 
     Returns:
         (B, C', ...) in the dtype of `x`, where C' is C, or K * C without `aggregate`, plus C
@@ -120,9 +120,9 @@ def soft_attention(
         ArgumentTypeError: `x`, `weight` or `bias` is not a dense tensor of floating-point numbers,
             their dtypes differ without autocast, `gamma` is neither a number nor a tensor, or
             `activation` is neither a name nor a function.
-        ArgumentError: the tensors are on different devices, no activation has this name, or
+        ArgumentError: The tensors are on different devices, no activation has this name, or
             `gamma` is an integer that no tensor can hold.
-        ShapeError: the shapes of `x`, `weight` and `bias` do not match, or gamma has several
+        ShapeError: The shapes of `x`, `weight` and `bias` do not match, or gamma has several
             elements.
     """
     check_dense("computing soft attention", FLOATS, x=x, weight=weight)
@@ -167,11 +167,11 @@ def attention_maps(
         True
 
     Args:
-        x: the feature map, (B, C, H, W), or (B, C, ...) with one or three spatial dimensions.
-        weight: one filter for each map, (K, C, kh, kw) with odd kh and kw, or (K, C, ...) with
+        x: The feature map, (B, C, H, W), or (B, C, ...) with one or three spatial dimensions.
+        weight: One filter for each map, (K, C, kh, kw) with odd kh and kw, or (K, C, ...) with
             as many dimensions as x. `x` is padded with zeros.
         bias: (K,).
-        activation: function between convolution and softmax, or its name.
+        activation: Function between convolution and softmax, or its name.
 
     Returns:
         (B, K, ...) in float32 or wider, since half precision can't represent the small values
@@ -181,8 +181,8 @@ def attention_maps(
     Raises:
         ArgumentTypeError: `x`, `weight` or `bias` is not a dense tensor of floating-point numbers,
             their dtypes differ without autocast, or `activation` is neither a name nor a function.
-        ArgumentError: the tensors are on different devices, or no activation has this name.
-        ShapeError: the shapes of `x`, `weight` and `bias` do not match.
+        ArgumentError: The tensors are on different devices, or no activation has this name.
+        ShapeError: The shapes of `x`, `weight` and `bias` do not match.
     """
     _check_shapes(x, weight, bias)
     kernel = weight.shape[2:]
@@ -208,8 +208,8 @@ def spatial_softmax(logits: Tensor) -> Tensor:
         The shape of the logits, in float32 or wider.
 
     Raises:
-        ArgumentTypeError: the logits are not a dense tensor of real numbers.
-        ShapeError: the logits have no spatial dimension, or more than three.
+        ArgumentTypeError: The logits are not a dense tensor of real numbers.
+        ShapeError: The logits have no spatial dimension, or more than three.
     """
     doing = "computing a softmax over positions"
     check_dense(doing, REALS, logits=logits)
@@ -242,11 +242,11 @@ def attend(
                  [[1., 3.]]]])
 
     Args:
-        x: the feature map, (B, C, H, W), or (B, C, ...) with one or three spatial dimensions.
+        x: The feature map, (B, C, H, W), or (B, C, ...) with one or three spatial dimensions.
         maps: (B, K, ...), from `attention_maps` or any other source.
-        gamma: a factor, as a number or a tensor of shape (1,) or (); `None` for none.
-        aggregate: scale by the sum of the maps, not by each of them.
-        concat: prepend `x`, along the channels.
+        gamma: A factor, as a number or a tensor of shape (1,) or (); `None` for none.
+        aggregate: Scale by the sum of the maps, not by each of them.
+        concat: Prepend `x`, along the channels.
 
     Returns:
         (B, C', ...) in the dtype and the memory format of `x`; C' as in `soft_attention`.
@@ -254,7 +254,7 @@ def attend(
     Raises:
         ArgumentTypeError: `x` is not a dense tensor of floating-point numbers, or `maps` not one of
             real numbers, or gamma is neither a number nor a tensor.
-        ArgumentError: the tensors are on different devices, or `gamma` is an integer that no tensor
+        ArgumentError: The tensors are on different devices, or `gamma` is an integer that no tensor
             can hold.
         ShapeError: `x` and `maps` do not have the same B and the same positions, or gamma has
             several elements.
@@ -303,8 +303,8 @@ def get_activation(activation: Activation) -> Callable[[Tensor], Tensor]:
         tensor([0., 1.])
 
     Raises:
-        ArgumentError: the name is unknown.
-        ArgumentTypeError: the argument is neither a name nor a function.
+        ArgumentError: The name is unknown.
+        ArgumentTypeError: The argument is neither a name nor a function.
     """
     if activation is None:
         return _identity
@@ -350,10 +350,10 @@ def check_feature_map(x: Tensor, channels: int, doing: str, num_dims: int) -> No
     """Raise a `ShapeError` unless x is (B, channels, ...) with a channel and a position.
 
     Args:
-        x: the feature map.
+        x: The feature map.
         channels: C.
-        doing: the beginning of the message.
-        num_dims: number of spatial dimensions.
+        doing: The beginning of the message.
+        num_dims: Number of spatial dimensions.
     """
     ndim = num_dims + 2
     if x.ndim == ndim and x.shape[1] == channels and 0 not in x.shape[1:]:

@@ -106,12 +106,12 @@ def save_pretrained(model: SoftAttentionClassifier, folder: str | PathLike[str])
     `hf upload NAME FOLDER` uploads the folder to the hub.
 
     Args:
-        model: a classifier that `wrap_backbone` built from the name of a backbone.
-        folder: created if needed. An existing README.md in it is kept.
+        model: A classifier that `wrap_backbone` built from the name of a backbone.
+        folder: Created if needed. An existing README.md in it is kept.
 
     Raises:
-        ArgumentTypeError: the model is not a `SoftAttentionClassifier`.
-        ModelError: the model was built from a module, or changed since it was built, so that it
+        ArgumentTypeError: The model is not a `SoftAttentionClassifier`.
+        ModelError: The model was built from a module, or changed since it was built, so that it
             cannot be built again from arguments. Nothing is written.
         MissingExtraError: huggingface_hub or safetensors is not installed.
     """
@@ -154,18 +154,18 @@ def from_pretrained(
         softattn.errors.WeightsError: loading no/such-folder: not found as a folder ...
 
     Args:
-        folder_or_repository: a folder, or the name of a repository on the hub.
-        revision: branch, tag or commit of the repository.
-        token: access token for the hub; by default that of `hf auth login`.
-        cache_dir: folder for downloads.
-        force_download: download files that are in the cache already.
-        local_files_only: use only files that are in the cache; download nothing.
+        folder_or_repository: A folder, or the name of a repository on the hub.
+        revision: Branch, tag or commit of the repository.
+        token: Access token for the hub; by default that of `hf auth login`.
+        cache_dir: Folder for downloads.
+        force_download: Download files that are in the cache already.
+        local_files_only: Use only files that are in the cache; download nothing.
 
     Returns:
         The model, with the saved weights in the dtype that the model is built with (float32).
 
     Raises:
-        WeightsError: there is no such model, or its files do not match each other.
+        WeightsError: There is no such model, or its files do not match each other.
         MissingExtraError: huggingface_hub or safetensors is not installed, or timm if needed.
     """
     store = _store_class("loading a model")

@@ -59,11 +59,11 @@ class KerasSoftAttention(SpatialAttention):
     Args:
         in_channels: C, the channels of the feature map (`ch` in their code).
         num_maps: K (`m` in their code).
-        aggregate: scale the features by the sum of the maps, not by each of them.
-        concat: append x to the attended features (`concat_with_x` in their code).
+        aggregate: Scale the features by the sum of the maps, not by each of them.
+        concat: Append x to the attended features (`concat_with_x` in their code).
             `SoftAttention` prepends it.
-        device: device of the parameters.
-        dtype: dtype of the parameters.
+        device: Device of the parameters.
+        dtype: Dtype of the parameters.
 
     Shape:
         - x: (B, C, H, W), unlike their (B, H, W, C).
@@ -77,9 +77,9 @@ class KerasSoftAttention(SpatialAttention):
         bias: (K,), `bias_conv3d`, initialized with zeros.
 
     Raises:
-        ArgumentError: an argument is out of range.
-        ArgumentTypeError: an argument has the wrong type.
-        ShapeError: in `forward`, x isn't (B, C, H, W).
+        ArgumentError: An argument is out of range.
+        ArgumentTypeError: An argument has the wrong type.
+        ShapeError: In `forward`, x isn't (B, C, H, W).
 
     `forward` also raises the errors of `functional.attention_maps` for the type, dtype and device
     of x.
@@ -184,14 +184,14 @@ def load_weights(
         tensor([1., 1.], requires_grad=True)
 
     Args:
-        module: the module that receives the weights.
-        source: a mapping with `kernel_conv3d` (C, 3, 3, 1, K) and `bias_conv3d` (K,), or the path
+        module: The module that receives the weights.
+        source: A mapping with `kernel_conv3d` (C, 3, 3, 1, K) and `bias_conv3d` (K,), or the path
             of a file: Keras 2 `.h5` or `.hdf5`, of weights or of a whole model; Keras 3
             `.weights.h5`; a `.keras` archive. The format is detected from the content, not the
             name. The layer is found by the shape of its kernel. Arrays may be NumPy arrays,
             tensors, h5py data sets or Keras variables, in any real dtype (bfloat16 too) and byte
             order. Nothing is unpickled.
-        layer: the name of the layer, of a nested model that contains it, or of an HDF5 group, if
+        layer: The name of the layer, of a nested model that contains it, or of an HDF5 group, if
             several layers have this shape. `.weights.h5` files of early versions of Keras 3
             contain only names of groups.
 
@@ -199,9 +199,9 @@ def load_weights(
         The module.
 
     Raises:
-        WeightsError: the file can't be read, or the layer isn't in it, or several layers fit, or
+        WeightsError: The file can't be read, or the layer isn't in it, or several layers fit, or
             its weights have another shape or are not real numbers. The module is then unchanged.
-        ArgumentTypeError: the module isn't a `KerasSoftAttention`, or the source is neither a path
+        ArgumentTypeError: The module isn't a `KerasSoftAttention`, or the source is neither a path
             nor a mapping of arrays.
         MissingExtraError: h5py isn't installed.
     """

@@ -56,23 +56,23 @@ def plot_maps(
         >>> figure.savefig("maps.png")  # doctest: +SKIP
 
     Args:
-        image: one image, or several, as for `overlay`; a volume (3, D, H, W) or (1, D, H, W) of
+        image: One image, or several, as for `overlay`; a volume (3, D, H, W) or (1, D, H, W) of
             uint8, or of floats from 0 to 1; or a signal (C, L).
-        maps: the maps as a module or `capture_maps` returns them: (K, h, w), or (B, K, h, w) of
+        maps: The maps as a module or `capture_maps` returns them: (K, h, w), or (B, K, h, w) of
             several images; (K, d, h, w) of a volume; (K, l) of a signal.
-        title: title of the figure.
-        cmap: matplotlib colour map, or its name.
-        opacity: opacity of the overlay, as for `overlay`.
+        title: Title of the figure.
+        cmap: Matplotlib colour map, or its name.
+        opacity: Opacity of the overlay, as for `overlay`.
 
     Returns:
         A matplotlib figure that is not registered with pyplot and needs no closing.
 
     Raises:
         ShapeError: `image` or `maps` has another shape.
-        ArgumentError: an image is not from 0 to 1, attention is negative or not finite, `opacity`
+        ArgumentError: An image is not from 0 to 1, attention is negative or not finite, `opacity`
             is not from 0 to 1, or `cmap` is unknown.
         ArgumentTypeError: `image` or `maps` has another type.
-        MissingExtraError: matplotlib is not installed.
+        MissingExtraError: Matplotlib is not installed.
     """
     style, drawn = _Style(cmap, opacity), picture_pairs(_DRAWING, image, maps, also_others=True)
     (picture, attention), num_dims = drawn[0], drawn[0][1].ndim - 1
@@ -157,14 +157,14 @@ def plot_batch(
         5
 
     Args:
-        images: images as for `overlay`. Those of a list may differ in size.
+        images: Images as for `overlay`. Those of a list may differ in size.
         maps: (B, K, h, w), or (B, h, w) for one map or a sum.
-        titles: a title for each image.
-        cmap: matplotlib colour map, or its name.
-        opacity: opacity of the overlays, as for `overlay`.
+        titles: A title for each image.
+        cmap: Matplotlib colour map, or its name.
+        opacity: Opacity of the overlays, as for `overlay`.
 
     Raises:
-        SoftAttnError: as raised by `plot_maps`, or the number of titles is not that of images.
+        SoftAttnError: As raised by `plot_maps`, or the number of titles is not that of images.
     """
     style, drawn = _Style(cmap, opacity), picture_pairs(_DRAWING, images, maps)
     summed = [_summed(each) for _, each in drawn]
@@ -198,15 +198,15 @@ def log_maps(
         >>> log_maps(writer, "attention", images, maps, step=100)  # doctest: +SKIP
 
     Args:
-        writer: a `SummaryWriter`, a W&B run, or one of Lightning's loggers for them.
-        tag: name of the picture.
-        images: images as for `plot_batch`.
-        maps: maps as for `plot_batch`; those that `capture_maps` returns are logged as `tag/name`.
-        step: training step.
+        writer: A `SummaryWriter`, a W&B run, or one of Lightning's loggers for them.
+        tag: Name of the picture.
+        images: Images as for `plot_batch`.
+        maps: Maps as for `plot_batch`; those that `capture_maps` returns are logged as `tag/name`.
+        step: Training step.
         options: `titles`, `cmap` and `opacity` of `plot_batch`.
 
     Raises:
-        SoftAttnError: as raised by `plot_batch`, or `writer` has another type.
+        SoftAttnError: As raised by `plot_batch`, or `writer` has another type.
     """
     write = _picture_writer(writer)
     if write is None:
@@ -258,10 +258,10 @@ def maps_callback(
         >>> trainer = lightning.Trainer(callbacks=[callback])  # doctest: +SKIP
 
     Args:
-        images: function that returns the images of a batch, as for `plot_batch`, by default
+        images: Function that returns the images of a batch, as for `plot_batch`, by default
             `batch[0]`. The one above undoes a normalization by a mean and std of 0.5.
-        tag: name of the pictures, which `/name of the module` follows.
-        count: number of images.
+        tag: Name of the pictures, which `/name of the module` follows.
+        count: Number of images.
         options: `cmap` and `opacity` of `plot_batch`.
 
     Raises:
@@ -316,20 +316,20 @@ def overlay(
         torch.Size([224, 224, 3])
 
     Args:
-        image: a PIL image; a tensor (3, H, W) or (1, H, W); or an array of this shape, (H, W, 3),
+        image: A PIL image; a tensor (3, H, W) or (1, H, W); or an array of this shape, (H, W, 3),
             (H, W, 1) or (H, W); of uint8, or of floats from 0 to 1. Several images of one size:
             a list, or one more dimension at the start.
         attention: (h, w), or maps (K, h, w), which are summed; not negative. One more dimension
             for several images.
-        opacity: opacity of infinite attention, from 0 to 1.
-        cmap: matplotlib colour map, or its name. Colours follow the square root of the attention,
+        opacity: Opacity of infinite attention, from 0 to 1.
+        cmap: Matplotlib colour map, or its name. Colours follow the square root of the attention,
             up to the maximum over all images, or to twice uniform attention if that is more.
 
     Returns:
         (H, W, 3), or (B, H, W, 3), from 0 to 1, channels last as matplotlib and PIL expect it.
 
     Raises:
-        SoftAttnError: as raised by `plot_maps`, or images differ in size.
+        SoftAttnError: As raised by `plot_maps`, or images differ in size.
     """
     style, drawn = _Style(cmap, opacity), picture_pairs(_DRAWING, image, attention)
     scale = style.scale([_summed(maps) for _, maps in drawn])
@@ -353,7 +353,7 @@ def relative_to_uniform(attention: Tensor, num_dims: int = 2) -> Tensor:
 
     Args:
         attention: (..., h, w), maps or their sum.
-        num_dims: number of spatial dimensions, the last ones: 3 for volumes, 1 for signals.
+        num_dims: Number of spatial dimensions, the last ones: 3 for volumes, 1 for signals.
     """
     return attention / attention.mean(dim=tuple(range(-num_dims, 0)), keepdim=True)
 

@@ -94,23 +94,23 @@ def load_explainer(
         'untrained, seed 0'
 
     Args:
-        name: name of the model, as for `wrap_backbone`; or a folder of
+        name: Name of the model, as for `wrap_backbone`; or a folder of
             `softattn.hub.save_pretrained`, to which the other arguments do not apply.
-        at: name of a module, as for `wrap_backbone`. By default, attention is applied to the last
+        at: Name of a module, as for `wrap_backbone`. By default, attention is applied to the last
             spatial feature map.
-        weights: file with the state_dict of the original model, or of the wrapped one with its
+        weights: File with the state_dict of the original model, or of the wrapped one with its
             attention: from `torch.save`, safetensors, or the checkpoint of a trainer such as
             Lightning. Averaged weights (EMA) are preferred, and prefixes of all keys, as in
             `model.conv1.weight`, are removed.
-        pretrained: load the library's pretrained weights.
+        pretrained: Load the library's pretrained weights.
         num_maps: K, the number of attention maps.
-        seed: seed of weights that are initialized at random.
+        seed: Seed of weights that are initialized at random.
 
     Raises:
-        SoftAttnError: as raised by `wrap_backbone` or `softattn.hub.from_pretrained`.
-        ArgumentError: the model of the folder computes no attention maps, or an argument does not
+        SoftAttnError: As raised by `wrap_backbone` or `softattn.hub.from_pretrained`.
+        ArgumentError: The model of the folder computes no attention maps, or an argument does not
             apply to it.
-        WeightsError: the file cannot be read or does not match the model.
+        WeightsError: The file cannot be read or does not match the model.
     """
     if (Path(name) / "config.json").is_file():
         if at is not None or weights is not None or pretrained:
@@ -155,7 +155,7 @@ def read_image(path: Path) -> Image.Image:
         (128, 128, 128)
 
     Raises:
-        ArgumentError: the file does not exist, is not an image, or the range of its values is
+        ArgumentError: The file does not exist, is not an image, or the range of its values is
             unknown.
     """
     try:
@@ -326,12 +326,12 @@ def explain_files(
         ['photo-attention.png']
 
     Args:
-        images: image files.
-        explainer: from `load_explainer`.
-        out: folder for the figures, created if needed.
+        images: Image files.
+        explainer: From `load_explainer`.
+        out: Folder for the figures, created if needed.
 
     Raises:
-        ArgumentError: an image cannot be read, or two images would get the same figure. Nothing
+        ArgumentError: An image cannot be read, or two images would get the same figure. Nothing
             is written.
     """
     paths = [Path(image) for image in images]

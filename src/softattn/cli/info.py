@@ -38,7 +38,7 @@ def part_costs(model: SoftAttentionClassifier) -> list[PartCost]:
         PartCost(name='attention', parameters=73745, multiply_adds=3612672)
 
     Args:
-        model: runs once, on the device of its parameters. The meta device works.
+        model: Runs once, on the device of its parameters. The meta device works.
     """
     parts = [("backbone", model.backbone), ("attention", model.attention), ("head", model.head)]
     image = torch.zeros(1, *model.backbone.feature_map.input_size).to(device_and_dtype(model))
@@ -76,13 +76,13 @@ def summarize(name: str, *, at: str | None = None, num_classes: int, num_maps: i
         ...
 
     Args:
-        name: name of the model, as for `wrap_backbone`.
-        at: name of a module, as for `wrap_backbone`.
-        num_classes: number of class scores.
+        name: Name of the model, as for `wrap_backbone`.
+        at: Name of a module, as for `wrap_backbone`.
+        num_classes: Number of class scores.
         num_maps: K, the number of attention maps.
 
     Raises:
-        SoftAttnError: as raised by `wrap_backbone`.
+        SoftAttnError: As raised by `wrap_backbone`.
     """
     model = _build(name, partial(wrap_backbone, at=at, num_classes=num_classes, num_maps=num_maps))
     found = model.backbone.feature_map

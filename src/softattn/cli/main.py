@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0
 
     Args:
-        arguments: arguments of the command line; those of the process by default.
+        arguments: Arguments of the command line; those of the process by default.
     """
     options = build_parser().parse_args(arguments)
     try:
@@ -79,14 +79,14 @@ def find_images(places: Sequence[str | PathLike[str]]) -> list[Path]:
         ['photo.png']
 
     Args:
-        places: files, directories or patterns. All image files directly in a directory are used;
+        places: Files, directories or patterns. All image files directly in a directory are used;
             subdirectories are not searched. In patterns, ** matches any number of subdirectories.
 
     Returns:
         The files in this order, those of a directory or pattern sorted, each once.
 
     Raises:
-        ArgumentError: a directory or pattern has no image files. Files are not checked.
+        ArgumentError: A directory or pattern has no image files. Files are not checked.
     """
     found: dict[Path, Path] = {}
     for place in map(Path, places):

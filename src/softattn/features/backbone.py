@@ -116,10 +116,10 @@ class SpatialBackbone(nn.Module):
         ('forward, truncated', 'layer4')
 
     Args:
-        model: the model. Its parameters keep their names, after the prefix `model.`.
-        feature_map: the map, and how the model computes it.
-        pretrained_cfg: preprocessing, with timm's keys.
-        dropped: names of the modules that were removed, since the map doesn't depend on them.
+        model: The model. Its parameters keep their names, after the prefix `model.`.
+        feature_map: The map, and how the model computes it.
+        pretrained_cfg: Preprocessing, with timm's keys.
+        dropped: Names of the modules that were removed, since the map doesn't depend on them.
 
     Shape:
         - x: (B, 3, H', W'), as the model expects.
@@ -226,19 +226,19 @@ def find_backbone(
     is not changed, and the result shares its parameters.
 
     Args:
-        model: any module that takes a batch of images and computes a feature map on the way.
-        at: the name of a module or of a node of the traced graph that returns the map. By default
+        model: Any module that takes a batch of images and computes a feature map on the way.
+        at: The name of a module or of a node of the traced graph that returns the map. By default
             the last map is found: by timm's `forward_features`, then `forward_intermediates`, if
             the model has them; otherwise in the traced graph, before the pooling. The order of
             tokens is checked against the map that the model itself returns for a stage, except
             on the meta device, where there are no values to compare.
         input_size: (C, H, W), (H, W) or one number, if the model doesn't declare its image size.
-        pretrained_cfg: preprocessing, with timm's keys, if the model doesn't declare it.
+        pretrained_cfg: Preprocessing, with timm's keys, if the model doesn't declare it.
 
     Raises:
         ArgumentError: `input_size` is not a size.
-        ArgumentTypeError: another argument has the wrong type. For names, use `wrap_backbone`.
-        ModelError: the model has no such map, can't be run, or takes volumes; or without `at`, it
+        ArgumentTypeError: Another argument has the wrong type. For names, use `wrap_backbone`.
+        ModelError: The model has no such map, can't be run, or takes volumes; or without `at`, it
             is a dense predictor, whose output has the size of the input. It is left unchanged.
     """
     if not isinstance(model, nn.Module):

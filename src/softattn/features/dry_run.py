@@ -121,17 +121,17 @@ def dry_run(
         ((1, 8, 6, 6), 2)
 
     Args:
-        model: it is not changed.
-        inputs: arguments of the model.
-        read: called with the copy and the values of the inputs; by default the copy is called with
+        model: It is not changed.
+        inputs: Arguments of the model.
+        read: Called with the copy and the values of the inputs; by default the copy is called with
             the inputs.
-        keep: names of modules whose outputs are kept.
-        prepare: called with the copy before it runs.
-        doing: the beginning of error messages.
+        keep: Names of modules whose outputs are kept.
+        prepare: Called with the copy before it runs.
+        doing: The beginning of error messages.
 
     Raises:
-        ModelError: the model can't be copied.
-        Exception: any that the model raises.
+        ModelError: The model can't be copied.
+        Exception: Any that the model raises.
     """
     copied = copy_sharing_parameters(model, doing)
     if prepare is not None:
@@ -221,7 +221,7 @@ def copy_sharing_parameters(model: nn.Module, doing: str = "running a model") ->
     All floating-point parameters of the copy require gradients.
 
     Raises:
-        ModelError: the model can't be copied, or has parameters without a shape yet.
+        ModelError: The model can't be copied, or has parameters without a shape yet.
     """
     if any(is_lazy(parameter) for parameter in model.parameters()):
         raise ModelError(
@@ -290,8 +290,8 @@ def candidate_sizes(
     is that of its weights. Its first convolution may follow a rearrangement of the channels.
 
     Args:
-        model: the model.
-        pretrained_cfg: its configuration, with timm's keys; by default that of the model or of
+        model: The model.
+        pretrained_cfg: Its configuration, with timm's keys; by default that of the model or of
             the first module that has one.
         given: (H, W) or (C, H, W), instead of the sizes that the model declares.
     """

@@ -62,8 +62,8 @@ def find_stride(num_tokens: int, image: Size, preferred: int | None = None) -> T
 
     Args:
         num_tokens: H * W, without prefix tokens.
-        image: the size of the image.
-        preferred: the stride to try first.
+        image: The size of the image.
+        preferred: The stride to try first.
 
     Returns:
         A grid of at least 2 x 2, or `None`. Strides that divide the size of the image are tried
@@ -100,11 +100,11 @@ def infer_layout(
         True
 
     Args:
-        value: what a module returned. A map has at least 2 x 2 positions.
-        image: the size of the model's input.
-        channels_last: interpret shapes that fit both layouts as NHWC.
-        num_prefix_tokens: the number that the model declares, tried first.
-        stride: of the grid of tokens, as the model declares it, tried first.
+        value: What a module returned. A map has at least 2 x 2 positions.
+        image: The size of the model's input.
+        channels_last: Interpret shapes that fit both layouts as NHWC.
+        num_prefix_tokens: The number that the model declares, tried first.
+        stride: Of the grid of tokens, as the model declares it, tried first.
     """
     if not isinstance(value, Tensor):
         return None
@@ -128,8 +128,8 @@ def declared_layout(model: nn.Module, last: bool) -> dict[str, Any]:
     """Return what a model declares in timm's attributes, as arguments of `infer_layout`.
 
     Args:
-        model: the model.
-        last: include attributes that apply only to the last map.
+        model: The model.
+        last: Include attributes that apply only to the last map.
     """
     info: Any = getattr(model, "feature_info", None)
     declared: dict[str, Any] = {
@@ -180,7 +180,7 @@ def infer_layout_strictly(output: ObservedOutput, hints: Hints) -> MapLayout:
         1
 
     Raises:
-        ModelError: the output is not a map, or several layouts fit.
+        ModelError: The output is not a map, or several layouts fit.
     """
     layouts = _candidates(output)
     if hints.layout is not None:
@@ -312,7 +312,7 @@ def is_arranged(read: Callable[[Tensor], Tensor], image: Tensor, size: Size) -> 
         (True, False)
 
     Args:
-        read: computes the map (B, C, H, W) of a batch of images.
+        read: Computes the map (B, C, H, W) of a batch of images.
         image: (1, C, H', W').
         size: (H, W) of the map.
     """
@@ -355,9 +355,9 @@ def own_maps(model: nn.Module, inputs: Inputs, names: Collection[str]) -> dict[s
         {'blocks.1': (1, 64, 4, 4)}
 
     Args:
-        model: the model. It is run directly, so pass a copy.
-        inputs: arguments of the model.
-        names: names of modules.
+        model: The model. It is run directly, so pass a copy.
+        inputs: Arguments of the model.
+        names: Names of modules.
 
     Returns:
         Maps (B, C, H, W) by name, for the names that are stages of the model.

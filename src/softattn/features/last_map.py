@@ -34,7 +34,7 @@ def find_image_encoder(model: nn.Module, input_size: ImageSize) -> str | None:
     conventionally holds features, such as `last_hidden_state`.
 
     Args:
-        model: left unchanged.
+        model: Left unchanged.
         input_size: (C, H, W) of the image to run.
 
     Returns:
@@ -42,7 +42,7 @@ def find_image_encoder(model: nn.Module, input_size: ImageSize) -> str | None:
         none returns such a field.
 
     Raises:
-        ModelError: the model can't be copied or run, or the field is not a feature map or is the
+        ModelError: The model can't be copied or run, or the field is not a feature map or is the
             output of a decoder.
     """
     modules: dict[str, nn.Module] = dict(model.named_modules())
@@ -109,14 +109,14 @@ def find_last_feature_map(model: nn.Module, input_size: ImageSize) -> str:
     convolution of more than 1 x 1 and returns a vector.
 
     Args:
-        model: left unchanged.
+        model: Left unchanged.
         input_size: (C, H, W) of the image to run.
 
     Returns:
         The name of a module or of a node, for `truncate`.
 
     Raises:
-        ModelError: there is no map, or the model can't be traced, copied or run, or it computes
+        ModelError: There is no map, or the model can't be traced, copied or run, or it computes
             dense predictions, whose last map is not a map of features.
     """
     model = copy_sharing_parameters(model, "looking for the last feature map")

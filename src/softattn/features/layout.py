@@ -218,10 +218,10 @@ class TokenGrid:
 
         Args:
             count: H * W.
-            image: the size of the image that the tokens are computed from, if it is known.
+            image: The size of the image that the tokens are computed from, if it is known.
 
         Raises:
-            ShapeError: the grid for this number of tokens is unknown.
+            ShapeError: The grid for this number of tokens is unknown.
         """
         if image is not None and self.stride is not None:
             rows, columns = strided(image, self.stride, self.round_up)
@@ -275,8 +275,8 @@ class MapLayout:
         """Return a tensor as (B, C, H, W), or (B, C, D, H, W) if it is a volume.
 
         Args:
-            x: in this layout.
-            image: the size of the image that it is computed from, for tokens.
+            x: In this layout.
+            image: The size of the image that it is computed from, for tokens.
 
         Raises:
             ShapeError: x has the wrong number of dimensions, or tokens that fit no known grid.
@@ -299,8 +299,8 @@ def to_nchw(
         torch.Size([2, 192, 14, 14])
 
     Args:
-        x: the feature map, in this layout.
-        layout: the layout of x.
+        x: The feature map, in this layout.
+        layout: The layout of x.
         grid: (H, W) of tokens.
         num_prefix_tokens: P. These tokens are left out.
 
@@ -345,7 +345,7 @@ def from_nchw(x: Tensor, layout: Layout) -> Tensor:
 
     Args:
         x: (B, C, H, W), or (B, C, D, H, W) for the layouts of volumes.
-        layout: the layout of the result.
+        layout: The layout of the result.
     """
     if layout in (Layout.NCHW, Layout.NCDHW):
         return x

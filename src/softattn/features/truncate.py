@@ -48,12 +48,12 @@ class TruncatedModel(nn.Module):
     It can be copied, pickled, compiled and exported.
 
     Args:
-        root: the model, whose modules, parameters and buffers are shared.
-        train_graph: the graph in training mode.
-        eval_graph: the graph in eval mode.
-        training_only: names of modules that the whole model calls in training only, such as
+        root: The model, whose modules, parameters and buffers are shared.
+        train_graph: The graph in training mode.
+        eval_graph: The graph in eval mode.
+        training_only: Names of modules that the whole model calls in training only, such as
             auxiliary heads.
-        constants: tensors that tracing created, by name.
+        constants: Tensors that tracing created, by name.
     """
 
     def __init__(
@@ -169,13 +169,13 @@ def trace(model: nn.Module, inside: Collection[str], training: bool) -> dict[str
     """Trace a copy of a model in one mode, and return the nodes of the graph by name.
 
     Args:
-        model: a copy, whose mode changes and which gets attributes for constants. All arguments
+        model: A copy, whose mode changes and which gets attributes for constants. All arguments
             of its forward but the first have their default values.
-        inside: names of the modules to trace into.
-        training: the mode.
+        inside: Names of the modules to trace into.
+        training: The mode.
 
     Raises:
-        ModelError: the model can't be traced.
+        ModelError: The model can't be traced.
     """
     tracer = _ShallowTracer(inside)
     defaults = list(inspect.signature(model.forward).parameters.values())[1:]
@@ -227,12 +227,12 @@ def truncate(model: nn.Module, at: str) -> TruncatedModel:
         (122, 90)
 
     Args:
-        model: it is not changed. Its parameters are shared.
-        at: the name of a module, as in `named_modules()`, or of a node of the traced graph, as in
+        model: It is not changed. Its parameters are shared.
+        at: The name of a module, as in `named_modules()`, or of a node of the traced graph, as in
             `torchvision.models.feature_extraction.get_graph_node_names`.
 
     Raises:
-        ModelError: there is no such name, or the model can't be traced.
+        ModelError: There is no such name, or the model can't be traced.
     """
     parts = at.split(".")
     around = {".".join(parts[:end]) for end in range(1, len(parts))}

@@ -190,13 +190,13 @@ def attach(
     """Add attention to a model, and pass the output of a module through it.
 
     Args:
-        model: it is changed.
-        attention: becomes a child of the parent.
-        host: name of the module whose output is attended.
-        parent: name of the attention's parent, relative to the host; "" for the host itself.
-        caller: name of a module around the host that is called, "" for the model. It checks the
+        model: It is changed.
+        attention: Becomes a child of the parent.
+        host: Name of the module whose output is attended.
+        parent: Name of the attention's parent, relative to the host; "" for the host itself.
+        caller: Name of a module around the host that is called, "" for the model. It checks the
             host in each pass.
-        inside: whether the output is a tuple, a mapping or a data class that holds the map.
+        inside: Whether the output is a tuple, a mapping or a data class that holds the map.
     """
     module = model.get_submodule(host)
     module.get_submodule(parent).add_module(CHILD, attention.train(module.training))
@@ -211,7 +211,7 @@ def restore(model: nn.Module) -> None:
     """Register the hooks that tools dropped again, as the next pass would.
 
     Raises:
-        ModelError: attention was lost with the module after which it was inserted.
+        ModelError: Attention was lost with the module after which it was inserted.
     """
     for module in model.modules():
         for hook in forward_pre_hooks(module).values():

@@ -88,22 +88,22 @@ def insert_attention(
     errors are raised before the model is changed.
 
     Args:
-        model: any network on images, volumes or videos.
-        at: the name of a module, as in `named_modules()`, or several names.
-        block: builds attention of another kind: a function from the number of channels to a module
+        model: Any network on images, volumes or videos.
+        at: The name of a module, as in `named_modules()`, or several names.
+        block: Builds attention of another kind: a function from the number of channels to a module
             that keeps the shape of a map (B, C, H, W), or (B, C, D, H, W) for volumes, or the name
             of an attention of timm ("se", "eca", "cbam").
-        gamma: initial value of the learned factor.
+        gamma: Initial value of the learned factor.
         num_maps: K, the number of attention maps.
-        kernel_size: as in `SoftAttention`, or in `SoftAttention3d` for volumes.
-        activation: as in `SoftAttention`.
-        bias: as in `SoftAttention`.
-        layout: layout of the outputs, if their shapes are ambiguous: `"NCHW"`, `"NHWC"`, `"NLC"`,
+        kernel_size: As in `SoftAttention`, or in `SoftAttention3d` for volumes.
+        activation: As in `SoftAttention`.
+        bias: As in `SoftAttention`.
+        layout: Layout of the outputs, if their shapes are ambiguous: `"NCHW"`, `"NHWC"`, `"NLC"`,
             or `"NCDHW"` or `"NDHWC"` for volumes.
         grid: (height, width) of the tokens, if their number is ambiguous. Passing this,
             `num_prefix_tokens` or `layout` disables the check that tokens are in row-major order.
-        num_prefix_tokens: number of leading tokens that are not positions, such as the class token.
-        example: an input for the dry run, a tuple of all inputs, or a mapping of keyword arguments.
+        num_prefix_tokens: Number of leading tokens that are not positions, such as the class token.
+        example: An input for the dry run, a tuple of all inputs, or a mapping of keyword arguments.
             By default random images of the size that the model declares, or of 224 x 224. If the
             first convolution is 3-D, random videos of 16 x 64 x 64, or volumes of 64 x 64 x 64.
 
@@ -111,12 +111,12 @@ def insert_attention(
         The model.
 
     Raises:
-        ArgumentError: there is no module of this name, two names have the same output, `block`
+        ArgumentError: There is no module of this name, two names have the same output, `block`
             raises an error or returns a module that is already in use, or another argument is out
             of range.
-        ArgumentTypeError: an argument has the wrong type, or `block` does not return a module.
+        ArgumentTypeError: An argument has the wrong type, or `block` does not return a module.
         MissingExtraError: `block` is a name of timm, which is not installed.
-        ModelError: a module returns no feature map, or several outputs, or runs several times or
+        ModelError: A module returns no feature map, or several outputs, or runs several times or
             never, or has attention already; `block` does not keep the shape of the map; or the
             model can't be run, is compiled, or is distributed.
     """
@@ -180,13 +180,13 @@ def remove_attention(model: ModelT) -> ModelT:
     a tool replaced the module that it follows.
 
     Args:
-        model: a network, or a copy of one.
+        model: A network, or a copy of one.
 
     Returns:
         The model.
 
     Raises:
-        ModelError: the model has no inserted attention, or is compiled or distributed.
+        ModelError: The model has no inserted attention, or is compiled or distributed.
     """
     doing = "removing attention"
     _check_open(model, doing)

@@ -42,7 +42,7 @@ def find_hosts(model: nn.Module, names: Iterable[str], doing: str) -> dict[str, 
         The given names by the names of their hosts.
 
     Raises:
-        ArgumentError: there is no module of this name, or two names have the same host.
+        ArgumentError: There is no module of this name, or two names have the same host.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     hosts: dict[str, str] = {}
@@ -106,17 +106,17 @@ def run_with_parents(
     """Run a copy of a model, and find a parent for the attention of each host.
 
     Args:
-        model: it is not changed.
-        hosts: from `find_hosts`.
-        inputs: arguments of the model; `None` for random images of the size that it declares, or
+        model: It is not changed.
+        hosts: From `find_hosts`.
+        inputs: Arguments of the model; `None` for random images of the size that it declares, or
             random volumes.
-        doing: the beginning of error messages.
+        doing: The beginning of error messages.
 
     Returns:
         The run, and the names of the parents relative to their hosts, "" for the host itself.
 
     Raises:
-        ModelError: the model doesn't run, or a parent has attention already, or there is none.
+        ModelError: The model doesn't run, or a parent has attention already, or there is none.
     """
     failure: Exception | None = None
     tried: list[str] = []

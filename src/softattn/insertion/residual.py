@@ -42,13 +42,13 @@ def residual_attention(
         (True, torch.Size([2, 16, 7, 7]))
 
     Args:
-        x: the feature map, in any layout. Prefix tokens are returned unchanged.
+        x: The feature map, in any layout. Prefix tokens are returned unchanged.
         weight: (K, C, kh, kw), or (K, C, kd, kh, kw) for volumes, as for
             `softattn.functional.attention_maps`.
         bias: (K,).
-        gamma: one element.
-        activation: between convolution and softmax; a function or its name.
-        map_layout: the layout of x.
+        gamma: One element.
+        activation: Between convolution and softmax; a function or its name.
+        map_layout: The layout of x.
         image: (height, width) of the images that x is computed from, if they are known; for
             tokens.
 
@@ -94,14 +94,14 @@ def gate(
         tensor([[[[2., -0.]]]])
 
     Args:
-        x: the feature map, in any layout. Prefix tokens are returned unchanged.
+        x: The feature map, in any layout. Prefix tokens are returned unchanged.
         nchw: x with channels first and without prefix tokens.
-        attended: the output of the attention, with channels first.
-        gamma: one element.
-        map_layout: the layout of x.
+        attended: The output of the attention, with channels first.
+        gamma: One element.
+        map_layout: The layout of x.
 
     Raises:
-        ShapeError: the shape of the attended features differs from that of the map.
+        ShapeError: The shape of the attended features differs from that of the map.
     """
     if attended.shape != nchw.shape:
         raise ShapeError(
@@ -156,14 +156,14 @@ class ResidualAttention(SoftAttentionNd):
     Args:
         in_channels: C, the channels of the feature map.
         num_maps: K, the number of attention maps.
-        kernel_size: as in `SoftAttention`, or in `SoftAttention3d` for volumes.
-        gamma: as in `SoftAttention`, but initially 0 by default.
-        activation: as in `SoftAttention`.
-        bias: as in `SoftAttention`.
-        map_layout: the layout of x.
-        input_size: record of the size of the images of a pass, for tokens.
-        device: device of the parameters.
-        dtype: dtype of the parameters.
+        kernel_size: As in `SoftAttention`, or in `SoftAttention3d` for volumes.
+        gamma: As in `SoftAttention`, but initially 0 by default.
+        activation: As in `SoftAttention`.
+        bias: As in `SoftAttention`.
+        map_layout: The layout of x.
+        input_size: Record of the size of the images of a pass, for tokens.
+        device: Device of the parameters.
+        dtype: Dtype of the parameters.
 
     Shape:
         - x: (B, C, H, W), (B, H, W, C), (B, P + H * W, C), (B, C, D, H, W) or (B, D, H, W, C).
@@ -171,8 +171,8 @@ class ResidualAttention(SoftAttentionNd):
         - maps: (B, K, H, W), or (B, K, D, H, W) for volumes.
 
     Raises:
-        ShapeError: in `forward`, as `residual_attention`.
-        ModelError: in `forward`, x is not one tensor.
+        ShapeError: In `forward`, as `residual_attention`.
+        ModelError: In `forward`, x is not one tensor.
     """
 
     gamma: nn.Parameter
@@ -263,21 +263,21 @@ class GatedBlock(nn.Module):
         True
 
     Args:
-        block: module from a map (B, C, H, W), or (B, C, D, H, W) for volumes, to one of the same
+        block: Module from a map (B, C, H, W), or (B, C, D, H, W) for volumes, to one of the same
             shape.
-        gamma: initial value of the learned factor.
-        map_layout: the layout of x.
-        input_size: record of the size of the images of a pass, for tokens.
-        device: device of gamma.
-        dtype: dtype of gamma.
+        gamma: Initial value of the learned factor.
+        map_layout: The layout of x.
+        input_size: Record of the size of the images of a pass, for tokens.
+        device: Device of gamma.
+        dtype: Dtype of gamma.
 
     Shape:
         - x: in the layout.
         - output: the shape of x.
 
     Raises:
-        ShapeError: in `forward`, x has another shape, or the block does not keep it.
-        ModelError: in `forward`, x is not one tensor.
+        ShapeError: In `forward`, x has another shape, or the block does not keep it.
+        ModelError: In `forward`, x is not one tensor.
     """
 
     def __init__(

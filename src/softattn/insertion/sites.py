@@ -81,15 +81,15 @@ def find_sites(
         ('NCHW', 8)
 
     Args:
-        model: it is not changed.
-        names: names of modules, as in `named_modules()`.
-        inputs: inputs of the dry run; `None` for random images of the size that it declares.
-        hints: layout given by the caller.
-        doing: the beginning of error messages.
+        model: It is not changed.
+        names: Names of modules, as in `named_modules()`.
+        inputs: Inputs of the dry run; `None` for random images of the size that it declares.
+        hints: Layout given by the caller.
+        doing: The beginning of error messages.
 
     Raises:
-        ArgumentError: there is no module of this name, or two names have the same output.
-        ModelError: attention can't be inserted there.
+        ArgumentError: There is no module of this name, or two names have the same output.
+        ModelError: Attention can't be inserted there.
     """
     hosts = find_hosts(model, names, doing)
     run, parents = run_with_parents(model, hosts, inputs, doing)

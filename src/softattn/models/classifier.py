@@ -32,17 +32,17 @@ class ClassifierHead(nn.Module):
 
     Args:
         in_channels: C, the number of channels.
-        num_classes: number of scores.
+        num_classes: Number of scores.
         size: (H, W) of the feature map, which is then flattened. By default, its mean over all
             positions is taken, which works for any size.
-        drop_rate: dropout probability before the linear layer.
+        drop_rate: Dropout probability before the linear layer.
 
     Shape:
         - x: (B, C, H, W).
         - output: (B, num_classes).
 
     Raises:
-        ShapeError: in `forward`, the size of the feature map is not `size`.
+        ShapeError: In `forward`, the size of the feature map is not `size`.
     """
 
     def __init__(
@@ -90,12 +90,12 @@ class SoftAttentionClassifier(nn.Module):
         (torch.Size([2, 7]), torch.Size([2, 16, 2, 2]))
 
     Args:
-        backbone: computes the feature map, (B, C, H, W).
-        attention: maps it to the attended feature map, (B, C', H, W).
-        head: maps that to class scores, (B, num_classes).
+        backbone: Computes the feature map, (B, C, H, W).
+        attention: Maps it to the attended feature map, (B, C', H, W).
+        head: Maps that to class scores, (B, num_classes).
         num_features: C', the number of channels that the attention returns.
-        num_classes: number of class scores that the head returns.
-        wrap_arguments: arguments with which `wrap_backbone` builds the same model again, or `None`
+        num_classes: Number of class scores that the head returns.
+        wrap_arguments: Arguments with which `wrap_backbone` builds the same model again, or `None`
             if some of them cannot be stored.
 
     Shape:
@@ -105,9 +105,9 @@ class SoftAttentionClassifier(nn.Module):
 
     Attributes:
         num_features: C', the number of channels of `forward_features`.
-        head_hidden_size: number of inputs of the classifier.
-        num_classes: number of class scores; 0 after `reset_classifier(0)`.
-        pretrained_cfg: preprocessing of the backbone, for `timm.data.resolve_model_data_config`.
+        head_hidden_size: Number of inputs of the classifier.
+        num_classes: Number of class scores; 0 after `reset_classifier(0)`.
+        pretrained_cfg: Preprocessing of the backbone, for `timm.data.resolve_model_data_config`.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class SoftAttentionClassifier(nn.Module):
         """Return class scores, or (scores, maps) with `return_maps`.
 
         Raises:
-            ModelError: the attention does not take `return_maps`.
+            ModelError: The attention does not take `return_maps`.
         """
         # torch.fx passes a proxy for every argument. The call without maps is what it traces.
         if isinstance(return_maps, Proxy) or not return_maps:
@@ -187,7 +187,7 @@ class SoftAttentionClassifier(nn.Module):
         With `pre_logits`, return the input of the classifier instead, as in timm.
 
         Raises:
-            ModelError: the head does not take `pre_logits`.
+            ModelError: The head does not take `pre_logits`.
         """
         if not pre_logits:
             scores: Tensor = self.head(x)
@@ -204,7 +204,7 @@ class SoftAttentionClassifier(nn.Module):
         """Return the last linear layer of the head, or `nn.Identity` after `reset_classifier(0)`.
 
         Raises:
-            ModelError: the head has no linear layer.
+            ModelError: The head has no linear layer.
         """
         if self._classifier is None:
             raise self._no_classifier("getting the classifier")
@@ -214,14 +214,14 @@ class SoftAttentionClassifier(nn.Module):
         """Replace the last linear layer of the head with a new one.
 
         Args:
-            num_classes: number of class scores. With 0, `forward` returns the input of the
+            num_classes: Number of class scores. With 0, `forward` returns the input of the
                 classifier.
-            head: builds a whole new head from (in_channels, num_classes).
+            head: Builds a whole new head from (in_channels, num_classes).
 
         Raises:
             ArgumentError: `num_classes` is negative.
             ArgumentTypeError: `head` returns something other than a module.
-            ModelError: the head has no linear layer, and `head` is not given.
+            ModelError: The head has no linear layer, and `head` is not given.
         """
         doing = "resetting the classifier"
         number = whole_number(doing, "num_classes", num_classes, least=0)
@@ -265,7 +265,7 @@ class SoftAttentionClassifier(nn.Module):
         """Enable or disable gradient checkpointing of the backbone.
 
         Raises:
-            ModelError: the backbone does not support it.
+            ModelError: The backbone does not support it.
         """
         self.backbone.set_grad_checkpointing(enable)
 
@@ -316,17 +316,17 @@ class SoftAttentionClassifier(nn.Module):
             >>> optimizer = torch.optim.AdamW(groups)
 
         Args:
-            lr: learning rate of the backbone.
-            head_lr_scale: learning rate of attention and head, which are newly initialized, as a
+            lr: Learning rate of the backbone.
+            head_lr_scale: Learning rate of attention and head, which are newly initialized, as a
                 multiple of `lr`.
-            weight_decay: weight decay of matrices and filters. Biases, norms, gamma and position
+            weight_decay: Weight decay of matrices and filters. Biases, norms, gamma and position
                 embeddings have none.
-            layer_decay: factor of the learning rate from each layer of the backbone to the one
+            layer_decay: Factor of the learning rate from each layer of the backbone to the one
                 before it.
 
         Raises:
-            ArgumentError: an argument is out of range.
-            ArgumentTypeError: an argument is not a number.
+            ArgumentError: An argument is out of range.
+            ArgumentTypeError: An argument is not a number.
         """
         doing = "making parameter groups"
         lr = not_negative(doing, "lr", lr)

@@ -68,7 +68,7 @@ def make_groups(
         [0.05, 0]
 
     Args:
-        parameters: tuples of a parameter, its learning rate, and its weight decay.
+        parameters: Tuples of a parameter, its learning rate, and its weight decay.
     """
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for parameter, lr, weight_decay in parameters:

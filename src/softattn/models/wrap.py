@@ -85,17 +85,17 @@ def wrap_backbone(
         (384, 6144)
 
     Args:
-        backbone: name of a model of timm, torchvision or transformers, as in `load_model`, or a
+        backbone: Name of a model of timm, torchvision or transformers, as in `load_model`, or a
             model, which keeps its weights and loses its head. timm takes precedence if several
             libraries have the name; the prefixes `timm:` and `torchvision:` select one. Models of
             transformers have names such as `transformers:vit`.
-        num_classes: number of class scores.
-        at: name of a module of the model, or of a node of its traced graph, whose output the
+        num_classes: Number of class scores.
+        at: Name of a module of the model, or of a node of its traced graph, whose output the
             attention gets. Everything after it is dropped, parameters included. By default, the
             attention gets the last spatial feature map.
-        block: builds the attention: a function from the number of channels to a module, or the
+        block: Builds the attention: a function from the number of channels to a module, or the
             name of an attention of timm ("se", "eca", "cbam"). By default, `SoftAttention`.
-        gamma: initial value of the learned factor of the default attention. "uniform" is
+        gamma: Initial value of the learned factor of the default attention. "uniform" is
             positions / num_maps, H * W / K, for the size of the feature map in the dry run, and
             also scales the initial weights of the attention by 0.01. The maps are then almost
             uniform at first, and the features pass through almost unchanged. gamma is one number,
@@ -104,15 +104,15 @@ def wrap_backbone(
             factor; 0.01 is the paper's value, which scales the features by 0.01 * K / (H * W) for
             uniform maps, and with them the gradients of all earlier layers. With `block`, set
             gamma there.
-        pretrained: load pretrained weights into a model that is given by name.
+        pretrained: Load pretrained weights into a model that is given by name.
         head: "pool" (mean over positions, then a linear layer; any input size), "flatten" (the
             paper's: a linear layer on all positions; one input size), or a function that builds a
             module from (in_channels, num_classes).
         num_maps: K, the number of maps of the default attention.
-        drop_rate: dropout probability before the linear layer.
-        input_size: size of the images, in pixels: one number, (H, W) or (C, H, W). By default,
+        drop_rate: Dropout probability before the linear layer.
+        input_size: Size of the images, in pixels: one number, (H, W) or (C, H, W). By default,
             the size that the model declares, or 224.
-        backbone_kwargs: keyword arguments of the function that builds a model that is given by
+        backbone_kwargs: Keyword arguments of the function that builds a model that is given by
             name, such as `img_size=384` of timm; for transformers, fields of the configuration.
 
     Returns:
@@ -120,11 +120,11 @@ def wrap_backbone(
         `backbone.model.`.
 
     Raises:
-        ArgumentError: an argument has an invalid value.
-        ArgumentTypeError: an argument has an invalid type.
-        ModelError: the model has no such feature map, or does not run. It is left unchanged.
+        ArgumentError: An argument has an invalid value.
+        ArgumentTypeError: An argument has an invalid type.
+        ModelError: The model has no such feature map, or does not run. It is left unchanged.
         MissingExtraError: timm or transformers is needed and not installed.
-        WeightsError: the folder or repository of a model of transformers cannot be read.
+        WeightsError: The folder or repository of a model of transformers cannot be read.
     """
     doing = "wrapping a backbone"
     num_classes = whole_number(doing, "num_classes", num_classes)
@@ -173,7 +173,7 @@ def pack_block(block: Block | None) -> Any:
         SoftAttention(8, num_maps=16, kernel_size=(3, 3))
 
     Args:
-        block: a name, or a class of `softattn` or `torch.nn.Identity`, alone or in a
+        block: A name, or a class of `softattn` or `torch.nn.Identity`, alone or in a
             `functools.partial` with keyword arguments, which are not checked.
 
     Returns:

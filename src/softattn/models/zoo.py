@@ -66,23 +66,23 @@ def load_model(
         'timm:resnet18'
 
     Args:
-        name: name of a timm model, with or without a tag, or of a torchvision classifier. timm
+        name: Name of a timm model, with or without a tag, or of a torchvision classifier. timm
             takes precedence if both libraries have the name; the prefixes `timm:` and
             `torchvision:` select one. `transformers:` is followed by a model type of transformers
             (`transformers:vit`), or by a folder or a repository on the Hugging Face hub. Other
             prefixes (`hf-hub:`, `local-dir:`) are passed to timm.
-        pretrained: load pretrained weights; torchvision's `DEFAULT` ones. Model types of
+        pretrained: Load pretrained weights; torchvision's `DEFAULT` ones. Model types of
             transformers have none. Repositories on the hub are accessed only with `pretrained`.
-        kwargs: keyword arguments of the library's factory function; for transformers, fields of
+        kwargs: Keyword arguments of the library's factory function; for transformers, fields of
             the configuration.
 
     Raises:
-        ArgumentError: no library has an image model of this name, it has no such weights, or its
+        ArgumentError: No library has an image model of this name, it has no such weights, or its
             configuration rejects a value of `kwargs`.
-        ArgumentTypeError: the model does not accept these keyword arguments.
+        ArgumentTypeError: The model does not accept these keyword arguments.
         MissingExtraError: timm or transformers is needed and not installed.
-        ModelError: the model of transformers does not take images, or needs a download.
-        WeightsError: the folder or repository of transformers cannot be read.
+        ModelError: The model of transformers does not take images, or needs a download.
+        WeightsError: The folder or repository of transformers cannot be read.
     """
     library, name = _resolve(name)
     if library != "transformers" and "weights" in (kwargs or {}):
@@ -326,8 +326,8 @@ def _preprocessing(config: Any, source: str) -> Mapping[str, Any]:
     """Return the preprocessing that a configuration and its image processor declare.
 
     Args:
-        config: configuration of the model.
-        source: repository or folder, or "" for the defaults of the image processor.
+        config: Configuration of the model.
+        source: Repository or folder, or "" for the defaults of the image processor.
     """
     processor = _image_processor(config, source)
     vision = getattr(config, "vision_config", config)

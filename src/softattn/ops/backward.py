@@ -40,15 +40,15 @@ def with_low_memory_gradient(
     """Call an equation; for large feature maps on a CPU, record a gradient that needs less memory.
 
     Args:
-        equation: the equation in plain torch. It receives all other arguments, and its results are
+        equation: The equation in plain torch. It receives all other arguments, and its results are
             returned unchanged.
         x: (B, C, ...).
         weight: (K, C, ...).
         bias: (K,).
-        gamma: the factor.
-        aggregate: as in `softattn.functional.soft_attention`.
-        concat: as in `softattn.functional.soft_attention`.
-        activation: as in `softattn.functional.soft_attention`. With one, autograd is used.
+        gamma: The factor.
+        aggregate: As in `softattn.functional.soft_attention`.
+        concat: As in `softattn.functional.soft_attention`.
+        activation: As in `softattn.functional.soft_attention`. With one, autograd is used.
 
     Returns:
         The features and the maps.
@@ -171,7 +171,7 @@ def dot(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     Args:
         a: (B, C, ...).
         b: (B, C, ...).
-        dtype: dtype of the sum.
+        dtype: Dtype of the sum.
 
     Returns:
         (B, 1, ...).

@@ -70,11 +70,11 @@ def check_mapped(path: Path, array: NDArray[np.uint8]) -> None:
     Reading beyond the end of a file that was truncated would end the process with SIGBUS.
 
     Args:
-        path: the folder of the cache.
-        array: one of its arrays, as mapped.
+        path: The folder of the cache.
+        array: One of its arrays, as mapped.
 
     Raises:
-        CacheError: the file was truncated.
+        CacheError: The file was truncated.
     """
     mapped = array.base
     if isinstance(mapped, mmap) and mapped.size() < len(mapped):
@@ -89,8 +89,8 @@ def open_cache(path: Path) -> Cache:
     takes a second per GB: see `check_cache`.
 
     Raises:
-        MissingDataError: there is no cache.
-        CacheError: it has another version, or is damaged.
+        MissingDataError: There is no cache.
+        CacheError: It has another version, or is damaged.
     """
     manifest = _require_manifest(path)
     count, size = manifest["count"], manifest["size"]
@@ -113,8 +113,8 @@ def check_cache(path: Path) -> None:
     This finds a single changed pixel. It reads the arrays once: 1.5 GB for HAM10000 at 224 pixels.
 
     Raises:
-        MissingDataError: there is no cache.
-        CacheError: it has another version, or a file of it has changed or can't be read.
+        MissingDataError: There is no cache.
+        CacheError: It has another version, or a file of it has changed or can't be read.
     """
     manifest = _require_manifest(path)
     for kind in NAMES:
@@ -131,7 +131,7 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
         also "set", with its "name", "title" and "class_names".
 
     Raises:
-        CacheError: it has another version, or is damaged.
+        CacheError: It has another version, or is damaged.
     """
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))

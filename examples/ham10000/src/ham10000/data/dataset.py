@@ -43,26 +43,26 @@ class HAM10000(Dataset[Item]):
         (torch.Size([3, 32, 32]), 'akiec', ['age', 'age_known'])
 
     Args:
-        root: folder of the data set; `None` for the one that HAM10000_DIR names.
+        root: Folder of the data set; `None` for the one that HAM10000_DIR names.
         split: "train", "val" or "test"; `None` for all images.
-        transform: applied to the image; with `masks`, called with image and mask as tv_tensors, and
+        transform: Applied to the image; with `masks`, called with image and mask as tv_tensors, and
             returns both.
-        target_transform: applied to the target.
-        split_file: the split file; split.csv in `root` by default.
-        fold: fold of the split file, if it has folds.
-        metadata: columns to include in the items: age, sex, localization, dx_type.
-        masks: whether to include the mask in the items, uint8 (1, H, W), 0 or 1.
-        size: resize images to size x size, as in a cache of that size; `None` keeps their size.
-        info: description of the data set.
+        target_transform: Applied to the target.
+        split_file: The split file; split.csv in `root` by default.
+        fold: Fold of the split file, if it has folds.
+        metadata: Columns to include in the items: age, sex, localization, dx_type.
+        masks: Whether to include the mask in the items, uint8 (1, H, W), 0 or 1.
+        size: Resize images to size x size, as in a cache of that size; `None` keeps their size.
+        info: Description of the data set.
 
     Attributes:
         classes: Names of the classes.
         class_to_idx: Target by class.
 
     Raises:
-        MissingDataError: the data set, the split file or an image does not exist.
-        DataError: the table can't be used, or no value of a metadata column is understood.
-        SplitError: the split file can't be used, or has no such split or fold.
+        MissingDataError: The data set, the split file or an image does not exist.
+        DataError: The table can't be used, or no value of a metadata column is understood.
+        SplitError: The split file can't be used, or has no such split or fold.
     """
 
     classes = HAM10000_INFO.classes
@@ -135,8 +135,8 @@ class HAM10000(Dataset[Item]):
         """Return the images and targets of a batch, without transforms.
 
         Args:
-            indices: indices of the items.
-            out: optional memory for the images of a cache, (B, 3, H, W), uint8.
+            indices: Indices of the items.
+            out: Optional memory for the images of a cache, (B, 3, H, W), uint8.
 
         Returns:
             (B, 3, H, W), uint8, and (B,), int64.

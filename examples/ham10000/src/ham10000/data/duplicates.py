@@ -124,7 +124,7 @@ def describe(prints: Sequence[Fingerprint]) -> list[Features]:
     """Reduce the descriptors of all images to 32 numbers, by PCA with whitening.
 
     Args:
-        prints: fingerprints of all images. The principal components are fitted to them.
+        prints: Fingerprints of all images. The principal components are fitted to them.
 
     Returns:
         The features of each image; empty if all images together have too few for the fit.
@@ -151,8 +151,8 @@ def count_places(first: Features, second: Features) -> int:
     fewer such squares: neighbouring features of a small lesion are not independent evidence.
 
     Args:
-        first: features of an image, from `describe`.
-        second: features of another image, described together with those of the first.
+        first: Features of an image, from `describe`.
+        second: Features of another image, described together with those of the first.
     """
     if min(len(first.points), len(second.points)) < MIN_PLACES:
         return 0
@@ -188,7 +188,7 @@ def known_pairs(table: pd.DataFrame) -> pd.DataFrame:
         [['a', 'b']]
 
     Args:
-        table: as `read_table` returns it.
+        table: As `read_table` returns it.
 
     Returns:
         One row per pair, with the first four of `COLUMNS`, and the similarity that Abhishek et al.
@@ -223,8 +223,8 @@ def find_pairs(table: pd.DataFrame, prints: Sequence[Fingerprint]) -> pd.DataFra
     """Find pairs of images that show the same lesion and have different lesion ids.
 
     Args:
-        table: as `read_table` returns it.
-        prints: fingerprint of the image of each row.
+        table: As `read_table` returns it.
+        prints: Fingerprint of the image of each row.
 
     Returns:
         One row per pair, with the columns `COLUMNS`, in the order of the table. The last one is the
@@ -262,15 +262,15 @@ def lesion_groups(
         [0, 0, 1, 0]
 
     Args:
-        table: as `read_table` returns it.
-        pairs: further duplicates, from `find_pairs`.
-        known: whether known duplicates are grouped too.
+        table: As `read_table` returns it.
+        pairs: Further duplicates, from `find_pairs`.
+        known: Whether known duplicates are grouped too.
 
     Returns:
         The group number of each row, counted from 0.
 
     Raises:
-        DataError: a pair names a lesion that is not in the table.
+        DataError: A pair names a lesion that is not in the table.
     """
     codes, names = pd.factorize(table["lesion_id"])
     index = pd.Index(names)
@@ -309,8 +309,8 @@ def read_pairs(path: Path) -> pd.DataFrame:
     """Read pairs from CSV, from `write_pairs` or edited by hand.
 
     Raises:
-        MissingDataError: there is no such file.
-        DataError: it lacks a column.
+        MissingDataError: There is no such file.
+        DataError: It lacks a column.
     """
     try:
         return read_csv(path, COLUMNS[2:4])

@@ -69,7 +69,7 @@ class Folder:
         """Return the image files in the order of the table.
 
         Raises:
-            MissingDataError: a row has no image.
+            MissingDataError: A row has no image.
         """
         missing = [name for name in self.table["image_id"] if name not in self.images]
         if missing:
@@ -85,7 +85,7 @@ class Folder:
         """Return the mask files in the order of the table.
 
         Raises:
-            MissingDataError: an image has no mask.
+            MissingDataError: An image has no mask.
         """
         missing = [name for name in self.table["image_id"] if name not in self.masks]
         if missing:
@@ -100,11 +100,11 @@ def data_folder(data: Path | None, *, exists: bool = True) -> Path:
     """Return the folder that an argument names, or else the variable HAM10000_DIR.
 
     Args:
-        data: the argument.
-        exists: whether the folder must exist.
+        data: The argument.
+        exists: Whether the folder must exist.
 
     Raises:
-        MissingDataError: neither is set, or the folder does not exist.
+        MissingDataError: Neither is set, or the folder does not exist.
     """
     named = data if data is not None else os.environ.get(DATA_VARIABLE)
     if not named:
@@ -136,8 +136,8 @@ def open_folder(root: Path, info: DatasetInfo = HAM10000_INFO) -> Folder:
         (20, 20, 20)
 
     Raises:
-        MissingDataError: there is no table.
-        DataError: the table can't be used, or there are no images.
+        MissingDataError: There is no table.
+        DataError: The table can't be used, or there are no images.
     """
     root = data_folder(root)
     labels = read_labels(root, info)
@@ -162,9 +162,9 @@ def find_files(
     """Find files by their names without extension, in the folders whose whole names match.
 
     Args:
-        root: the folder to search, three levels deep.
-        names: names of the folders.
-        endings: the extensions that count, in lower case.
+        root: The folder to search, three levels deep.
+        names: Names of the folders.
+        endings: The extensions that count, in lower case.
 
     Returns:
         The path of each file, the first in the order of the folders' names, and further paths of
@@ -187,18 +187,18 @@ def link_sample(root: Path, out: Path, num_images: int, seed: int) -> int:
         True
 
     Args:
-        root: the data set to draw from.
-        out: folder to write, new or empty.
-        num_images: lesions are drawn until they have this many images, or there are no more.
-        seed: seed of the draw.
+        root: The data set to draw from.
+        out: Folder to write, new or empty.
+        num_images: Lesions are drawn until they have this many images, or there are no more.
+        seed: Seed of the draw.
 
     Returns:
         The number of images.
 
     Raises:
-        MissingDataError: there is no table, or an image is missing.
-        DataError: the table can't be used, or there are no images.
-        WriteError: the links can't be created; nothing is left.
+        MissingDataError: There is no table, or an image is missing.
+        DataError: The table can't be used, or there are no images.
+        WriteError: The links can't be created; nothing is left.
     """
     folder = open_folder(root)
     images = dict(zip(folder.table["image_id"], folder.paths(), strict=True))

@@ -61,14 +61,14 @@ def image_files(places: Sequence[str]) -> list[Path]:
     Windows.
 
     Args:
-        places: files, in any format; folders, of which the JPEG and PNG files count, without
+        places: Files, in any format; folders, of which the JPEG and PNG files count, without
             subfolders; and patterns, in which ** stands for any subfolders.
 
     Returns:
         The files in this order, those of a folder or pattern sorted, each once.
 
     Raises:
-        ArgumentError: a folder or pattern has no images. Files are not checked.
+        ArgumentError: A folder or pattern has no images. Files are not checked.
     """
     found: dict[Path, Path] = {}
     for place in places:
@@ -96,8 +96,8 @@ def read_image(path: Path) -> Tensor:
         (3, H, W), uint8.
 
     Raises:
-        MissingDataError: there is no such file.
-        DataError: it can't be decoded completely, or has more than 8 bits per channel.
+        MissingDataError: There is no such file.
+        DataError: It can't be decoded completely, or has more than 8 bits per channel.
     """
     return decode_image(read_bytes(path), path)
 
@@ -109,8 +109,8 @@ def read_mask(path: Path) -> Tensor:
         (1, H, W), uint8, 0 or 1.
 
     Raises:
-        MissingDataError: there is no such file.
-        DataError: it can't be decoded completely.
+        MissingDataError: There is no such file.
+        DataError: It can't be decoded completely.
     """
     return decode_mask(read_bytes(path), path)
 
@@ -119,7 +119,7 @@ def read_bytes(path: Path) -> bytes:
     """Read a file that a data set should have.
 
     Raises:
-        MissingDataError: it does not exist, or can't be read.
+        MissingDataError: It does not exist, or can't be read.
     """
     try:
         return path.read_bytes()
@@ -132,12 +132,12 @@ def check_files(paths: Sequence[Path], doing: str) -> None:
     """Check that paths are files, without opening them.
 
     Args:
-        paths: the paths.
-        doing: what messages start with.
+        paths: The paths.
+        doing: What messages start with.
 
     Raises:
-        MissingDataError: a file does not exist.
-        ArgumentError: a path is a folder.
+        MissingDataError: A file does not exist.
+        ArgumentError: A path is a folder.
     """
     for path in paths:
         if path.is_dir():
@@ -166,7 +166,7 @@ def probe(raw: bytes, path: Path, kinds: Sequence[str] = _IMAGE_KINDS) -> tuple[
         Width and height in pixels, as stored.
 
     Raises:
-        DataError: it is not one of `kinds`, is damaged, or has more than `MAX_PIXELS`.
+        DataError: It is not one of `kinds`, is damaged, or has more than `MAX_PIXELS`.
     """
     doing = f"decoding {path}"
     wanted = " or ".join(kinds)
@@ -210,8 +210,8 @@ def resize(image: Tensor, size: int, *, mask: bool = False) -> Tensor:
 
     Args:
         image: (C, H, W), uint8.
-        size: in pixels.
-        mask: take the nearest pixel instead of interpolating.
+        size: In pixels.
+        mask: Take the nearest pixel instead of interpolating.
     """
     mode = InterpolationMode.NEAREST_EXACT if mask else InterpolationMode.BILINEAR
     resized: Tensor = F.resize(image, [size, size], interpolation=mode, antialias=not mask)

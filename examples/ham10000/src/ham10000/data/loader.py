@@ -84,14 +84,14 @@ class Batches(Dataset[Batch]):
         [8, 8, 4]
 
     Args:
-        data: the data set.
-        sampler: selects and orders its images.
-        batch_size: batch size of this rank.
-        augment: applied to each batch.
-        drop_last: whether to leave out the last batch if it is short.
+        data: The data set.
+        sampler: Selects and orders its images.
+        batch_size: Batch size of this rank.
+        augment: Applied to each batch.
+        drop_last: Whether to leave out the last batch if it is short.
 
     Raises:
-        ArgumentError: the batch size is below 1.
+        ArgumentError: The batch size is below 1.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class Batches(Dataset[Batch]):
             Two tensors (B,), int64.
 
         Raises:
-            IndexError: there is no such batch.
+            IndexError: There is no such batch.
         """
         if not 0 <= number < len(self):
             raise IndexError(f"reading batch {number} of an epoch of {len(self)} batches")
@@ -170,19 +170,19 @@ class BatchLoader:
         [(8, 3, 32, 32), (8, 3, 32, 32), (4, 3, 32, 32)]
 
     Args:
-        data: the data set.
-        sampler: selects and orders its images. Call its `set_epoch` before each iteration.
-        batch_size: batch size of this rank.
-        augment: applied to each batch by the workers; leave it out to augment on a GPU.
-        drop_last: whether to leave out the last batch if it is short.
-        workers: number of worker processes; 0 makes each batch in this process when it is used.
-        reuse_memory: yield the memory that workers write to instead of a copy. The images of a
+        data: The data set.
+        sampler: Selects and orders its images. Call its `set_epoch` before each iteration.
+        batch_size: Batch size of this rank.
+        augment: Applied to each batch by the workers; leave it out to augment on a GPU.
+        drop_last: Whether to leave out the last batch if it is short.
+        workers: Number of worker processes; 0 makes each batch in this process when it is used.
+        reuse_memory: Yield the memory that workers write to instead of a copy. The images of a
             batch are overwritten after the next batch, so use them at once and keep none.
-        pin_memory: copy images to page-locked memory, from which a GPU can read asynchronously.
+        pin_memory: Copy images to page-locked memory, from which a GPU can read asynchronously.
 
     Raises:
-        ArgumentError: an argument is out of range, or images have no common size.
-        WriteError: there is not enough shared memory.
+        ArgumentError: An argument is out of range, or images have no common size.
+        WriteError: There is not enough shared memory.
     """
 
     def __init__(

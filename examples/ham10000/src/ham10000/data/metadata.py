@@ -86,16 +86,16 @@ def read_table(path: Path, info: DatasetInfo = HAM10000_INFO) -> pd.DataFrame:
         (['nv'], ['male'], [True])
 
     Args:
-        path: comma- or tab-separated text in UTF-8.
-        info: the data set, for its classes.
+        path: Comma- or tab-separated text in UTF-8.
+        info: The data set, for its classes.
 
     Returns:
         The columns of `TABLE_COLUMNS` as text, except `age`, a float in years, NaN if missing;
         missing text is "unknown". Further columns are kept. Rows are in the order of the file.
 
     Raises:
-        MissingDataError: there is no such file.
-        DataError: it is not such a table. The message names the row as an editor counts, with the
+        MissingDataError: There is no such file.
+        DataError: It is not such a table. The message names the row as an editor counts, with the
             header as row 1.
     """
     return clean_table(read_csv(path, TABLE_COLUMNS), f"reading {path}", info)
@@ -105,15 +105,15 @@ def clean_table(table: pd.DataFrame, doing: str, info: DatasetInfo = HAM10000_IN
     """Check the rows of a table of text, and fold its spellings, in place.
 
     Args:
-        table: has at least the columns `TABLE_COLUMNS`.
-        doing: what messages start with.
-        info: the data set, for its classes.
+        table: Has at least the columns `TABLE_COLUMNS`.
+        doing: What messages start with.
+        info: The data set, for its classes.
 
     Returns:
         The table, as `read_table` returns it.
 
     Raises:
-        DataError: a row can't be used.
+        DataError: A row can't be used.
     """
     for column in ("lesion_id", "image_id", "dx"):
         _refuse_rows(table, table[column] == "", doing, f"no {column}", "Fill it in.")
@@ -149,8 +149,8 @@ def read_csv(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
     """Read a table of text, comma- or tab-separated, and check that it has columns and rows.
 
     Raises:
-        MissingDataError: there is no such file.
-        DataError: it is not UTF-8, not a table, lacks a required column, or has no rows.
+        MissingDataError: There is no such file.
+        DataError: It is not UTF-8, not a table, lacks a required column, or has no rows.
     """
     doing = f"reading {path}"
     text = _decode(path, doing)
@@ -180,7 +180,7 @@ def check_columns(table: pd.DataFrame, required: tuple[str, ...], doing: str) ->
     """Check that a table that was read from a file has columns.
 
     Raises:
-        DataError: a required column is missing.
+        DataError: A required column is missing.
     """
     missing = [name for name in required if name not in table.columns]
     if missing:
@@ -201,15 +201,15 @@ def encode_metadata(table: pd.DataFrame, columns: Sequence[str]) -> dict[str, Te
         {'age': tensor([60.,  0.]), 'age_known': tensor([ True, False]), 'sex': tensor([2, 0])}
 
     Args:
-        table: as `read_table` returns it.
-        columns: of `METADATA`.
+        table: As `read_table` returns it.
+        columns: Of `METADATA`.
 
     Returns:
         For age, `age` in years (float32, 0 where unknown) and `age_known` (bool). For any other
         column its codes (int64), 0 for values that HAM10000 doesn't have: see `check_metadata`.
 
     Raises:
-        ArgumentError: there is no such column.
+        ArgumentError: There is no such column.
     """
     encoded: dict[str, Tensor] = {}
     for name in _ordered(columns):
@@ -233,13 +233,13 @@ def feature_names(columns: Sequence[str]) -> tuple[str, ...]:
         ('age', 'age_known', 'sex=female', 'sex=male')
 
     Args:
-        columns: of `METADATA`, in any order.
+        columns: Of `METADATA`, in any order.
 
     Returns:
         One name per metadata input of a network.
 
     Raises:
-        ArgumentError: there is no such column.
+        ArgumentError: There is no such column.
     """
     names: list[str] = []
     for column in _ordered(columns):
@@ -266,13 +266,13 @@ def metadata_features(encoded: Mapping[str, Tensor]) -> Tensor:
                 [0.0000, 0.0000, 0.0000, 0.0000]])
 
     Args:
-        encoded: from `encode_metadata`, of at least one column.
+        encoded: From `encode_metadata`, of at least one column.
 
     Returns:
         (N, M), float32; the columns are those of `feature_names`.
 
     Raises:
-        ArgumentError: there is no metadata, or a column that HAM10000 doesn't have.
+        ArgumentError: There is no metadata, or a column that HAM10000 doesn't have.
     """
     columns = [name for name in encoded if name != "age_known"]
     if not columns:
@@ -302,7 +302,7 @@ def unknown_values(table: pd.DataFrame) -> dict[str, dict[str, int]]:
         {'sex': {'x': 2}, 'localization': {}, 'dx_type': {}}
 
     Args:
-        table: as `read_table` returns it.
+        table: As `read_table` returns it.
 
     Returns:
         The count of each such value, the most frequent first, for each column of `CATEGORIES`.
@@ -321,12 +321,12 @@ def check_metadata(table: pd.DataFrame, columns: Sequence[str], doing: str) -> N
     Such a column would be encoded as unknown everywhere, and a network would train on a constant.
 
     Args:
-        table: the whole data set, as `read_table` returns it.
-        columns: of `METADATA`.
-        doing: what the message starts with.
+        table: The whole data set, as `read_table` returns it.
+        columns: Of `METADATA`.
+        doing: What the message starts with.
 
     Raises:
-        DataError: there is such a column.
+        DataError: There is such a column.
     """
     for column in (name for name in CATEGORIES if name in columns):
         values = {_canonical(column, value) for value in table[column]} - {"unknown"}

@@ -73,18 +73,18 @@ def prepare(
         (True, False, (20, 3, 32, 32))
 
     Args:
-        root: the data set's folder.
-        out: the cache's folder.
-        size: in pixels; images become size x size.
-        masks: include the lesion masks.
-        workers: number of threads; the number of cores by default.
-        check: compare the arrays of an existing cache with their checksums: `check_cache`.
-        info: description of the data set.
+        root: The data set's folder.
+        out: The cache's folder.
+        size: In pixels; images become size x size.
+        masks: Include the lesion masks.
+        workers: Number of threads; the number of cores by default.
+        check: Compare the arrays of an existing cache with their checksums: `check_cache`.
+        info: Description of the data set.
 
     Raises:
-        ArgumentError: the size is out of range, or `out` is a folder of something else.
-        Ham10000Error: an image is missing or damaged; the message names it, nothing is written.
-        WriteError: the disk is full or read-only; no incomplete file is left.
+        ArgumentError: The size is out of range, or `out` is a folder of something else.
+        Ham10000Error: An image is missing or damaged; the message names it, nothing is written.
+        WriteError: The disk is full or read-only; no incomplete file is left.
     """
     if size < 1 or size > 4096:
         raise ArgumentError(f"preparing: size must be between 1 and 4096 pixels, found {size}.")

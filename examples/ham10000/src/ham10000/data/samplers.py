@@ -43,18 +43,18 @@ class EpochSampler(Sampler[int]):
         True
 
     Args:
-        targets: class of each image.
+        targets: Class of each image.
         balance: "class" draws every class equally often, "sqrt" in proportion to the square root
             of its count, "none" in proportion to its count.
-        seed: seed of the run.
-        num_samples: length of an epoch over all ranks; by default the number of targets.
-        rank: index of this process.
-        num_replicas: number of processes.
-        drop_last: whether to give each rank equally many images, as DDP needs in training, by
+        seed: Seed of the run.
+        num_samples: Length of an epoch over all ranks; by default the number of targets.
+        rank: Index of this process.
+        num_replicas: Number of processes.
+        drop_last: Whether to give each rank equally many images, as DDP needs in training, by
             leaving out the end of the draw. Otherwise the first ranks may have one more.
 
     Raises:
-        ArgumentError: an argument is out of range.
+        ArgumentError: An argument is out of range.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class EpochSampler(Sampler[int]):
         """Load the state of a sampler, which may have had another number of ranks.
 
         Raises:
-            ArgumentError: that sampler has another seed, balance, length or number of images.
+            ArgumentError: That sampler has another seed, balance, length or number of images.
         """
         own = self.state_dict()
         for name in ("seed", "balance", "num_samples", "num_images"):
@@ -158,12 +158,12 @@ class SequentialShard(Sampler[int]):
         [[0, 1], [2, 3, 4]]
 
     Args:
-        length: length of the data set.
-        rank: index of this process.
-        num_replicas: number of processes.
+        length: Length of the data set.
+        rank: Index of this process.
+        num_replicas: Number of processes.
 
     Raises:
-        ArgumentError: an argument is out of range.
+        ArgumentError: An argument is out of range.
     """
 
     def __init__(self, length: int, rank: int = 0, num_replicas: int = 1) -> None:
@@ -199,11 +199,11 @@ def uniform(seed: int, epoch: int, positions: Tensor, columns: int, stream: int 
         True
 
     Args:
-        seed: seed of the run.
-        epoch: counted from 0.
+        seed: Seed of the run.
+        epoch: Counted from 0.
         positions: (B,), position of each sample in the epoch over all ranks.
-        columns: count of numbers per sample.
-        stream: purpose of the numbers, so that two uses don't share them.
+        columns: Count of numbers per sample.
+        stream: Purpose of the numbers, so that two uses don't share them.
 
     Returns:
         (B, columns), float32 on the CPU, uniform in [0, 1).
@@ -222,7 +222,7 @@ def check_rank(rank: int, num_replicas: int) -> None:
     """Check that a rank is below `num_replicas`.
 
     Raises:
-        ArgumentError: it is not.
+        ArgumentError: It is not.
     """
     if not 0 <= rank < num_replicas:
         raise ArgumentError(

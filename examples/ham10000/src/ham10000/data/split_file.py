@@ -47,17 +47,17 @@ def read_split(path: Path, table: pd.DataFrame) -> pd.DataFrame:
     """Read a split file and check it against the data set.
 
     Args:
-        path: a table with the columns image_id, lesion_id, dx and split (train, val or test), and
+        path: A table with the columns image_id, lesion_id, dx and split (train, val or test), and
             optionally fold. The rows of each fold are then a split.
-        table: as `read_table` returns it.
+        table: As `read_table` returns it.
 
     Returns:
         These columns, fold as an integer.
 
     Raises:
-        MissingDataError: there is no such file.
-        DataError: it is not such a table.
-        SplitError: a lesion is in two splits, an image is unknown or repeated, or a class is
+        MissingDataError: There is no such file.
+        DataError: It is not such a table.
+        SplitError: A lesion is in two splits, an image is unknown or repeated, or a class is
             missing from a split. The message names the row.
     """
     split = read_csv(path, COLUMNS)
@@ -88,7 +88,7 @@ def check_split(split: pd.DataFrame, table: pd.DataFrame, doing: str = "checking
         ham10000.errors.SplitError: checking a split: lesion x is in two splits: train (a, row 2)...
 
     Raises:
-        SplitError: see `read_split`.
+        SplitError: See `read_split`.
     """
     unknown = ~split["split"].isin(SPLITS)
     if unknown.any():
@@ -167,8 +167,8 @@ def split_counts(
     """Count the images of each class in each split, or in those of the first fold.
 
     Args:
-        split: from `read_split`.
-        classes: the columns to return.
+        split: From `read_split`.
+        classes: The columns to return.
 
     Returns:
         One row per split, in the order train, val, test, and one column per class.
@@ -186,13 +186,13 @@ def split_rows(
     """Return the rows of the table that are in a split, in the order of the table.
 
     Args:
-        splits: from `read_split`.
-        table: as `read_table` returns it.
+        splits: From `read_split`.
+        table: As `read_table` returns it.
         split: train, val or test.
-        fold: the fold, if the split file has folds.
+        fold: The fold, if the split file has folds.
 
     Raises:
-        SplitError: there is no such split or fold, or the split has folds and `fold` is `None`.
+        SplitError: There is no such split or fold, or the split has folds and `fold` is `None`.
     """
     doing = f"reading {split!r} from a split file"
     if "fold" in splits.columns:
@@ -225,8 +225,8 @@ def data_name(image_ids: Iterable[str], info: DatasetInfo = HAM10000_INFO) -> st
         ('a part of HAM10000', 'synthetic data')
 
     Args:
-        image_ids: names of all images of a split.
-        info: description of the data set that the split was made from.
+        image_ids: Names of all images of a split.
+        info: Description of the data set that the split was made from.
 
     Returns:
         "HAM10000", "a part of HAM10000", "synthetic data" or "other data"; for another data set its

@@ -55,21 +55,21 @@ def split_by_protocol(
         ['test', 'train', 'val']
 
     Args:
-        table: as `read_table` returns it.
+        table: As `read_table` returns it.
         protocol: lesion, kfold, paper, paper_val or published; `honest` is paper_val, with a
             warning.
-        seed: seed of all draws; published has none.
-        pairs: detected duplicates, from `find_pairs`. paper and published ignore them.
-        folds: number of folds of kfold.
-        validation: whether kfold has a validation fold.
-        test_share: share of the test set of paper and paper_val.
+        seed: Seed of all draws; published has none.
+        pairs: Detected duplicates, from `find_pairs`. paper and published ignore them.
+        folds: Number of folds of kfold.
+        validation: Whether kfold has a validation fold.
+        test_share: Share of the test set of paper and paper_val.
 
     Returns:
         A table like that of `lesion_split`; with kfold like that of `kfold_split`.
 
     Raises:
-        ArgumentError: an argument is out of range.
-        SplitError: a class has too few lesions.
+        ArgumentError: An argument is out of range.
+        SplitError: A class has too few lesions.
     """
     if protocol == "honest":
         _LOG.warning("The split protocol honest is now called paper_val; use this name")
@@ -98,15 +98,15 @@ def lesion_split(table: pd.DataFrame, seed: int, pairs: pd.DataFrame | None = No
         {'train': 0.7, 'test': 0.2, 'val': 0.1}
 
     Args:
-        table: as `read_table` returns it.
-        seed: seed of the draw.
-        pairs: duplicates besides the known ones, from `find_pairs`.
+        table: As `read_table` returns it.
+        seed: Seed of the draw.
+        pairs: Duplicates besides the known ones, from `find_pairs`.
 
     Returns:
         One row per image with image_id, lesion_id, dx and split, in the order of the table.
 
     Raises:
-        SplitError: a class has fewer than three lesions.
+        SplitError: A class has fewer than three lesions.
     """
     doing = "splitting by lesion"
     sides = _allocate(table, pairs, list(_LESION_SHARES.values()), seed, doing)
@@ -134,19 +134,19 @@ def kfold_split(
         (True, 2700)
 
     Args:
-        table: as `read_table` returns it.
-        seed: seed of the draw.
-        folds: number of folds, at least 2, and with a validation fold at least 3.
-        pairs: duplicates besides the known ones, from `find_pairs`.
-        validation: whether the fold after the test fold is the validation set, and not part of
+        table: As `read_table` returns it.
+        seed: Seed of the draw.
+        folds: Number of folds, at least 2, and with a validation fold at least 3.
+        pairs: Duplicates besides the known ones, from `find_pairs`.
+        validation: Whether the fold after the test fold is the validation set, and not part of
             the training set.
 
     Returns:
         A table like that of `lesion_split` with a column fold. The rows of each fold are a split.
 
     Raises:
-        ArgumentError: too few folds.
-        SplitError: a class has fewer lesions than there are folds.
+        ArgumentError: Too few folds.
+        SplitError: A class has fewer lesions than there are folds.
     """
     doing = f"splitting into {folds} folds"
     least = 3 if validation else 2
@@ -180,16 +180,16 @@ def paper_split(table: pd.DataFrame, seed: int, test_share: float = TEST_SHARE) 
         ['test', 'train']
 
     Args:
-        table: as `read_table` returns it. The draw depends on the order of its rows.
-        seed: seed of the draw.
-        test_share: share of these lesions in the test set; the paper has 0.15, 0.2 and 0.3.
+        table: As `read_table` returns it. The draw depends on the order of its rows.
+        seed: Seed of the draw.
+        test_share: Share of these lesions in the test set; the paper has 0.15, 0.2 and 0.3.
 
     Returns:
         A table like that of `lesion_split`.
 
     Raises:
-        ArgumentError: the share is out of range.
-        SplitError: a class has too few lesions with one image.
+        ArgumentError: The share is out of range.
+        SplitError: A class has too few lesions with one image.
     """
     drawn = _draw_test(table, seed, test_share)
     split = _as_split(table, np.where(drawn, "test", "train"))
@@ -218,18 +218,18 @@ def paper_val_split(
         ['test', 'train', 'val']
 
     Args:
-        table: as `read_table` returns it.
-        seed: seed of all draws.
-        pairs: duplicates, from `find_pairs`.
-        val_share: share of the validation set in the images outside the test set, at most 0.5.
-        test_share: as in `paper_split`.
+        table: As `read_table` returns it.
+        seed: Seed of all draws.
+        pairs: Duplicates, from `find_pairs`.
+        val_share: Share of the validation set in the images outside the test set, at most 0.5.
+        test_share: As in `paper_split`.
 
     Returns:
         A table like that of `lesion_split`.
 
     Raises:
-        ArgumentError: a share is out of range.
-        SplitError: a class has too few lesions.
+        ArgumentError: A share is out of range.
+        SplitError: A class has too few lesions.
     """
     doing = "splitting by the rule of the paper, with a validation set"
     if not 0 < val_share <= 0.5:
@@ -259,13 +259,13 @@ def published_split(table: pd.DataFrame) -> pd.DataFrame:
         ['train', 'test']
 
     Args:
-        table: the table of a data set with a published split.
+        table: The table of a data set with a published split.
 
     Returns:
         A table like that of `lesion_split`.
 
     Raises:
-        SplitError: the data set has no published split, or a lesion is in two of its parts, or a
+        SplitError: The data set has no published split, or a lesion is in two of its parts, or a
             class is missing from one.
     """
     doing = "splitting as published"

@@ -68,8 +68,8 @@ def read_labels(root: Path, info: DatasetInfo = HAM10000_INFO) -> Labels:
         (20, 'row 5 of HAM10000_metadata.csv')
 
     Raises:
-        MissingDataError: a file of the table does not exist.
-        DataError: a file can't be used. The message names the row as an editor counts.
+        MissingDataError: A file of the table does not exist.
+        DataError: A file can't be used. The message names the row as an editor counts.
     """
     found, paths = _find_files(root, info)
     parts = [_read(path, found, info, number) for number, path in enumerate(paths)]
@@ -92,8 +92,8 @@ def load_table(root: Path, info: DatasetInfo = HAM10000_INFO) -> pd.DataFrame:
     """Read the table of a data set, in any of its formats: see `read_table`.
 
     Raises:
-        MissingDataError: there is no table.
-        DataError: the table can't be used.
+        MissingDataError: There is no table.
+        DataError: The table can't be used.
     """
     return read_labels(root, info).table
 
@@ -104,7 +104,7 @@ def find_table(root: Path, info: DatasetInfo = HAM10000_INFO) -> Path:
     HAM10000's is HAM10000_metadata.csv, or else the challenge's ground truth.
 
     Raises:
-        MissingDataError: there is none.
+        MissingDataError: There is none.
     """
     return _find_files(root, info)[1][0]
 
@@ -117,11 +117,11 @@ def convert_challenge(truth: Path, groupings: Path, out: Path) -> None:
     Args:
         truth: image, MEL, NV, BCC, AKIEC, BKL, DF, VASC; 1.0 for the diagnosis, 0.0 elsewhere.
         groupings: image, lesion_id, diagnosis_confirm_type.
-        out: the file to write.
+        out: The file to write.
 
     Raises:
-        MissingDataError: a table does not exist.
-        DataError: a file is not such a table, a row doesn't have exactly one diagnosis, or an
+        MissingDataError: A table does not exist.
+        DataError: A file is not such a table, a row doesn't have exactly one diagnosis, or an
             image has no lesion id.
     """
     table = _convert(truth, groupings, _CHALLENGE, HAM10000_INFO)

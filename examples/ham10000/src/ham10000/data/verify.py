@@ -97,12 +97,12 @@ def verify_dataset(
         (True, 40)
 
     Args:
-        root: folder of the data set.
-        workers: number of threads; the number of cores by default.
-        info: description of the data set.
+        root: Folder of the data set.
+        workers: Number of threads; the number of cores by default.
+        info: Description of the data set.
 
     Raises:
-        Ham10000Error: there is no table, or it can't be read, so nothing else can be checked.
+        Ham10000Error: There is no table, or it can't be read, so nothing else can be checked.
     """
     folder = open_folder(root, info)
     table = folder.table

@@ -54,8 +54,8 @@ def draw_lesions(
     Args:
         targets: (N,), the class of each image.
         lesions: (N,), lesion index of each image, from 0. A lesion has one class.
-        resamples: number of resamples, R.
-        seed: random seed, or several integers. Resamples depend only on the seed and the images,
+        resamples: Number of resamples, R.
+        seed: Random seed, or several integers. Resamples depend only on the seed and the images,
             so they are the same for all models.
 
     Returns:
@@ -98,7 +98,7 @@ def summarize_weighted(
         targets: (N,), indices into `classes`.
         probabilities: (N, C); each row sums to 1.
         weights: (N, R), how often each image counts in each resample.
-        classes: names of the C classes.
+        classes: Names of the C classes.
 
     Returns:
         (R,) for each of `metrics_of(classes)`; NaN if undefined.

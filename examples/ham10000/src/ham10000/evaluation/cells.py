@@ -38,20 +38,20 @@ def compare_cells(
     """Estimate the difference of each arm from the control, arm minus control.
 
     Args:
-        control: predictions of the control, by fold and seed: every fold with every seed. With one
+        control: Predictions of the control, by fold and seed: every fold with every seed. With one
             split there is one fold.
-        arms: predictions of each arm in the same cells, for the same images.
-        metrics: names of metrics. Defaults to all.
-        level: nominal coverage of the intervals.
-        resamples: number of bootstrap resamples of lesions.
-        seed: seed of the resamples.
+        arms: Predictions of each arm in the same cells, for the same images.
+        metrics: Names of metrics. Defaults to all.
+        level: Nominal coverage of the intervals.
+        resamples: Number of bootstrap resamples of lesions.
+        seed: Seed of the resamples.
 
     Returns:
         By arm, the estimate of each metric, without the metrics that are undefined in a fold.
 
     Raises:
-        ArgumentError: a cell is missing, or folds have lesions in common.
-        PredictionError: models of a fold were tested on different images.
+        ArgumentError: A cell is missing, or folds have lesions in common.
+        PredictionError: Models of a fold were tested on different images.
     """
     for cells in arms.values():
         _check_same_cells(control, cells)
@@ -96,7 +96,7 @@ def adjust_p_values(p_values: Mapping[tuple[str, str], float]) -> dict[tuple[str
         [0.02, 0.02, 0.04]
 
     Args:
-        p_values: by recipe and metric.
+        p_values: By recipe and metric.
     """
     distinct = {
         (recipe, EQUAL_METRICS.get(metric, metric)): p for (recipe, metric), p in p_values.items()

@@ -116,14 +116,14 @@ def compare(
     """Compare two models' predictions of the same images.
 
     Args:
-        a: predictions of the first model.
-        b: predictions of the second model for the same images, in any order.
-        names: names of the models.
-        resamples: number of bootstrap resamples of lesions.
-        seed: seed of the resamples.
+        a: Predictions of the first model.
+        b: Predictions of the second model for the same images, in any order.
+        names: Names of the models.
+        resamples: Number of bootstrap resamples of lesions.
+        seed: Seed of the resamples.
 
     Raises:
-        PredictionError: the images or their true classes differ; the message names some.
+        PredictionError: The images or their true classes differ; the message names some.
     """
     b = _in_order_of(a, b, names)
     counts = draw_lesions(a.targets, a.lesions, resamples, seed)
@@ -172,16 +172,16 @@ def only_one_right(
         [['I2', 'mel', 'A', 'akiec']]
 
     Args:
-        a: predictions of the first model.
-        b: predictions of the second model for the same images, in any order.
-        names: names of the models.
+        a: Predictions of the first model.
+        b: Predictions of the second model for the same images, in any order.
+        names: Names of the models.
 
     Returns:
         A row for each such image, in the order of `a`, with the columns image_id, lesion_id, dx,
         right (the name of the model that is), predicted_a and predicted_b.
 
     Raises:
-        PredictionError: the images or their true classes differ; the message names some.
+        PredictionError: The images or their true classes differ; the message names some.
     """
     b = _in_order_of(a, b, names)
     found = [each.probabilities.argmax(axis=1) for each in (a, b)]
@@ -209,7 +209,7 @@ def paired_differences(
         b: (N, C), probabilities of the second model.
         lesions: (N,), lesion index of each image, from 0.
         counts: (N, R), from `draw_lesions`.
-        classes: names of the C classes.
+        classes: Names of the C classes.
     """
     drawn_a, drawn_b = (summarize_weighted(targets, scores, counts, classes) for scores in (a, b))
     first = intervals_of(targets, a, lesions, drawn_a, classes)

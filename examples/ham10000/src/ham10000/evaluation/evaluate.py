@@ -116,15 +116,15 @@ def evaluate(
     Each stratum is evaluated as if its images were the whole test set.
 
     Args:
-        predictions: the predictions to evaluate.
-        resamples: number of bootstrap resamples of lesions.
-        seed: seed of the resamples.
-        table: table of the whole data set, as `load_table` returns it. Without it, strata are left
+        predictions: The predictions to evaluate.
+        resamples: Number of bootstrap resamples of lesions.
+        seed: Seed of the resamples.
+        table: Table of the whole data set, as `load_table` returns it. Without it, strata are left
             out: predictions do not say how a diagnosis was made, nor how many images of a lesion
             are not in the test set.
 
     Raises:
-        PredictionError: the table lacks an image, or has another class or lesion for it.
+        PredictionError: The table lacks an image, or has another class or lesion for it.
     """
     if table is None:
         strata: dict[str, Stratum] = {}
@@ -157,7 +157,7 @@ def strata_of(table: pd.DataFrame) -> pd.DataFrame:
         {'histologically_confirmed': 1, 'several_images': 0, 'without_follow_up_nevi': 1}
 
     Args:
-        table: table of the whole data set, as `load_table` returns it.
+        table: Table of the whole data set, as `load_table` returns it.
 
     Returns:
         One boolean column for each stratum, indexed by image_id. If no type of diagnosis is known,
@@ -178,7 +178,7 @@ def write_evaluation(evaluation: Evaluation, predictions: Predictions, out: Path
     """Write predictions.csv and metrics.json into a folder, each atomically.
 
     Raises:
-        WriteError: a file cannot be written.
+        WriteError: A file cannot be written.
     """
     write_predictions(predictions, out / "predictions.csv")
     write_text(out / "metrics.json", to_json(asdict(evaluation)))

@@ -99,7 +99,7 @@ def intervals(
         probabilities: (N, C); each row sums to 1.
         lesions: (N,), lesion index of each image, from 0.
         counts: (N, R), from `draw_lesions`.
-        classes: names of the C classes.
+        classes: Names of the C classes.
 
     Returns:
         The interval of each of `metrics_of(classes)`.

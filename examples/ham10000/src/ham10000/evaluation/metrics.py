@@ -158,13 +158,13 @@ def summarize(
     Args:
         targets: (N,), indices into `classes`.
         probabilities: (N, C); each row sums to 1.
-        classes: names of the C classes.
+        classes: Names of the C classes.
 
     Returns:
         The value of each of `metrics_of(classes)`; NaN if undefined.
 
     Raises:
-        PredictionError: a shape is wrong, there are no images, or a value is out of range.
+        PredictionError: A shape is wrong, there are no images, or a value is out of range.
     """
     truth, scores = _checked(targets, probabilities, len(classes))
     predicted = scores.argmax(axis=1)
@@ -216,7 +216,7 @@ def confusion(targets: npt.ArrayLike, probabilities: npt.ArrayLike) -> npt.NDArr
     """Return the confusion matrix, (C, C): true classes in rows, predicted classes in columns.
 
     Raises:
-        PredictionError: see `summarize`.
+        PredictionError: See `summarize`.
     """
     truth, scores = _checked(targets, probabilities)
     counts = confusion_matrix(truth, scores.argmax(axis=1), labels=range(scores.shape[1]))

@@ -58,7 +58,7 @@ class Predictions:
         ([5, 5], (2, 7), [0, 0])
 
     Raises:
-        PredictionError: the table is not valid; the message names the row.
+        PredictionError: The table is not valid; the message names the row.
     """
 
     table: pd.DataFrame
@@ -107,11 +107,11 @@ def make_predictions(
     Args:
         rows: image_id, lesion_id, dx and split; other columns are ignored.
         probabilities: (N, C), in the order of the classes.
-        source: beginning of error messages about these predictions.
-        classes: names of the C classes.
+        source: Beginning of error messages about these predictions.
+        classes: Names of the C classes.
 
     Raises:
-        PredictionError: there are not C probabilities for each row, or a row is not valid.
+        PredictionError: There are not C probabilities for each row, or a row is not valid.
     """
     table = pd.DataFrame(rows, columns=list(IMAGE_COLUMNS)).reset_index(drop=True)
     values = np.asarray(probabilities, dtype=np.float64)
@@ -128,13 +128,13 @@ def read_predictions(path: Path | str, classes: Sequence[str] = ()) -> Predictio
     """Read a CSV file of predictions, from any source, and check every row.
 
     Args:
-        path: a table with `IMAGE_COLUMNS` and a column for each class.
-        classes: names of the classes, for a check that the file has them; see `Predictions`.
+        path: A table with `IMAGE_COLUMNS` and a column for each class.
+        classes: Names of the classes, for a check that the file has them; see `Predictions`.
 
     Raises:
-        MissingDataError: the file does not exist.
-        DataError: the file is not a table, or a column is missing.
-        PredictionError: a row is not valid; the message names it, counting the header as row 1.
+        MissingDataError: The file does not exist.
+        DataError: The file is not a table, or a column is missing.
+        PredictionError: A row is not valid; the message names it, counting the header as row 1.
     """
     doing = f"reading {path}"
     table = read_csv(Path(path), IMAGE_COLUMNS)
@@ -147,7 +147,7 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
     """Write predictions atomically. Reading the file returns bit-identical values.
 
     Raises:
-        WriteError: the file cannot be written.
+        WriteError: The file cannot be written.
     """
     write_text(path, predictions.table.to_csv(index=False, lineterminator="\n"))
 
@@ -226,7 +226,7 @@ def of_split(predictions: Predictions, split: str) -> Predictions:
     """Return the rows of one split.
 
     Raises:
-        PredictionError: the split has no rows.
+        PredictionError: The split has no rows.
     """
     rows = predictions.table[predictions.table["split"] == split]
     if rows.empty:
@@ -242,12 +242,12 @@ def check_images(predictions: Predictions, expected: pd.DataFrame, whose: str) -
     """Check that predictions are for exactly the expected images.
 
     Args:
-        predictions: the predictions to check.
+        predictions: The predictions to check.
         expected: image_id and dx, and lesion_id if known.
-        whose: name of `expected` for the message, such as "the split test of split.csv".
+        whose: Name of `expected` for the message, such as "the split test of split.csv".
 
     Raises:
-        PredictionError: an image is missing or unexpected, or its class or lesion differs.
+        PredictionError: An image is missing or unexpected, or its class or lesion differs.
     """
     table, doing = predictions.table, predictions.source
     for there, here, what, which, remedy in (

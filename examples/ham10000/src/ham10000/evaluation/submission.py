@@ -62,7 +62,7 @@ def write_submission(predictions: Predictions, path: Path) -> None:
     """Write a submission file atomically.
 
     Raises:
-        WriteError: the file cannot be written.
+        WriteError: The file cannot be written.
     """
     table = submission_table(predictions)
     # Rounding can leave a probability just above 1, which the challenge rejects.
@@ -74,7 +74,7 @@ def read_groundtruth(path: Path) -> pd.DataFrame:
     """Read the official ground truth of the test set, in the Dataverse or the challenge format.
 
     Args:
-        path: a CSV file with lesion_id, image_id, dx and more (Dataverse, 1,511 images), or with
+        path: A CSV file with lesion_id, image_id, dx and more (Dataverse, 1,511 images), or with
             image and a one-hot column for each class (challenge, 1,512 images).
 
     Returns:
@@ -82,8 +82,8 @@ def read_groundtruth(path: Path) -> pd.DataFrame:
         localization: each image becomes a lesion of its own, and the other fields are unknown.
 
     Raises:
-        MissingDataError: the file does not exist.
-        DataError: the file has neither format, a class is unknown, an image is duplicated, or a
+        MissingDataError: The file does not exist.
+        DataError: The file has neither format, a class is unknown, an image is duplicated, or a
             row does not have exactly one class; the message names the row.
     """
     columns = read_csv(path, ()).columns
@@ -107,14 +107,14 @@ class OfficialTest(HAM10000):
     """Images of the official test set of ISIC 2018, Task 3, with items as in `HAM10000`.
 
     Args:
-        root: folder with ISIC2018_Task3_Test_Images (name in the Dataverse) or
+        root: Folder with ISIC2018_Task3_Test_Images (name in the Dataverse) or
             ISIC2018_Task3_Test_Input (name in the challenge), as from `download --parts test`.
-        truth: table from `read_groundtruth`.
-        size: images are resized to size x size.
-        metadata: metadata columns of an item.
+        truth: Table from `read_groundtruth`.
+        size: Images are resized to size x size.
+        metadata: Metadata columns of an item.
 
     Raises:
-        MissingDataError: an image is missing.
+        MissingDataError: An image is missing.
     """
 
     def __init__(

@@ -41,18 +41,18 @@ def explore_dataset(
     """Write a page with the distributions of a data set and a contact sheet of each class.
 
     Args:
-        root: folder of the data set.
-        out: folder for explore.html.
-        seed: seed of the choice of images on the contact sheets.
-        workers: number of threads; the number of cores by default.
-        info: description of the data set.
+        root: Folder of the data set.
+        out: Folder for explore.html.
+        seed: Seed of the choice of images on the contact sheets.
+        workers: Number of threads; the number of cores by default.
+        info: Description of the data set.
 
     Returns:
         The path of the page. It contains pixels of the images, so the licence of the data applies.
 
     Raises:
-        Ham10000Error: the data set can't be used.
-        WriteError: the page can't be written.
+        Ham10000Error: The data set can't be used.
+        WriteError: The page can't be written.
     """
     folder = open_folder(root, info)
     rng = np.random.default_rng(seed)
@@ -258,12 +258,12 @@ def measure(folder: Folder, shown: Sequence[str], workers: int | None = None) ->
     """Read and measure every image and mask of a data set.
 
     Args:
-        folder: the data set.
-        shown: ids of the images to keep small copies of.
-        workers: number of threads; the number of cores by default.
+        folder: The data set.
+        shown: Ids of the images to keep small copies of.
+        workers: Number of threads; the number of cores by default.
 
     Raises:
-        Ham10000Error: an image is missing or damaged.
+        Ham10000Error: An image is missing or damaged.
     """
     keep = set(shown)
     items = list(zip(folder.table["image_id"].tolist(), folder.paths(), strict=True))

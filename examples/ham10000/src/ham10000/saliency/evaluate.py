@@ -89,13 +89,13 @@ def read_masks(paths: Mapping[str, Path], image_ids: Sequence[str], size: int) -
     """Read the masks of images, and count the images without a usable mask.
 
     Args:
-        paths: mask files by image_id; `masks` of `open_folder`.
-        image_ids: the images.
-        size: masks are resized to size x size.
+        paths: Mask files by image_id; `masks` of `open_folder`.
+        image_ids: The images.
+        size: Masks are resized to size x size.
 
     Raises:
-        MissingDataError: no image has a mask.
-        DataError: a mask cannot be decoded; the message names the file.
+        MissingDataError: No image has a mask.
+        DataError: A mask cannot be decoded; the message names the file.
     """
     there = [row for row, name in enumerate(image_ids) if name in paths]
     read = [resize(read_mask(paths[image_ids[row]]), size, mask=True)[0].bool() for row in there]
@@ -163,22 +163,22 @@ def evaluate_saliency(
     """Evaluate the saliency methods on a run's model, against the lesion masks.
 
     Args:
-        run: from `open_run`.
+        run: From `open_run`.
         split: "train", "val" or "test".
-        data: folder of the data set, for the masks; default: the recipe's.
-        faithful: number of randomly drawn images for deletion and insertion. Each takes
+        data: Folder of the data set, for the masks; default: the recipe's.
+        faithful: Number of randomly drawn images for deletion and insertion. Each takes
             2 (`steps` + 1) forward passes for each method.
-        steps: number of points of their curves.
-        resamples: number of bootstrap resamples.
-        seed: seed of the resamples and of the random maps.
-        device: where the model runs.
+        steps: Number of points of their curves.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resamples and of the random maps.
+        device: Where the model runs.
 
     Returns:
         The mean scores with confidence intervals, ready for JSON, and the scores of each image and
         method.
 
     Raises:
-        MissingDataError: no image has a mask, or a part of the run is missing.
+        MissingDataError: No image has a mask, or a part of the run is missing.
     """
     weights = run.weights_hash
     images = run.dataset(split)
@@ -236,7 +236,7 @@ def write_saliency(summary: Mapping[str, Any], images: pd.DataFrame, out: Path) 
     """Write the results of `evaluate_saliency` as `LOCALIZATION_JSON` and `LOCALIZATION_CSV`.
 
     Raises:
-        WriteError: a file cannot be written.
+        WriteError: A file cannot be written.
     """
     table = images.to_csv(index=False, lineterminator="\n", float_format="%.6g")
     write_text(out / LOCALIZATION_CSV, table)
@@ -256,13 +256,13 @@ def measure_localization(
     """Compute the localization scores of each method.
 
     Args:
-        model: in eval mode, takes the image alone; see `image_network`.
-        read: reads images by index.
-        rows: image indices.
+        model: In eval mode, takes the image alone; see `image_network`.
+        read: Reads images by index.
+        rows: Image indices.
         masks: (M, S, S), the masks of these images.
-        methods: some of `METHODS`; "attention" needs a model with attention.
-        batch_size: number of images in a batch.
-        seed: seed of the random maps.
+        methods: Some of `METHODS`; "attention" needs a model with attention.
+        batch_size: Number of images in a batch.
+        seed: Seed of the random maps.
 
     Returns:
         (M,) for each method and each of `SCORES`.
@@ -285,10 +285,10 @@ def measure_maps(
     """Compute statistics of the attention maps, (M,) for each of `STATISTICS`.
 
     Args:
-        model: in eval mode, with attention, takes the image alone; see `image_network`.
-        read: reads images by index.
-        rows: image indices.
-        batch_size: number of images in a batch.
+        model: In eval mode, with attention, takes the image alone; see `image_network`.
+        read: Reads images by index.
+        rows: Image indices.
+        batch_size: Number of images in a batch.
     """
     parts = []
     for start in range(0, len(rows), batch_size):
@@ -310,13 +310,13 @@ def measure_faithfulness(
     """Compute the deletion and insertion curves of each method.
 
     Args:
-        model: in eval mode, takes the image alone; see `image_network`.
-        read: reads images by index.
-        rows: image indices.
-        methods: some of `METHODS`.
-        steps: number of points of a curve after the first.
-        batch_size: number of images in a batch.
-        seed: seed of the random maps and of the order of ties.
+        model: In eval mode, takes the image alone; see `image_network`.
+        read: Reads images by index.
+        rows: Image indices.
+        methods: Some of `METHODS`.
+        steps: Number of points of a curve after the first.
+        batch_size: Number of images in a batch.
+        seed: Seed of the random maps and of the order of ties.
 
     Returns:
         (M, steps + 1) for each method and each of `CURVES`.

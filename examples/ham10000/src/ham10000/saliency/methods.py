@@ -19,7 +19,7 @@ def attention_maps(model: Callable[..., tuple[Tensor, Tensor]], images: Tensor) 
     """Return the sum of a model's attention maps.
 
     Args:
-        model: returns (logits, maps) for `return_maps=True`, with maps (N, K, h, w).
+        model: Returns (logits, maps) for `return_maps=True`, with maps (N, K, h, w).
         images: (N, 3, H, W), normalized.
 
     Returns:
@@ -36,7 +36,7 @@ def grad_cam_maps(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
     map, so both have the same resolution.
 
     Args:
-        model: contains a `softattn.SpatialBackbone`. It is not modified.
+        model: Contains a `softattn.SpatialBackbone`. It is not modified.
         images: (N, 3, H, W), normalized.
         classes: (N,), the class index for each image.
 
@@ -44,7 +44,7 @@ def grad_cam_maps(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
         (N, H, W), from 0 to 1.
 
     Raises:
-        ArgumentError: the model has no `SpatialBackbone`.
+        ArgumentError: The model has no `SpatialBackbone`.
     """
     target = _backbone(model, "computing Grad-CAM")
     # The backward pass ends at the feature map, which is all that Grad-CAM needs, and which makes
@@ -64,11 +64,11 @@ def feature_size(model: nn.Module, image: Tensor) -> tuple[int, int]:
     """Return the height and width of the feature map that attention and Grad-CAM use.
 
     Args:
-        model: contains a `softattn.SpatialBackbone`.
+        model: Contains a `softattn.SpatialBackbone`.
         image: (3, H, W), normalized.
 
     Raises:
-        ArgumentError: the model has no `SpatialBackbone`.
+        ArgumentError: The model has no `SpatialBackbone`.
     """
     features: Tensor = _backbone(model, "finding the feature map")(image[None])
     return features.shape[2], features.shape[3]
@@ -84,7 +84,7 @@ def gaussian_map(size: tuple[int, int], sigma: float = 0.25) -> Tensor:
 
     Args:
         size: H and W.
-        sigma: standard deviation, as a fraction of each side.
+        sigma: Standard deviation, as a fraction of each side.
 
     Returns:
         (H, W), with a sum of 1.
@@ -106,9 +106,9 @@ def random_maps(count: int, size: tuple[int, int], rng: np.random.Generator) -> 
         torch.Size([2, 7, 7])
 
     Args:
-        count: number of maps, N.
+        count: Number of maps, N.
         size: h and w, the resolution of the maps that the noise is compared with.
-        rng: random generator.
+        rng: Random generator.
 
     Returns:
         (N, h, w), from 0 to 1.

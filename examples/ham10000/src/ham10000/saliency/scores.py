@@ -207,7 +207,7 @@ def localization_scores(maps: Tensor, masks: Tensor) -> dict[str, Floats]:
         (N,) for each of `SCORES`, from 0 to 1.
 
     Raises:
-        ArgumentError: shapes do not match, a map has a negative or non-finite value, or a mask is
+        ArgumentError: Shapes do not match, a map has a negative or non-finite value, or a mask is
             empty.
     """
     masks = masks.bool()
@@ -254,7 +254,7 @@ def rank_positions(maps: Tensor, size: tuple[int, int], rng: np.random.Generator
     Args:
         maps: (N, h, w).
         size: H and W of the images.
-        rng: random generator for ties.
+        rng: Random generator for ties.
 
     Returns:
         (N, H, W), 0 for the largest value of a map, 1 for the next, and so on.
@@ -287,11 +287,11 @@ def faithfulness_curves(
     """Compute the deletion and insertion curves of images.
 
     Args:
-        predict: returns logits, (N, C).
+        predict: Returns logits, (N, C).
         images: (N, 3, H, W), normalized.
         classes: (N,), the class whose probability the curves show.
         ranks: (N, H, W), from `rank_positions`.
-        steps: number of equal shares in which positions are deleted or inserted.
+        steps: Number of equal shares in which positions are deleted or inserted.
 
     Returns:
         (N, steps + 1) for each of `CURVES`: probabilities after 0, 1, ..., `steps` shares.

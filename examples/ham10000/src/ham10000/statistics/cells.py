@@ -117,20 +117,20 @@ def estimate_cells(
 
     Args:
         values: (F, S), the difference of each fold and seed.
-        lesion_variance: variance of the mean over cells due to test lesions alone; see
+        lesion_variance: Variance of the mean over cells due to test lesions alone; see
             `shared_variance`.
-        lesions: number of test lesions over all folds. `lesion_variance` has one degree of freedom
+        lesions: Number of test lesions over all folds. `lesion_variance` has one degree of freedom
             less.
-        level: nominal coverage of the interval.
-        bounds: smallest and largest possible difference.
-        identical: whether the predictions of both recipes are equal, so that the difference is 0
+        level: Nominal coverage of the interval.
+        bounds: Smallest and largest possible difference.
+        identical: Whether the predictions of both recipes are equal, so that the difference is 0
             without error.
 
     Returns:
         The estimate. Its unit is the unit of `values`.
 
     Raises:
-        ArgumentError: there are fewer than two seeds, or a value is not finite.
+        ArgumentError: There are fewer than two seeds, or a value is not finite.
     """
     cells = np.asarray(values, dtype=np.float64)
     doing = "estimating a difference over folds and seeds"
@@ -189,7 +189,7 @@ def shared_variance(resamples: npt.ArrayLike) -> float:
         The variance; 0 if the covariance is negative.
 
     Raises:
-        ArgumentError: there are fewer than two seeds or two resamples.
+        ArgumentError: There are fewer than two seeds or two resamples.
     """
     drawn = np.asarray(resamples, dtype=np.float64)
     if drawn.ndim != 2 or min(drawn.shape) < 2:
@@ -225,13 +225,13 @@ def decide(
         ('better', 'equivalent')
 
     Args:
-        found: from `estimate_cells`.
-        margin: smallest difference of interest, in the unit of the estimate.
-        adjusted_p: p-value adjusted for multiple testing, from `holm`; default: no adjustment.
-        lower_is_better: whether lower values of the metric are better, as for losses.
+        found: From `estimate_cells`.
+        margin: Smallest difference of interest, in the unit of the estimate.
+        adjusted_p: P-value adjusted for multiple testing, from `holm`; default: no adjustment.
+        lower_is_better: Whether lower values of the metric are better, as for losses.
 
     Raises:
-        ArgumentError: the margin is not positive.
+        ArgumentError: The margin is not positive.
     """
     if not margin > 0:
         raise ArgumentError(

@@ -93,9 +93,9 @@ def auc_covariance(
 
     Args:
         targets: (N,), indices into `classes`.
-        models: probabilities of each of M models, (N, C).
+        models: Probabilities of each of M models, (N, C).
         lesions: (N,), lesion index of each image, from 0.
-        classes: names of the C classes.
+        classes: Names of the C classes.
 
     Returns:
         The AUCs, (M,), and covariances, (M, M), for auc_macro, auc_weighted, and the AUC of each
@@ -144,8 +144,8 @@ def compare_aucs(
         a: (N, C), probabilities of the first model.
         b: (N, C), probabilities of the second model.
         lesions: (N,), lesion index of each image, from 0.
-        level: nominal coverage of the intervals.
-        classes: names of the C classes.
+        level: Nominal coverage of the intervals.
+        classes: Names of the C classes.
 
     Returns:
         The difference for auc_macro, auc_weighted, and the AUC of each class (auc/nv, ...).

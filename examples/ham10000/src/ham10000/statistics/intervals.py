@@ -56,8 +56,8 @@ def wilson(share: float, trials: float) -> Limits:
         (0.722, 1.0)
 
     Args:
-        share: the observed proportion, from 0 to 1.
-        trials: effective number of independent trials. With 0, the interval is (0, 1).
+        share: The observed proportion, from 0 to 1.
+        trials: Effective number of independent trials. With 0, the interval is (0, 1).
     """
     if trials <= 0:
         return 0.0, 1.0
@@ -95,10 +95,10 @@ def auc_interval(value: float, error: float, positives: int, negatives: int) -> 
         (0.971, 0.997)
 
     Args:
-        value: the AUC.
-        error: bootstrap standard error of the AUC.
-        positives: number of lesions of the class.
-        negatives: number of lesions of the other classes.
+        value: The AUC.
+        error: Bootstrap standard error of the AUC.
+        positives: Number of lesions of the class.
+        negatives: Number of lesions of the other classes.
     """
     half_pair = 0.5 / (positives * negatives)
     inside = min(max(value, half_pair), 1 - half_pair)
@@ -154,9 +154,9 @@ def difference_interval(a: Sequence[float], b: Sequence[float], correlation: flo
         (-1.0, -0.576)
 
     Args:
-        a: value, low and high of the first estimate.
-        b: value, low and high of the second estimate.
-        correlation: correlation of the two estimates.
+        a: Value, low and high of the first estimate.
+        b: Value, low and high of the second estimate.
+        correlation: Correlation of the two estimates.
     """
     if not np.isfinite([*a, *b]).all():
         return -np.inf, np.inf

@@ -91,9 +91,9 @@ def restore(setup: Setup, state: TrainState, content: dict[str, Any]) -> None:
     With another number of ranks the run continues too, with new random numbers for dropout.
 
     Raises:
-        CheckpointError: the checkpoint is of another version or another model.
-        RecipeError: the recipe was changed after the checkpoint was written.
-        SplitError: the split was changed after the checkpoint was written.
+        CheckpointError: The checkpoint is of another version or another model.
+        RecipeError: The recipe was changed after the checkpoint was written.
+        SplitError: The split was changed after the checkpoint was written.
     """
     doing = f"resuming {setup.run.path}"
     check_version(content, doing)
@@ -161,7 +161,7 @@ def recover_best(setup: Setup, state: TrainState) -> None:
     """Write the best weights again if a resumed run has lost them; a collective operation.
 
     Raises:
-        CheckpointError: no checkpoint has them either.
+        CheckpointError: No checkpoint has them either.
     """
     problem = ""
     if setup.rank == 0 and state.counters.best_epoch is not None:
@@ -176,8 +176,8 @@ def final_weights(setup: Setup, state: TrainState) -> dict[str, Any]:
     """Return the weights of the best epoch from disk, at the end; a collective operation.
 
     Raises:
-        TrainingError: there is no best epoch, or its weights cannot be written.
-        CheckpointError: they are lost.
+        TrainingError: There is no best epoch, or its weights cannot be written.
+        CheckpointError: They are lost.
     """
     run, epoch = setup.run, state.counters.best_epoch
     if epoch is None:
@@ -203,13 +203,13 @@ def read_best(run: RunDir, epoch: int | None = None) -> dict[str, Any]:
     checkpoint of the end of the best epoch.
 
     Args:
-        run: the folder of the run.
-        epoch: the best epoch; by default the one that the newest checkpoint names. The file of a
+        run: The folder of the run.
+        epoch: The best epoch; by default the one that the newest checkpoint names. The file of a
             finished run needs no checkpoint, because it was verified at the end.
 
     Raises:
-        MissingDataError: the run has no weights yet.
-        CheckpointError: the best weights are lost.
+        MissingDataError: The run has no weights yet.
+        CheckpointError: The best weights are lost.
     """
     content, problem = _read_file(run)
     has_steps = bool(run.step_checkpoints())

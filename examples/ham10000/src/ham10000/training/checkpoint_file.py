@@ -37,7 +37,7 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write tensors, numbers, strings, lists and dicts to a file, atomically.
 
     Raises:
-        WriteError: the file cannot be written; an older one is unchanged.
+        WriteError: The file cannot be written; an older one is unchanged.
     """
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -64,8 +64,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         {'step': 1}
 
     Raises:
-        MissingDataError: the file does not exist.
-        CheckpointError: it is truncated or changed, or holds objects other than data.
+        MissingDataError: The file does not exist.
+        CheckpointError: It is truncated or changed, or holds objects other than data.
     """
     doing = f"reading the checkpoint {path}"
     try:
@@ -93,7 +93,7 @@ def check_version(content: dict[str, Any], doing: str) -> None:
     """Check that this version of ham10000 can use a checkpoint.
 
     Raises:
-        CheckpointError: another version wrote it.
+        CheckpointError: Another version wrote it.
     """
     if content.get("version") != VERSION:
         raise CheckpointError(
@@ -126,7 +126,7 @@ def read_latest(run: RunDir) -> dict[str, Any] | None:
     """Return the newest undamaged checkpoint of a run; `None` if it has no checkpoint.
 
     Raises:
-        CheckpointError: all checkpoints are damaged.
+        CheckpointError: All checkpoints are damaged.
     """
     paths = run.step_checkpoints()
     for path in paths:

@@ -73,13 +73,13 @@ class EpochPlan:
         3
 
     Args:
-        samples: number of images that the sampler draws.
-        batch_size: number of images in a batch, over all ranks.
-        replicas: number of ranks.
-        accumulate: number of batches in a step.
+        samples: Number of images that the sampler draws.
+        batch_size: Number of images in a batch, over all ranks.
+        replicas: Number of ranks.
+        accumulate: Number of batches in a step.
 
     Raises:
-        ArgumentError: the ranks cannot share a batch evenly, or there is not a single batch.
+        ArgumentError: The ranks cannot share a batch evenly, or there is not a single batch.
     """
 
     samples: int
@@ -136,7 +136,7 @@ def prepare_data(run: RunDir, recipe: Recipe) -> Path:
         The folder of the cache.
 
     Raises:
-        Ham10000Error: the data set is unusable, or cannot be split as the recipe says.
+        Ham10000Error: The data set is unusable, or cannot be split as the recipe says.
     """
     cache = _prepare_cache(run, recipe.data)
     opened = open_cache(cache)
@@ -161,8 +161,8 @@ def replace_run(out: Path, recipe: Recipe) -> bool:
         Whether there was such a run.
 
     Raises:
-        LockedError: the run is active.
-        Ham10000Error: the data set is unusable. Nothing is removed.
+        LockedError: The run is active.
+        Ham10000Error: The data set is unusable. Nothing is removed.
     """
     run, recipe = RunDir(out), with_absolute_paths(recipe)
     if not run.recipe.is_file():
@@ -180,12 +180,12 @@ def prepare_split(run: RunDir, recipe: Recipe, table: pd.DataFrame) -> None:
     """Create the split of a run where it does not exist; several processes may call this at once.
 
     Args:
-        run: the folder of the run.
-        recipe: its recipe.
-        table: the metadata table of the data set.
+        run: The folder of the run.
+        recipe: Its recipe.
+        table: The metadata table of the data set.
 
     Raises:
-        Ham10000Error: the data set cannot be split as the recipe says.
+        Ham10000Error: The data set cannot be split as the recipe says.
     """
     with run.lock():
         if not run.split.exists():
@@ -217,7 +217,7 @@ def prepare_features(run: RunDir, recipe: Recipe) -> FeatureMaps:
     Several processes may call this at once.
 
     Raises:
-        Ham10000Error: the data set is unusable, or the features cannot be computed; see
+        Ham10000Error: The data set is unusable, or the features cannot be computed; see
             `extract_features`.
     """
     cache = _prepare_cache(run, recipe.data)
@@ -243,7 +243,7 @@ def open_train(cache: Path, run: RunDir, data: DataRecipe) -> HAM10000:
     """Open the images that a run is trained on: the cached ones, or the augmented set.
 
     Raises:
-        Ham10000Error: the augmented set is not of the run's training set; see `OfflineHAM10000`.
+        Ham10000Error: The augmented set is not of the run's training set; see `OfflineHAM10000`.
     """
     if data.offline is None:
         return open_split(cache, run, "train", metadata=data.metadata)
@@ -335,14 +335,14 @@ def make_split(
     """Return the split of a recipe: from its split file, or by its protocol.
 
     Args:
-        data: the part `data` of the recipe.
-        seed: seed of the split.
-        table: the metadata table of the data set.
-        folds: number of folds, with kfold.
-        validation: whether kfold has a validation fold.
+        data: The part `data` of the recipe.
+        seed: Seed of the split.
+        table: The metadata table of the data set.
+        folds: Number of folds, with kfold.
+        validation: Whether kfold has a validation fold.
 
     Raises:
-        Ham10000Error: the split file or the data set is missing or invalid.
+        Ham10000Error: The split file or the data set is missing or invalid.
     """
     if data.split is not None:
         return read_split(data.split, table)

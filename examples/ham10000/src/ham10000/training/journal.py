@@ -72,11 +72,11 @@ class EpochProgress:
     """Progress of an epoch: a bar on a terminal, otherwise a line of the log every minute.
 
     Args:
-        title: the start of each line.
-        steps: number of steps of the epoch.
-        done: number of steps that are done already.
-        note: text below the bar, with the metrics so far.
-        shown: whether this process shows anything.
+        title: The start of each line.
+        steps: Number of steps of the epoch.
+        done: Number of steps that are done already.
+        note: Text below the bar, with the metrics so far.
+        shown: Whether this process shows anything.
     """
 
     def __init__(self, title: str, steps: int, done: int, note: str, *, shown: bool) -> None:
@@ -142,8 +142,8 @@ class Journal:
 
     Args:
         loggers: TensorBoard and W&B.
-        epochs: number of epochs of the recipe.
-        shown: whether this process writes.
+        epochs: Number of epochs of the recipe.
+        shown: Whether this process writes.
     """
 
     def __init__(self, loggers: Loggers, epochs: int, *, shown: bool) -> None:
@@ -215,7 +215,7 @@ def write_metrics(run: RunDir, counters: Counters) -> None:
     """Write metrics.jsonl from the recorded epochs, so that each epoch occurs once.
 
     Raises:
-        WriteError: the disk is full, or the file may not be written.
+        WriteError: The disk is full, or the file may not be written.
     """
     write_text(run.metrics, "".join(json.dumps(record) + "\n" for record in counters.records))
 
@@ -240,7 +240,7 @@ def table_head(validation_split: str) -> list[str]:
     """Return the head of the table of epochs.
 
     Args:
-        validation_split: the split that the columns on the right are of.
+        validation_split: The split that the columns on the right are of.
     """
     names = [*_OF_TRAIN, *_OF_VALIDATION]
     titles = [textwrap.wrap(metric_name(name), _WIDTH - 1) for name in names]
@@ -259,10 +259,10 @@ def table_row(
     """Return the row of an epoch, with the time of training and evaluation.
 
     Args:
-        train: the record of the training images.
-        validation: the record of the validation images.
-        epochs: number of epochs of the recipe.
-        is_best: whether the epoch is marked as the best so far.
+        train: The record of the training images.
+        validation: The record of the validation images.
+        epochs: Number of epochs of the recipe.
+        is_best: Whether the epoch is marked as the best so far.
     """
     values = [train[name] for name in _OF_TRAIN] + [validation[name] for name in _OF_VALIDATION]
     minutes, seconds = divmod(round(train["seconds"] + validation["seconds"]), 60)
@@ -305,7 +305,7 @@ def explain_failures(recipe: Recipe, run: RunDir) -> Iterator[None]:
     """Log errors, and turn failures of the machine into errors that say what would help.
 
     Raises:
-        TrainingError: memory ran out, or another process has ended.
+        TrainingError: Memory ran out, or another process has ended.
     """
     try:
         yield

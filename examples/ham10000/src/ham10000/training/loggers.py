@@ -36,9 +36,9 @@ class Loggers:
     """The loggers of a run. Their failures are logged and do not stop training.
 
     Args:
-        tensorboard: a TensorBoard writer.
-        wandb: a W&B run.
-        images: number of validation images whose attention maps are shown.
+        tensorboard: A TensorBoard writer.
+        wandb: A W&B run.
+        images: Number of validation images whose attention maps are shown.
     """
 
     def __init__(

@@ -46,8 +46,8 @@ class ClassLoss(nn.Module):
 
     Args:
         weight: (K,), weights of the classes; 1 by default.
-        label_smoothing: part of each target that is spread evenly over all classes.
-        gamma: exponent of the focal factor.
+        label_smoothing: Part of each target that is spread evenly over all classes.
+        gamma: Exponent of the focal factor.
         offsets: (K,), added to the logits first.
 
     Shape:
@@ -118,9 +118,9 @@ class MultiWeightedLoss(nn.Module):
 
     Args:
         class_counts: (K,), number of training images of each class.
-        power: exponent of the inverse counts.
-        gamma: exponent of the focal factor.
-        cumulative: epochs at whose start the weights begin to grow and are complete; `None` for the
+        power: Exponent of the inverse counts.
+        gamma: Exponent of the focal factor.
+        cumulative: Epochs at whose start the weights begin to grow and are complete; `None` for the
             complete weights in all epochs.
 
     Shape:
@@ -200,10 +200,10 @@ def build_loss(
         tensor([1., 1., 1., 1., 5., 1., 1.])
 
     Args:
-        recipe: the part `loss` of a recipe.
-        class_counts: number of training images of each class, in the order of `classes`.
-        frequencies: how often each class is sampled, in any unit; `class_counts` by default.
-        classes: names of the classes.
+        recipe: The part `loss` of a recipe.
+        class_counts: Number of training images of each class, in the order of `classes`.
+        frequencies: How often each class is sampled, in any unit; `class_counts` by default.
+        classes: Names of the classes.
     """
     if recipe.name == "multi_weighted":
         counts = torch.as_tensor(class_counts)
@@ -268,8 +268,8 @@ def confirmation_weights(recipe: LossRecipe, table: pd.DataFrame) -> Tensor | No
         tensor([1.0000, 0.5000, 1.0000])
 
     Args:
-        recipe: the part `loss` of a recipe.
-        table: rows of the metadata table, one per image.
+        recipe: The part `loss` of a recipe.
+        table: Rows of the metadata table, one per image.
 
     Source: Gessert et al., Skin lesion classification using CNNs with patch-based attention and
     diagnosis-guided loss weighting, arXiv:1905.02793.

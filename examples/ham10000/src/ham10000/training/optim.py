@@ -79,9 +79,9 @@ def build_optimizer(
         [(0.1, 0.0001), (0.1, 0.0), (1.0, 0.0001), (1.0, 0.0)]
 
     Args:
-        recipe: the part `optimizer` of a recipe.
-        model: the model, from `build_model`.
-        fused: use torch's fused kernels for Adam and AdamW, which read each weight once. With a
+        recipe: The part `optimizer` of a recipe.
+        model: The model, from `build_model`.
+        fused: Use torch's fused kernels for Adam and AdamW, which read each weight once. With a
             gradient scaler they would also unscale, and gradients could not be clipped before.
     """
     groups = model.param_groups(
@@ -120,8 +120,8 @@ class Schedule:
         [0.5, 1.0, 1.0, 0.854, 0.5, 0.146]
 
     Args:
-        optimizer: the optimizer whose learning rates change.
-        scheduler: a scheduler of `torch.optim.lr_scheduler`.
+        optimizer: The optimizer whose learning rates change.
+        scheduler: A scheduler of `torch.optim.lr_scheduler`.
     """
 
     def __init__(
@@ -178,11 +178,11 @@ def build_schedule(
     Example: see `Schedule`.
 
     Args:
-        recipe: the part `schedule` of a recipe.
-        optimizer: from `build_optimizer`; the rate of each group is the highest it gets.
-        steps_per_epoch: number of optimizer steps in an epoch, not of batches.
-        epochs: number of epochs of the whole run.
-        mode: whether a lower or a higher metric is better, for plateau.
+        recipe: The part `schedule` of a recipe.
+        optimizer: From `build_optimizer`; the rate of each group is the highest it gets.
+        steps_per_epoch: Number of optimizer steps in an epoch, not of batches.
+        epochs: Number of epochs of the whole run.
+        mode: Whether a lower or a higher metric is better, for plateau.
     """
     steps = steps_per_epoch * epochs
     warmup = round(recipe.warmup_epochs * steps_per_epoch)
@@ -253,8 +253,8 @@ def average_weights(model: nn.Module, decay: float | None) -> AveragedModel | No
         0.8182
 
     Args:
-        model: the model to average.
-        decay: decay of the average, from 0 to 1.
+        model: The model to average.
+        decay: Decay of the average, from 0 to 1.
     """
     if decay is None:
         return None

@@ -86,15 +86,15 @@ def predict(
     """Predict every image of a data set in eval mode; a collective operation.
 
     Args:
-        model: a model of `ham10000.models.build_model`; its mode is restored.
-        data: the images to predict.
-        recipe: the recipe of the model, for batch size, normalization and precision.
-        split: name of the split, for the column `split` of the predictions.
-        device: device of the model.
-        rank: rank of this process.
-        replicas: number of processes, which all call this with the same weights.
-        tta: number of views of an image whose probabilities are averaged: 1, 2, 4 or 8.
-        crops: number of crops of a view whose logits are averaged; see `grid_crops`.
+        model: A model of `ham10000.models.build_model`; its mode is restored.
+        data: The images to predict.
+        recipe: The recipe of the model, for batch size, normalization and precision.
+        split: Name of the split, for the column `split` of the predictions.
+        device: Device of the model.
+        rank: Rank of this process.
+        replicas: Number of processes, which all call this with the same weights.
+        tta: Number of views of an image whose probabilities are averaged: 1, 2, 4 or 8.
+        crops: Number of crops of a view whose logits are averaged; see `grid_crops`.
 
     Returns:
         The predictions of all ranks, on every rank, in the order of the data set, with five
@@ -132,14 +132,14 @@ def read_pixels(paths: Sequence[Path], size: int) -> Iterator[Tensor]:
 
     Args:
         paths: JPEG or PNG files.
-        size: width and height in pixels; `data.size` of the recipe.
+        size: Width and height in pixels; `data.size` of the recipe.
 
     Yields:
         (3, size, size), uint8.
 
     Raises:
-        MissingDataError: a file does not exist or cannot be read.
-        DataError: a file is not an image, or is damaged.
+        MissingDataError: A file does not exist or cannot be read.
+        DataError: A file is not an image, or is damaged.
     """
     return in_order(lambda path: resize(read_image(path), size), paths, "Reading images")
 
@@ -149,7 +149,7 @@ def normalize(pixels: Tensor, recipe: Recipe) -> Tensor:
 
     Args:
         pixels: (B, 3, S, S), uint8.
-        recipe: the recipe of the model.
+        recipe: The recipe of the model.
 
     Returns:
         (B, 3, S, S), float32.
@@ -172,21 +172,21 @@ def predict_files(
     """Predict image files, as `predict` does the images of a data set.
 
     Args:
-        model: a model of `ham10000.models.build_model`, in eval mode.
+        model: A model of `ham10000.models.build_model`, in eval mode.
         paths: JPEG or PNG files.
-        recipe: see `predict`.
-        metadata: metadata features of each file, (N, M), if the model needs them.
-        device: see `predict`.
-        tta: see `predict`.
-        crops: see `predict`.
+        recipe: See `predict`.
+        metadata: Metadata features of each file, (N, M), if the model needs them.
+        device: See `predict`.
+        tta: See `predict`.
+        crops: See `predict`.
 
     Returns:
         The probability of each class for each file, unrounded.
 
     Raises:
         ArgumentError: `tta` is another number.
-        MissingDataError: a file does not exist or cannot be read.
-        DataError: a file is not an image, or is damaged.
+        MissingDataError: A file does not exist or cannot be read.
+        DataError: A file is not an image, or is damaged.
     """
     _check_views(tta)
     device, rows = torch.device(device), list[list[float]]()

@@ -83,16 +83,16 @@ def launch(run: RunDir, processes: int, restarts: int = 0) -> int:
     """Train a run in several processes, and wait for them.
 
     Args:
-        run: the folder of the run, from `claim_run`.
-        processes: number of processes.
-        restarts: how many times all processes are restarted from the last checkpoint when one of
+        run: The folder of the run, from `claim_run`.
+        processes: Number of processes.
+        restarts: How many times all processes are restarted from the last checkpoint when one of
             them ends with an error.
 
     Returns:
         0; or `INTERRUPTED` if the run is not finished.
 
     Raises:
-        TrainingError: a process failed.
+        TrainingError: A process failed.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -141,8 +141,8 @@ def start_fabric(precision: Literal["32", "bf16", "fp16"]) -> "Fabric":
     `catch_signals`.
 
     Raises:
-        ArgumentError: the variable HAM10000_TIMEOUT is not a number of seconds.
-        TrainingError: there are fewer GPUs than processes, or fp16 was requested on a CPU.
+        ArgumentError: The variable HAM10000_TIMEOUT is not a number of seconds.
+        TrainingError: There are fewer GPUs than processes, or fp16 was requested on a CPU.
     """
     local, world = local_processes(), int(os.environ.get("WORLD_SIZE", "1"))
     on_gpu = torch.cuda.is_available()
@@ -228,7 +228,7 @@ class StopRequest:
         (True, 'max_minutes is over')
 
     Args:
-        max_minutes: request a stop after this many minutes.
+        max_minutes: Request a stop after this many minutes.
     """
 
     def __init__(self, max_minutes: float | None = None) -> None:

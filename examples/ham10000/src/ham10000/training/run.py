@@ -55,14 +55,14 @@ class Run:
     """A training run, from `open_run`.
 
     Args:
-        files: the folder of the run.
-        data: folder of the data set; by default the one of training.
+        files: The folder of the run.
+        data: Folder of the data set; by default the one of training.
 
     Attributes:
-        files: paths of the files of the run.
-        folder: the folder of the run.
-        recipe: the recipe of the run; its data.root is `data` if that is given.
-        info: description of the data set.
+        files: Paths of the files of the run.
+        folder: The folder of the run.
+        recipe: The recipe of the run; its data.root is `data` if that is given.
+        info: Description of the data set.
     """
 
     def __init__(self, files: RunDir, data: Path | None = None) -> None:
@@ -99,10 +99,10 @@ class Run:
         """Return the model in eval mode with its best weights, averaged if the recipe says so.
 
         Raises:
-            MissingDataError: the run has no weights yet.
-            CheckpointError: its best weights are lost.
-            RecipeError: the recipe was changed after training.
-            SplitError: the split was changed after training.
+            MissingDataError: The run has no weights yet.
+            CheckpointError: Its best weights are lost.
+            RecipeError: The recipe was changed after training.
+            SplitError: The split was changed after training.
         """
         recipe, content = self.recipe, read_best(self.files)
         doing = f"loading the model of {self.folder}"
@@ -147,9 +147,9 @@ class Run:
 
         Args:
             split: "train", "val" or "test".
-            tta: number of views of an image whose probabilities are averaged: 1, 2, 4 or 8; by
+            tta: Number of views of an image whose probabilities are averaged: 1, 2, 4 or 8; by
                 default the recipe's.
-            device: device of the model.
+            device: Device of the model.
         """
         return predict(
             self.load_model(device),
@@ -174,9 +174,9 @@ class Run:
             (N, 3, S, S), float32, in the order of the files.
 
         Raises:
-            ArgumentError: there are no files, or one is a folder.
-            MissingDataError: a file does not exist or cannot be read.
-            DataError: a file is not an image, or is damaged.
+            ArgumentError: There are no files, or one is a folder.
+            MissingDataError: A file does not exist or cannot be read.
+            DataError: A file is not an image, or is damaged.
         """
         paths = _listed(images, "preprocessing")
         return normalize(torch.stack(list(read_pixels(paths, self.recipe.data.size))), self.recipe)
@@ -192,21 +192,21 @@ class Run:
 
         Args:
             images: JPEG or PNG files, or one file; see `preprocess`.
-            metadata: age, sex and localization of each image, as `read_table` returns them, for a
+            metadata: Age, sex and localization of each image, as `read_table` returns them, for a
                 run with `data.metadata`.
-            tta: see `predict`.
-            device: device of the model.
+            tta: See `predict`.
+            device: Device of the model.
 
         Returns:
             The probability of each class with five significant digits. Columns are the classes of
             the data set, and the index has the files as given.
 
         Raises:
-            ArgumentError: there are no files, one is a folder, or the model needs metadata, which
+            ArgumentError: There are no files, one is a folder, or the model needs metadata, which
                 is missing or has another number of rows.
-            MissingDataError: a file does not exist or cannot be read, or the run has no weights.
-            DataError: a file is not an image, or is damaged.
-            Ham10000Error: the model cannot be loaded; see `load_model`.
+            MissingDataError: A file does not exist or cannot be read, or the run has no weights.
+            DataError: A file is not an image, or is damaged.
+            Ham10000Error: The model cannot be loaded; see `load_model`.
         """
         paths = _listed(images, "predicting")
         features = None
@@ -247,13 +247,13 @@ class Run:
         """Predict the official test set of ISIC 2018, Task 3, with the best weights.
 
         Args:
-            root: the folder with the images; see `OfficialTest`.
-            truth: as `read_groundtruth` returns it.
-            tta: see `predict`.
-            device: device of the model.
+            root: The folder with the images; see `OfficialTest`.
+            truth: As `read_groundtruth` returns it.
+            tta: See `predict`.
+            device: Device of the model.
 
         Raises:
-            MissingDataError: an image is missing.
+            MissingDataError: An image is missing.
         """
         columns = METADATA_COLUMNS if self.recipe.data.metadata else ()
         data = OfficialTest(root, truth, self.recipe.data.size, columns)
@@ -286,12 +286,12 @@ def open_run(folder: Path | str, *, data: Path | None = None) -> Run:
     """Open the run in a folder of `ham10000 train --out`.
 
     Args:
-        folder: the folder of the run.
-        data: folder of the data set, if it has moved since training.
+        folder: The folder of the run.
+        data: Folder of the data set, if it has moved since training.
 
     Raises:
-        MissingDataError: there is no run in the folder.
-        RecipeError: its recipe cannot be read.
+        MissingDataError: There is no run in the folder.
+        RecipeError: Its recipe cannot be read.
     """
     return Run(find_run(Path(folder)), data)
 
@@ -348,15 +348,15 @@ def find_predictions(
     """Return the predictions of a split: from a file, or else from the model of a run.
 
     Args:
-        source: the folder of a run, or a file of predictions.
+        source: The folder of a run, or a file of predictions.
         split: "train", "val" or "test".
-        tta: number of views whose probabilities are averaged; needs the folder of a run.
-        data: folder of the data set, by default the one of training. If it is given, predictions
+        tta: Number of views whose probabilities are averaged; needs the folder of a run.
+        data: Folder of the data set, by default the one of training. If it is given, predictions
             from a file must be of its images.
 
     Raises:
         MissingDataError: `source` does not exist.
-        PredictionError: the predictions are invalid, or not of the images of the run.
+        PredictionError: The predictions are invalid, or not of the images of the run.
         ArgumentError: `split` is unknown, or `tta` was given with a file.
     """
     if split not in SPLITS:

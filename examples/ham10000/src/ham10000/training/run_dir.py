@@ -160,7 +160,7 @@ def find_run(path: Path) -> RunDir:
     """Return the folder of an existing run.
 
     Raises:
-        MissingDataError: there is no run in the folder.
+        MissingDataError: There is no run in the folder.
     """
     run = RunDir(path)
     if not run.recipe.is_file():
@@ -175,11 +175,11 @@ def dataset_of(source: Path, classes: Sequence[str] = ()) -> DatasetInfo:
     """Return the data set of a run or, for a file of predictions, the known one with its classes.
 
     Args:
-        source: the folder of a run, or a file.
-        classes: classes of the predictions in the file.
+        source: The folder of a run, or a file.
+        classes: Classes of the predictions in the file.
 
     Raises:
-        ArgumentError: there is no run, and no known data set has these classes.
+        ArgumentError: There is no run, and no known data set has these classes.
     """
     recipe = RunDir(source).recipe
     if recipe.is_file():
@@ -198,12 +198,12 @@ def lock_run(folder: Path, *names: str) -> Iterator[None]:
     """Hold locks of the folder of a run, so that one set of processes trains in it at a time.
 
     Args:
-        folder: the folder of the run, which is created if it does not exist.
-        names: names of the locks; both by default.
+        folder: The folder of the run, which is created if it does not exist.
+        names: Names of the locks; both by default.
 
     Raises:
-        LockedError: another process holds one of them.
-        WriteError: the folder cannot be locked; see `lock_folder`.
+        LockedError: Another process holds one of them.
+        WriteError: The folder cannot be locked; see `lock_folder`.
     """
     with ExitStack() as held:
         for name in names or (LAUNCHER_LOCK, TRAINER_LOCK):
@@ -229,9 +229,9 @@ def claim_run(out: Path, recipe: Recipe) -> tuple[RunDir, Recipe]:
         The folder, and the recipe with absolute paths.
 
     Raises:
-        ArgumentError: the folder holds other files.
-        RecipeError: it belongs to another recipe; the message names the first difference.
-        WriteError: the folder or a file cannot be written.
+        ArgumentError: The folder holds other files.
+        RecipeError: It belongs to another recipe; the message names the first difference.
+        WriteError: The folder or a file cannot be written.
     """
     run = RunDir(out)
     recipe = with_absolute_paths(recipe)
@@ -262,7 +262,7 @@ def clear_run(run: RunDir) -> None:
     recipe.yaml is kept, so that the folder can be claimed for another recipe.
 
     Raises:
-        WriteError: a file cannot be removed.
+        WriteError: A file cannot be removed.
     """
     for pattern in _RESULTS:
         for path in run.path.glob(pattern):
@@ -296,12 +296,12 @@ def check_same_recipe(trained: str, now: Recipe, doing: str) -> None:
     """Check that a recipe is the one that weights were trained with.
 
     Args:
-        trained: the recipe in the checkpoint, as YAML.
-        now: the recipe of the run.
-        doing: the operation, as the start of the error message.
+        trained: The recipe in the checkpoint, as YAML.
+        now: The recipe of the run.
+        doing: The operation, as the start of the error message.
 
     Raises:
-        RecipeError: a field that affects the weights differs; the message names it.
+        RecipeError: A field that affects the weights differs; the message names it.
     """
     recipe = make_recipe(yaml.safe_load(trained), f"{doing}: reading the recipe in the checkpoint")
     differing = differing_fields(recipe, now)
@@ -319,12 +319,12 @@ def check_same_split(trained: str, now: str, doing: str) -> None:
     """Check that a split is the one that weights were trained with, in any order of rows.
 
     Args:
-        trained: the content of split.csv in the checkpoint.
-        now: the content of the run's split.csv.
-        doing: the operation, as the start of the error message.
+        trained: The content of split.csv in the checkpoint.
+        now: The content of the run's split.csv.
+        doing: The operation, as the start of the error message.
 
     Raises:
-        SplitError: an image has moved, was added or was removed; the message names it.
+        SplitError: An image has moved, was added or was removed; the message names it.
     """
     if trained == now:
         return

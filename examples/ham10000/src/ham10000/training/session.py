@@ -82,7 +82,7 @@ def build_session(
     """Build the session of a recipe: data, model, optimizer and schedule.
 
     Raises:
-        Ham10000Error: the recipe cannot be trained here.
+        Ham10000Error: The recipe cannot be trained here.
     """
     check_monitor(recipe)
     # Only the seed determines the initial weights, so all ranks start with the same.
@@ -203,7 +203,7 @@ def check_monitor(recipe: Recipe) -> None:
     """Check that the metrics that select weights and stop training exist.
 
     Raises:
-        TrainingError: one of them is not a metric.
+        TrainingError: One of them is not a metric.
     """
     for field, more in (("monitor", ["epoch"]), ("stop_monitor", [])):
         known = ("loss", *more, *metrics_of(find_dataset(recipe.data.set).classes))

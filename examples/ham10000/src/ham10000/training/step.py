@@ -90,7 +90,7 @@ def train_step(
         The mean loss of this rank's images.
 
     Raises:
-        TrainingError: too many steps had a loss that is not finite.
+        TrainingError: Too many steps had a loss that is not finite.
     """
     fabric, counters = setup.fabric, state.counters
     model, optimizer = state.wrapped_model, state.wrapped_optimizer

@@ -73,15 +73,15 @@ def train(recipe: Recipe, out: Path) -> int:
     processes, and up to rounding errors on more.
 
     Args:
-        recipe: the recipe to train.
-        out: the folder of the run.
+        recipe: The recipe to train.
+        out: The folder of the run.
 
     Returns:
         0; or `INTERRUPTED` if a signal or the recipe's `max_minutes` ended the run early. Then
         calling this again resumes the run from its newest checkpoint.
 
     Raises:
-        Ham10000Error: the recipe cannot be trained; existing checkpoints are kept.
+        Ham10000Error: The recipe cannot be trained; existing checkpoints are kept.
     """
     if recipe.model.frozen:
         train_frozen(recipe, out)
@@ -136,11 +136,11 @@ def train_one_epoch(
     """Train the remaining steps of an epoch; return `False` if a stop was requested before its end.
 
     Args:
-        setup: the setup of the session.
-        state: its state.
-        journal: records the progress.
-        request: a request to stop, checked on all ranks before each step.
-        timer: receives the times of the steps.
+        setup: The setup of the session.
+        state: Its state.
+        journal: Records the progress.
+        request: A request to stop, checked on all ranks before each step.
+        timer: Receives the times of the steps.
     """
     training, plan, counters = setup.recipe.training, setup.plan, state.counters
     wrap_model(setup, state, head_only=counters.epoch < training.head_first_epochs)
@@ -173,7 +173,7 @@ def evaluate(setup: Setup, state: TrainState) -> Predictions:
     """Predict the validation images with the evaluated weights; a collective operation.
 
     Raises:
-        TrainingError: the weights have diverged, so that probabilities are not finite.
+        TrainingError: The weights have diverged, so that probabilities are not finite.
     """
     broadcast_all(state.model.buffers())
     if state.ema is not None:

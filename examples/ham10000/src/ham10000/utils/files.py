@@ -44,7 +44,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         ['a.txt']
 
     Raises:
-        WriteError: it can't be written. A previous file is unchanged.
+        WriteError: It can't be written. A previous file is unchanged.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,12 +80,12 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Fill a folder under a temporary name, and rename it at the end.
 
     Args:
-        path: the folder.
-        replace: replace an existing folder, which is removed after the new one has its name.
+        path: The folder.
+        replace: Replace an existing folder, which is removed after the new one has its name.
 
     Raises:
         ArgumentError: `path` exists, is not an empty folder, and is not to be replaced.
-        WriteError: it can't be written; nothing is left, and an existing folder is unchanged.
+        WriteError: It can't be written; nothing is left, and an existing folder is unchanged.
     """
     empty = path.is_dir() and not any(path.iterdir())
     if path.exists() and not empty and not (replace and path.is_dir()):
@@ -148,14 +148,14 @@ def lock_folder(folder: Path, name: str, doing: str, advice: str) -> Iterator[No
         ham10000.errors.LockedError: writing there: process ... has locked ... Wait until it has...
 
     Args:
-        folder: the folder.
-        name: name of the lock file in it.
-        doing: the operation, as the start of the error message.
-        advice: what to do while another process holds the lock, as the end of the error message.
+        folder: The folder.
+        name: Name of the lock file in it.
+        doing: The operation, as the start of the error message.
+        advice: What to do while another process holds the lock, as the end of the error message.
 
     Raises:
-        LockedError: another process holds the lock.
-        WriteError: the folder or the lock file cannot be created, or the file system has no locks.
+        LockedError: Another process holds the lock.
+        WriteError: The folder or the lock file cannot be created, or the file system has no locks.
     """
     path = folder / name
     try:
@@ -199,8 +199,8 @@ def is_locked(folder: Path, name: str) -> bool:
     """Return whether a process holds a lock of a folder.
 
     Args:
-        folder: the folder.
-        name: name of the lock file in it.
+        folder: The folder.
+        name: Name of the lock file in it.
     """
     path = folder / name
     try:

@@ -59,10 +59,10 @@ def in_order(
         [1, 2, 3]
 
     Args:
-        job: function of an item.
-        items: the items.
-        label: text of the bar, which is shown only on a terminal.
-        workers: number of threads; the number of cores by default.
+        job: Function of an item.
+        items: The items.
+        label: Text of the bar, which is shown only on a terminal.
+        workers: Number of threads; the number of cores by default.
     """
     workers = workers or available_cores()
     return with_bar(on_threads(job, items, workers, ahead=4 * workers), label, len(items))
@@ -79,10 +79,10 @@ def on_threads(
         [1, 2, 3]
 
     Args:
-        job: function of an item.
-        items: the items.
-        workers: number of threads.
-        ahead: largest number of results in progress or waiting, which bounds the memory.
+        job: Function of an item.
+        items: The items.
+        workers: Number of threads.
+        ahead: Largest number of results in progress or waiting, which bounds the memory.
     """
     waiting: deque[Future[R]] = deque()
     pool = _pool(workers)

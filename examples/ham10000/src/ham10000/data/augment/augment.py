@@ -105,12 +105,12 @@ class Augment:
 
     Args:
         preset: "none", "flips", "authors", "strong", "trivial", "rand", or a `Preset`.
-        seed: seed of the run.
-        mean: subtracted from each channel, in [0, 1].
-        std: divisor of each channel. The default gives [-1, 1], as in the authors' code.
+        seed: Seed of the run.
+        mean: Subtracted from each channel, in [0, 1].
+        std: Divisor of each channel. The default gives [-1, 1], as in the authors' code.
 
     Raises:
-        ArgumentError: there is no such preset.
+        ArgumentError: There is no such preset.
     """
 
     def __init__(
@@ -138,14 +138,14 @@ class Augment:
         Args:
             images: (B, 3, H, W), uint8.
             positions: (B,), position of each sample in the epoch over all ranks.
-            epoch: counted from 0.
-            out: optional memory for the result, (B, 3, H, W), float32, contiguous.
+            epoch: Counted from 0.
+            out: Optional memory for the result, (B, 3, H, W), float32, contiguous.
 
         Returns:
             (B, 3, H, W), float32, normalized.
 
         Raises:
-            ArgumentError: images or positions have another shape or type.
+            ArgumentError: Images or positions have another shape or type.
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ArgumentError(
@@ -243,10 +243,10 @@ def draw_hairs(images: Tensor, seed: int, epoch: int, positions: Tensor, share: 
 
     Args:
         images: (B, 3, H, W), in [0, 1], changed in place.
-        seed: seed of the run.
-        epoch: counted from 0.
+        seed: Seed of the run.
+        epoch: Counted from 0.
         positions: (B,), position of each sample in the epoch.
-        share: share of the images that get hairs.
+        share: Share of the images that get hairs.
     """
     height, width = images.shape[2:]
     draws = uniform(seed, epoch, positions, 2 + MAX_HAIRS * _HAIR_COLUMNS, stream=11)
@@ -335,15 +335,15 @@ def mixup(
         images: (B, 3, H, W), floating point.
         targets: (B,), int64.
         positions: (B,), position of each sample in the epoch.
-        num_classes: number of classes.
-        seed: seed of the run.
-        epoch: counted from 0.
+        num_classes: Number of classes.
+        seed: Seed of the run.
+        epoch: Counted from 0.
 
     Returns:
         The images, and the targets as the share of each class, (B, num_classes).
 
     Raises:
-        ArgumentError: the images are not floating point.
+        ArgumentError: The images are not floating point.
 
     Source: Zhang et al., mixup, arXiv:1710.09412.
     """

@@ -66,14 +66,14 @@ def offline_plan(
     """Count the files that `augment_offline` writes for each class.
 
     Args:
-        split: a split without folds. Only its training set is augmented.
-        classes: classes of the data set.
+        split: A split without folds. Only its training set is augmented.
+        classes: Classes of the data set.
 
     Returns:
         Columns originals, augmented and total, with one row per class and one for all.
 
     Raises:
-        SplitError: the split has folds.
+        SplitError: The split has folds.
     """
     if "fold" in split.columns:
         raise SplitError(
@@ -99,22 +99,22 @@ def augment_offline(
     """Write the authors' augmented training set: one folder per class, and an index.
 
     Args:
-        folder: the data set.
-        split: a split without folds.
-        out: a new folder, created atomically when it is complete.
-        size: images are resized to size x size pixels before augmentation.
-        seed: seed of the augmentation.
-        workers: number of threads; the number of cores by default.
+        folder: The data set.
+        split: A split without folds.
+        out: A new folder, created atomically when it is complete.
+        size: Images are resized to size x size pixels before augmentation.
+        seed: Seed of the augmentation.
+        workers: Number of threads; the number of cores by default.
 
     Returns:
         The counts of `offline_plan`. `index.csv` in `out` has one row per file, with the image that
         it was made from, its lesion and dx.
 
     Raises:
-        SplitError: the split has folds.
+        SplitError: The split has folds.
         ArgumentError: `out` already exists.
-        Ham10000Error: an image is missing or damaged; nothing is written.
-        WriteError: the disk is full; nothing is left.
+        Ham10000Error: An image is missing or damaged; nothing is written.
+        WriteError: The disk is full; nothing is left.
     """
     plan = offline_plan(split, folder.info.classes)
     paths = folder.paths()
@@ -203,17 +203,17 @@ class OfflineHAM10000(HAM10000):
         (torch.Size([2, 3, 32, 32]), 387)
 
     Args:
-        root: folder of the augmented set.
-        split: a split without folds.
-        table: metadata table of the data set, as `read_table` returns it.
-        size: size of the images of the augmented set.
-        metadata: columns to include; see `HAM10000`.
-        info: description of the data set.
+        root: Folder of the augmented set.
+        split: A split without folds.
+        table: Metadata table of the data set, as `read_table` returns it.
+        size: Size of the images of the augmented set.
+        metadata: Columns to include; see `HAM10000`.
+        info: Description of the data set.
 
     Raises:
-        MissingDataError: there is no augmented set in the folder, or a file of it is missing.
-        DataError: the index is not one of `augment_offline`, or images have another size.
-        SplitError: a file was made from an image outside the training set, its lesion or class is
+        MissingDataError: There is no augmented set in the folder, or a file of it is missing.
+        DataError: The index is not one of `augment_offline`, or images have another size.
+        SplitError: A file was made from an image outside the training set, its lesion or class is
             not that of the image, or an image of the training set is missing.
     """
 

@@ -65,12 +65,12 @@ def warp_matrices(
 
     Args:
         draws: (B, GEOMETRY_COLUMNS), uniform in [0, 1).
-        degrees: largest rotation in either direction.
-        shift: largest shift along each axis, as a share of the size.
-        zoom: the factor along each axis is between 1 - zoom and 1 + zoom.
-        flips: whether to mirror left to right and top to bottom, each with probability 0.5.
-        quarters: whether to add a rotation by 0, 90, 180 or 270 degrees.
-        aspect: width divided by height of the images.
+        degrees: Largest rotation in either direction.
+        shift: Largest shift along each axis, as a share of the size.
+        zoom: The factor along each axis is between 1 - zoom and 1 + zoom.
+        flips: Whether to mirror left to right and top to bottom, each with probability 0.5.
+        quarters: Whether to add a rotation by 0, 90, 180 or 270 degrees.
+        aspect: Width divided by height of the images.
 
     Returns:
         (B, 2, 3), for coordinates from -1 to 1, x first.
@@ -111,7 +111,7 @@ def warp(images: Tensor, matrices: Tensor, *, nearest: bool = False) -> Tensor:
     Args:
         images: (B, C, H, W), floating point.
         matrices: (B, 2, 3), from `warp_matrices`.
-        nearest: take the nearest pixel instead of interpolating, for masks.
+        nearest: Take the nearest pixel instead of interpolating, for masks.
 
     Returns:
         (B, C, H, W).
@@ -225,10 +225,10 @@ def colour_matrices(
     Args:
         draws: (B, COLOUR_COLUMNS), uniform in [0, 1).
         means: (B, 3), mean colour of each image in [0, 1], which contrast keeps.
-        brightness: the factor is between 1 - brightness and 1 + brightness.
-        contrast: likewise.
-        saturation: likewise.
-        hue: the rotation is at most this share of a full turn in either direction.
+        brightness: The factor is between 1 - brightness and 1 + brightness.
+        contrast: Likewise.
+        saturation: Likewise.
+        hue: The rotation is at most this share of a full turn in either direction.
 
     Returns:
         (B, 3, 4), on colours in [0, 1].
@@ -252,7 +252,7 @@ def apply_colours(images: Tensor, matrices: Tensor, out: Tensor) -> None:
     Args:
         images: (B, 3, H, W).
         matrices: (B, 3, 4).
-        out: memory for the result, (B, 3, H, W), contiguous.
+        out: Memory for the result, (B, 3, H, W), contiguous.
     """
     flat = out.view(len(out), 3, -1)
     torch.bmm(matrices[:, :, :3], images.flatten(2), out=flat)

@@ -55,20 +55,20 @@ def download_dataset(
     when this is called again.
 
     Args:
-        out: folder of the data set.
-        source: one of `info.sources`; by default the first one. Those of HAM10000 are "dataverse",
+        out: Folder of the data set.
+        source: One of `info.sources`; by default the first one. Those of HAM10000 are "dataverse",
             "kaggle" and "isic" (the challenge's archives).
-        parts: any of images, metadata, masks and test.
-        info: description of the data set.
-        mirror: base URL that serves the files of the source under their names.
-        patience: timeouts and retries.
-        say: called with a line of text for each step.
+        parts: Any of images, metadata, masks and test.
+        info: Description of the data set.
+        mirror: Base URL that serves the files of the source under their names.
+        patience: Timeouts and retries.
+        say: Called with a line of text for each step.
 
     Raises:
-        ArgumentError: the data set can't be downloaded, or there is no such source or part.
-        DownloadError: a file can't be downloaded; the message says how to get it by hand.
-        ArchiveError: an archive is damaged or has an entry that must not be extracted.
-        WriteError: the disk is full or read-only.
+        ArgumentError: The data set can't be downloaded, or there is no such source or part.
+        DownloadError: A file can't be downloaded; the message says how to get it by hand.
+        ArchiveError: An archive is damaged or has an entry that must not be extracted.
+        WriteError: The disk is full or read-only.
     """
     if not info.sources:
         raise ArgumentError(
@@ -117,20 +117,20 @@ def extract(
     adds. Every entry is checked before the first byte is written.
 
     Args:
-        archive: a zip file.
-        out: the folder to make.
-        most: refuse an archive with more bytes than this, unpacked.
-        leave_out: called with the name of a file, without extension; whether not to extract it.
+        archive: A zip file.
+        out: The folder to make.
+        most: Refuse an archive with more bytes than this, unpacked.
+        leave_out: Called with the name of a file, without extension; whether not to extract it.
 
     Returns:
         The number of files extracted.
 
     Raises:
-        ArchiveError: it is not a zip archive or damaged; or an entry has a path outside the
+        ArchiveError: It is not a zip archive or damaged; or an entry has a path outside the
             archive, is a link, is too large, or has an invalid or repeated name. The message names
             the entry.
         ArgumentError: `out` already exists.
-        WriteError: the disk is full; nothing is left.
+        WriteError: The disk is full; nothing is left.
     """
     doing = f"extracting {archive}"
     with _reading(doing):

@@ -51,16 +51,16 @@ def fetch(
     the next attempt requests only the rest if the server confirms that the file is unchanged.
 
     Args:
-        url: source.
-        path: destination.
-        sums: checksum in pooch's form, such as "md5:..."; `None` accepts any content.
-        most: refuse a file with more bytes.
-        patience: timeouts and retries.
+        url: Source.
+        path: Destination.
+        sums: Checksum in pooch's form, such as "md5:..."; `None` accepts any content.
+        most: Refuse a file with more bytes.
+        patience: Timeouts and retries.
 
     Raises:
-        DownloadError: there is no connection, or the file is refused, too slow, too large, or not
+        DownloadError: There is no connection, or the file is refused, too slow, too large, or not
             the published one.
-        WriteError: the disk is full or read-only.
+        WriteError: The disk is full or read-only.
     """
     downloader = _Resuming(path, most, patience)
     pooch.get_logger().setLevel("ERROR")  # the progress bar is enough

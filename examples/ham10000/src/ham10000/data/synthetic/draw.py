@@ -47,9 +47,9 @@ def noise(shape: tuple[int, int], grain: float, rng: np.random.Generator) -> Flo
     """Return smooth noise with mean 0 and standard deviation 1.
 
     Args:
-        shape: height and width.
-        grain: size of a feature in pixels.
-        rng: random generator.
+        shape: Height and width.
+        grain: Size of a feature in pixels.
+        rng: Random generator.
     """
     coarse = [max(4, round(extent / max(1.0, grain)) + 3) for extent in shape]
     small = rng.standard_normal(coarse).astype(np.float32)
@@ -269,8 +269,8 @@ def draw_lesion(image: Floats, lesion: Lesion, view: View) -> NDArray[np.bool_]:
 
     Args:
         image: (H, W, 3), in [0, 1].
-        lesion: the lesion.
-        view: its position.
+        lesion: The lesion.
+        view: Its position.
 
     Returns:
         The mask of the lesion, (H, W).

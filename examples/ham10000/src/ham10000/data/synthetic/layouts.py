@@ -68,14 +68,14 @@ def synthetic_table(images: int, seed: int) -> pd.DataFrame:
         (1000, 'nv', True)
 
     Args:
-        images: number of rows, at least 14 for two of each class.
-        seed: seed of all draws.
+        images: Number of rows, at least 14 for two of each class.
+        seed: Seed of all draws.
 
     Returns:
         A table like that of `read_table`.
 
     Raises:
-        ArgumentError: there are too few images.
+        ArgumentError: There are too few images.
     """
     if images < 2 * len(CLASSES):
         raise ArgumentError(

@@ -50,16 +50,16 @@ def synthesize(
         ['HAM10000_images_part_1', 'HAM10000_images_part_2']
 
     Args:
-        out: folder to write, new or empty.
-        images: number of images, at least 14; like isic2017 at least 36.
-        seed: seed of all draws.
-        width: width of an image in pixels. Its height is three quarters of that.
-        workers: number of threads; the number of cores by default.
-        like: the published data set whose layout, classes and proportions to use.
+        out: Folder to write, new or empty.
+        images: Number of images, at least 14; like isic2017 at least 36.
+        seed: Seed of all draws.
+        width: Width of an image in pixels. Its height is three quarters of that.
+        workers: Number of threads; the number of cores by default.
+        like: The published data set whose layout, classes and proportions to use.
 
     Raises:
-        ArgumentError: a number is out of range, or `out` exists and is not an empty folder.
-        WriteError: the files can't be written; nothing is left.
+        ArgumentError: A number is out of range, or `out` exists and is not an empty folder.
+        WriteError: The files can't be written; nothing is left.
     """
     if not 32 <= width <= 2400:
         raise ArgumentError(f"synthesizing images: width must be 32 to 2400 pixels, found {width}.")
@@ -95,10 +95,10 @@ def render(
     """Draw one image of one lesion.
 
     Args:
-        dx: the class.
-        shape: height and width.
-        seed: seed of the lesion.
-        view: index of this image among those of the lesion.
+        dx: The class.
+        shape: Height and width.
+        seed: Seed of the lesion.
+        view: Index of this image among those of the lesion.
 
     Returns:
         The image (H, W, 3) and the mask (H, W), 0 or 255.
