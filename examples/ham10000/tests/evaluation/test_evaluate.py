@@ -13,7 +13,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from ham10000.data import CLASSES, load_table
+from ham10000.data import CLASSES, load_table, split_by_protocol
 from ham10000.errors import PredictionError
 from ham10000.evaluation import (
     METRICS,
@@ -83,6 +83,17 @@ def test_json_has_null_for_non_finite_values() -> None:
     assert to_json({"a": [float("inf"), (1.5, None)]}) == (
         '{\n  "a": [\n    null,\n    [\n      1.5,\n      null\n    ]\n  ]\n}\n'
     )
+
+
+@pytest.mark.parametrize(("seed", "count"), [(42, 557), (7, 554), (1, 559)])
+def test_most_images_of_the_papers_test_set_are_follow_up_nevi(
+    real: Path, seed: int, count: int
+) -> None:
+    table = load_table(real)
+    split = split_by_protocol(table, "paper", seed=seed)
+    test = table[(split["split"] == "test").to_numpy()]
+    assert len(test) == 828
+    assert ((test["dx"] == "nv") & (test["dx_type"] == "follow_up")).sum() == count
 
 
 def test_the_strata_of_ham10000_have_the_known_sizes(real: Path) -> None:

@@ -172,7 +172,7 @@ def test_every_metric_has_a_bound_and_a_name_of_its_own() -> None:
     assert len(set(names)) == len(METRICS)
     assert not any("_" in name or "/" in name for name in names)
     assert metric_name("sensitivity_at_95_specificity/mel") == (
-        "sensitivity at 95 % specificity of mel"
+        "sensitivity for mel at 95 % specificity"
     )
     assert {name for name in METRICS if upper_bound(name) != 1} == {"brier", "log_loss"}
     assert set(LOWER_IS_BETTER) <= set(METRICS)

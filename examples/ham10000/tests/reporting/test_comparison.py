@@ -100,7 +100,7 @@ def test_the_comparison_of_an_arm_begins_with_the_primary_metric(source: ReportS
         "undecided",
     ]
     assert [row[0] for row in first.main.rows[1:]] == [
-        "sensitivity at 95 % specificity of mel",
+        "sensitivity for mel at 95 % specificity",
         "Brier score",
     ]
     assert "its 95 % confidence interval" in first.main.caption

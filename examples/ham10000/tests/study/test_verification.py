@@ -154,7 +154,7 @@ def test_quotations_on_pages_are_compared_and_written(published: Path, tmp_path:
     assert "the quotation 'sa auc_macro' of ours differs" in quote_results(page, results)[0]
     page.write_text("<!-- results ours sa auc -->x<!-- end results -->")
     (problem,) = quote_results(page, results, write=True)
-    assert "no 'sa auc' in ours. Closest: sa auc_macro" in problem
+    assert "no 'sa auc' in ours. Closest: sa auc" in problem
 
 
 def test_populations_are_those_of_the_lesions_sizes(published: Path, tmp_path: Path) -> None:
@@ -181,6 +181,17 @@ def test_populations_are_those_of_the_lesions_sizes(published: Path, tmp_path: P
     assert found["several images"][3] == f"{sum(areas) / len(areas):.3f}"
 
 
+def test_differences_in_each_fold_are_means_over_its_seeds(published: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- results ours folds -->\n<!-- end results -->\n")
+    assert quote_results(page, published.parent, write=True) == []
+    rows = [line.strip("| ").split(" | ") for line in page.read_text().splitlines() if "|" in line]
+    assert rows[0] == ["arm", "fold 1", "fold 2"]
+    table = pd.read_csv(published / "metrics.csv.bz2").set_index(["recipe", "fold"])["auc_macro"]
+    expected = [(table["sa", fold].mean() - table["bare", fold].mean()) for fold in (0, 1)]
+    assert rows[2] == ["sa", *(f"{value:+.4f}" for value in expected)]
+
+
 def test_means_over_studies_with_a_split_each(copy: Path, tmp_path: Path) -> None:
     for number in (0, 1):
         folder = Path(shutil.copytree(copy, tmp_path / f"split-{number}"))
@@ -195,7 +206,7 @@ def test_means_over_studies_with_a_split_each(copy: Path, tmp_path: Path) -> Non
     page.write_text("<!-- results split-* splits -->\n<!-- end results -->\n")
     assert quote_results(page, tmp_path, write=True) == []
     rows = [line.strip("| ").split(" | ") for line in page.read_text().splitlines() if "|" in line]
-    assert rows[0][-1] == "weighted precision - bare"
+    assert rows[0][-1] == "weighted precision: difference from bare"
     assert rows[2][:3] == ["bare", "0.700 ± 0.000", "0.250 ± 0.000"]
     assert rows[3][:3] == ["sa", "0.850 ± 0.071", "0.550 ± 0.071"]
     assert rows[3][-1] == "+0.150 ± 0.071"

@@ -315,6 +315,8 @@ def metric_name(metric: str) -> str:
     if average not in ("weighted", "macro"):
         kind, average = metric, ""
     name = f"{average} {_DISPLAY_NAMES.get(kind, kind.replace('_', ' '))}".strip()
+    if kind == "sensitivity_at_95_specificity" and label:
+        return f"sensitivity for {label} at 95 % specificity"
     return f"{name} of {label}" if label else name
 
 

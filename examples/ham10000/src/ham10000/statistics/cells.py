@@ -10,13 +10,14 @@ lesions of its fold. The estimate is the mean over cells. Its variance has two p
   separates the two.
 
 Each part has a half-width from Student's t with its own degrees of freedom, and the half-width of
-the interval is the root of the sum of their squares (MOVER). It covers the true value in 95 to 96.5
+the interval is the root of the sum of their squares (MOVER). It covers the true value in 94 to 97
 of 100 simulated studies. Student's t with Satterthwaite's degrees of freedom for the sum of the
 variances is 4 to 8 % narrower with five degrees of freedom, and covers it in 94.5 if the parts are
 of similar size.
 
-The interval is conditional on the data set and its folds: variance between folds beyond lesion
-sampling, such as the choice of training images, is not included.
+The training sets of the folds are taken as fixed: variance from other training images is not
+included. Seeds are taken as independent between folds, although a seed has the same initial weights
+in each.
 
 Sources: Zou and Donner, Statistics in Medicine 27 (2008), doi:10.1002/sim.3095; for variance due to
 training and to test data, Bouthillier et al., arXiv:2103.03098; for equivalence by inclusion of the
@@ -77,7 +78,8 @@ class CellEstimate:
     training_df: int
     """Degrees of freedom of `training_error`: folds x (seeds - 1)."""
     lesion_df: int
-    """Degrees of freedom of `lesion_error`: lesions - 1."""
+    """Degrees of freedom of `lesion_error`: lesions of the rarest class that the metric depends on,
+    summed over folds, minus 1."""
     values: tuple[tuple[float, ...], ...]
     """Difference of each cell: one tuple per fold, one value per seed."""
 
@@ -119,8 +121,8 @@ def estimate_cells(
         values: (F, S), the difference of each fold and seed.
         lesion_variance: Variance of the mean over cells due to test lesions alone; see
             `shared_variance`.
-        lesions: Number of test lesions over all folds. `lesion_variance` has one degree of freedom
-            less.
+        lesions: Number of test lesions over all folds that determine `lesion_variance`: those of
+            the rarest class for a mean over classes. It has one degree of freedom less.
         level: Nominal coverage of the interval.
         bounds: Smallest and largest possible difference.
         identical: Whether the predictions of both recipes are equal, so that the difference is 0

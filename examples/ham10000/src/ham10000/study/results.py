@@ -275,8 +275,8 @@ def compact(value: Any) -> Any:
 def quotations(result: Mapping[str, Any]) -> dict[str, str]:
     """Return the parts of a result that pages can quote, by name.
 
-    They are `verdicts`, `differences` (a table) and, as "ARM METRIC", the difference in each
-    primary and secondary metric.
+    They are `verdicts`, `differences` (a table of the primary and secondary metrics) and, as "ARM
+    METRIC", the difference in any metric that has an interval.
 
     Args:
         result: Content of study.json.
@@ -284,7 +284,7 @@ def quotations(result: Mapping[str, Any]) -> dict[str, str]:
     control, quoted = result["control"], {}
     level = f"{100 * (1 - result['look']['level']):g} %"
     difference = f"difference ({level} interval)"
-    head = ["metric", "arm", control, "arm", difference, "p (Holm)", "outcome"]
+    head = ["metric", "arm", f"{control} (control)", "value", difference, "p (Holm)", "outcome"]
     rows = [head]
     for metric in (result["primary"], *result["secondaries"]):
         for arm in result["arms"] if metric in result["metrics"] else ():
@@ -298,10 +298,13 @@ def quotations(result: Mapping[str, Any]) -> dict[str, str]:
                 low, high = (format_change(change[end], 4, "-") for end in ("low", "high"))
                 p = "<.001" if change["p_holm"] < 0.001 else f"{change['p_holm']:.3f}"
                 cells += [f"{difference} ({low} to {high})", p, change["outcome"]]
+            rows.append(cells)
+    for arm, changes in result["comparisons"].items():
+        for metric, change in changes.items():
+            if change.get("low") is not None:
                 fields = {name: change.get(name) for name in CellEstimate.__dataclass_fields__}
                 estimate = CellEstimate(**{**fields, "values": ()})
                 quoted[f"{arm} {metric}"] = describe_change(metric, estimate)
-            rows.append(cells)
     table = markdown_table(rows)
     verdicts = "\n".join(f"- {verdict}" for verdict in result["verdicts"].values())
     return {"verdicts": verdicts, "differences": table, **quoted}
@@ -320,7 +323,7 @@ def _page(published: "PublishedStudy") -> str:
         "`ham10000 study --publish`; do not edit.",
     ]
     if result is None:
-        parts.append("The study has not ended. Nobody has looked at its result.")
+        parts.append("The study has not ended, and its result has not been computed.")
     else:
         quoted = quotations(result)
         images = f"{result['images']:,} test images of {result['lesions']:,} lesions"

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import yaml
 
 from ham10000.errors import Ham10000Error, closest
-from ham10000.evaluation import METRICS, metric_name, summarize, upper_bound
+from ham10000.evaluation import METRICS, format_change, metric_name, summarize, upper_bound
 from ham10000.statistics import CellEstimate, estimate_cells
 from ham10000.study.plan import PlannedRun, StudyPlan
 from ham10000.study.preregistration import PLAN, content_hash, table_hash
@@ -111,8 +111,9 @@ def quote_results(page: Path, results: Path, *, write: bool = False) -> list[str
     """Compare the quotations of a page with the published results.
 
     A quotation is the text between `<!-- results STUDY PART -->` and `<!-- end results -->`, where
-    PART is a key of `quotations` or `maps_quotations`, or `populations`, a table of the metrics of
-    the control on lesions with one or several images. If STUDY is a pattern such as `paper-*`, PART
+    PART is a key of `quotations` or `maps_quotations`; `populations`, a table of the metrics of the
+    control on lesions with one or several images; or `folds`, a table of the differences in each
+    fold. If STUDY is a pattern such as `paper-*`, PART
     is `splits`, a table of the means over these studies. Comments in backticks are ignored.
 
     Args:
@@ -133,6 +134,8 @@ def quote_results(page: Path, results: Path, *, write: bool = False) -> list[str
         parts = {} if study is None or study.result is None else quotations(study.result)
         if study is not None and part == "populations":
             parts[part] = _populations(study)
+        elif study is not None and part == "folds":
+            parts[part] = _folds(study)
         elif study is not None:
             parts |= maps_quotations(study.folder)
         elif several:
@@ -195,20 +198,38 @@ def _populations(study: PublishedStudy) -> str:
     return markdown_table(rows)
 
 
+def _folds(study: PublishedStudy) -> str:
+    """Return a table of the differences in the primary metric in each fold, means over seeds."""
+    plan = study.record.plan
+    measured = _by_cell(plan, {run: row[plan.primary] for run, row in study.metrics.items()})
+    folds, seeds = range(plan.folds or 1), plan.seeds
+    rows = [["arm", *(f"fold {fold + 1}" for fold in folds)]]
+    for arm in plan.arms:
+        changes = [
+            np.mean(
+                [measured[arm][fold, seed] - measured[plan.control][fold, seed] for seed in seeds]
+            )
+            for fold in folds
+        ]
+        rows.append([arm, *(format_change(float(change), 4) for change in changes)])
+    return markdown_table(rows)
+
+
 def _splits(studies: Sequence[PublishedStudy]) -> str:
     """Return a table of means over studies of the same recipes, each with a split of its own.
 
     There are no intervals, since the test sets of the splits overlap.
     """
     control, *arms = studies[0].record.plan.recipes
-    head = ["arm", *map(metric_name, _OF_SPLITS), f"{metric_name(_OF_SPLITS[0])} - {control}"]
+    change = f"{metric_name(_OF_SPLITS[0])}: difference from {control}"
+    head = ["arm", *map(metric_name, _OF_SPLITS), change]
     rows = [head]
     for recipe in (control, *arms):
         means = {metric: _by_split(studies, recipe, metric) for metric in _OF_SPLITS}
         cells = [f"{each.mean():.3f} ± {each.std(ddof=1):.3f}" for each in means.values()]
         first = _OF_SPLITS[0]
-        change = means[first] - _by_split(studies, control, first)
-        last = f"{change.mean():+.3f} ± {change.std(ddof=1):.3f}" if recipe != control else ""
+        changes = means[first] - _by_split(studies, control, first)
+        last = f"{changes.mean():+.3f} ± {changes.std(ddof=1):.3f}" if recipe != control else ""
         rows.append([recipe, *cells, last])
     return markdown_table(rows)
 
