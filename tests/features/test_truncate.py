@@ -7,7 +7,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from softattn import ModelError
+from softattn import ModelError, find_backbone
 from softattn.features.truncate import only_module, truncate
 
 
@@ -80,6 +80,38 @@ def test_it_computes_what_the_model_computes_there(network, x, name):
 
 def test_a_change_in_place_before_the_point_is_kept(network, x):
     assert torch.equal(truncate(network, "dropout")(x), 2 * network.conv(x))
+
+
+CHANGES_IN_PLACE = {
+    "module": lambda model, y: model.relu(y),
+    "function": lambda model, y: F.relu(y, inplace=True),
+    "positional argument": lambda model, y: F.relu(y, True),
+    "name with an underscore": lambda model, y: torch.relu_(y),
+    "method": lambda model, y: y.relu_(),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES_IN_PLACE)
+def test_a_change_in_place_whose_result_is_not_used_is_kept(kind):
+    class Changes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.relu = nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True)
+            self.norm, self.fc = nn.BatchNorm2d(4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            y = self.conv(x)
+            CHANGES_IN_PLACE[kind](self, y)
+            z = self.norm(y)
+            CHANGES_IN_PLACE[kind](self, z)
+            return self.fc(z.mean((2, 3)))
+
+    torch.manual_seed(0)
+    model, images = Changes().eval(), torch.randn(2, 3, 8, 8)
+    with torch.inference_mode():
+        expected = model.norm(model.conv(images).relu())
+        assert torch.equal(truncate(model, "norm")(images), expected)
+        assert torch.equal(find_backbone(model, input_size=8)(images), expected.relu())
 
 
 def test_only_what_is_needed_is_kept(network):

@@ -193,7 +193,41 @@ def trace(model: nn.Module, inside: Collection[str], training: bool) -> dict[str
             f"({type(error).__name__}: {error}). Only at= and models without forward_features(x) "
             "need tracing. insert_attention never does."
         ) from error
+    _use_values_after_changes(tracer.graph, model)
     return _names(tracer.node_to_qualname)
+
+
+def _use_values_after_changes(graph: fx.Graph, model: nn.Module) -> None:
+    """Let nodes after a change in place use its result, so that they depend on it.
+
+    torch.fx records `x += y` as an addition, which is a change in place that this can't see.
+    """
+    order = {node: number for number, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        changed = node.args[0] if node.args else None
+        if isinstance(changed, fx.Node) and _is_in_place(node, model):
+            for user in [user for user in changed.users if order[user] > order[node]]:
+                user.replace_input_with(changed, node)
+
+
+def _is_in_place(node: fx.Node, model: nn.Module) -> bool:
+    if node.op == "call_module":
+        return getattr(model.get_submodule(str(node.target)), "inplace", False) is True
+    if node.op == "call_method":
+        return _is_name_in_place(str(node.target))
+    if node.op != "call_function" or not callable(node.target):
+        return False
+    if _is_name_in_place(node.target.__name__):
+        return True
+    try:
+        arguments = inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments
+    except (TypeError, ValueError):  # of built-in functions, which have no inplace argument
+        return False
+    return arguments.get("inplace") is True
+
+
+def _is_name_in_place(name: str) -> bool:
+    return name.endswith("_") and not name.endswith("__")
 
 
 def _names(paths: Mapping[fx.Node, str]) -> dict[str, fx.Node]:
@@ -298,8 +332,8 @@ def _cut(point: fx.Node) -> fx.Graph:
     for node in graph.nodes:
         if node is point:
             break
-        # A change in place affects later nodes even if they don't use its result.
-        if node.op == "call_method" and str(node.target).endswith("_"):
+        # A change in place of a view or a buffer affects nodes that don't use its result.
+        if node.op == "call_method" and _is_name_in_place(str(node.target)):
             waiting.append(node)
     while waiting:
         node = waiting.pop()
