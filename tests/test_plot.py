@@ -96,6 +96,13 @@ def test_curves_of_a_signal(tmp_path):
     figure.savefig(tmp_path / "signal.png")
 
 
+def test_an_array_that_may_be_an_image_or_a_signal_is_refused():
+    array, attention = np.zeros((20, 30)), torch.rand(2, 3)
+    with pytest.raises(ShapeError, match=r"may be an image or a signal. Pass maps\[None\]"):
+        plot_maps(array, attention)
+    assert len(plot_maps(array, attention[None]).axes) == 4
+
+
 def test_attention_is_laid_where_it_is():
     image, attention = torch.full((3, 40, 60), 0.5), torch.zeros(4, 6)
     attention[1, 4] = 3.0

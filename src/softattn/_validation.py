@@ -3,7 +3,7 @@
 import difflib
 import math
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -110,6 +110,13 @@ def parse_input_size(doing: str, value: object) -> tuple[int, ...] | None:
     return tuple(whole_number(doing, "input_size", size) for size in sizes)
 
 
+def check_mapping(doing: str, name: str, value: object) -> None:
+    """Raise an error unless a value is a mapping or `None`."""
+    if not isinstance(value, Mapping | None):
+        found = f"{value!r} ({type(value).__name__})"
+        raise ArgumentTypeError(f"{doing}: {name} must be a mapping, found {found}.")
+
+
 def check_dense(doing: str, dtypes: tuple[torch.dtype, ...], **arguments: object) -> None:
     """Raise an error unless the arguments are dense tensors of one of the dtypes."""
     for name, value in arguments.items():
@@ -192,6 +199,12 @@ def picture_pairs(
     if isinstance(pictures, Image) or getattr(pictures, "ndim", 4) < 4:
         of_maps = 2 if isinstance(pictures, Tensor) else getattr(maps, "ndim", 0)
         if also_others and getattr(pictures, "ndim", 0) == of_maps == 2:
+            if isinstance(pictures, np.ndarray):
+                raise ShapeError(
+                    f"{doing}: an array {pictures.shape} with maps {tuple(maps.shape)} may be an "
+                    "image or a signal. Pass maps[None] for an image (H, W) with one map, or a "
+                    "tensor for a signal (C, L)."
+                )
             return [(_floats(pictures), _maps(doing, maps, 1))]
         pictures, maps = [pictures], [maps]
     if isinstance(pictures, str) or not isinstance(pictures, Tensor | np.ndarray | Sequence):

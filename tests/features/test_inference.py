@@ -199,6 +199,11 @@ def test_parameters_determine_the_channels_if_shapes_do_not() -> None:
             Hints(None, (14, 14), 2),
             "expected 2 prefix tokens and a grid of 14",
         ),
+        (
+            ObservedOutput((2, 64, 14, 14), SQUARE),
+            Hints(grid=(14, 14)),
+            "has no tokens, and grid and num_prefix_tokens apply to tokens only",
+        ),
     ],
 )
 def test_outputs_without_a_unique_layout_are_refused(

@@ -73,6 +73,13 @@ def test_a_name_that_is_no_text_is_refused(at):
         find_backbone(nn.Sequential(conv(3, 8)), at=at)
 
 
+def test_preprocessing_that_is_no_mapping_is_refused():
+    with pytest.raises(
+        ArgumentTypeError, match=r"pretrained_cfg must be a mapping, found 'a' \(str"
+    ):
+        find_backbone(nn.Sequential(conv(3, 8)), pretrained_cfg="a")
+
+
 def test_a_network_without_downsampling_may_return_a_map():
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
     assert find_backbone(model, input_size=(8, 8)).feature_map.size == (8, 8)

@@ -214,3 +214,12 @@ def test_torch_fx_traces_the_call_without_maps(size):
     model = SoftAttentionClassifier(nn.Conv2d(3, 4, 3), nn.Identity(), head, 4, 3).eval()
     x = torch.randn(2, 3, 8, 8)
     assert torch.equal(torch.fx.symbolic_trace(model)(x), model(x))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_new_head_is_in_the_mode_of_the_model(training):
+    model = wrap_backbone("torchvision:resnet18", 3, input_size=32).train(training)
+    model.reset_classifier(2, head=lambda c, n: nn.Sequential(nn.Dropout(), nn.Linear(c, n)))
+    model.reset_classifier(4, head=lambda c, n: ClassifierHead(c, n, drop_rate=0.5))
+    model.reset_classifier(5)
+    assert {module.training for module in model.modules()} == {training}

@@ -1,9 +1,10 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from softattn import ArgumentError, ArgumentTypeError, wrap_backbone
-from softattn.models.param_groups import layer_ids
+from softattn.models.param_groups import decays, layer_ids
 
 timm = pytest.importorskip("timm", reason="needs softattn[timm]")
 optim = pytest.importorskip("timm.optim")
@@ -40,6 +41,16 @@ def test_what_decays():
         decaying
     )
     assert all(name.endswith("weight") for name in decaying)
+
+
+def test_parametrized_filters_decay():
+    model = nn.Sequential(weight_norm(nn.Conv2d(3, 4, 3)), spectral_norm(nn.Linear(4, 2)))
+    decaying = {name for name, parameter in model.named_parameters() if decays(name, parameter)}
+    assert decaying == {
+        "0.parametrizations.weight.original0",
+        "0.parametrizations.weight.original1",
+        "1.parametrizations.weight.original",
+    }
 
 
 def test_rates_fall_towards_the_input(model):

@@ -184,11 +184,7 @@ def test_batches_of_none_and_one(model, batch):
 
 def test_on_the_meta_device(model):
     with torch.device("meta"):
-        other = (
-            wrap_backbone(**model.wrap_arguments | {"num_maps": 4})
-            if model.wrap_arguments
-            else None
-        )
+        other = wrap_backbone(**model.wrap_arguments) if model.wrap_arguments else None
     if other is not None:
         assert all(parameter.is_meta for parameter in other.parameters())
         assert other(torch.zeros(2, 3, 64, 64, device="meta")).shape == (2, 3)
@@ -387,6 +383,16 @@ BAD = {
     ),
     "gamma of infinity": (ArgumentError, {"gamma": float("inf")}, r"gamma must be a finite number"),
     "gamma of a list": (ArgumentTypeError, {"gamma": [1]}, r"gamma must be a finite number"),
+    "maps beside a block": (
+        ArgumentError,
+        {"num_maps": 4, "block": SoftAttention},
+        r"num_maps is an argument of the default attention.*SoftAttention, num_maps=4\)",
+    ),
+    "dropout beside a head": (
+        ArgumentError,
+        {"drop_rate": 0.5, "head": lambda c, n: nn.Linear(c, n)},
+        r"drop_rate is an argument of the heads pool and flatten, found drop_rate=0\.5",
+    ),
     "gamma beside a block": (
         ArgumentError,
         {"gamma": 0.1, "block": SoftAttention},

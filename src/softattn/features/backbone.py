@@ -11,7 +11,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from softattn._validation import describe, parse_input_size
+from softattn._validation import check_mapping, describe, parse_input_size
 from softattn.errors import ArgumentTypeError, ModelError
 from softattn.features.dry_run import (
     DryRun,
@@ -260,6 +260,7 @@ def plan_backbone(
             f"{_DOING}: at must be the name of a module or of a node, found {at!r} "
             f"({type(at).__name__})."
         )
+    check_mapping(_DOING, "pretrained_cfg", pretrained_cfg)
     if takes_volumes(model):
         raise ModelError(
             f"{_DOING}: {type(model).__name__} begins with a 3-D convolution, and only models of "

@@ -194,6 +194,11 @@ def infer_layout_strictly(output: ObservedOutput, hints: Hints) -> MapLayout:
         raise ModelError(f"its output {output.shape} is not a feature map: expected {expected}.")
     if layouts == (Layout.NLC,):
         return _infer_tokens(output, hints)
+    if hints.grid is not None or hints.num_prefix_tokens is not None:
+        raise ModelError(
+            f"its output {output.shape} has no tokens, and grid and num_prefix_tokens apply to "
+            "tokens only. Insert attention after this module in a call without them."
+        )
     layout = layouts[0] if len(layouts) == 1 else _infer_channels(output, layouts)
     positions = output.shape[2:] if _channel(layout) == 1 else output.shape[1:-1]
     if math.prod(positions) < 2:

@@ -232,7 +232,7 @@ class SoftAttentionClassifier(nn.Module):
                     f"{doing}: head must return a torch.nn.Module, found {built!r} "
                     f"({type(built).__name__})."
                 )
-            self.head = built.to(device_and_dtype(self))
+            self.head = built.to(device_and_dtype(self)).train(self.training)
             self._find_classifier()
         elif self._classifier is None:
             raise self._no_classifier(doing)
@@ -240,7 +240,7 @@ class SoftAttentionClassifier(nn.Module):
             new: nn.Module = nn.Identity()
             if number:
                 new = nn.Linear(self.head_hidden_size, number).to(device_and_dtype(self))
-            self.set_submodule(self._classifier, new)
+            self.set_submodule(self._classifier, new.train(self.training))
         self.num_classes = number
         if self.wrap_arguments is not None:
             self.wrap_arguments = {**self.wrap_arguments, "num_classes": number}

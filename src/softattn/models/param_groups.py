@@ -11,8 +11,9 @@ __all__ = ["decays", "layer_ids", "make_groups"]
 def decays(name: str, parameter: nn.Parameter) -> bool:
     """Return whether weight decay applies to a parameter.
 
-    It applies to matrices and filters, and not to biases, norms, gamma, tokens and position
-    embeddings. The last two are recognized by their names, which do not contain `weight`.
+    It applies to matrices and filters, also parametrized ones, and not to biases, norms, gamma,
+    tokens and position embeddings. The last two are recognized by their names, which do not contain
+    `weight`.
 
     Example:
         >>> import torch
@@ -21,7 +22,10 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
         >>> decays("blocks.0.mlp.fc1.weight", table), decays("pos_embed", table)
         (True, False)
     """
-    return parameter.ndim > 1 and "weight" in name.rpartition(".")[2]
+    *path, own = name.split(".")
+    if path[-2:-1] == ["parametrizations"]:  # its parameters are called original, original0, ...
+        own = path[-1]
+    return parameter.ndim > 1 and "weight" in own
 
 
 def layer_ids(model: nn.Module) -> dict[str, int]:

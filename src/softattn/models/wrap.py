@@ -35,6 +35,8 @@ Gamma = float | Literal["uniform"] | None
 
 _HEADS = ("pool", "flatten")
 
+_NUM_MAPS = 16  # as in the paper
+
 _BLOCKS: dict[str, Callable[..., nn.Module]] = {
     each.__name__: each
     for each in (SoftAttention, SoftAttentionBlock, KerasSoftAttention, nn.Identity)
@@ -56,7 +58,7 @@ def wrap_backbone(
     gamma: Gamma = "uniform",
     pretrained: bool = False,
     head: str | HeadFactory = "pool",
-    num_maps: int = 16,
+    num_maps: int = _NUM_MAPS,
     drop_rate: float = 0.0,
     input_size: int | tuple[int, ...] | None = None,
     **backbone_kwargs: Any,
@@ -133,14 +135,14 @@ def wrap_backbone(
     made_for = backbone_kwargs.get("img_size", backbone_kwargs.get("image_size"))
     size = parse_input_size(doing, made_for if input_size is None else input_size)
     make_attention = _attention_factory(doing, block, num_maps, gamma)
-    make_head = _head_factory(doing, head)
+    make_head = _head_factory(doing, head, drop_rate)
     model, cfg, name, again = _load(doing, backbone, pretrained, backbone_kwargs)
     plan = plan_backbone(model, at, size, cfg)
     like = device_and_dtype(plan.model)
     with torch.device(like.device):
         attention = make_attention(plan.feature_map).to(like)
         attended = _attended(attention, plan.feature_map)
-        new_head = make_head(attended, num_classes, drop_rate).to(like)
+        new_head = make_head(attended, num_classes).to(like)
     if not isinstance(head, str):
         _check_head(new_head, attended, num_classes)
     arguments: dict[str, Any] | None = None
@@ -235,11 +237,13 @@ def _attention_factory(
     """Check the arguments, and return a function that builds the attention."""
     if block is None:
         return _soft_attention(doing, whole_number(doing, "num_maps", num_maps), gamma)
-    if gamma != "uniform":
-        raise ArgumentError(
-            f"{doing}: gamma is an argument of the default attention, found gamma={gamma!r} with "
-            f"block={block!r}. Set it in the block: block=partial(SoftAttention, gamma={gamma!r})."
-        )
+    for name, value, default in (("gamma", gamma, "uniform"), ("num_maps", num_maps, _NUM_MAPS)):
+        if value != default:
+            raise ArgumentError(
+                f"{doing}: {name} is an argument of the default attention, found {name}={value!r} "
+                f"with block={block!r}. Set it in the block: block=partial(SoftAttention, "
+                f"{name}={value!r})."
+            )
     factory = attention_factory(doing, block)
     return lambda found: factory(found.channels)
 
@@ -262,22 +266,29 @@ def _soft_attention(doing: str, num_maps: int, gamma: Gamma) -> Callable[[Featur
     return build
 
 
-def _head_factory(doing: str, head: str | HeadFactory) -> Callable[[Tensor, int, float], nn.Module]:
-    """Return a function that builds a head from (attended features, num_classes, drop_rate)."""
+def _head_factory(
+    doing: str, head: str | HeadFactory, drop_rate: float
+) -> Callable[[Tensor, int], nn.Module]:
+    """Return a function that builds a head from (attended features, num_classes)."""
     if isinstance(head, str):
         if head not in _HEADS:
             raise ArgumentError(
                 f"{doing}: there is no head named {head!r}. {closest(head, _HEADS)} A function "
                 "of (in_channels, num_classes) works too."
             )
-        return partial(_linear_head, flatten=head == "flatten")
+        return partial(_linear_head, drop_rate=drop_rate, flatten=head == "flatten")
     if isinstance(head, nn.Module) or not callable(head):
         raise ArgumentTypeError(
             f'{doing}: head must be "pool", "flatten", or a function that builds a module from '
             f"(in_channels, num_classes), found {head!r}."
         )
+    if drop_rate:
+        raise ArgumentError(
+            f"{doing}: drop_rate is an argument of the heads pool and flatten, found "
+            f"drop_rate={drop_rate} with head={head!r}. Put a torch.nn.Dropout into your head."
+        )
 
-    def build(x: Tensor, num_classes: int, drop_rate: float) -> nn.Module:
+    def build(x: Tensor, num_classes: int) -> nn.Module:
         built = head(x.shape[1], num_classes)
         if isinstance(built, nn.Module):
             return built

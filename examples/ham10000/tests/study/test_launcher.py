@@ -126,6 +126,12 @@ def test_worker_environments(
     assert worker_environments(parallel, runs, processes) == expected
 
 
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher.torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ArgumentError, match=r"2 processes for each run .* found 1\. Use"):
+        worker_environments(None, 4, processes=2)
+
+
 def write_frozen_recipes(folder: Path, data: Path, *, frozen: bool = True) -> list[Path]:
     torch.manual_seed(0)
     torch.save(timm.create_model("test_resnet").state_dict(), folder / "tiny.pth")

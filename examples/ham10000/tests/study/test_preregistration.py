@@ -9,8 +9,9 @@ import pytest
 from ham10000.errors import ArgumentError, DataError, PredictionError, RecipeError, SplitError
 from ham10000.recipe import Recipe
 from ham10000.study import preregistration
-from ham10000.study.plan import StudyPlan, make_plan
+from ham10000.study.plan import PlannedRun, StudyPlan, make_plan
 from ham10000.study.preregistration import PLAN, StudyRecord, recorded_values, table_hash
+from ham10000.training.run_dir import with_absolute_paths
 
 RECIPES = [Recipe("bare"), Recipe("attended")]
 
@@ -117,6 +118,35 @@ def test_a_field_that_is_younger_than_the_plan_had_its_default(
     changed = replace(RECIPES[0], training=replace(RECIPES[0].training, tta=8))
     with pytest.raises(RecipeError, match=r"training\.tta was 1 and is now 8\."):
         StudyRecord(tmp_path).register(plan(), [changed, RECIPES[1]], "split")
+
+
+def test_an_older_plan_may_have_a_field_that_is_no_longer_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def older(recipe: Recipe) -> dict[str, Any]:
+        return {**recorded_values(recipe), "data.check_cache": recipe.data.check_cache}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preregistration, "recorded_values", older)
+        StudyRecord(tmp_path).register(plan(), RECIPES, "split")
+    unchecked = replace(RECIPES[0], data=replace(RECIPES[0].data, check_cache=False))
+    record = StudyRecord(tmp_path)
+    record.register(plan(), [unchecked, RECIPES[1]], "split")
+    record.check_run(PlannedRun("bare", 0), replace(unchecked, seed=0))
+
+
+def test_paths_of_a_run_may_be_those_of_another_machine(tmp_path: Path) -> None:
+    recipe = replace(
+        RECIPES[0],
+        data=replace(RECIPES[0].data, offline=Path("augmented")),
+        model=replace(RECIPES[0].model, weights="backbone.pt"),
+    )
+    record = StudyRecord(tmp_path)
+    record.register(plan(), [recipe, RECIPES[1]], "split")
+    record.check_run(PlannedRun("bare", 0), replace(with_absolute_paths(recipe), seed=0))
+    other = replace(recipe, seed=0, model=replace(recipe.model, weights="another.pt"))
+    with pytest.raises(RecipeError, match=r"model\.weights 'another\.pt'.*'backbone\.pt'"):
+        record.check_run(PlannedRun("bare", 0), other)
 
 
 def test_fields_of_the_machine_may_change(folder: Path) -> None:

@@ -18,6 +18,7 @@ from ham10000.training.run_dir import (
     check_same_split,
     claim_run,
     find_run,
+    with_absolute_paths,
 )
 from ham10000.utils import PARTIAL
 
@@ -31,6 +32,19 @@ def test_another_recipe_is_refused_by_the_field_that_differs(
         claim_run(run.path, recipe(optimizer={"lr": 0.5}))
     claim_run(run.path, recipe(data={"workers": 1}, training={"max_minutes": 3}))
     assert load_recipe(run.recipe).data.workers == 1
+
+
+def test_paths_do_not_depend_on_the_working_directory(
+    recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fields = {"data": {"offline": Path("augmented")}, "model": {"weights": "backbone.pt"}}
+    found = with_absolute_paths(recipe(**fields))
+    assert found.data.offline == tmp_path / "augmented"
+    assert found.model.weights == str(tmp_path / "backbone.pt")
+    packaged = {"data": {"offline": "auto"}, "model": {"weights": "efficientnet-lite0"}}
+    found = with_absolute_paths(recipe(**packaged))
+    assert (found.data.offline, found.model.weights) == ("auto", "efficientnet-lite0")
 
 
 def test_before_anything_is_trained_a_recipe_may_change(

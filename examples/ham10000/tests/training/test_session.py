@@ -76,6 +76,19 @@ def test_a_metric_that_does_not_exist_is_named(build: Any, field: str) -> None:
         build(training={field: "log_los"})
 
 
+@pytest.mark.parametrize(
+    ("monitor", "mode", "best"),
+    [("balanced_accuracy", "min", "max"), ("auc/mel", "min", "max"), ("loss", "max", "min")],
+)
+@pytest.mark.parametrize("field", ["monitor", "stop_monitor"])
+def test_a_mode_that_selects_the_worst_value_is_refused(
+    build: Any, field: str, monitor: str, mode: str, best: str
+) -> None:
+    name = field.replace("monitor", "mode")
+    with pytest.raises(TrainingError, match=rf"{field} is {monitor}, .* training\.{name}={best}"):
+        build(training={field: monitor, name: mode})
+
+
 @torch.no_grad()
 def test_synchronized_norms_keep_the_activations_in_them() -> None:
     torch.manual_seed(0)

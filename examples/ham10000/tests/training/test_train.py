@@ -390,6 +390,32 @@ def test_a_non_finite_loss_is_skipped_by_all_ranks(
     assert "The last good checkpoint is" in log
 
 
+def test_a_gradient_that_is_not_finite_is_not_called_a_loss(
+    recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    def poisoned() -> int:
+        train_step = TRAIN.train_step
+
+        def poison(setup, state, batches, timer):  # type: ignore[no-untyped-def]
+            if state.counters.step != 2:
+                return train_step(setup, state, batches, timer)
+            hook = next(state.model.parameters()).register_hook(
+                lambda gradient: gradient * torch.inf
+            )
+            try:
+                return train_step(setup, state, batches, timer)
+            finally:
+                hook.remove()
+
+        TRAIN.train_step = poison
+        return train(recipe(training={"epochs": 1}), tmp_path)
+
+    assert ranks.run(poisoned) == [0]
+    log = (tmp_path / "log.txt").read_text()
+    assert "Step 3 was skipped: the gradient of " in log
+    assert " is not finite, although each loss is (1 skipped so far)." in log
+
+
 def test_an_infinite_loss_is_skipped_where_its_gradient_is_finite(
     recipe: MakeRecipe, tmp_path: Path
 ) -> None:

@@ -188,7 +188,7 @@ def _network(
             at=at,
             block=_block(model, attention),
             head=head,
-            drop_rate=model.drop_rate,
+            drop_rate=model.drop_rate if isinstance(head, str) else 0.0,
             input_size=size,
         )
     except SoftAttnError as error:

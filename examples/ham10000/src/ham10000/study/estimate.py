@@ -60,10 +60,10 @@ def _seconds_per_image(recipe: Recipe) -> tuple[float, float]:
 
     def timed(step: Callable[[], None]) -> float:
         step()  # allocates memory and chooses algorithms
+        _synchronize(device)
         start = time.perf_counter()
         step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        _synchronize(device)
         return (time.perf_counter() - start) / count
 
     def train() -> None:
@@ -74,3 +74,8 @@ def _seconds_per_image(recipe: Recipe) -> tuple[float, float]:
         model.eval()(images)
 
     return timed(train), timed(predict)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()

@@ -24,7 +24,7 @@ from typing import Protocol
 import pandas as pd
 import torch
 
-from ham10000.errors import Ham10000Error, TrainingError
+from ham10000.errors import ArgumentError, Ham10000Error, TrainingError
 from ham10000.models import open_features
 from ham10000.recipe import Recipe
 from ham10000.study.plan import PlannedRun
@@ -337,8 +337,16 @@ def worker_environments(
         parallel: Number of runs at a time. Defaults to one per GPU, or per core without a GPU.
         num_runs: Number of runs to train.
         processes: Number of training processes of one run.
+
+    Raises:
+        ArgumentError: A run has more processes than there are GPUs.
     """
     gpus, cores = torch.cuda.device_count(), available_cores()
+    if 0 < gpus < processes:
+        raise ArgumentError(
+            f"planning runs: {processes} processes for each run need as many GPUs, found {gpus}. "
+            f"Use --processes {gpus}."
+        )
     number = max(1, min(parallel or max(1, (gpus or cores) // processes), num_runs))
     if gpus:
         first = [worker * processes for worker in range(number)]

@@ -21,7 +21,7 @@ from ham10000.recipe import Recipe
 from ham10000.study.plan import PlannedRun, StudyPlan
 from ham10000.utils import write_text
 
-__all__ = ["PLAN", "StudyRecord", "content_hash", "recorded_values", "table_hash"]
+__all__ = ["PLAN", "StudyRecord", "content_hash", "list_seeds", "recorded_values", "table_hash"]
 
 PLAN = "plan.json"
 
@@ -29,6 +29,7 @@ UNPLANNED = (
     "seed",
     "data.root",
     "data.cache",
+    "data.check_cache",
     "data.features",
     "data.split",
     "data.split_seed",
@@ -42,6 +43,9 @@ UNPLANNED = (
 )
 """Recipe fields that are not recorded: they differ between runs or machines, or only affect the
 split, which has a hash of its own. Logging is not recorded either."""
+
+_PATHS = ("data.set", "data.offline", "model.weights")
+"""Recorded fields that can be paths."""
 
 
 class StudyRecord:
@@ -95,6 +99,12 @@ class StudyRecord:
     def looks(self) -> list[dict[str, Any]]:
         """Entries of the looks at the result, in order."""
         return [entry for entry in self.entries if entry["kind"] == "look"]
+
+    @property
+    def looks_taken(self) -> list[dict[str, Any]]:
+        """The looks as study.json has them, without the hashes of predictions."""
+        names = ("number", "time", "seeds", "level", "exploratory", "verdicts")
+        return [{name: look[name] for name in names} for look in self.looks]
 
     def check_looks(self, taken: Iterable[Mapping[str, Any]]) -> None:
         """Check that the looks of an earlier result are recorded.
@@ -166,10 +176,13 @@ class StudyRecord:
         """
         planned = self.entries[0]["recipe_fields"][run.recipe]
         found = recorded_values(recipe)
-        expected = {**planned, "seed": run.seed, "data.fold": recipe.data.fold}
+        expected = {name: value for name, value in planned.items() if name not in UNPLANNED}
+        expected |= {"seed": run.seed, "data.fold": recipe.data.fold}
         found |= {"seed": recipe.seed, "data.fold": recipe.data.fold}
         if run.fold is not None:
             expected["data.fold"] = run.fold
+        for values in (expected, found):  # a run has absolute paths, and may be of another machine
+            values |= {name: Path(values[name]).name for name in _PATHS if values.get(name)}
         differing = [name for name in expected if expected[name] != found.get(name)]
         if differing:
             name = differing[0]
@@ -227,14 +240,14 @@ class StudyRecord:
         added = [seed for seed in seeds if seed not in before]
         if missing:
             raise ArgumentError(
-                f"{doing}: its plan has the seeds {_listed(before)}, and {_listed(missing)} would "
-                "be left out. A result for some of the planned seeds is not a result of the plan: "
-                "pass all of them."
+                f"{doing}: its plan has the seeds {list_seeds(before)}, and {list_seeds(missing)} "
+                "would be left out. A result for some of the planned seeds is not a result of the "
+                "plan: pass all of them."
             )
         if added and not extend:
             raise ArgumentError(
-                f"{doing}: its plan has the seeds {_listed(before)}, without {_listed(added)}. "
-                "Pass --extend to add seeds, which is recorded in the plan."
+                f"{doing}: its plan has the seeds {list_seeds(before)}, without "
+                f"{list_seeds(added)}. Pass --extend to add seeds, which is recorded in the plan."
             )
         if added:
             self._append("extension", {"seeds": seeds, "after_looks": len(self.looks)})
@@ -293,7 +306,9 @@ def table_hash(table: pd.DataFrame) -> str:
 def _check_recipe(name: str, before: Mapping[str, Any], now: Mapping[str, Any], doing: str) -> None:
     # A field that did not exist when the plan was recorded had the effect of its default.
     before = {**recorded_values(Recipe(name)), **before}
-    differing = [field for field in {**before, **now} if before.get(field) != now.get(field)]
+    # Older plans have data.check_cache.
+    names = [name for name in {**before, **now} if name not in UNPLANNED]
+    differing = [name for name in names if before.get(name) != now.get(name)]
     if differing:
         field, more = differing[0], len(differing) - 1
         others = f" and {more} more field{'s' * (more > 1)}" if more else ""
@@ -334,5 +349,6 @@ def content_hash(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _listed(seeds: Sequence[int]) -> str:
+def list_seeds(seeds: Sequence[int]) -> str:
+    """Return seeds as text."""
     return ", ".join(map(str, seeds))

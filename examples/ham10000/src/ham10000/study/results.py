@@ -37,7 +37,7 @@ from ham10000.evaluation import (
 from ham10000.recipe import make_recipe, save_recipe
 from ham10000.statistics import CellEstimate
 from ham10000.study.plan import PlannedRun, StudyPlan
-from ham10000.study.preregistration import PLAN, StudyRecord
+from ham10000.study.preregistration import PLAN, StudyRecord, list_seeds
 from ham10000.study.published_maps import MAPS_FILE
 from ham10000.study.summary import RESULT, SPLIT, describe_change, markdown_table
 from ham10000.training import RunDir
@@ -329,13 +329,13 @@ def _page(published: "PublishedStudy") -> str:
         images = f"{result['images']:,} test images of {result['lesions']:,} lesions"
         parts += [
             quoted["verdicts"],
-            f"## Differences\n\nArm minus control, seeds {_listed(result['seeds'])}, {images}.",
+            f"## Differences\n\nArm minus control, seeds {list_seeds(result['seeds'])}, {images}.",
             quoted["differences"],
             "## Looks at the result",
             "\n".join(
                 ["| look | time | seeds | level |", "| --- | --- | --- | --- |"]
                 + [
-                    f"| {look['number']} | {look['time']} | {_listed(look['seeds'])} | "
+                    f"| {look['number']} | {look['time']} | {list_seeds(look['seeds'])} | "
                     f"{'exploratory' if look['exploratory'] else format(look['level'], 'g')} |"
                     for look in published.record.looks
                 ]
@@ -347,7 +347,7 @@ def _page(published: "PublishedStudy") -> str:
         name = predictions_file(seeds[0])
         lines.append(f'    pandas.read_csv("{name}")  # one row per image and recipe')
     noun = "seed" if len(seeds) == 1 else "seeds"
-    kept = f"of {noun} {_listed(seeds)} are published" if seeds else "are not published"
+    kept = f"of {noun} {list_seeds(seeds)} are published" if seeds else "are not published"
     if len(published.tables) < len(published.metrics):
         note = (
             f"Predictions {kept}. The hashes of all predictions are in {PLAN}, so a run can be "
@@ -389,10 +389,6 @@ def _nested(fields: Mapping[str, Any]) -> dict[str, Any]:
         place = nested.setdefault(section, {}) if dot else nested
         place[inner or name] = value
     return nested
-
-
-def _listed(seeds: Sequence[int]) -> str:
-    return ", ".join(map(str, seeds))
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:

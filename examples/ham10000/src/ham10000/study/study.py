@@ -141,8 +141,7 @@ def run_study(
         check_test_images(missing, out, recipes[0].data.fold)
         result = summarize_study(plan, read_study(plan, out), record.look_number(plan.seeds))
         record.add_look(result, _hashes(plan.runs, out))
-        taken = ("number", "time", "seeds", "level", "exploratory", "verdicts")
-        result["looks_taken"] = [{name: look[name] for name in taken} for look in record.looks]
+        result["looks_taken"] = record.looks_taken
         result["models"] = models
         write_text(out / RESULT, json.dumps(result, indent=2) + "\n")
         if publish is not None:

@@ -181,19 +181,21 @@ def population_metrics(study: PublishedStudy) -> dict[str, dict[str, float]]:
         if not images:
             continue
         measured = [
-            summarize(found.targets[each], found.probabilities[each])
+            summarize(found.targets[each], found.probabilities[each], found.classes)
             for found, each in zip(runs, chosen, strict=True)
         ]
-        means = {m: float(np.mean([row[m] for row in measured])) for m in POPULATION_METRICS}
+        known = [metric for metric in POPULATION_METRICS if metric in measured[0]]
+        means = {m: float(np.mean([row[m] for row in measured])) for m in known}
         metrics[name] = {"images": float(images), **means}
     return metrics
 
 
 def _populations(study: PublishedStudy) -> str:
-    head = ["lesions with", "test images", *map(metric_name, POPULATION_METRICS)]
-    rows = [head]
-    for name, found in population_metrics(study).items():
-        values = (f"{found[metric]:.3f}" for metric in POPULATION_METRICS)
+    populations = population_metrics(study)
+    known = [metric for metric in POPULATION_METRICS if metric in populations["all"]]
+    rows = [["lesions with", "test images", *map(metric_name, known)]]
+    for name, found in populations.items():
+        values = (f"{found[metric]:.3f}" for metric in known)
         rows.append([name, f"{found['images']:,.0f}", *values])
     return markdown_table(rows)
 
@@ -299,8 +301,7 @@ def _problems_of_result(study: PublishedStudy, stored: Mapping[str, Any]) -> Ite
         result = summarize_study(plan, cells, number, resamples=stored["resamples"])
     else:
         result = _from_metrics(study, plan, stored)
-    taken = ("number", "time", "seeds", "level", "exploratory", "verdicts")
-    looks = [{name: look[name] for name in taken} for look in study.record.looks]
+    looks = study.record.looks_taken
     result |= {"rule": study.record.entries[0]["rule"], "looks_taken": looks}
     for difference in _differences(stored, compact(result), ""):
         yield f"{RESULT}: {difference}"

@@ -21,6 +21,7 @@ from ham10000.errors import (
     SplitError,
     cannot_write,
 )
+from ham10000.models import PACKAGED
 from ham10000.recipe import Recipe, field_values, load_recipe, make_recipe, save_recipe
 from ham10000.utils import PARTIAL, lock_folder
 
@@ -351,15 +352,17 @@ def _split_of_images(text: str, doing: str) -> dict[str, str]:
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
     """Return a recipe whose paths do not depend on the working directory."""
-    data = recipe.data
+    data, model = recipe.data, recipe.model
     paths: dict[str, Any] = {
         name: value.absolute()
-        for name in ("root", "cache", "features", "split", "pairs")
-        if (value := getattr(data, name)) is not None
+        for name in ("root", "cache", "features", "split", "pairs", "offline")
+        if isinstance(value := getattr(data, name), Path)
     }
     if data.set not in DATASETS:
         paths["set"] = str(Path(data.set).absolute())
-    return replace(recipe, data=replace(data, **paths))
+    if model.weights is not None and model.weights not in PACKAGED:
+        model = replace(model, weights=str(Path(model.weights).absolute()))
+    return replace(recipe, data=replace(data, **paths), model=model)
 
 
 def _check_claimed(run: RunDir, recipe: Recipe) -> None:

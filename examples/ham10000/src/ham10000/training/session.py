@@ -18,7 +18,7 @@ from ham10000.data import (
     find_dataset,
 )
 from ham10000.errors import TrainingError, closest
-from ham10000.evaluation import metrics_of
+from ham10000.evaluation import LOWER_IS_BETTER, metrics_of
 from ham10000.models import LesionClassifier, build_model
 from ham10000.recipe import Recipe
 from ham10000.training.data import EpochPlan, open_split, open_train, splits_of
@@ -200,10 +200,10 @@ def _build_state(recipe: Recipe, model: LesionClassifier, plan: EpochPlan) -> Tr
 
 
 def check_monitor(recipe: Recipe) -> None:
-    """Check that the metrics that select weights and stop training exist.
+    """Check that the metrics that select weights and stop training exist, and their directions.
 
     Raises:
-        TrainingError: One of them is not a metric.
+        TrainingError: One of them is not a metric, or its mode selects the worst value.
     """
     for field, more in (("monitor", ["epoch"]), ("stop_monitor", [])):
         known = ("loss", *more, *metrics_of(find_dataset(recipe.data.set).classes))
@@ -212,6 +212,14 @@ def check_monitor(recipe: Recipe) -> None:
             raise TrainingError(
                 f"building the session: training.{field} {name!r} is not a metric. "
                 f"{closest(name, known)}"
+            )
+        mode = field.replace("monitor", "mode")
+        best = "min" if name in ("loss", *LOWER_IS_BETTER) else "max"
+        if name not in (None, "epoch") and getattr(recipe.training, mode) != best:
+            raise TrainingError(
+                f"building the session: training.{field} is {name}, whose best value is its "
+                f"{best}imum, and training.{mode} is {getattr(recipe.training, mode)}. Set "
+                f"training.{mode}={best}."
             )
 
 

@@ -180,23 +180,25 @@ def _report_skipped(
     if not positions and getattr(setup.fabric.strategy.precision, "scaler", None) is not None:
         return  # only the scaled gradient overflowed, which is how a scaler finds its scale
     counters.skipped += 1
-    if not positions:  # the losses were finite, and the gradient was not: it can be any image
+    problem = "the loss of {} is not a finite number"
+    if not positions:  # any of the images can be the reason
+        problem = "the gradient of {} is not finite, although each loss is"
         everything = torch.cat([batch.positions for batch, _ in seen]).tolist()
         positions = [position for part in gather(everything) for position in part]
     indices = setup.sampler.draw()[sorted(positions)].tolist()
     names = [str(setup.train_data.table["image_id"].iloc[index]) for index in indices]
     if setup.rank == 0:
         _LOG.warning(
-            "Step %d was skipped: the loss of %s is not a finite number (%d skipped so far).",
+            "Step %d was skipped: %s (%d skipped so far).",
             counters.step,
-            some(names, 64),
+            problem.format(some(names, 64)),
             counters.skipped,
         )
     limit = setup.recipe.training.max_bad_steps
     if counters.skipped > limit:
         raise TrainingError(
-            f"training: {counters.skipped} steps were skipped because of losses that are not "
-            f"finite, more than training.max_bad_steps {limit}; the last one with {some(names)}. "
+            f"training: {counters.skipped} steps were skipped, more than training.max_bad_steps "
+            f"{limit}; in the last one, {problem.format(some(names))}. "
             f"{last_checkpoint(setup.run)}. "
             "Lower optimizer.lr, set optimizer.clip_norm, or use training.precision 32."
         )
