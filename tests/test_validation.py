@@ -7,40 +7,40 @@ import torch
 
 from softattn import ArgumentError, ArgumentTypeError, MissingExtraError
 from softattn._validation import (
+    check_finite,
+    check_fraction,
+    check_int,
+    check_odd_sizes,
     closest,
     describe,
-    finite_number,
-    fraction,
     listed,
     missing_extra,
-    odd_sizes,
-    whole_number,
 )
 
 
 @pytest.mark.parametrize("value", [2, torch.tensor(2), torch.tensor([2])[0]])
 def test_whole_numbers(value):
-    number = whole_number("testing", "n", value)
+    number = check_int("testing", "n", value)
     assert (number, type(number)) == (2, int)
-    assert whole_number("testing", "n", 0, least=0) == 0
+    assert check_int("testing", "n", 0, minimum=0) == 0
 
 
 @pytest.mark.parametrize(
     ("check", "value", "error", "message"),
     [
-        (whole_number, 0, ArgumentError, "n must be a whole number of at least 1, found 0."),
-        (whole_number, True, ArgumentTypeError, "at least 1, found True (bool)."),
-        (whole_number, torch.zeros(2), ArgumentTypeError, "found tensor([0., 0.]) (Tensor)."),
-        (whole_number, 2.0, ArgumentTypeError, "at least 1, found 2.0 (float)."),
-        (finite_number, "1", ArgumentTypeError, "n must be a finite number, found '1' (str)."),
-        (finite_number, np.bool_(True), ArgumentTypeError, "found np.True_ (bool)."),
-        (finite_number, torch.tensor(0.5), ArgumentTypeError, "found tensor(0.5000) (Tensor)."),
-        (finite_number, True, ArgumentTypeError, "n must be a finite number, found True (bool)."),
-        (finite_number, float("nan"), ArgumentError, "n must be a finite number, found nan."),
-        (finite_number, float("inf"), ArgumentError, "n must be a finite number, found inf."),
-        (finite_number, 10**400, ArgumentError, "00."),
-        (fraction, 1.5, ArgumentError, "n must be between 0 and 1, found 1.5."),
-        (fraction, -0.1, ArgumentError, "n must be between 0 and 1, found -0.1."),
+        (check_int, 0, ArgumentError, "n must be a whole number of at least 1, found 0."),
+        (check_int, True, ArgumentTypeError, "at least 1, found True (bool)."),
+        (check_int, torch.zeros(2), ArgumentTypeError, "found tensor([0., 0.]) (Tensor)."),
+        (check_int, 2.0, ArgumentTypeError, "at least 1, found 2.0 (float)."),
+        (check_finite, "1", ArgumentTypeError, "n must be a finite number, found '1' (str)."),
+        (check_finite, np.bool_(True), ArgumentTypeError, "found np.True_ (bool)."),
+        (check_finite, torch.tensor(0.5), ArgumentTypeError, "found tensor(0.5000) (Tensor)."),
+        (check_finite, True, ArgumentTypeError, "n must be a finite number, found True (bool)."),
+        (check_finite, float("nan"), ArgumentError, "n must be a finite number, found nan."),
+        (check_finite, float("inf"), ArgumentError, "n must be a finite number, found inf."),
+        (check_finite, 10**400, ArgumentError, "00."),
+        (check_fraction, 1.5, ArgumentError, "n must be between 0 and 1, found 1.5."),
+        (check_fraction, -0.1, ArgumentError, "n must be between 0 and 1, found -0.1."),
     ],
 )
 def test_invalid_values(check, value, error, message):
@@ -50,13 +50,13 @@ def test_invalid_values(check, value, error, message):
 
 
 def test_fractions_and_sizes():
-    assert [fraction("testing", "n", value) for value in (0, 0.5, 1)] == [0.0, 0.5, 1.0]
+    assert [check_fraction("testing", "n", value) for value in (0, 0.5, 1)] == [0.0, 0.5, 1.0]
     for value in (np.float32(0.5), np.float64(0.5), Fraction(1, 2)):
-        number = finite_number("testing", "n", value)
+        number = check_finite("testing", "n", value)
         assert (number, type(number)) == (0.5, float)
     for value, count, sizes in [(3, 2, (3, 3)), ([3, 3], 2, (3, 3)), ((1, 5), 2, (1, 5)),
                                 (3, 1, (3,)), ((5,), 1, (5,)), ((1, 3, 5), 3, (1, 3, 5))]:  # fmt: skip
-        assert odd_sizes("testing", "n", value, count) == sizes
+        assert check_odd_sizes("testing", "n", value, count) == sizes
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_fractions_and_sizes():
 )
 def test_invalid_sizes(value, count, message):
     with pytest.raises(ArgumentError, match=r"^testing: n must be") as raised:
-        odd_sizes("testing", "n", value, count)
+        check_odd_sizes("testing", "n", value, count)
     assert str(raised.value).endswith(message)
 
 
@@ -94,7 +94,7 @@ def test_closest_names():
 def test_lists_of_names():
     assert listed([]) == "nothing"
     assert listed("abc") == "a, b, c"
-    assert listed("abc", most=1) == "a, and 2 more"
+    assert listed("abc", max_items=1) == "a, and 2 more"
 
 
 def test_descriptions():

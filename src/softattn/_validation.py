@@ -19,26 +19,26 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 REALS = (*FLOATS, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool)
 
 # Sizes beyond it overflow in torch, which reports this with various exceptions.
-_MOST = 2**31 - 1
+_MAX_INT = 2**31 - 1
 
 
-def whole_number(doing: str, name: str, value: object, *, least: int = 1) -> int:
-    """Return `value` as an int of at least `least`, or raise an error that names the argument."""
-    expected = f"{doing}: {name} must be a whole number of at least {least}, found {value!r}"
+def check_int(doing: str, name: str, value: object, *, minimum: int = 1) -> int:
+    """Return `value` as an int of at least `minimum`, or raise an error that names the argument."""
+    expected = f"{doing}: {name} must be a whole number of at least {minimum}, found {value!r}"
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise ArgumentTypeError(f"{expected} ({type(value).__name__}).")
     try:
         number = operator.index(value)
     except TypeError as error:  # of a tensor or an array with several elements
         raise ArgumentTypeError(f"{expected} ({type(value).__name__}).") from error
-    if number < least:
+    if number < minimum:
         raise ArgumentError(f"{expected}.")
-    if number > _MOST:
-        raise ArgumentError(f"{doing}: {name} must be at most {_MOST}, found {value!r}.")
+    if number > _MAX_INT:
+        raise ArgumentError(f"{doing}: {name} must be at most {_MAX_INT}, found {value!r}.")
     return number
 
 
-def finite_number(doing: str, name: str, value: object) -> float:
+def check_finite(doing: str, name: str, value: object) -> float:
     """Return `value` as a float, or raise an error that names the argument."""
     expected = f"{doing}: {name} must be a finite number, found {value!r}"
     if isinstance(value, bool) or not isinstance(value, Real):  # NumPy's numbers too
@@ -52,15 +52,15 @@ def finite_number(doing: str, name: str, value: object) -> float:
     return number
 
 
-def not_negative(doing: str, name: str, value: object) -> float:
+def check_non_negative(doing: str, name: str, value: object) -> float:
     """Return `value` as a float of at least 0, or raise an error that names the argument."""
-    number = finite_number(doing, name, value)
+    number = check_finite(doing, name, value)
     if number < 0:
         raise ArgumentError(f"{doing}: {name} must be at least 0, found {value!r}.")
     return number
 
 
-def flag(doing: str, name: str, value: object) -> bool:
+def check_bool(doing: str, name: str, value: object) -> bool:
     """Return `value` if it is a bool, or raise an error that names the argument."""
     if not isinstance(value, bool):
         raise ArgumentTypeError(
@@ -69,9 +69,9 @@ def flag(doing: str, name: str, value: object) -> bool:
     return value
 
 
-def fraction(doing: str, name: str, value: object) -> float:
+def check_fraction(doing: str, name: str, value: object) -> float:
     """Return `value` as a float between 0 and 1, or raise an error that names the argument."""
-    number = finite_number(doing, name, value)
+    number = check_finite(doing, name, value)
     if not 0 <= number <= 1:
         raise ArgumentError(f"{doing}: {name} must be between 0 and 1, found {value!r}.")
     return number
@@ -80,13 +80,13 @@ def fraction(doing: str, name: str, value: object) -> float:
 _SIZES = {1: "", 2: " or (height, width)", 3: " or (depth, height, width)"}
 
 
-def odd_sizes(doing: str, name: str, value: object, count: int) -> tuple[int, ...]:
+def check_odd_sizes(doing: str, name: str, value: object, count: int) -> tuple[int, ...]:
     """Return a size, or a tuple of `count` sizes, as a tuple of odd numbers of at least 1."""
     is_tuple = isinstance(value, tuple | list)
     sizes = tuple(value) if isinstance(value, tuple | list) else (value,) * count
     if len(sizes) != count:
         raise ArgumentError(f"{doing}: {name} must be one number{_SIZES[count]}, found {value!r}.")
-    numbers = tuple(whole_number(doing, name, size) for size in sizes)
+    numbers = tuple(check_int(doing, name, size) for size in sizes)
     if not all(number % 2 for number in numbers):
         below = tuple(number - 1 + number % 2 for number in numbers)
         above = tuple(number + 1 - number % 2 for number in numbers)
@@ -107,7 +107,7 @@ def parse_input_size(doing: str, value: object) -> tuple[int, ...] | None:
         raise ArgumentError(
             f"{doing}: input_size must be one number, (H, W) or (C, H, W), found {value!r}."
         )
-    return tuple(whole_number(doing, "input_size", size) for size in sizes)
+    return tuple(check_int(doing, "input_size", size) for size in sizes)
 
 
 def check_mapping(doing: str, name: str, value: object) -> None:
@@ -356,16 +356,16 @@ def closest(name: str, options: Iterable[str], count: int = 3) -> str:
     return f"There are: {listed(options, 10)}."
 
 
-def listed(names: Iterable[str], most: int = 20) -> str:
-    """Join names for a message; after `most` names, only count the rest.
+def listed(names: Iterable[str], max_items: int = 20) -> str:
+    """Join names for a message; after `max_items` names, only count the rest.
 
     >>> from softattn._validation import listed
-    >>> listed(["a", "b", "c"], most=2)
+    >>> listed(["a", "b", "c"], max_items=2)
     'a, b, and 1 more'
     """
     names = list(names)
-    more = f", and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more if names else "nothing"
+    more = f", and {len(names) - max_items} more" if len(names) > max_items else ""
+    return ", ".join(names[:max_items]) + more if names else "nothing"
 
 
 def describe(value: object) -> str:
@@ -387,5 +387,5 @@ def describe(value: object) -> str:
 
 def _kind(value: object) -> str:
     name = type(value).__name__
-    # U is left out, since most names with it sound like UNet.
+    # U is left out, since max_items names with it sound like UNet.
     return f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}"

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from softattn import functional
 from softattn._validation import (
+    check_bool,
+    check_finite,
+    check_fraction,
+    check_int,
+    check_odd_sizes,
     closest,
-    finite_number,
-    flag,
-    fraction,
     missing_extra,
-    odd_sizes,
     parameter_factory,
-    whole_number,
 )
 from softattn.capture import SpatialAttention
 from softattn.errors import ArgumentError, ArgumentTypeError
@@ -69,19 +69,19 @@ class SoftAttentionNd(SpatialAttention):
     ) -> None:
         super().__init__()
         doing = f"building {type(self).__name__}"
-        self.in_channels: int = whole_number(doing, "in_channels", in_channels)
-        self.num_maps: int = whole_number(doing, "num_maps", num_maps)
-        sizes = odd_sizes(doing, "kernel_size", kernel_size, self.num_dims)
+        self.in_channels: int = check_int(doing, "in_channels", in_channels)
+        self.num_maps: int = check_int(doing, "num_maps", num_maps)
+        sizes = check_odd_sizes(doing, "kernel_size", kernel_size, self.num_dims)
         self.kernel_size: tuple[int, ...] = sizes
-        self.aggregate: bool = flag(doing, "aggregate", aggregate)
-        self.concat: bool = flag(doing, "concat", concat)
-        gamma = None if gamma is None else finite_number(doing, "gamma", gamma)
+        self.aggregate: bool = check_bool(doing, "aggregate", aggregate)
+        self.concat: bool = check_bool(doing, "concat", concat)
+        gamma = None if gamma is None else check_finite(doing, "gamma", gamma)
         self.initial_gamma: float | None = gamma
         functional.get_activation(activation)
         self.activation: Activation = activation
         parameter = parameter_factory(doing, device, dtype)
         self.weight: nn.Parameter = parameter(self.num_maps, self.in_channels, *self.kernel_size)
-        has_bias = flag(doing, "bias", bias)
+        has_bias = check_bool(doing, "bias", bias)
         self.bias: nn.Parameter | None = parameter(self.num_maps) if has_bias else None
         self.gamma: nn.Parameter | None = None if gamma is None else parameter(1)
         self.reset_parameters()
@@ -296,8 +296,8 @@ class SoftAttentionBlock(nn.Module):
     ) -> None:
         super().__init__()
         doing = f"building {type(self).__name__}"
-        self.pool: int = whole_number(doing, "pool", pool)
-        self.drop_rate: float = fraction(doing, "drop_rate", drop_rate)
+        self.pool: int = check_int(doing, "pool", pool)
+        self.drop_rate: float = check_fraction(doing, "drop_rate", drop_rate)
         self.attention: SoftAttention = SoftAttention(
             in_channels,
             num_maps,

@@ -50,6 +50,7 @@ class _ThreadCaptures(local):
 # Before 2.14, torch.compile could not read context variables. It can guard on these, at the price
 # of one compilation for each thread that captures.
 _thread_captures = _ThreadCaptures()
+# The version compares by its parts, not as text.
 _CONTEXT_VARIABLES_COMPILE = torch.__version__ >= "2.14"
 
 

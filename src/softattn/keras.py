@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from softattn import functional
 from softattn._keras_files import find_layer, open_file, read_mapping
-from softattn._validation import check_operands, flag, parameter_factory, whole_number
+from softattn._validation import check_bool, check_int, check_operands, parameter_factory
 from softattn.capture import SpatialAttention
 from softattn.errors import ArgumentTypeError
 
@@ -101,10 +101,10 @@ class KerasSoftAttention(SpatialAttention):
     ) -> None:
         super().__init__()
         doing = f"building {type(self).__name__}"
-        self.in_channels: int = whole_number(doing, "in_channels", in_channels)
-        self.num_maps: int = whole_number(doing, "num_maps", num_maps)
-        self.aggregate: bool = flag(doing, "aggregate", aggregate)
-        self.concat: bool = flag(doing, "concat", concat)
+        self.in_channels: int = check_int(doing, "in_channels", in_channels)
+        self.num_maps: int = check_int(doing, "num_maps", num_maps)
+        self.aggregate: bool = check_bool(doing, "aggregate", aggregate)
+        self.concat: bool = check_bool(doing, "concat", concat)
         parameter = parameter_factory(doing, device, dtype)
         self.weight: nn.Parameter = parameter(self.num_maps, _DEPTH, self.in_channels, _WIDTH)
         self.bias: nn.Parameter = parameter(self.num_maps)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor
 
-from softattn._validation import closest, describe, fraction, missing_extra, picture_pairs
+from softattn._validation import check_fraction, closest, describe, missing_extra, picture_pairs
 from softattn.capture import capture_maps
 from softattn.errors import ArgumentError, ArgumentTypeError, MissingExtraError, ShapeError
 
@@ -29,7 +29,7 @@ _Images = Image | np.ndarray | Tensor | Sequence[Image | np.ndarray | Tensor]
 _Maps = np.ndarray | Tensor | Sequence[np.ndarray | Tensor]
 _NamedMaps = _Maps | Mapping[str, Tensor]
 _DRAWING = "drawing attention maps"
-_MOST_SLICES = _MOST_COLUMNS = 8
+_MAX_SLICES = _MAX_COLUMNS = 8
 _COLOURS = "magma"  # perceptually uniform, also in grayscale and for colour-blind readers
 
 
@@ -76,7 +76,7 @@ def plot_maps(
     """
     style, drawn = _Style(cmap, opacity), picture_pairs(_DRAWING, image, maps, also_others=True)
     (picture, attention), num_dims = drawn[0], drawn[0][1].ndim - 1
-    volume = (1.3 * min(picture.shape[1], _MOST_SLICES) + 1.5, 1.3 * (len(attention) + 2))
+    volume = (1.3 * min(picture.shape[1], _MAX_SLICES) + 1.5, 1.3 * (len(attention) + 2))
     figure = style.figure(figsize={1: (9.0, 5.0), 2: (12.0, 4.6 * len(drawn)), 3: volume}[num_dims])
     draw = {1: _draw_signal, 2: _draw_image, 3: _draw_volume}[num_dims]
     rows: Any = figure.subfigures(len(drawn), 1, squeeze=False)
@@ -109,7 +109,7 @@ def _draw_image(figure: Any, picture: Tensor, maps: Tensor, style: "_Style") -> 
 def _draw_volume(figure: Any, image: Tensor, maps: Tensor, style: "_Style") -> None:
     """Draw a grid: a column for each slice, with the image, the overlay, and every map below."""
     depth = image.shape[1]
-    slices = torch.linspace(0, depth - 1, min(depth, _MOST_SLICES)).round().int().tolist()
+    slices = torch.linspace(0, depth - 1, min(depth, _MAX_SLICES)).round().int().tolist()
     summed = _summed(maps)
     laid = F.interpolate(summed[None, None], image.shape[1:], mode="trilinear")[0, 0]
     # Maps have fewer slices than the image: the one that covers the centre of the slice.
@@ -171,7 +171,7 @@ def plot_batch(
     titles = [""] * len(drawn) if titles is None else titles
     if len(titles) != len(drawn):
         raise ArgumentError(f"{_DRAWING}: found {len(titles)} titles for {len(drawn)} images.")
-    columns = min(len(drawn), _MOST_COLUMNS)
+    columns = min(len(drawn), _MAX_COLUMNS)
     rows = math.ceil(len(drawn) / columns)
     tallest = max(picture.shape[1] / picture.shape[2] for picture, _ in drawn)
     figure = style.figure(figsize=(1.9 * columns + 1.2, rows * (3.8 * tallest + 0.4)))
@@ -368,10 +368,10 @@ class _Style:
         if isinstance(cmap, str) and cmap not in colormaps:
             near = closest(cmap, colormaps)
             raise ArgumentError(f"{_DRAWING}: matplotlib has no colour map {cmap!r}. {near}")
-        self.cmap, self.opacity = cmap, fraction(_DRAWING, "opacity", opacity)
+        self.cmap, self.opacity = cmap, check_fraction(_DRAWING, "opacity", opacity)
         self.figure = partial(Figure, layout="constrained")
         # By the square root, since the darkest colours look like a part of the image.
-        self._scale: Any = lambda most: cm.ScalarMappable(colors.PowerNorm(0.5, 0, most), cmap)
+        self._scale: Any = lambda high: cm.ScalarMappable(colors.PowerNorm(0.5, 0, high), cmap)
 
     def scale(self, summed: Sequence[Tensor]) -> Any:
         # Up to twice uniform at least, so that small differences look small.

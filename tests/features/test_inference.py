@@ -7,16 +7,16 @@ from torch import nn
 
 from softattn import ModelError
 from softattn.features.inference import (
-    Hints,
+    LayoutHints,
     ObservedOutput,
-    find_stride,
+    find_token_grid,
+    follows_positions,
     infer_layout,
     infer_layout_strictly,
-    is_arranged,
     is_reordered,
-    own_maps,
+    reference_maps,
 )
-from softattn.features.layout import Layout, MapLayout, TokenGrid, strided
+from softattn.features.layout import Layout, MapLayout, TokenGrid, strided_size
 
 SQUARE = (224, 224)
 
@@ -40,18 +40,18 @@ def tokens(rows: int, columns: int, prefix: int, stride: int | None = None) -> M
     ],
 )
 def test_grids_that_models_have(num_tokens, size, hint, expected):
-    found = find_stride(num_tokens, size, hint)
+    found = find_token_grid(num_tokens, size, hint)
     if expected is None:
         assert found is None
     else:
-        rows, columns = strided(size, abs(expected), expected < 0)
+        rows, columns = strided_size(size, abs(expected), expected < 0)
         assert found == TokenGrid(rows, columns, abs(expected), expected < 0)
 
 
 @given(st.integers(2, 16), st.integers(2, 16), st.sampled_from([4, 8, 14, 16, 32]))
 def test_a_found_grid_has_as_many_tokens(rows, columns, stride):
     image = (rows * stride, columns * stride)
-    assert find_stride(rows * columns, image, stride) == TokenGrid(rows, columns, stride)
+    assert find_token_grid(rows * columns, image, stride) == TokenGrid(rows, columns, stride)
 
 
 @pytest.mark.parametrize(
@@ -114,13 +114,13 @@ def test_other_values_have_no_layout(value):
 def test_shapes_determine_the_layout(
     shape: tuple[int, ...], image: tuple[int, int], expected: MapLayout
 ) -> None:
-    assert infer_layout_strictly(ObservedOutput(shape, image), Hints()) == expected
+    assert infer_layout_strictly(ObservedOutput(shape, image), LayoutHints()) == expected
 
 
 @pytest.mark.parametrize("inside", [196, 200])
 def test_prefix_tokens_as_declared_or_none(inside: int) -> None:
     found = infer_layout_strictly(
-        ObservedOutput((2, inside, 64), SQUARE, num_prefix_tokens=4), Hints()
+        ObservedOutput((2, inside, 64), SQUARE, num_prefix_tokens=4), LayoutHints()
     )
     assert found == tokens(14, 14, inside - 196, 16)
 
@@ -135,17 +135,17 @@ def test_a_lower_image_resolves_ambiguous_aspect_ratios(
     halved: tuple[int, ...], layout: Layout
 ) -> None:
     output = ObservedOutput(CUBE, (256, 256), shape_of_half=lambda: halved)
-    assert infer_layout_strictly(output, Hints()).layout is layout
+    assert infer_layout_strictly(output, LayoutHints()).layout is layout
 
 
 def test_a_lower_image_decides_if_no_aspect_ratio_fits() -> None:
     output = ObservedOutput((2, 64, 3, 50), (48, 200), shape_of_half=lambda: (2, 64, 1, 50))
-    assert infer_layout_strictly(output, Hints()).layout is Layout.NCHW
+    assert infer_layout_strictly(output, LayoutHints()).layout is Layout.NCHW
 
 
 def test_parameters_determine_the_channels_if_shapes_do_not() -> None:
     output = ObservedOutput((2, 64, 3, 50), None, channels=frozenset({64}))
-    assert infer_layout_strictly(output, Hints()).layout is Layout.NCHW
+    assert infer_layout_strictly(output, LayoutHints()).layout is Layout.NCHW
 
 
 @pytest.mark.parametrize(
@@ -153,61 +153,65 @@ def test_parameters_determine_the_channels_if_shapes_do_not() -> None:
     [
         (
             ObservedOutput((2, 10), SQUARE),
-            Hints(),
+            LayoutHints(),
             r"\(2, 10\) is not a feature map: expected \(B, C, H, W\)",
         ),
-        (ObservedOutput((2, 3, 4, 5, 6), SQUARE), Hints(), "is not a feature map"),
-        (ObservedOutput((2, 9, 7), SQUARE), Hints(Layout.NCHW), "expected layout='NCHW', as given"),
+        (ObservedOutput((2, 3, 4, 5, 6), SQUARE), LayoutHints(), "is not a feature map"),
+        (
+            ObservedOutput((2, 9, 7), SQUARE),
+            LayoutHints(Layout.NCHW),
+            "expected layout='NCHW', as given",
+        ),
         (
             ObservedOutput((2, 64, 1, 1), SQUARE),
-            Hints(),
+            LayoutHints(),
             "it has 1 x 1 positions, and attention needs two",
         ),
         (
             ObservedOutput(CUBE, (256, 256)),
-            Hints(),
+            LayoutHints(),
             r"may be \(B, C, H, W\), \(B, H, W, C\), or not a feature map",
         ),
-        (ObservedOutput(CUBE, None), Hints(), "Pass layout='NCHW' or layout='NHWC'"),
+        (ObservedOutput(CUBE, None), LayoutHints(), "Pass layout='NCHW' or layout='NHWC'"),
         (
             ObservedOutput((2, 198, 64), SQUARE),
-            Hints(),
+            LayoutHints(),
             r"no grid of an image of 224 x 224 can have 198 - 0",
         ),
         (
             ObservedOutput((2, 9, 64), SQUARE, num_prefix_tokens=5),
-            Hints(),
+            LayoutHints(),
             "is ambiguous: several grids",
         ),
         (
             ObservedOutput((2, 196, 64), None),
-            Hints(),
+            LayoutHints(),
             r"tokens of any grid. Pass grid=\(height, width\)",
         ),
         (
             ObservedOutput((2, 256, 49), SQUARE, frozenset({256})),
-            Hints(),
+            LayoutHints(),
             "its channels before its tokens",
         ),
         (
             ObservedOutput((2, 197, 64), SQUARE),
-            Hints(grid=(14, 15)),
+            LayoutHints(grid=(14, 15)),
             "has 197 tokens, expected 0 prefix tokens and",
         ),
         (
             ObservedOutput((2, 197, 64), SQUARE),
-            Hints(None, (14, 14), 2),
+            LayoutHints(None, (14, 14), 2),
             "expected 2 prefix tokens and a grid of 14",
         ),
         (
             ObservedOutput((2, 64, 14, 14), SQUARE),
-            Hints(grid=(14, 14)),
+            LayoutHints(grid=(14, 14)),
             "has no tokens, and grid and num_prefix_tokens apply to tokens only",
         ),
     ],
 )
 def test_outputs_without_a_unique_layout_are_refused(
-    output: ObservedOutput, hints: Hints, text: str
+    output: ObservedOutput, hints: LayoutHints, text: str
 ) -> None:
     with pytest.raises(ModelError, match=text):
         infer_layout_strictly(output, hints)
@@ -216,13 +220,17 @@ def test_outputs_without_a_unique_layout_are_refused(
 @pytest.mark.parametrize(
     ("output", "hints", "expected"),
     [
-        (ObservedOutput(CUBE, None), Hints(Layout.NHWC), MapLayout(Layout.NHWC)),
-        (ObservedOutput((2, 198, 64), None), Hints(grid=(14, 14)), tokens(14, 14, 2)),
-        (ObservedOutput((2, 9, 64), SQUARE), Hints(num_prefix_tokens=5), tokens(2, 2, 5, 112)),
-        (ObservedOutput((2, 12, 64), SQUARE), Hints(grid=(3, 4)), tokens(3, 4, 0)),
+        (ObservedOutput(CUBE, None), LayoutHints(Layout.NHWC), MapLayout(Layout.NHWC)),
+        (ObservedOutput((2, 198, 64), None), LayoutHints(grid=(14, 14)), tokens(14, 14, 2)),
+        (
+            ObservedOutput((2, 9, 64), SQUARE),
+            LayoutHints(num_prefix_tokens=5),
+            tokens(2, 2, 5, 112),
+        ),
+        (ObservedOutput((2, 12, 64), SQUARE), LayoutHints(grid=(3, 4)), tokens(3, 4, 0)),
     ],
 )
-def test_hints_decide(output: ObservedOutput, hints: Hints, expected: MapLayout) -> None:
+def test_hints_decide(output: ObservedOutput, hints: LayoutHints, expected: MapLayout) -> None:
     assert infer_layout_strictly(output, hints) == expected
 
 
@@ -230,7 +238,7 @@ def test_maps_of_the_named_stages_in_any_order():
     timm = pytest.importorskip("timm", reason="needs softattn[timm]")
     model = timm.create_model("test_vit", img_size=64).eval()
     x = torch.randn(2, 3, 64, 64)
-    maps = own_maps(model, (x,), ["blocks.2", "norm", "blocks.0"])
+    maps = reference_maps(model, (x,), ["blocks.2", "norm", "blocks.0"])
     with torch.no_grad():
         wanted = model.forward_intermediates(x, indices=[0, 2], intermediates_only=True)
     assert set(maps) == {"blocks.0", "blocks.2"}
@@ -247,8 +255,8 @@ def test_a_failing_forward_intermediates_is_ignored():
         def forward_intermediates(self, *args, **kwargs):
             raise ValueError
 
-    assert own_maps(Fails(), (torch.zeros(1),), ["0"]) == {}
-    assert own_maps(nn.Identity(), (torch.zeros(1),), ["0"]) == {}
+    assert reference_maps(Fails(), (torch.zeros(1),), ["0"]) == {}
+    assert reference_maps(nn.Identity(), (torch.zeros(1),), ["0"]) == {}
 
 
 def test_reordered_maps_have_the_same_values_at_other_positions():
@@ -268,16 +276,16 @@ def test_a_map_follows_the_positions_of_its_image(size):
         maps = F.adaptive_avg_pool2d(x.square(), size)
         return maps + maps.mean((2, 3), keepdim=True)
 
-    assert is_arranged(read, image, size)
+    assert follows_positions(read, image, size)
     shuffled = torch.arange(size[0] * size[1]).flip(0)
-    assert not is_arranged(
+    assert not follows_positions(
         lambda x: read(x).flatten(2)[:, :, shuffled].unflatten(2, size), image, size
     )
 
 
 def test_a_map_that_changes_at_random_is_not_arranged():
     image = torch.randn(1, 3, 32, 32)
-    assert not is_arranged(lambda x: torch.randn(len(x), 2, 4, 4), image, (4, 4))
+    assert not follows_positions(lambda x: torch.randn(len(x), 2, 4, 4), image, (4, 4))
 
 
 @pytest.mark.parametrize("kind", ["alike", "never", "meta"])
@@ -288,4 +296,4 @@ def test_maps_whose_order_cannot_be_tested(kind):
         factor = 0.0 if kind == "never" else 1.0
         return factor * x.sum((1, 2, 3)).reshape(-1, 1, 1, 1).expand(-1, 2, 4, 4)
 
-    assert is_arranged(read, image, (4, 4))
+    assert follows_positions(read, image, (4, 4))

@@ -18,7 +18,7 @@ from softattn.features.layout import (
     from_nchw,
     replace_map,
     same_aspect,
-    strided,
+    strided_size,
     to_nchw,
 )
 
@@ -103,7 +103,7 @@ sides = st.integers(32, 600)
 
 @given(height=sides, width=sides, stride=st.integers(2, 16), ceil=st.booleans())
 def test_the_grid_of_any_image_is_found(height, width, stride, ceil):
-    rows, columns = strided((height, width), stride, ceil)
+    rows, columns = strided_size((height, width), stride, ceil)
     found = fit_grid(rows * columns, (height, width))
     assert found is not None
     off = abs(found[0] * width - found[1] * height)

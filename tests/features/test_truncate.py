@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 
 from softattn import ModelError, find_backbone
-from softattn.features.truncate import only_module, truncate
+from softattn.features.truncate import truncate, truncate_to_module
 
 
 class Norm(nn.BatchNorm2d):
@@ -299,7 +299,7 @@ def test_the_model_is_in_its_mode_all_the_time():
 
 
 def test_one_module_keeps_its_name_and_its_modes(network, x):
-    part = only_module(network, "block")
+    part = truncate_to_module(network, "block")
     assert all(name.startswith("block.") for name in part.state_dict())
     x = network.conv(x)
     assert torch.equal(part(x), network.block(x))

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from softattn import ModelError
-from softattn.features import Hints, Layout, MapLayout, TokenGrid
+from softattn.features import Layout, LayoutHints, MapLayout, TokenGrid
 from softattn.insertion.sites import find_sites
 
 
@@ -36,7 +36,7 @@ X = torch.zeros(2, 3, 64, 96)
 
 
 def test_what_a_site_is() -> None:
-    [site] = find_sites(nn.Sequential(Tokens()), ["0.blocks.1"], (X,), Hints(), "inserting")
+    [site] = find_sites(nn.Sequential(Tokens()), ["0.blocks.1"], (X,), LayoutHints(), "inserting")
     assert (site.host, site.parent, site.caller) == ("0.blocks.1", "", "0")
     assert site.image_module == "0.patches"
     assert site.map_layout == MapLayout(Layout.NLC, TokenGrid(4, 6, 16))
@@ -45,7 +45,7 @@ def test_what_a_site_is() -> None:
 
 def test_the_whole_model_may_be_all_that_takes_images() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
-    [site] = find_sites(model, ["1"], (X,), Hints(), "inserting")
+    [site] = find_sites(model, ["1"], (X,), LayoutHints(), "inserting")
     assert (site.caller, site.image_module) == ("", "")
 
 
@@ -53,7 +53,7 @@ def test_other_modules_are_named_when_one_is_refused() -> None:
     with pytest.raises(
         ModelError, match=r"inserting at 'head': its output is a list of 2.* Other modu"
     ):
-        find_sites(WithList(), ["head"], (X,), Hints(), "inserting")
+        find_sites(WithList(), ["head"], (X,), LayoutHints(), "inserting")
 
 
 def test_a_module_that_two_stages_share() -> None:
@@ -62,15 +62,15 @@ def test_a_module_that_two_stages_share() -> None:
     model.add_module("a", nn.Sequential(nn.Conv2d(3, 8, 3), relu))
     model.add_module("b", nn.Sequential(nn.Conv2d(8, 8, 3), relu))
     with pytest.raises(ModelError, match=r"last module 'b.1' runs 2 times .* once\.") as raised:
-        find_sites(model, ["b"], (X,), Hints(), "inserting")
+        find_sites(model, ["b"], (X,), LayoutHints(), "inserting")
     text = str(raised.value)
     assert "It is the same module as 'a.1': use a separate one." in text
     suggested = text.rpartition(": ")[2].rstrip(".").split(", ")
     assert suggested == ["b.0"]
     for name in suggested:  # what is suggested works
-        assert find_sites(model, [name], (X,), Hints(), "inserting")
+        assert find_sites(model, [name], (X,), LayoutHints(), "inserting")
     model.b[1] = nn.ReLU()
-    assert find_sites(model, ["b"], (X,), Hints(), "inserting")[0].host == "b.1"
+    assert find_sites(model, ["b"], (X,), LayoutHints(), "inserting")[0].host == "b.1"
 
 
 class WithList(nn.Module):
@@ -100,7 +100,9 @@ class FramesFirst(nn.Module):
 
 def test_frames_before_the_channels() -> None:
     with pytest.raises(ModelError, match="has a dimension of frames before its channels"):
-        find_sites(FramesFirst(), ["fold"], (torch.zeros(2, 4, 3, 16, 16),), Hints(), "inserting")
+        find_sites(
+            FramesFirst(), ["fold"], (torch.zeros(2, 4, 3, 16, 16),), LayoutHints(), "inserting"
+        )
 
 
 class Cube(nn.Module):
@@ -122,13 +124,13 @@ class Cube(nn.Module):
 @pytest.mark.parametrize("last", [False, True])
 def test_volumes(last: bool) -> None:
     x = torch.zeros(2, 1, 8, 8, 8)
-    [site] = find_sites(Cube(last), ["out"], (x,), Hints(), "inserting")
+    [site] = find_sites(Cube(last), ["out"], (x,), LayoutHints(), "inserting")
     assert site.map_layout == MapLayout(Layout.NDHWC if last else Layout.NCDHW)
     assert (site.channels, site.size) == (8, (8, 8, 8))
     with pytest.raises(
         ModelError, match=r"expected \(B, C, D, H, W\).* of 4 or 5 dimensions. There are: conv"
     ):
-        find_sites(Cube(last), ["tokens"], (x,), Hints(), "inserting")
+        find_sites(Cube(last), ["tokens"], (x,), LayoutHints(), "inserting")
 
 
 class Largest(nn.Module):
@@ -143,13 +145,13 @@ def test_the_dimensions_that_are_needed(convolution: type[nn.Module], dimensions
     net = nn.Sequential(convolution(3, 8, 3), Largest())
     message = rf"a tuple of 2: an int, a tensor .* with {dimensions} dimensions, alone or in"
     with pytest.raises(ModelError, match=message):
-        find_sites(net, ["1"], None, Hints(), "inserting")
+        find_sites(net, ["1"], None, LayoutHints(), "inserting")
 
 
 def test_five_dimensions_of_an_image_are_no_volume() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Unflatten(1, (2, 4)))
     with pytest.raises(ModelError, match=r"\(2, 2, 4, 62, 94\) is not a feature map"):
-        find_sites(model, ["1"], (X,), Hints(), "inserting")
+        find_sites(model, ["1"], (X,), LayoutHints(), "inserting")
 
 
 def test_images_in_a_list() -> None:
@@ -163,7 +165,7 @@ def test_images_in_a_list() -> None:
             return self.pool(self.body(torch.stack(images)))
 
     images = [torch.zeros(3, 16, 24)] * 3
-    [site] = find_sites(Detector(), ["pool"], (images,), Hints(), "inserting")
+    [site] = find_sites(Detector(), ["pool"], (images,), LayoutHints(), "inserting")
     assert (site.map_layout.layout, site.channels, site.size) == (Layout.NCHW, 8, (2, 3))
 
 
@@ -178,6 +180,6 @@ def test_videos_in_a_list() -> None:
             return torch.cat([slow.mean((2, 3, 4)), fast.mean((2, 3, 4))], dim=1)
 
     videos = [torch.zeros(2, 3, 2, 16, 16), torch.zeros(2, 3, 8, 16, 16)]
-    slow, fast = find_sites(Pathways(), ["slow", "fast"], (videos,), Hints(), "inserting")
+    slow, fast = find_sites(Pathways(), ["slow", "fast"], (videos,), LayoutHints(), "inserting")
     assert slow.map_layout == fast.map_layout == MapLayout(Layout.NCDHW)
     assert (slow.channels, fast.size) == (8, (8, 16, 16))

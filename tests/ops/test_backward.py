@@ -21,7 +21,7 @@ OPTIONS = list(itertools.product([True, False], repeat=2))
 @pytest.fixture(autouse=True)
 def always(monkeypatch):
     """Use the hand-written gradient for small feature maps too, in pieces of two samples."""
-    monkeypatch.setattr(backward, "_LEAST_BYTES", 0)
+    monkeypatch.setattr(backward, "_MIN_BYTES", 0)
     monkeypatch.setattr(backward, "_PIECE_BYTES", 2 * 4 * 5 * 3 * 8)
 
 
@@ -271,7 +271,7 @@ def test_only_for_reverse_mode(calls):
 
 
 def test_only_for_large_feature_maps(calls, monkeypatch):
-    monkeypatch.setattr(backward, "_LEAST_BYTES", 5 * 4 * 5 * 3 * 8 + 1)
+    monkeypatch.setattr(backward, "_MIN_BYTES", 5 * 4 * 5 * 3 * 8 + 1)
     soft_attention(*inputs().values())
     assert not calls
     soft_attention(*inputs(batch=6).values())
@@ -289,7 +289,7 @@ def test_only_on_the_cpu(calls):
 def test_less_memory_than_autograd_in_any_number_of_dimensions(monkeypatch, size):
     peaks = []
     for least in (0, 2**62):
-        monkeypatch.setattr(backward, "_LEAST_BYTES", least)
+        monkeypatch.setattr(backward, "_MIN_BYTES", least)
         torch.manual_seed(0)
         x = torch.randn(4, 32, *size, requires_grad=True)
         weight = torch.randn(2, 32, *[3] * len(size), requires_grad=True)

@@ -27,7 +27,7 @@ __all__ = ["Explained", "Explainer", "explain_files", "load_explainer", "read_im
 _AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 _PLACES = (*_AVERAGED, "state_dict", "model_state_dict", "model", "module")
 _ORIGINAL, _HEAD = "backbone.model.", "head.fc.weight"
-_MOST_CLASSES = 3
+_MAX_CLASSES = 3
 
 
 class Explained(NamedTuple):
@@ -73,7 +73,7 @@ class Explainer(NamedTuple):
             f"{known.get(index, f'class {index}')} {value:.3f}"
             for index, value in zip(order.tolist(), values.tolist(), strict=True)
         ]
-        shown = ", ".join(classes[:_MOST_CLASSES]) if self.has_classes else ""
+        shown = ", ".join(classes[:_MAX_CLASSES]) if self.has_classes else ""
         return Explained(seen, attention[0], shown)
 
 

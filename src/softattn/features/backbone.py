@@ -23,15 +23,15 @@ from softattn.features.dry_run import (
     takes_volumes,
 )
 from softattn.features.inference import (
-    ANOTHER_ORDER,
+    REORDERED_TOKENS,
     declared_layout,
     infer_layout,
     is_reordered,
-    own_maps,
+    reference_maps,
 )
 from softattn.features.last_map import find_image_encoder, find_last_feature_map, run_failed
 from softattn.features.layout import Layout, MapLayout, Size, declared_map
-from softattn.features.truncate import checkpointing_of, only_module, truncate
+from softattn.features.truncate import find_checkpointing_switch, truncate, truncate_to_module
 
 __all__ = [
     "BackbonePlan",
@@ -148,7 +148,7 @@ class SpatialBackbone(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute parts of the model in the backward pass instead of storing them."""
         doing = f"setting gradient checkpointing of {type(self.model).__name__}"
-        switch = checkpointing_of(self.model)
+        switch = find_checkpointing_switch(self.model)
         if switch is None:
             raise ModelError(
                 f"{doing}: it has no set_grad_checkpointing. Models of timm and transformers, and "
@@ -347,7 +347,7 @@ def _truncated(model: nn.Module, at: str | None, size: ImageSize) -> tuple[nn.Mo
     if encoder == "":
         return model, Source.FORWARD, ""
     if encoder is not None:
-        return only_module(model, encoder), Source.TRUNCATED, encoder
+        return truncate_to_module(model, encoder), Source.TRUNCATED, encoder
     at = at if at is not None else find_last_feature_map(model, size)
     return truncate(model, at), Source.TRUNCATED, at
 
@@ -377,12 +377,12 @@ def _check_order(
     """Raise an error if tokens are not in the row-major order of the model's own map."""
     if layout.layout is not Layout.NLC:
         return
-    own = own_maps(copy_sharing_parameters(model, _DOING), run.inputs, [at])
+    own = reference_maps(copy_sharing_parameters(model, _DOING), run.inputs, [at])
     if at in own and is_reordered(_to_nchw(run.output, layout, size[1:]), own[at]):
         raise ModelError(
             f"looking for a feature map of {type(model).__name__} at {at!r}: its output is not a "
-            f"feature map: {ANOTHER_ORDER}. Pass the name of another stage, or omit at= to use the "
-            "last map."
+            f"feature map: {REORDERED_TOKENS}. Pass the name of another stage, or omit at= to use "
+            "the last map."
         )
 
 

@@ -23,20 +23,20 @@ from softattn.features.layout import (
     TokenGrid,
     fit_grid,
     same_aspect,
-    strided,
+    strided_size,
 )
 
 __all__ = [
-    "ANOTHER_ORDER",
-    "Hints",
+    "REORDERED_TOKENS",
+    "LayoutHints",
     "ObservedOutput",
     "declared_layout",
-    "find_stride",
+    "find_token_grid",
+    "follows_positions",
     "infer_layout",
     "infer_layout_strictly",
-    "is_arranged",
     "is_reordered",
-    "own_maps",
+    "reference_maps",
 ]
 
 # timm's models have up to 10 prefix tokens. The declared number does not always hold for inner
@@ -45,19 +45,22 @@ _MAX_PREFIX_TOKENS = 10
 
 # Ratio of the largest to the mean change of a map above which the change counts as localized. With
 # random weights, the map of LeViT changes about equally everywhere.
-_LEAST_PEAK = 2.0
+_MIN_PEAK = 2.0
+
+# Places where the image is changed, in eighths of height and width.
+_PROBED_PLACES = ((1, 1), (1, 7), (5, 3), (7, 2), (6, 7))
 
 Shape = tuple[int, ...]
 
 
-def find_stride(num_tokens: int, image: Size, preferred: int | None = None) -> TokenGrid | None:
+def find_token_grid(num_tokens: int, image: Size, preferred: int | None = None) -> TokenGrid | None:
     """Return the grid with a number of tokens that results from some stride over an image.
 
     Example:
-        >>> from softattn.features.inference import find_stride
-        >>> find_stride(64 * 48, (1024, 768))
+        >>> from softattn.features.inference import find_token_grid
+        >>> find_token_grid(64 * 48, (1024, 768))
         TokenGrid(rows=64, columns=48, stride=16, round_up=False)
-        >>> find_stride(197, (224, 224)) is None
+        >>> find_token_grid(197, (224, 224)) is None
         True
 
     Args:
@@ -73,7 +76,7 @@ def find_stride(num_tokens: int, image: Size, preferred: int | None = None) -> T
     exact = [s for s in strides if image[0] % s == 0 and image[1] % s == 0]
     for stride in [*([preferred] if preferred else []), *exact, *strides]:
         for round_up in (False, True):
-            rows, columns = strided(image, stride, round_up)
+            rows, columns = strided_size(image, stride, round_up)
             if rows * columns == num_tokens and min(rows, columns) > 1:
                 return TokenGrid(rows, columns, stride, round_up)
     return None
@@ -118,7 +121,7 @@ def infer_layout(
     if value.ndim == 3:
         declared = [] if num_prefix_tokens is None else [num_prefix_tokens]
         for count in [*declared, *range(_MAX_PREFIX_TOKENS + 1)]:
-            grid = find_stride(value.shape[1] - count, image, stride)
+            grid = find_token_grid(value.shape[1] - count, image, stride)
             if grid is not None:
                 return MapLayout(Layout.NLC, grid, count)
     return None
@@ -142,7 +145,7 @@ def declared_layout(model: nn.Module, last: bool) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Hints:
+class LayoutHints:
     """Layout given by the caller, used instead of inference."""
 
     layout: Layout | None = None
@@ -167,16 +170,17 @@ class ObservedOutput:
     """Whether the model's input is (B, C, D, H, W)."""
 
 
-def infer_layout_strictly(output: ObservedOutput, hints: Hints) -> MapLayout:
+def infer_layout_strictly(output: ObservedOutput, hints: LayoutHints) -> MapLayout:
     """Return the layout of an output; raise an error if it is ambiguous.
 
     Example:
-        >>> from softattn.features.inference import Hints, ObservedOutput, infer_layout_strictly
+        >>> from softattn.features.inference import LayoutHints, ObservedOutput
+        >>> from softattn.features.inference import infer_layout_strictly
         >>> output = ObservedOutput((2, 7, 7, 768), (224, 224))
-        >>> infer_layout_strictly(output, Hints()).layout.value
+        >>> infer_layout_strictly(output, LayoutHints()).layout.value
         'NHWC'
         >>> tokens = ObservedOutput((2, 197, 192), (224, 224))
-        >>> infer_layout_strictly(tokens, Hints()).num_prefix_tokens
+        >>> infer_layout_strictly(tokens, LayoutHints()).num_prefix_tokens
         1
 
     Raises:
@@ -257,7 +261,7 @@ def _infer_channels(output: ObservedOutput, layouts: tuple[Layout, ...]) -> Layo
     return fitting[0]
 
 
-def _infer_tokens(output: ObservedOutput, hints: Hints) -> MapLayout:
+def _infer_tokens(output: ObservedOutput, hints: LayoutHints) -> MapLayout:
     """Determine the numbers of prefix tokens and grid tokens."""
     _, count, channels = output.shape
     found = f"its output {output.shape}"
@@ -293,7 +297,7 @@ def _infer_tokens(output: ObservedOutput, hints: Hints) -> MapLayout:
 
 
 def _with_stride(grid: Size, image: Size | None) -> TokenGrid:
-    found = find_stride(math.prod(grid), image) if image is not None else None
+    found = find_token_grid(math.prod(grid), image) if image is not None else None
     if found is not None and (found.rows, found.columns) == grid:
         return found
     return TokenGrid(*grid)
@@ -303,7 +307,7 @@ def _of(output: ObservedOutput) -> str:
     return f" of an image of {output.image[0]} x {output.image[1]}" if output.image else ""
 
 
-def is_arranged(read: Callable[[Tensor], Tensor], image: Tensor, size: Size) -> bool:
+def follows_positions(read: Callable[[Tensor], Tensor], image: Tensor, size: Size) -> bool:
     """Return whether local changes of the image change the map at the same position.
 
     Maps that change about equally everywhere pass. Permuted tokens, tokens read with the wrong
@@ -311,10 +315,12 @@ def is_arranged(read: Callable[[Tensor], Tensor], image: Tensor, size: Size) -> 
 
     Example:
         >>> import torch
-        >>> from softattn.features.inference import is_arranged
+        >>> from softattn.features.inference import follows_positions
         >>> image = torch.randn(1, 3, 12, 12)
-        >>> is_arranged(lambda x: x, image, (12, 12)), is_arranged(lambda x: x.mT, image, (12, 12))
-        (True, False)
+        >>> follows_positions(lambda x: x, image, (12, 12))
+        True
+        >>> follows_positions(lambda x: x.mT, image, (12, 12))
+        False
 
     Args:
         read: Computes the map (B, C, H, W) of a batch of images.
@@ -323,39 +329,42 @@ def is_arranged(read: Callable[[Tensor], Tensor], image: Tensor, size: Size) -> 
     """
     if image.is_meta:
         return True
-    places = [(1, 1), (1, 7), (5, 3), (7, 2), (6, 7)]  # in eighths of height and width
-    images = image.repeat(len(places) + 2, 1, 1, 1)  # the first two are not changed
-    own = []
-    for changed, place in zip(images[2:], places, strict=True):
-        spans = []
-        for at, count, length in zip(place, size, image.shape[2:], strict=True):
-            cell = at * count // 8
-            spans.append((cell, slice(cell * length // count, (cell + 1) * length // count)))
-        changed[:, spans[0][1], spans[1][1]] *= -3
-        own.append((spans[0][0], spans[1][0]))
+    images = image.repeat(len(_PROBED_PLACES) + 2, 1, 1, 1)  # the first two are not changed
+    cells = [
+        tuple(at * count // 8 for at, count in zip(place, size, strict=True))
+        for place in _PROBED_PLACES
+    ]
+    for changed, cell in zip(images[2:], cells, strict=True):
+        rows, columns = (
+            slice(at * length // count, (at + 1) * length // count)
+            for at, count, length in zip(cell, size, image.shape[2:], strict=True)
+        )
+        changed[:, rows, columns] *= -3  # large, so that it exceeds rounding errors in deep models
     with torch.no_grad():
         maps = read(images).float()
     change = (maps[1:] - maps[:1]).norm(dim=1)
+    # The first one is of an unchanged image, and only rounding errors if the model is not random.
     if change[0].mean() > change[1:].mean() / 10:
-        return False  # the same image gives different maps
-    shares = change[1:] / change[1:].mean((1, 2), keepdim=True)
-    there = torch.stack([share[cell] for share, cell in zip(shares, own, strict=True)]).median()
-    most = shares.amax((1, 2)).median()
-    return not bool(most > _LEAST_PEAK and there < most / 2)
+        return False
+    relative = change[1:] / change[1:].mean((1, 2), keepdim=True)
+    at_cell = torch.stack([each[cell] for each, cell in zip(relative, cells, strict=True)]).median()
+    peak = relative.amax((1, 2)).median()
+    # Receptive fields overlap, so the largest change may be next to the cell.
+    return not bool(peak > _MIN_PEAK and at_cell < peak / 2)
 
 
-ANOTHER_ORDER = "its tokens are not in the order of the model's own map of this stage"
+REORDERED_TOKENS = "its tokens are not in the order of the model's own map of this stage"
 """Error text for tokens that `is_reordered`."""
 
 
-def own_maps(model: nn.Module, inputs: Inputs, names: Collection[str]) -> dict[str, Tensor]:
+def reference_maps(model: nn.Module, inputs: Inputs, names: Collection[str]) -> dict[str, Tensor]:
     """Return a model's own maps of its stages, from timm's `forward_intermediates`.
 
     Example:
         >>> import timm, torch
-        >>> from softattn.features.inference import own_maps
+        >>> from softattn.features.inference import reference_maps
         >>> model = timm.create_model("test_vit", img_size=64).eval()
-        >>> maps = own_maps(model, (torch.zeros(1, 3, 64, 64),), ["blocks.1", "norm"])
+        >>> maps = reference_maps(model, (torch.zeros(1, 3, 64, 64),), ["blocks.1", "norm"])
         >>> {name: tuple(values.shape) for name, values in maps.items()}
         {'blocks.1': (1, 64, 4, 4)}
 

@@ -20,7 +20,7 @@ from softattn.features.dry_run import (
     keep_random_state,
     random_images,
 )
-from softattn.features.inference import infer_layout, is_arranged
+from softattn.features.inference import follows_positions, infer_layout
 from softattn.features.layout import Layout, MapLayout, declared_map, tensors_in
 from softattn.features.truncate import trace
 
@@ -92,7 +92,7 @@ def _is_map(encoder: nn.Module, layout: MapLayout, image: Tensor) -> bool:
         return layout.to_nchw(features, (height, width))
 
     with keep_random_state(encoder):
-        return is_arranged(read, image, (layout.grid.rows, layout.grid.columns))
+        return follows_positions(read, image, (layout.grid.rows, layout.grid.columns))
 
 
 def find_last_feature_map(model: nn.Module, input_size: ImageSize) -> str:

@@ -21,7 +21,7 @@ __all__ = [
     "from_nchw",
     "replace_map",
     "same_aspect",
-    "strided",
+    "strided_size",
     "tensors_in",
     "to_nchw",
 ]
@@ -224,7 +224,7 @@ class TokenGrid:
             ShapeError: The grid for this number of tokens is unknown.
         """
         if image is not None and self.stride is not None:
-            rows, columns = strided(image, self.stride, self.round_up)
+            rows, columns = strided_size(image, self.stride, self.round_up)
             if rows * columns == count:
                 return rows, columns
         if count == self.rows * self.columns:
@@ -241,11 +241,11 @@ class TokenGrid:
         )
 
 
-def strided(image: Size, stride: int, round_up: bool) -> Size:
+def strided_size(image: Size, stride: int, round_up: bool) -> Size:
     """Return an image's size over a stride.
 
-    >>> from softattn.features.layout import strided
-    >>> strided((100, 64), 16, round_up=True)
+    >>> from softattn.features.layout import strided_size
+    >>> strided_size((100, 64), 16, round_up=True)
     (7, 4)
     """
     if round_up:

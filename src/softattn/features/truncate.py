@@ -21,7 +21,7 @@ from softattn.errors import ModelError
 from softattn.features.dry_run import copy_sharing_parameters
 from softattn.ops import children, is_persistent
 
-__all__ = ["TruncatedModel", "checkpointing_of", "only_module", "trace", "truncate"]
+__all__ = ["TruncatedModel", "find_checkpointing_switch", "trace", "truncate", "truncate_to_module"]
 
 
 class _ShallowTracer(NodePathTracer):  # type: ignore[misc]
@@ -110,7 +110,7 @@ class TruncatedModel(nn.Module):
         self._compile()
 
 
-def checkpointing_of(model: nn.Module) -> Callable[[bool], None] | None:
+def find_checkpointing_switch(model: nn.Module) -> Callable[[bool], None] | None:
     """Return the function that switches gradient checkpointing of a model, `None` without one.
 
     In transformers models, also nested ones, each layer is recomputed.
@@ -290,16 +290,16 @@ def truncate(model: nn.Module, at: str) -> TruncatedModel:
     )
 
 
-def only_module(model: nn.Module, name: str) -> TruncatedModel:
+def truncate_to_module(model: nn.Module, name: str) -> TruncatedModel:
     """Truncate a model to one of its modules, which is called with the model's input.
 
     Module names are kept, and nothing is traced.
 
     Example:
         >>> import torch
-        >>> from softattn.features.truncate import only_module
+        >>> from softattn.features.truncate import truncate_to_module
         >>> model = torch.nn.ModuleDict({"encoder": torch.nn.ReLU(), "head": torch.nn.ReLU()})
-        >>> only_module(model, "encoder")(torch.tensor([-1.0]))
+        >>> truncate_to_module(model, "encoder")(torch.tensor([-1.0]))
         tensor([0.])
     """
     graph = fx.Graph()

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from softattn._validation import describe, whole_number
+from softattn._validation import check_int, describe
 from softattn.attention import Block, attention_factory
 from softattn.errors import ArgumentError, ArgumentTypeError, ModelError
-from softattn.features import Hints, Inputs, Layout, dry_run, random_images
+from softattn.features import Inputs, Layout, LayoutHints, dry_run, random_images
 from softattn.functional import Activation
 from softattn.insertion.hooks import InputSize, attach, detach, restore
 from softattn.insertion.residual import GatedBlock, ResidualAttention
@@ -121,7 +121,7 @@ def insert_attention(
             model can't be run, is compiled, or is distributed.
     """
     names = _names(at)
-    hints = Hints(_layout(layout), _grid(grid), _prefix(num_prefix_tokens))
+    hints = LayoutHints(_layout(layout), _grid(grid), _prefix(num_prefix_tokens))
     _check_open(model)
     restore(model)
     make_block = None if block is None else attention_factory(DOING, block)
@@ -275,11 +275,11 @@ def _grid(grid: tuple[int, int] | None) -> tuple[int, int] | None:
         return None
     if not isinstance(grid, tuple | list) or len(grid) != 2:
         raise ArgumentError(f"{DOING}: grid must be (height, width), found {grid!r}.")
-    return whole_number(DOING, "grid", grid[0]), whole_number(DOING, "grid", grid[1])
+    return check_int(DOING, "grid", grid[0]), check_int(DOING, "grid", grid[1])
 
 
 def _prefix(count: int | None) -> int | None:
-    return None if count is None else whole_number(DOING, "num_prefix_tokens", count, least=0)
+    return None if count is None else check_int(DOING, "num_prefix_tokens", count, minimum=0)
 
 
 def _check_open(model: nn.Module, doing: str = DOING) -> None:

@@ -7,7 +7,7 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from softattn._validation import finite_number, parameter_factory
+from softattn._validation import check_finite, parameter_factory
 from softattn.attention import SoftAttentionNd
 from softattn.errors import ModelError, ShapeError
 from softattn.features import Layout, MapLayout, from_nchw
@@ -191,7 +191,7 @@ class ResidualAttention(SoftAttentionNd):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        finite_number(f"building {type(self).__name__}", "gamma", gamma)
+        check_finite(f"building {type(self).__name__}", "gamma", gamma)
         self.num_dims: int = map_layout.layout.num_dims  # the base class builds the kernel from it
         super().__init__(
             in_channels,
@@ -292,7 +292,7 @@ class GatedBlock(nn.Module):
     ) -> None:
         super().__init__()
         doing = f"building {type(self).__name__}"
-        self.initial_gamma: float = finite_number(doing, "gamma", gamma)
+        self.initial_gamma: float = check_finite(doing, "gamma", gamma)
         self.map_layout = map_layout
         self.input_size = input_size
         self.block = block

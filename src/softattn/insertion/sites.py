@@ -15,25 +15,25 @@ from torch import Tensor, nn
 from softattn._validation import closest, describe, listed
 from softattn.errors import ModelError
 from softattn.features import (
-    ANOTHER_ORDER,
+    REORDERED_TOKENS,
     DryRun,
-    Hints,
     Inputs,
     Layout,
+    LayoutHints,
     MapLayout,
     ObservedOutput,
     argument_values,
     call_model,
     declares_main_input,
     find_map,
+    follows_positions,
     image_shapes,
     image_size,
     infer_layout,
     infer_layout_strictly,
-    is_arranged,
     is_reordered,
     keep_random_state,
-    own_maps,
+    reference_maps,
     replace_map,
     tensors_in,
 )
@@ -67,16 +67,16 @@ class Site:
 
 
 def find_sites(
-    model: nn.Module, names: Iterable[str], inputs: Inputs | None, hints: Hints, doing: str
+    model: nn.Module, names: Iterable[str], inputs: Inputs | None, hints: LayoutHints, doing: str
 ) -> list[Site]:
     """Return the site for each name.
 
     Example:
         >>> import torch
-        >>> from softattn.features import Hints
+        >>> from softattn.features import LayoutHints
         >>> from softattn.insertion.sites import find_sites
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
-        >>> [site] = find_sites(net, ["0"], None, Hints(), "inserting")
+        >>> [site] = find_sites(net, ["0"], None, LayoutHints(), "inserting")
         >>> site.map_layout.layout.value, site.channels
         ('NCHW', 8)
 
@@ -93,12 +93,18 @@ def find_sites(
     """
     hosts = find_hosts(model, names, doing)
     run, parents = run_with_parents(model, hosts, inputs, doing)
-    # Hints also state that tokens are in row-major order.
-    own = own_maps(run.model, run.inputs, _tokens(run, hosts)) if hints == Hints() else {}
+    # LayoutHints also state that tokens are in row-major order.
+    own = (
+        reference_maps(run.model, run.inputs, _tokens(run, hosts)) if hints == LayoutHints() else {}
+    )
     sites = [
         _site(run, host, parents[host], name, hints, own, doing) for host, name in hosts.items()
     ]
-    if hints == Hints() and declares_main_input(model) and len(argument_values(run.inputs)) == 1:
+    if (
+        hints == LayoutHints()
+        and declares_main_input(model)
+        and len(argument_values(run.inputs)) == 1
+    ):
         _check_arranged(run, sites, hosts, doing)
     return sites
 
@@ -108,7 +114,7 @@ def _site(
     host: str,
     parent: str,
     name: str,
-    hints: Hints,
+    hints: LayoutHints,
     own: Mapping[str, Tensor],
     doing: str,
 ) -> Site:
@@ -117,7 +123,9 @@ def _site(
         layout = _infer(run, host, x, hints)
         maps = layout.to_nchw(x, image_size(run.inputs))
         if name in own and is_reordered(maps, own[name]):
-            raise ModelError(f"its output {tuple(x.shape)} is not a feature map: {ANOTHER_ORDER}.")
+            raise ModelError(
+                f"its output {tuple(x.shape)} is not a feature map: {REORDERED_TOKENS}."
+            )
     except ModelError as error:
         ndims = _ndims_of_maps(run)
         found = closest(name, _with_ndim(run, ndims))
@@ -154,7 +162,9 @@ def _check_arranged(run: DryRun, sites: list[Site], hosts: Mapping[str, str], do
     [image] = argument_values(run.inputs)
     for site in sites:
         grid = site.map_layout.grid
-        if grid and not is_arranged(partial(read, site), image[:1], (grid.rows, grid.columns)):
+        if grid and not follows_positions(
+            partial(read, site), image[:1], (grid.rows, grid.columns)
+        ):
             raise ModelError(
                 f"{doing} at {hosts[site.host]!r}: its tokens are not those of a {grid.rows} x "
                 f"{grid.columns} grid in row-major order: changing the image at one position "
@@ -242,7 +252,7 @@ def _shared(model: nn.Module, host: str) -> str:
     return f" It is the same module as {listed(same, 3)}: use a separate one." if same else ""
 
 
-def _infer(run: DryRun, host: str, x: Tensor, hints: Hints) -> MapLayout:
+def _infer(run: DryRun, host: str, x: Tensor, hints: LayoutHints) -> MapLayout:
     images = image_shapes(run.inputs)
     if images and (x.ndim == 0 or x.shape[0] != images[0][0]):
         raise ModelError(

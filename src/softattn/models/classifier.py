@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from softattn._validation import fraction, not_negative, whole_number
+from softattn._validation import check_fraction, check_int, check_non_negative
 from softattn.errors import ArgumentTypeError, ModelError, ShapeError
 from softattn.features import SpatialBackbone, device_and_dtype
 from softattn.models.param_groups import decays, layer_ids, make_groups
@@ -224,7 +224,7 @@ class SoftAttentionClassifier(nn.Module):
             ModelError: The head has no linear layer, and `head` is not given.
         """
         doing = "resetting the classifier"
-        number = whole_number(doing, "num_classes", num_classes, least=0)
+        number = check_int(doing, "num_classes", num_classes, minimum=0)
         if head is not None:
             built = head(self.num_features, number)
             if not isinstance(built, nn.Module):
@@ -329,10 +329,10 @@ class SoftAttentionClassifier(nn.Module):
             ArgumentTypeError: An argument is not a number.
         """
         doing = "making parameter groups"
-        lr = not_negative(doing, "lr", lr)
-        scale = not_negative(doing, "head_lr_scale", head_lr_scale)
-        weight_decay = not_negative(doing, "weight_decay", weight_decay)
-        layer_decay = fraction(doing, "layer_decay", layer_decay)
+        lr = check_non_negative(doing, "lr", lr)
+        scale = check_non_negative(doing, "head_lr_scale", head_lr_scale)
+        weight_decay = check_non_negative(doing, "weight_decay", weight_decay)
+        layer_decay = check_fraction(doing, "layer_decay", layer_decay)
         layers = self.group_matcher()
         kept, top = self.no_weight_decay(), layers("head")
         groups = []

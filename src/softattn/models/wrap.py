@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from softattn._validation import (
+    check_finite,
+    check_fraction,
+    check_int,
     closest,
     describe,
-    finite_number,
-    fraction,
     parse_input_size,
-    whole_number,
 )
 from softattn.attention import Block, SoftAttention, SoftAttentionBlock, attention_factory
 from softattn.errors import ArgumentError, ArgumentTypeError, ModelError
@@ -129,8 +129,8 @@ def wrap_backbone(
         WeightsError: The folder or repository of a model of transformers cannot be read.
     """
     doing = "wrapping a backbone"
-    num_classes = whole_number(doing, "num_classes", num_classes)
-    drop_rate = fraction(doing, "drop_rate", drop_rate)
+    num_classes = check_int(doing, "num_classes", num_classes)
+    drop_rate = check_fraction(doing, "drop_rate", drop_rate)
     # timm's and torchvision's names of the input size of models that are built for one.
     made_for = backbone_kwargs.get("img_size", backbone_kwargs.get("image_size"))
     size = parse_input_size(doing, made_for if input_size is None else input_size)
@@ -236,7 +236,7 @@ def _attention_factory(
 ) -> Callable[[FeatureMap], nn.Module]:
     """Check the arguments, and return a function that builds the attention."""
     if block is None:
-        return _soft_attention(doing, whole_number(doing, "num_maps", num_maps), gamma)
+        return _soft_attention(doing, check_int(doing, "num_maps", num_maps), gamma)
     for name, value, default in (("gamma", gamma, "uniform"), ("num_maps", num_maps, _NUM_MAPS)):
         if value != default:
             raise ArgumentError(
@@ -252,7 +252,7 @@ def _soft_attention(doing: str, num_maps: int, gamma: Gamma) -> Callable[[Featur
     if isinstance(gamma, str) and gamma != "uniform":
         raise ArgumentError(f'{doing}: gamma must be a number, "uniform" or None, found {gamma!r}.')
     if not isinstance(gamma, str | None):
-        finite_number(doing, "gamma", gamma)
+        check_finite(doing, "gamma", gamma)
 
     def build(found: FeatureMap) -> nn.Module:
         height, width = found.size

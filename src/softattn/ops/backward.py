@@ -24,7 +24,7 @@ Equation: TypeAlias = Callable[..., tuple[Tensor, Tensor]]
 # Size of a product that is summed right away: fits the cache of a core.
 _PIECE_BYTES = 2**19
 # Smaller feature maps fit the cache as they are, and calls cost more than passes over memory.
-_LEAST_BYTES = 2**22
+_MIN_BYTES = 2**22
 
 
 def with_low_memory_gradient(
@@ -73,7 +73,7 @@ def _is_worthwhile(
     if isinstance(gamma, Tensor) and gamma.shape not in ((), (1,)):
         return False
     # On an H200, autograd is 1.3 to 1.4 times as fast (benchmarks/RESULTS.md).
-    if x.device.type != "cpu" or x.numel() * x.element_size() < _LEAST_BYTES:
+    if x.device.type != "cpu" or x.numel() * x.element_size() < _MIN_BYTES:
         return False
     given = [t for t in (x, weight, bias, gamma) if isinstance(t, Tensor)]
     return (
