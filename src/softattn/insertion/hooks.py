@@ -239,7 +239,7 @@ def detach(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
     return found
 
 
-def is_reached(model: nn.Module, attention: nn.Module, name: str) -> bool:
+def is_reached(model: nn.Module, name: str) -> bool:
     """Return whether a module around an attention of this name has the hook that calls it."""
     modules = [model]
     for part in name.split("."):

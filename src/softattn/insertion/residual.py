@@ -223,7 +223,7 @@ class ResidualAttention(SoftAttentionNd):
         return self.emit(features, maps, return_maps)
 
     def _is_lost(self, model: nn.Module, name: str) -> bool:
-        return not is_reached(model, self, name)
+        return not is_reached(model, name)
 
     def _load_from_state_dict(
         self,

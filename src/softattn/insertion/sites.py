@@ -44,7 +44,7 @@ __all__ = ["Site", "find_sites"]
 
 @dataclass(frozen=True)
 class Site:
-    """Where attention is inserted, and what it is applied to there."""
+    """Insertion site: the modules involved, and the layout of the feature map."""
 
     host: str
     """Module whose output is attended: the named one, or the last of its sequence."""

@@ -95,7 +95,7 @@ def test_the_comparison_of_an_arm_begins_with_the_primary_metric(source: ReportS
         "0.5000\nsd 0.1000",
         "undefined",
         "-0.0004\n-0.2000 to +0.1000",
-        "< 0.001",
+        "<.001",
         "0.020",
         "undecided",
     ]

@@ -4,26 +4,28 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ham10000.data import Finding, Report
+from ham10000.data import Finding, VerificationReport
 from ham10000.reporting.console import (
     print_counts,
-    print_report,
     print_run,
     print_saliency,
     print_study,
+    print_verification,
 )
 from ham10000.training import RunDir
 
 
-def report(*findings: Finding) -> Report:
-    return Report(Path("set"), 2, 2, {"nv": 2}, list(findings), pd.DataFrame(), pd.DataFrame())
+def report(*findings: Finding) -> VerificationReport:
+    return VerificationReport(
+        Path("set"), 2, 2, {"nv": 2}, list(findings), pd.DataFrame(), pd.DataFrame()
+    )
 
 
 def test_items_of_a_problem_are_listed_and_cut_after_twenty(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     names = [f"ISIC_{number}" for number in range(23)]
-    print_report(report(Finding("masks", "warning", "23 missing", names)))
+    print_verification(report(Finding("masks", "warning", "23 missing", names)))
     shown = capsys.readouterr().out
     assert shown.count("ISIC_") == 20
     assert "... and 3 more; --json has them all" in shown
@@ -31,7 +33,9 @@ def test_items_of_a_problem_are_listed_and_cut_after_twenty(
 
 
 def test_an_error_makes_a_data_set_unusable(capsys: pytest.CaptureFixture[str]) -> None:
-    print_report(report(Finding("images", "error", "[1] is damaged"), Finding("table", "ok", "")))
+    print_verification(
+        report(Finding("images", "error", "[1] is damaged"), Finding("table", "ok", ""))
+    )
     shown = capsys.readouterr().out
     assert "not usable, 0 warnings" in shown
     assert "[1] is damaged" in shown

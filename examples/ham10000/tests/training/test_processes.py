@@ -16,14 +16,14 @@ from ham10000.recipe import Recipe, save_recipe
 from ham10000.training import INTERRUPTED, RunDir
 from ham10000.training.processes import (
     StopRequest,
-    any_of,
-    broadcast_all,
+    all_gather,
+    all_reduce_any,
+    broadcast_tensors,
     catch_signals,
-    gather,
-    keep_memory,
+    limit_threads,
     local_processes,
-    share_cores,
     start_fabric,
+    tune_allocator,
 )
 
 
@@ -63,8 +63,8 @@ def worker_of(launcher: int) -> int:
 
 FAULTS = """
 import resource, torch
-from ham10000.training.processes import keep_memory
-said = keep_memory() if {tuned} else ""
+from ham10000.training.processes import tune_allocator
+said = tune_allocator() if {tuned} else ""
 for _ in range(30):
     torch.ones(16 * 2**20).add_(1)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt, said)
@@ -94,14 +94,14 @@ def test_large_blocks_are_kept() -> None:
 
 def test_what_the_user_chose_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
-    assert "as set by the variables" in keep_memory()
+    assert "as set by the variables" in tune_allocator()
     before = torch.get_num_threads()
     monkeypatch.setenv("OMP_NUM_THREADS", str(before))
-    assert "OMP_NUM_THREADS" in share_cores(2)
+    assert "OMP_NUM_THREADS" in limit_threads(2)
     assert torch.get_num_threads() == before
     monkeypatch.delenv("OMP_NUM_THREADS")
     try:
-        share_cores(10_000)
+        limit_threads(10_000)
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
@@ -130,9 +130,9 @@ def test_time_is_a_request() -> None:
 def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     tensor = torch.ones(2)
-    broadcast_all([tensor])
-    assert gather("mine") == ["mine"]
-    assert any_of([True, False], torch.device("cpu")) == [True, False]
+    broadcast_tensors([tensor])
+    assert all_gather("mine") == ["mine"]
+    assert all_reduce_any([True, False], torch.device("cpu")) == [True, False]
     assert local_processes() == 1
 
 
@@ -140,10 +140,10 @@ def test_collective_operations_of_two_processes(tmp_path: Path) -> None:
     def check() -> int:
         rank = start_fabric("32").global_rank
         tensor = torch.full((2,), float(rank + 5))
-        broadcast_all([tensor])
-        flags = any_of([rank == 1, False], torch.device("cpu"))
+        broadcast_tensors([tensor])
+        flags = all_reduce_any([rank == 1, False], torch.device("cpu"))
         good = tensor.tolist() == [5.0, 5.0] and flags == [True, False]
-        return 0 if good and gather({"rank": rank}) == [{"rank": 0}, {"rank": 1}] else 1
+        return 0 if good and all_gather({"rank": rank}) == [{"rank": 0}, {"rank": 1}] else 1
 
     assert ranks.run(check, ranks=2) == [0, 0]
 
@@ -155,12 +155,12 @@ def test_the_time_to_wait_for_another_process_is_a_variable(
 
     def wait() -> int:
         rank = start_fabric("32").global_rank
-        gather(None)
+        all_gather(None)
         if rank == 1:
             time.sleep(30)
         start = time.monotonic()
         with pytest.raises(RuntimeError, match="Timed out waiting 5000ms"):
-            gather(None)
+            all_gather(None)
         return 0 if time.monotonic() - start < 20 else 1
 
     monkeypatch.setenv("HAM10000_TIMEOUT", "5")

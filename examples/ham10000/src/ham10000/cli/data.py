@@ -34,7 +34,7 @@ from ham10000.data import (
 from ham10000.data import prepare as prepare_cache
 from ham10000.data import synthesize as synthesize_folder
 from ham10000.errors import ArgumentError
-from ham10000.reporting import console, explore_dataset, print_counts, print_report
+from ham10000.reporting import console, explore_dataset, print_counts, print_verification
 
 _WITH_SHARE = ("paper", "paper_val", "honest")
 """Protocols with a share of the test set."""
@@ -94,7 +94,7 @@ def verify(
     if json:
         print(json_format.dumps(report.as_dict(), indent=2))
     else:
-        print_report(report)
+        print_verification(report)
     return 0 if report.usable else 1
 
 

@@ -98,7 +98,7 @@ from ham10000.data.tables import (
     find_table,
     load_table,
 )
-from ham10000.data.verify import Finding, Report, verify_dataset
+from ham10000.data.verify import Finding, VerificationReport, verify_dataset
 
 __all__ = [
     "BALANCES",
@@ -144,10 +144,10 @@ __all__ = [
     "Patience",
     "Prepared",
     "Preset",
-    "Report",
     "SequentialShard",
     "SplitProtocol",
     "TableFormat",
+    "VerificationReport",
     "augment_offline",
     "check_cache",
     "check_columns",

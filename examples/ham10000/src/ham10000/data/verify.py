@@ -24,7 +24,7 @@ from ham10000.data.metadata import unknown_values
 from ham10000.errors import Ham10000Error, some
 from ham10000.utils import in_order
 
-__all__ = ["Finding", "Report", "verify_dataset"]
+__all__ = ["Finding", "VerificationReport", "verify_dataset"]
 
 Level = Literal["ok", "warning", "error"]
 
@@ -41,7 +41,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Report:
+class VerificationReport:
     """Results of all checks of a data set."""
 
     root: Path
@@ -83,7 +83,7 @@ class _Scan:
 
 def verify_dataset(
     root: Path, workers: int | None = None, info: DatasetInfo = HAM10000_INFO
-) -> Report:
+) -> VerificationReport:
     """Check files, table, images, masks and counts, and search for duplicates.
 
     Example:
@@ -127,7 +127,7 @@ def verify_dataset(
         _check_masks(folder, present["image_id"].tolist(), scans, workers),
     ]
     lesions = table["lesion_id"].nunique()
-    return Report(folder.root, len(table), lesions, counts, findings, pairs, known)
+    return VerificationReport(folder.root, len(table), lesions, counts, findings, pairs, known)
 
 
 def _scan(path: Path) -> _Scan:

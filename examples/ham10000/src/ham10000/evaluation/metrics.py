@@ -47,6 +47,7 @@ __all__ = [
     "binary_metrics",
     "confusion",
     "format_change",
+    "format_p_value",
     "metric_name",
     "metrics_of",
     "reliability_bins",
@@ -318,6 +319,17 @@ def metric_name(metric: str) -> str:
     if kind == "sensitivity_at_95_specificity" and label:
         return f"sensitivity for {label} at 95 % specificity"
     return f"{name} of {label}" if label else name
+
+
+def format_p_value(p_value: float) -> str:
+    """Return a p-value as text.
+
+    Example:
+        >>> from ham10000.evaluation import format_p_value
+        >>> format_p_value(0.0312), format_p_value(0.00002)
+        ('0.031', '<.001')
+    """
+    return "<.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
 def format_change(value: float, digits: int, sign: Literal["+", "-"] = "+") -> str:

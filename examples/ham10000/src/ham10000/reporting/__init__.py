@@ -15,10 +15,10 @@ from ham10000.reporting.console import (
     print_counts,
     print_evaluation,
     print_evaluations,
-    print_report,
     print_run,
     print_saliency,
     print_study,
+    print_verification,
 )
 from ham10000.reporting.explore import explore_dataset
 from ham10000.reporting.export import ExportFormat, export_run
@@ -56,10 +56,10 @@ __all__ = [
     "print_counts",
     "print_evaluation",
     "print_evaluations",
-    "print_report",
     "print_run",
     "print_saliency",
     "print_study",
+    "print_verification",
     "reproduce_item",
     "serve_app",
     "split_notes",

@@ -233,7 +233,7 @@ def _compare(run: Run, model: bytes, data: Path | None) -> tuple[float, str]:
     known, size = images_of_test(run), run.recipe.data.size
     targets = [run.info.classes.index(dx) for dx in known.values()][:_CHECKED]
     try:
-        paths = find_images(run, list(known)[:_CHECKED], data).paths
+        paths = find_images(run, list(known)[:_CHECKED], data, "checking the app with").paths
         pixels = torch.stack(list(read_pixels(paths, size)))
         what = f"{len(pixels)} test images"
     except Ham10000Error:
@@ -265,7 +265,7 @@ def _compare(run: Run, model: bytes, data: Path | None) -> tuple[float, str]:
 def _embedded(run: Run, data: Path | None, count: int) -> list[dict[str, str]]:
     chosen = example_images(run, count)
     found = []
-    for path in find_images(run, list(chosen), data).paths if chosen else []:
+    for path in find_images(run, list(chosen), data, "making the app with").paths if chosen else []:
         kind = "png" if path.suffix.lower() == ".png" else "jpeg"
         name = run.info.class_names[chosen[path.stem]]
         found.append({"image": data_uri(path.read_bytes(), kind), "name": name})

@@ -19,6 +19,7 @@ from ham10000.evaluation import (
     Stratum,
     compare,
     format_change,
+    format_p_value,
     metric_name,
     only_one_right,
 )
@@ -46,7 +47,7 @@ __all__ = [
     "report_files",
 ]
 
-PRIMARY = "balanced_accuracy"
+HEADLINE_METRIC = "balanced_accuracy"
 _LAYERS = {
     "none": "without attention",
     "soft": "with soft attention",
@@ -122,7 +123,7 @@ def published_results() -> tuple[Published, ...]:
 def headline(source: ReportSource) -> dict[str, Any]:
     """Return the verdicts, and the primary metric of each model."""
     study = source.study
-    primary = PRIMARY if study is None else str(study["primary"])
+    primary = HEADLINE_METRIC if study is None else str(study["primary"])
     return {
         "verdicts": [] if study is None else list(study["verdicts"].values()),
         "rule": None if study is None else study.get("rule"),
@@ -285,7 +286,7 @@ def _change(study: Mapping[str, Any], arm: str, name: str) -> list[str]:
         metric_name(name),
         *(_mean(both.get(recipe)) for recipe in (study["control"], arm)),
         difference,
-        *(_p_value(change[key]) for key in ("p", "p_holm") if tested),
+        *(format_p_value(change[key]) for key in ("p", "p_holm") if tested),
     ]
 
 
@@ -373,7 +374,7 @@ def _tables(
 def _difference(found: Difference) -> str:
     if math.isnan(found.difference):
         return "undefined"
-    p_value = _p_value(found.p_value)
+    p_value = format_p_value(found.p_value)
     return (
         f"{format_change(found.difference, 3)}\n"
         f"{format_change(found.low, 3)} to {format_change(found.high, 3)}\n"
@@ -389,10 +390,6 @@ def _value(source: ReportSource, run: Evaluated, name: str) -> str:
 
 def _mean(found: Mapping[str, Any] | None) -> str:
     return "undefined" if found is None else f"{found['mean']:.4f}\nsd {found['std']:.4f}"
-
-
-def _p_value(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _with_layer(layer: str) -> str:

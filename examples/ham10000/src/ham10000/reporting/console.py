@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ham10000.data import Report
+from ham10000.data import VerificationReport
 from ham10000.evaluation import (
     STRATA,
     Comparison,
@@ -20,6 +20,7 @@ from ham10000.evaluation import (
     Interval,
     binary_metrics,
     format_change,
+    format_p_value,
     metric_name,
     read_predictions,
     summarize,
@@ -35,10 +36,10 @@ __all__ = [
     "print_counts",
     "print_evaluation",
     "print_evaluations",
-    "print_report",
     "print_run",
     "print_saliency",
     "print_study",
+    "print_verification",
 ]
 
 _SIGNS = {
@@ -54,7 +55,7 @@ def console() -> Console:
     return Console(highlight=False)
 
 
-def print_report(report: Report) -> None:
+def print_verification(report: VerificationReport) -> None:
     """Print the result of `verify`: one row per check, then the items of each problem."""
     out = console()
     table = Table(title=escape(str(report.root)), title_justify="left", show_lines=False)
@@ -207,10 +208,8 @@ def print_comparison(comparison: Comparison) -> None:
         if math.isnan(each.difference):
             table.add_row(metric_name(name), *(["undefined"] + [""] * 3))
             continue
-        difference = _change(each, 3)
-        table.add_row(
-            metric_name(name), f"{each.a:.3f}", f"{each.b:.3f}", difference, _p(each.p_value)
-        )
+        values = (f"{each.a:.3f}", f"{each.b:.3f}", _change(each, 3), format_p_value(each.p_value))
+        table.add_row(metric_name(name), *values)
     out.print(table, "")
     for title, level in (("images", found), ("lesions", comparison.per_lesion)):
         out.print(_mcnemar(title, level))
@@ -251,19 +250,24 @@ def _mcnemar(title: str, level: Differences) -> str:
     test = level.mcnemar
     return (
         f"{level.count:,} {title}: only A is correct on {test.only_a:,}, only B on "
-        f"{test.only_b:,}; McNemar's test: p {_is(test.p_value)}"
+        f"{test.only_b:,}; McNemar's test: {_p_value(test.p_value)}"
     )
 
 
 def _auc(auc: AucDifference) -> str:
     if auc.undefined is not None:
         return f"undefined: {auc.undefined}"
-    return f"{_change(auc, 4)}, p {_is(auc.p_value)}"
+    return f"{_change(auc, 4)}, {_p_value(auc.p_value)}"
 
 
 def _change(found: Difference | AucDifference, digits: int) -> str:
     low, high = format_change(found.low, digits), format_change(found.high, digits)
     return f"{format_change(found.difference, digits)} [{low}, {high}]"
+
+
+def _p_value(value: float) -> str:
+    text = format_p_value(value)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
 def _interval(found: Interval) -> str:
@@ -274,14 +278,6 @@ def _interval(found: Interval) -> str:
 
 def _two_lines(found: Interval) -> str:
     return _interval(found).replace(" ", "\n", 1)
-
-
-def _p(value: float) -> str:
-    return "<.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _is(p_value: float) -> str:
-    return "< .001" if p_value < 0.001 else f"= {p_value:.3f}"
 
 
 def print_study(result: Mapping[str, Any]) -> None:
@@ -325,7 +321,7 @@ def _arm_table(result: Mapping[str, Any], arm: str) -> Table:
         if tested:
             low, high = (format_change(100 * change[end], 2, "-") for end in ("low", "high"))
             cells[-1] += f" ({low} to {high})"
-            cells.append(_p(change["p_holm"]))
+            cells.append(format_p_value(change["p_holm"]))
         table.add_row(metric_name(name), *cells, change["outcome"])
     return table
 

@@ -342,7 +342,7 @@ def _saliency(run: EvaluatedRun, data: Path | None, faithful: int) -> dict[str, 
     if stored and not other_split and weights in (None, stored.get("weights")):
         return stored
     found, images = evaluate_saliency(run.run, data=data, faithful=faithful)
-    if not other_split:  # keep results that somebody computed for another split
+    if not other_split:  # keep results for another split
         write_saliency(found, images, folder)
     content: dict[str, Any] = json.loads(json.dumps(found))
     return content

@@ -1,4 +1,4 @@
-"""What the attention of a published study looks at: scores of each image, and tables for pages.
+"""Localization scores of the maps of a published study, of each image, and tables for pages.
 
 `maps.csv.bz2` in the folder of the study has a row for each run, image and saliency method, with
 the columns of `ham10000.saliency.evaluate_saliency`, and gamma before and after training.

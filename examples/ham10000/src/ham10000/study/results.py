@@ -31,6 +31,7 @@ from ham10000.evaluation import (
     Predictions,
     check_images,
     format_change,
+    format_p_value,
     metric_name,
     summarize,
 )
@@ -296,8 +297,8 @@ def quotations(result: Mapping[str, Any]) -> dict[str, str]:
                 cells += [difference, "", change["outcome"]]
             else:
                 low, high = (format_change(change[end], 4, "-") for end in ("low", "high"))
-                p = "<.001" if change["p_holm"] < 0.001 else f"{change['p_holm']:.3f}"
-                cells += [f"{difference} ({low} to {high})", p, change["outcome"]]
+                p_value = format_p_value(change["p_holm"])
+                cells += [f"{difference} ({low} to {high})", p_value, change["outcome"]]
             rows.append(cells)
     for arm, changes in result["comparisons"].items():
         for metric, change in changes.items():

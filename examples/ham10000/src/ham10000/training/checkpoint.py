@@ -22,7 +22,7 @@ from ham10000.training.checkpoint_file import (
     save_step,
     write_checkpoint,
 )
-from ham10000.training.processes import gather
+from ham10000.training.processes import all_gather
 from ham10000.training.reproducibility import random_state, seed_all, set_random_state
 from ham10000.training.run_dir import RunDir, check_same_recipe, check_same_split
 from ham10000.training.session import Setup
@@ -69,7 +69,7 @@ def snapshot(setup: Setup, state: TrainState) -> dict[str, Any]:
     scaler = getattr(setup.fabric.strategy.precision, "scaler", None)
     counters = state.counters
     setup.sampler.set_epoch(counters.epoch, setup.plan.images_before(counters.step_in_epoch))
-    ranks = gather({"random": random_state(), "metrics": state.metrics.state_dict()})
+    ranks = all_gather({"random": random_state(), "metrics": state.metrics.state_dict()})
     return {
         "version": VERSION,
         "recipe": dump_recipe(setup.recipe),
@@ -329,6 +329,6 @@ def _lost(
 
 def _raise_on_all_ranks(problem: str, kind: type[Ham10000Error]) -> None:
     # Only rank 0 reads and writes. If it alone failed, the other ranks would wait for it.
-    found = next(filter(None, gather(problem)), None)
+    found = next(filter(None, all_gather(problem)), None)
     if found is not None:
         raise kind(found)

@@ -107,9 +107,9 @@ class EpochProgress:
         """Count a step."""
         self.done += 1
         self.images += images
-        if self.loss is None or self.loss != self.loss:
+        if self.loss is None or math.isnan(self.loss):
             self.loss = loss
-        elif loss == loss:
+        elif not math.isnan(loss):
             self.loss += _SMOOTHING * (loss - self.loss)
         if not self.shown:
             return
@@ -118,8 +118,8 @@ class EpochProgress:
             self._bar.update(self._task, completed=self.done, rate=text)
         elif time.monotonic() - self._said > _SECONDS:
             self._said = time.monotonic()
-            left = (self._said - self.start) / max(1, self.images) * 1.0
-            remaining = left * (self.steps - self.done) * images
+            seconds_per_image = (self._said - self.start) / max(1, self.images)
+            remaining = seconds_per_image * (self.steps - self.done) * images
             _LOG.info(
                 "%s step %d/%d, loss %.3f, %.0f images/s, %.0f s left",
                 self.title,

@@ -18,7 +18,7 @@ from ham10000.data import HAM10000, Augment, Batch, Batches, SequentialShard, re
 from ham10000.errors import ArgumentError, TrainingError
 from ham10000.evaluation import Predictions, make_predictions, round_probabilities
 from ham10000.recipe import Recipe
-from ham10000.training.processes import gather
+from ham10000.training.processes import all_gather
 from ham10000.utils import in_order
 
 __all__ = ["VIEWS", "grid_crops", "normalize", "predict", "predict_files", "read_pixels"]
@@ -116,7 +116,7 @@ def predict(
     finally:
         model.train(training)
     everywhere: dict[str, list[float]] = {}
-    for part in gather(found):
+    for part in all_gather(found):
         everywhere |= part
     order = data.table["image_id"]
     lacking = [name for name in order if name not in everywhere]

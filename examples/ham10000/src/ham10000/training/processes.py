@@ -33,15 +33,15 @@ __all__ = [
     "INTERRUPTED",
     "LAUNCHED",
     "StopRequest",
-    "any_of",
-    "broadcast_all",
+    "all_gather",
+    "all_reduce_any",
+    "broadcast_tensors",
     "catch_signals",
-    "gather",
-    "keep_memory",
     "launch",
+    "limit_threads",
     "local_processes",
-    "share_cores",
     "start_fabric",
+    "tune_allocator",
 ]
 
 INTERRUPTED = 75
@@ -167,7 +167,7 @@ def start_fabric(precision: Literal["32", "bf16", "fp16"]) -> "Fabric":
         )
     strategy: DDPStrategy | str = "auto"
     if "WORLD_SIZE" in os.environ:  # from torchrun, also for a single process
-        # Buffers are broadcast only where they matter: see `broadcast_all`.
+        # Buffers are broadcast only where they matter: see `broadcast_tensors`.
         strategy = DDPStrategy(
             process_group_backend="nccl" if on_gpu else "gloo",
             timeout=_timeout(),
@@ -188,7 +188,7 @@ def start_fabric(precision: Literal["32", "bf16", "fp16"]) -> "Fabric":
     return fabric
 
 
-def gather(value: Any) -> list[Any]:
+def all_gather(value: Any) -> list[Any]:
     """Return the values of all ranks, on every rank."""
     if not _is_distributed():
         return [value]
@@ -197,7 +197,7 @@ def gather(value: Any) -> list[Any]:
     return values
 
 
-def any_of(flags: Iterable[bool], device: torch.device) -> list[bool]:
+def all_reduce_any(flags: Iterable[bool], device: torch.device) -> list[bool]:
     """Return for each flag whether it is set on at least one rank."""
     flags = list(flags)
     if not _is_distributed():
@@ -207,7 +207,7 @@ def any_of(flags: Iterable[bool], device: torch.device) -> list[bool]:
     return [bool(vote) for vote in votes.tolist()]
 
 
-def broadcast_all(tensors: Iterable[Tensor]) -> None:
+def broadcast_tensors(tensors: Iterable[Tensor]) -> None:
     """Copy tensors of rank 0 to all ranks.
 
     Weights are equal on all ranks. Running statistics of batch norms are not, because each rank
@@ -264,7 +264,7 @@ def catch_signals(request: StopRequest) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def keep_memory() -> str:
+def tune_allocator() -> str:
     """Make the allocator of this process keep freed memory; return a line for the log.
 
     On a CPU the allocator accounts for a third of the time of a training step. Every step allocates
@@ -288,7 +288,7 @@ def keep_memory() -> str:
     return "memory: glibc keeps freed blocks, which saves page faults"
 
 
-def share_cores(processes: int) -> str:
+def limit_threads(processes: int) -> str:
     """Limit this process to its share of the cores, unless OMP_NUM_THREADS is set."""
     if "OMP_NUM_THREADS" in os.environ:
         return f"threads: {torch.get_num_threads()} in each process, as set by OMP_NUM_THREADS"

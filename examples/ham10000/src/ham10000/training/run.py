@@ -306,13 +306,16 @@ class ImageFiles(NamedTuple):
     """Rows of the table of the data set, if it has all images."""
 
 
-def find_images(run: Run, images: Sequence[str], data: Path | None = None) -> ImageFiles:
+def find_images(
+    run: Run, images: Sequence[str], data: Path | None = None, doing: str = "explaining"
+) -> ImageFiles:
     """Find image files, and images of the data set by name.
 
     Args:
         run: From `open_run`.
         images: Names such as ISIC_0024306, files, folders or patterns; see `image_files`.
         data: Folder of the data set. Defaults to the one in the recipe.
+        doing: The beginning of the message, before the name.
 
     Raises:
         MissingDataError: There is neither a file nor an image of this name.
@@ -331,7 +334,7 @@ def find_images(run: Run, images: Sequence[str], data: Path | None = None) -> Im
     for path in paths:
         if not path.exists():
             raise MissingDataError(
-                f"explaining {path}: there is no such file, and no such image in the data set of "
+                f"{doing} {path}: there is no such file, and no such image in the data set of "
                 f"the run{problem}. {closest(str(path), own)}"
             )
     known = [path for path in paths if path.stem in own and own[path.stem].samefile(path)]

@@ -77,7 +77,7 @@ _RESULTS = (
     "profile",
     "evaluation",
 )
-"""What commands write into the folder of a run, besides recipe.yaml and locks."""
+"""Patterns of the files that commands write into a run, besides recipe.yaml and locks."""
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from ham10000.data import Batch, cutmix, mixup
 from ham10000.errors import TrainingError, some
-from ham10000.training.processes import gather
+from ham10000.training.processes import all_gather
 from ham10000.training.run_dir import RunDir
 from ham10000.training.session import Setup
 from ham10000.training.state import Counters, TrainState
 
-__all__ = ["StepTimer", "TrainBatch", "last_checkpoint", "remaining_batches", "train_step"]
+__all__ = ["StepTimer", "TrainBatch", "describe_last_checkpoint", "remaining_batches", "train_step"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ def train_step(
     return total / sum(len(losses) for _, losses, _ in seen)
 
 
-def last_checkpoint(run: RunDir) -> str:
+def describe_last_checkpoint(run: RunDir) -> str:
     """Return a sentence that names the newest checkpoint, for an error message."""
     paths = run.step_checkpoints()
     return f"The last good checkpoint is {paths[0]}" if paths else "There is no checkpoint yet"
@@ -176,7 +176,7 @@ def _report_skipped(
     setup: Setup, counters: Counters, seen: list[tuple[TrainBatch, Tensor]]
 ) -> None:
     wrong = [batch.positions[~losses.isfinite().cpu()] for batch, losses in seen]
-    positions = [position for part in gather(torch.cat(wrong).tolist()) for position in part]
+    positions = [position for part in all_gather(torch.cat(wrong).tolist()) for position in part]
     if not positions and getattr(setup.fabric.strategy.precision, "scaler", None) is not None:
         return  # only the scaled gradient overflowed, which is how a scaler finds its scale
     counters.skipped += 1
@@ -184,7 +184,7 @@ def _report_skipped(
     if not positions:  # any of the images can be the reason
         problem = "the gradient of {} is not finite, although each loss is"
         everything = torch.cat([batch.positions for batch, _ in seen]).tolist()
-        positions = [position for part in gather(everything) for position in part]
+        positions = [position for part in all_gather(everything) for position in part]
     indices = setup.sampler.draw()[sorted(positions)].tolist()
     names = [str(setup.train_data.table["image_id"].iloc[index]) for index in indices]
     if setup.rank == 0:
@@ -199,6 +199,6 @@ def _report_skipped(
         raise TrainingError(
             f"training: {counters.skipped} steps were skipped, more than training.max_bad_steps "
             f"{limit}; in the last one, {problem.format(some(names))}. "
-            f"{last_checkpoint(setup.run)}. "
+            f"{describe_last_checkpoint(setup.run)}. "
             "Lower optimizer.lr, set optimizer.clip_norm, or use training.precision 32."
         )

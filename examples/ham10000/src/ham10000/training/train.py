@@ -35,14 +35,14 @@ from ham10000.training.processes import (
     INTERRUPTED,
     LAUNCHED,
     StopRequest,
-    any_of,
-    broadcast_all,
+    all_gather,
+    all_reduce_any,
+    broadcast_tensors,
     catch_signals,
-    gather,
-    keep_memory,
+    limit_threads,
     local_processes,
-    share_cores,
     start_fabric,
+    tune_allocator,
 )
 from ham10000.training.reproducibility import describe_environment, set_deterministic
 from ham10000.training.run_dir import (
@@ -55,7 +55,12 @@ from ham10000.training.run_dir import (
 )
 from ham10000.training.session import Setup, build_session, wrap_model
 from ham10000.training.state import RunningMetrics, TrainState
-from ham10000.training.step import StepTimer, last_checkpoint, remaining_batches, train_step
+from ham10000.training.step import (
+    StepTimer,
+    describe_last_checkpoint,
+    remaining_batches,
+    train_step,
+)
 from ham10000.utils import write_text
 
 __all__ = ["evaluate", "train", "train_one_epoch"]
@@ -89,14 +94,16 @@ def train(recipe: Recipe, out: Path) -> int:
     request = StopRequest(recipe.training.max_minutes)
     with ExitStack() as held:
         held.callback(torch.set_num_threads, torch.get_num_threads())
-        tuned = [] if torch.cuda.is_available() else [keep_memory(), share_cores(local_processes())]
+        tuned = []
+        if not torch.cuda.is_available():
+            tuned = [tune_allocator(), limit_threads(local_processes())]
         set_deterministic(recipe.training.deterministic)
         fabric = start_fabric(recipe.training.precision)
         run, recipe = _lock_and_claim(recipe, out, fabric.global_rank, held)
         cache = prepare_data(run, recipe)
         # Until here a signal ends a process at once, since nothing is lost. A rank that caught it
-        # would wait for ranks that it has ended, so no rank catches signals before all are here.
-        gather(None)
+        # would wait for ranks that it has ended, so ranks catch signals only after all have joined.
+        all_gather(None)
         held.enter_context(catch_signals(request))
         with log_to(run.log, shown=fabric.global_rank == 0), explain_failures(recipe, run):
             setup, state = build_session(recipe, run, cache, fabric)
@@ -156,7 +163,7 @@ def train_one_epoch(
             )
             if training.checkpoint_minutes is not None:
                 due = due or time.monotonic() - saved_at >= 60 * training.checkpoint_minutes
-            stop, due = any_of([bool(request), bool(due)], setup.fabric.device)
+            stop, due = all_reduce_any([bool(request), bool(due)], setup.fabric.device)
             if stop:
                 return False
             if due:
@@ -175,9 +182,9 @@ def evaluate(setup: Setup, state: TrainState) -> Predictions:
     Raises:
         TrainingError: The weights have diverged, so that probabilities are not finite.
     """
-    broadcast_all(state.model.buffers())
+    broadcast_tensors(state.model.buffers())
     if state.ema is not None:
-        broadcast_all(state.ema.module.buffers())
+        broadcast_tensors(state.ema.module.buffers())
     try:
         return predict(
             state.evaluated_model,
@@ -191,7 +198,7 @@ def evaluate(setup: Setup, state: TrainState) -> Predictions:
     except PredictionError as error:  # possible although the loss of every step was finite
         raise TrainingError(
             f"evaluating after step {state.counters.step}: the model's outputs are not finite, so "
-            f"its weights have diverged. {last_checkpoint(setup.run)}. Lower "
+            f"its weights have diverged. {describe_last_checkpoint(setup.run)}. Lower "
             "optimizer.lr, set optimizer.clip_norm, or use training.precision 32."
         ) from error
 
@@ -200,7 +207,7 @@ def _end_epoch(
     setup: Setup, state: TrainState, journal: Journal, predictions: Predictions, timer: StepTimer
 ) -> None:
     training, counters = setup.recipe.training, state.counters
-    trained = RunningMetrics.sum(gather(state.metrics.state_dict())).summarize()
+    trained = RunningMetrics.sum(all_gather(state.metrics.state_dict())).summarize()
     measured = summarize(predictions.targets, predictions.probabilities, predictions.classes)
     measured = {"loss": measured["log_loss"], **measured}
     counters.epoch += 1
@@ -241,7 +248,7 @@ def _lock_and_claim(
             claim_run(out, recipe)
         except Ham10000Error as error:
             refusal = error
-    refusal = gather(refusal)[0]
+    refusal = all_gather(refusal)[0]
     if refusal is not None:
         raise refusal
     return claim_run(out, recipe)
@@ -280,7 +287,7 @@ def _describe(setup: Setup, state: TrainState, tuned: list[str]) -> None:
 def _resume(setup: Setup, state: TrainState) -> None:
     """Restore the newest checkpoint if the run has one."""
     content = read_latest(setup.run)
-    steps = gather(0 if content is None else content["state"]["step"])
+    steps = all_gather(0 if content is None else content["state"]["step"])
     if len(set(steps)) > 1:
         raise TrainingError(
             f"resuming {setup.run.path}: the processes found checkpoints of the steps {steps}. "
@@ -312,7 +319,7 @@ def _journal(setup: Setup, state: TrainState) -> Iterator[Journal]:
 def _log_stop(setup: Setup, state: TrainState, request: StopRequest) -> None:
     """Log why the run stopped early, and whether its last step was saved."""
     run, step = setup.run, state.counters.step
-    reason = next(filter(None, gather(request.reason)), "a stop was requested")
+    reason = next(filter(None, all_gather(request.reason)), "a stop was requested")
     resume = f"ham10000 train --resume {run.path}"
     if run.step_checkpoint(step).exists():
         _LOG.info("Stopped and saved, since %s. Continue with: %s", reason, resume)
