@@ -45,7 +45,7 @@ def test_writes_a_figure_for_each_image(image, tmp_path, capsys):
 
 def test_shows_the_image_that_the_model_sees_and_the_model_s_own_maps(image):
     explainer = load_explainer(MODEL, num_maps=3, seed=5)
-    seen, maps, classes = explainer.look(read_image(image))
+    seen, maps, classes = explainer.explain(read_image(image))
     assert classes == "", "the head is untrained"
     assert (seen.shape, maps.shape) == ((3, 160, 160), (3, 5, 5))
     cfg = explainer.model.pretrained_cfg
@@ -59,7 +59,7 @@ def test_shows_the_image_that_the_model_sees_and_the_model_s_own_maps(image):
 @pytest.mark.parametrize("name", [MODEL, "torchvision:resnet18"])
 def test_the_image_is_prepared_as_the_library_does(name, image):
     explainer = load_explainer(name, num_maps=1)
-    seen = explainer.look(read_image(image)).image
+    seen = explainer.explain(read_image(image)).image
     if name == MODEL:
         import timm
 
@@ -127,7 +127,7 @@ def trained_classifier(**options):
 def probabilities(model, explainer, image):
     cfg = explainer.model.pretrained_cfg
     mean, std = (torch.tensor(cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
-    seen = explainer.look(read_image(image)).image
+    seen = explainer.explain(read_image(image)).image
     with torch.no_grad():
         return model(((seen - mean) / std)[None]).softmax(1)[0].tolist()
 
@@ -172,7 +172,7 @@ def test_checkpoints_of_trainers(kind, image, tmp_path):
         assert torch.equal(explainer.model.state_dict()[key], value), key
     names = ["class 0", "class 1", "class 2"]
     shown = shown_classes(names, probabilities(model, explainer, image))
-    assert explainer.look(read_image(image)).classes == shown
+    assert explainer.explain(read_image(image)).classes == shown
 
 
 @pytest.mark.parametrize("prefix", ["model.", "module.backbone.model."])
@@ -239,7 +239,7 @@ def test_a_folder_of_the_hub(image, tmp_path, capsys):
     model.pretrained_cfg.update(label_names=("mel", "nv", "bcc"), crop_mode="squash", crop_pct=1.0)
     hub.save_pretrained(model, tmp_path / "model")
     explainer = load_explainer(str(tmp_path / "model"))
-    seen = explainer.look(read_image(image)).image
+    seen = explainer.explain(read_image(image)).image
     resampling = Image.Resampling[model.pretrained_cfg["interpolation"].upper()]
     resized = read_image(image).resize((160, 160), resampling)
     shown = torch.from_numpy(np.array(resized)).permute(2, 0, 1) / 255

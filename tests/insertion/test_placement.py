@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from softattn import ArgumentError, ModelError
-from softattn.insertion.placement import find_hosts, run_with_parents
+from softattn.insertion.placement import find_targets, run_with_parents
 
 
 class RunsChildren(nn.Sequential):
@@ -34,7 +34,7 @@ MODEL = nn.Sequential(
 
 
 @pytest.mark.parametrize(
-    ("name", "host", "parent"),
+    ("name", "target", "parent"),
     [
         ("0", "0.1.1", ""),  # a sequence may be walked: its last module
         ("0.1", "0.1.1", ""),
@@ -44,12 +44,12 @@ MODEL = nn.Sequential(
         ("2.0", "2.0", ""),
     ],
 )
-def test_the_host_and_the_parent(name: str, host: str, parent: str) -> None:
-    hosts = find_hosts(MODEL, [name], "inserting")
-    assert hosts == {host: name}
-    run, parents = run_with_parents(MODEL, hosts, (torch.zeros(1, 3, 4, 4),), "inserting")
-    assert parents == {host: parent}
-    assert run.calls[host].output is not None
+def test_the_target_and_the_parent(name: str, target: str, parent: str) -> None:
+    targets = find_targets(MODEL, [name], "inserting")
+    assert targets == {target: name}
+    run, parents = run_with_parents(MODEL, targets, (torch.zeros(1, 3, 4, 4),), "inserting")
+    assert parents == {target: parent}
+    assert run.calls[target].output is not None
 
 
 def test_the_inputs_that_a_model_takes_are_found() -> None:
@@ -71,7 +71,7 @@ def test_the_inputs_that_a_model_takes_are_found() -> None:
 )
 def test_names_that_are_refused(names: list[str], text: str) -> None:
     with pytest.raises(ArgumentError, match=text):
-        find_hosts(MODEL, names, "inserting")
+        find_targets(MODEL, names, "inserting")
 
 
 def test_a_model_that_does_not_run() -> None:

@@ -37,7 +37,7 @@ X = torch.zeros(2, 3, 64, 96)
 
 def test_what_a_site_is() -> None:
     [site] = find_sites(nn.Sequential(Tokens()), ["0.blocks.1"], (X,), LayoutHints(), "inserting")
-    assert (site.host, site.parent, site.caller) == ("0.blocks.1", "", "0")
+    assert (site.target, site.parent, site.caller) == ("0.blocks.1", "", "0")
     assert site.image_module == "0.patches"
     assert site.map_layout == MapLayout(Layout.NLC, TokenGrid(4, 6, 16))
     assert (site.channels, site.dtype, site.device.type) == (8, torch.float32, "cpu")
@@ -70,7 +70,7 @@ def test_a_module_that_two_stages_share() -> None:
     for name in suggested:  # what is suggested works
         assert find_sites(model, [name], (X,), LayoutHints(), "inserting")
     model.b[1] = nn.ReLU()
-    assert find_sites(model, ["b"], (X,), LayoutHints(), "inserting")[0].host == "b.1"
+    assert find_sites(model, ["b"], (X,), LayoutHints(), "inserting")[0].target == "b.1"
 
 
 class WithList(nn.Module):

@@ -20,18 +20,18 @@ from softattn.hub import from_pretrained
 from softattn.models import SoftAttentionClassifier, wrap_backbone
 from softattn.plot import plot_maps
 
-__all__ = ["Explained", "Explainer", "explain_files", "load_explainer", "read_image"]
+__all__ = ["Explainer", "Explanation", "explain_files", "load_explainer", "read_image"]
 
 # Where the files of trainers have a state_dict. Averaged weights come first, since those are the
 # ones that are evaluated.
 _AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
-_PLACES = (*_AVERAGED, "state_dict", "model_state_dict", "model", "module")
+_STATE_DICT_KEYS = (*_AVERAGED, "state_dict", "model_state_dict", "model", "module")
 _ORIGINAL, _HEAD = "backbone.model.", "head.fc.weight"
 _MAX_CLASSES = 3
 
 
-class Explained(NamedTuple):
-    """What a figure shows of an image."""
+class Explanation(NamedTuple):
+    """Explanation of one image: what its figure shows."""
 
     image: Tensor
     """The preprocessed image, (3, H, W), from 0 to 1."""
@@ -60,7 +60,7 @@ class Explainer(NamedTuple):
         """Name of the backbone with its library, as in `timm:resnet50`."""
         return str((self.model.wrap_arguments or {})["backbone"])
 
-    def look(self, image: Image.Image) -> Explained:
+    def explain(self, image: Image.Image) -> Explanation:
         """Apply the model to an image."""
         seen = self.transform(image)
         with torch.inference_mode(), capture_maps(self.model.attention) as maps:
@@ -74,7 +74,7 @@ class Explainer(NamedTuple):
             for index, value in zip(order.tolist(), values.tolist(), strict=True)
         ]
         shown = ", ".join(classes[:_MAX_CLASSES]) if self.has_classes else ""
-        return Explained(seen, attention[0], shown)
+        return Explanation(seen, attention[0], shown)
 
 
 def load_explainer(
@@ -290,7 +290,7 @@ def _read_state(path: Path) -> tuple[dict[str, Tensor], str]:
         ) from error
     place, key = "", None
     while isinstance(state, dict) and (
-        key := next((key for key in _PLACES if isinstance(state.get(key), dict)), None)
+        key := next((key for key in _STATE_DICT_KEYS if isinstance(state.get(key), dict)), None)
     ):
         state, place = state[key], place or key
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
@@ -310,7 +310,7 @@ def _described(state: object) -> str:
 
 def explain_files(
     images: Sequence[str | PathLike[str]], explainer: Explainer, out: str | PathLike[str]
-) -> Iterator[tuple[Path, Explained]]:
+) -> Iterator[tuple[Path, Explanation]]:
     """Write a figure for each image to `OUT/<name>-attention.png`; yield its path and content.
 
     All images are read once before the first figure is written.
@@ -346,7 +346,7 @@ def explain_files(
         read_image(path)
     Path(out).mkdir(parents=True, exist_ok=True)
     for path, target in zip(paths, targets, strict=True):
-        found = explainer.look(read_image(path))
+        found = explainer.explain(read_image(path))
         title = f"{path.name}; attention: {explainer.attention_from}\n{found.classes}".rstrip()
         plot_maps(found.image, found.maps, title).savefig(target, dpi=120)
         yield target, found

@@ -127,20 +127,20 @@ class _KeepAttached:
         self.key = key
 
     def __call__(self, module: nn.Module, args: object) -> None:
-        host = _inside(module, self.path)
-        if host is not None and self.key not in forward_hooks(host):
-            self._restore(host)
+        target = _inside(module, self.path)
+        if target is not None and self.key not in forward_hooks(target):
+            self._restore(target)
 
-    def _restore(self, host: nn.Module) -> None:
-        hosts = [module for module in host.modules() if _has_hook(module)]
-        if hosts:  # the module was wrapped, not replaced
-            known = {p for inner in hosts for p in inner.parameters()}
-            if not known.issuperset(host.parameters()):
-                raise _adapted(type(host))
+    def _restore(self, target: nn.Module) -> None:
+        targets = [module for module in target.modules() if _has_hook(module)]
+        if targets:  # the module was wrapped, not replaced
+            known = {p for inner in targets for p in inner.parameters()}
+            if not known.issuperset(target.parameters()):
+                raise _adapted(type(target))
             return
-        if self.hook.find(host) is None:
-            raise _lost(f"{type(host).__name__}, which has neither its hooks nor its children")
-        self.key = host.register_forward_hook(self.hook, prepend=True).id
+        if self.hook.find(target) is None:
+            raise _lost(f"{type(target).__name__}, which has neither its hooks nor its children")
+        self.key = target.register_forward_hook(self.hook, prepend=True).id
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -182,7 +182,7 @@ def _lost(found: str) -> ModelError:
 def attach(
     model: nn.Module,
     attention: nn.Module,
-    host: str,
+    target: str,
     parent: str,
     caller: str,
     inside: bool = False,
@@ -192,18 +192,18 @@ def attach(
     Args:
         model: It is changed.
         attention: Becomes a child of the parent.
-        host: Name of the module whose output is attended.
-        parent: Name of the attention's parent, relative to the host; "" for the host itself.
-        caller: Name of a module around the host that is called, "" for the model. It checks the
-            host in each pass.
+        target: Name of the module whose output is attended.
+        parent: Name of the attention's parent, relative to the target; "" for the target itself.
+        caller: Name of a module around the target that is called, "" for the model. It checks the
+            target in each pass.
         inside: Whether the output is a tuple, a mapping or a data class that holds the map.
     """
-    module = model.get_submodule(host)
+    module = model.get_submodule(target)
     module.get_submodule(parent).add_module(CHILD, attention.train(module.training))
     hook = _AttendOutput(join(parent, CHILD), inside)
     # Before existing hooks, so that they get the attended output, like the next layer.
     key = module.register_forward_hook(hook, prepend=True).id
-    path = host.removeprefix(f"{caller}.") if caller else host
+    path = target.removeprefix(f"{caller}.") if caller else target
     model.get_submodule(caller).register_forward_pre_hook(_KeepAttached(path, hook, key))
 
 

@@ -156,7 +156,7 @@ def insert_attention(
     _check_separate(model, attentions)
     # From here on nothing can fail.
     for site, attention in zip(sites, attentions, strict=True):
-        attach(model, attention, site.host, site.parent, site.caller, site.inside)
+        attach(model, attention, site.target, site.parent, site.caller, site.inside)
     for taker in {s.image_module for s in sites if s.map_layout.layout is Layout.NLC}:
         if taker is not None:
             model.get_submodule(taker).register_forward_pre_hook(input_size, with_kwargs=True)

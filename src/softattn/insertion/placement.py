@@ -1,4 +1,4 @@
-"""Host and parent of inserted attention: the module that it follows, and its parent module.
+"""Target and parent of inserted attention: the module that it follows, and its parent module.
 
 The parent must not be a sequence, nor another module that runs all its children in order: it would
 run the attention as one more step.
@@ -23,51 +23,51 @@ from softattn.features import (
 from softattn.insertion.hooks import CHILD, join
 from softattn.ops import children
 
-__all__ = ["find_hosts", "host_of", "run_with_parents"]
+__all__ = ["find_targets", "run_with_parents", "target_of"]
 
 
-def find_hosts(model: nn.Module, names: Iterable[str], doing: str) -> dict[str, str]:
-    """Return the host of each named module: the module whose output is attended.
+def find_targets(model: nn.Module, names: Iterable[str], doing: str) -> dict[str, str]:
+    """Return the target of each named module: the module whose output is attended.
 
     This is the named module itself, or the last module of a plain `Sequential`: gradient
     checkpointing does not call a sequence but its modules, and the last one runs in both cases.
 
     Example:
         >>> from torchvision.models import resnet18
-        >>> from softattn.insertion.placement import find_hosts
-        >>> find_hosts(resnet18(), ["maxpool", "layer4"], "inserting")
+        >>> from softattn.insertion.placement import find_targets
+        >>> find_targets(resnet18(), ["maxpool", "layer4"], "inserting")
         {'maxpool': 'maxpool', 'layer4.1': 'layer4'}
 
     Returns:
-        The given names by the names of their hosts.
+        The given names by the names of their targets.
 
     Raises:
-        ArgumentError: There is no module of this name, or two names have the same host.
+        ArgumentError: There is no module of this name, or two names have the same target.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
-    hosts: dict[str, str] = {}
+    targets: dict[str, str] = {}
     for name in names:
         if name == "":
             raise ArgumentError(f"{doing}: '' is the whole model. Name modules inside of it.")
         if name not in modules:
             known = closest(name, (known for known in modules if known))
             raise ArgumentError(f"{doing}: {type(model).__name__} has no module {name!r}. {known}")
-        host = host_of(name, modules[name])
-        if host in hosts:
+        target = target_of(name, modules[name])
+        if target in targets:
             raise ArgumentError(
-                f"{doing}: two insertions at one place: {hosts[host]!r} and {name!r} have the "
+                f"{doing}: two insertions at one place: {targets[target]!r} and {name!r} have the "
                 "same output. Leave one out."
             )
-        hosts[host] = name
-    return hosts
+        targets[target] = name
+    return targets
 
 
-def host_of(name: str, module: nn.Module) -> str:
-    """Return the name of the host of a named module, as `find_hosts`, without checks.
+def target_of(name: str, module: nn.Module) -> str:
+    """Return the name of the target of a named module, as `find_targets`, without checks.
 
     >>> from torch import nn
-    >>> from softattn.insertion.placement import host_of
-    >>> host_of("stage", nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()))
+    >>> from softattn.insertion.placement import target_of
+    >>> target_of("stage", nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()))
     'stage.1'
     """
     return join(name, _last(module, _is_sequence))
@@ -101,19 +101,19 @@ class _StandIn(nn.Module):
 
 
 def run_with_parents(
-    model: nn.Module, hosts: Mapping[str, str], inputs: Inputs | None, doing: str
+    model: nn.Module, targets: Mapping[str, str], inputs: Inputs | None, doing: str
 ) -> tuple[DryRun, dict[str, str]]:
-    """Run a copy of a model, and find a parent for the attention of each host.
+    """Run a copy of a model, and find a parent for the attention of each target.
 
     Args:
         model: It is not changed.
-        hosts: From `find_hosts`.
+        targets: From `find_targets`.
         inputs: Arguments of the model; `None` for random images of the size that it declares, or
             random volumes.
         doing: The beginning of error messages.
 
     Returns:
-        The run, and the names of the parents relative to their hosts, "" for the host itself.
+        The run, and the names of the parents relative to their targets, "" for the target itself.
 
     Raises:
         ModelError: The model doesn't run, or a parent has attention already, or there is none.
@@ -122,13 +122,15 @@ def run_with_parents(
     tried: list[str] = []
     for given in [inputs] if inputs is not None else _default_inputs(model):
         tried.append(describe(given[0] if isinstance(given, tuple) and len(given) == 1 else given))
-        parents = {host: _last(model.get_submodule(host), _is_container) for host in hosts}
+        parents = {target: _last(model.get_submodule(target), _is_container) for target in targets}
         while True:
-            run, failure, interfering = _run_with_stand_ins(model, hosts, parents, given, doing)
+            run, failure, interfering = _run_with_stand_ins(model, targets, parents, given, doing)
             if not interfering:
                 break
-            for host in interfering:
-                parents[host] = _deeper(model, host, parents[host], f"{doing} at {hosts[host]!r}")
+            for target in interfering:
+                parents[target] = _deeper(
+                    model, target, parents[target], f"{doing} at {targets[target]!r}"
+                )
         if run is not None:
             return run, parents
     raise ModelError(
@@ -148,44 +150,44 @@ def _default_inputs(model: nn.Module) -> Iterator[Inputs]:
 
 def _run_with_stand_ins(
     model: nn.Module,
-    hosts: Mapping[str, str],
+    targets: Mapping[str, str],
     parents: Mapping[str, str],
     inputs: Inputs,
     doing: str,
 ) -> tuple[DryRun | None, Exception | None, list[str]]:
-    """Return the run, or the error of the model; and the hosts whose placeholders were run."""
-    stand_ins = {host: _StandIn() for host in hosts}
-    for host in hosts:
-        parent = join(host, parents[host])
+    """Return the run, or the error of the model; and the targets whose placeholders were run."""
+    stand_ins = {target: _StandIn() for target in targets}
+    for target in targets:
+        parent = join(target, parents[target])
         if hasattr(model.get_submodule(parent), CHILD):
             raise ModelError(
-                f"{doing} at {hosts[host]!r}: two insertions at one place: {parent!r} would hold "
-                f"the attention, and has a child {CHILD!r} already. Name another module, or call "
-                "remove_attention(model) first."
+                f"{doing} at {targets[target]!r}: two insertions at one place: {parent!r} would "
+                f"hold the attention, and has a child {CHILD!r} already. Name another module, or "
+                "call remove_attention(model) first."
             )
 
     def prepare(copied: nn.Module) -> None:
-        for host, stand_in in stand_ins.items():
-            copied.get_submodule(join(host, parents[host])).add_module(CHILD, stand_in)
+        for target, stand_in in stand_ins.items():
+            copied.get_submodule(join(target, parents[target])).add_module(CHILD, stand_in)
 
     run: DryRun | None = None
     failure: Exception | None = None
     try:
-        run = dry_run(model, inputs, keep=set(hosts), prepare=prepare, doing=doing)
+        run = dry_run(model, inputs, keep=set(targets), prepare=prepare, doing=doing)
     except ModelError:
         raise
     except Exception as error:  # any that a model may raise
         failure = error
-    return run, failure, [host for host, stand_in in stand_ins.items() if stand_in.ran]
+    return run, failure, [target for target, stand_in in stand_ins.items() if stand_in.ran]
 
 
-def _deeper(model: nn.Module, host: str, parent: str, doing: str) -> str:
+def _deeper(model: nn.Module, target: str, parent: str, doing: str) -> str:
     """Return the next parent to try: the last module inside the one that runs its children."""
-    names = list(children(model.get_submodule(join(host, parent))))
+    names = list(children(model.get_submodule(join(target, parent))))
     if not names:
         raise ModelError(
-            f"{doing}: {join(host, parent)!r} would run the attention as one of its own modules, "
+            f"{doing}: {join(target, parent)!r} would run the attention as one of its own modules, "
             "and has no other module to hold it. Name another module."
         )
     below = join(parent, names[-1])
-    return join(below, _last(model.get_submodule(join(host, below)), _is_container))
+    return join(below, _last(model.get_submodule(join(target, below)), _is_container))

@@ -37,7 +37,7 @@ from softattn.features import (
     replace_map,
     tensors_in,
 )
-from softattn.insertion.placement import find_hosts, host_of, run_with_parents
+from softattn.insertion.placement import find_targets, run_with_parents, target_of
 
 __all__ = ["Site", "find_sites"]
 
@@ -46,12 +46,12 @@ __all__ = ["Site", "find_sites"]
 class Site:
     """Insertion site: the modules involved, and the layout of the feature map."""
 
-    host: str
+    target: str
     """Module whose output is attended: the named one, or the last of its sequence."""
     parent: str
-    """Module that the attention becomes a child of, relative to the host; "" for the host."""
+    """Module that the attention becomes a child of, relative to the target; "" for the target."""
     caller: str
-    """Nearest module around the host that is called; "" for the model."""
+    """Nearest module around the target that is called; "" for the model."""
     image_module: str | None
     """Module that takes the images and runs in each pass, if there is one."""
     inside: bool
@@ -91,27 +91,30 @@ def find_sites(
         ArgumentError: There is no module of this name, or two names have the same output.
         ModelError: Attention can't be inserted there.
     """
-    hosts = find_hosts(model, names, doing)
-    run, parents = run_with_parents(model, hosts, inputs, doing)
+    targets = find_targets(model, names, doing)
+    run, parents = run_with_parents(model, targets, inputs, doing)
     # LayoutHints also state that tokens are in row-major order.
     own = (
-        reference_maps(run.model, run.inputs, _tokens(run, hosts)) if hints == LayoutHints() else {}
+        reference_maps(run.model, run.inputs, _tokens(run, targets))
+        if hints == LayoutHints()
+        else {}
     )
     sites = [
-        _site(run, host, parents[host], name, hints, own, doing) for host, name in hosts.items()
+        _site(run, target, parents[target], name, hints, own, doing)
+        for target, name in targets.items()
     ]
     if (
         hints == LayoutHints()
         and declares_main_input(model)
         and len(argument_values(run.inputs)) == 1
     ):
-        _check_arranged(run, sites, hosts, doing)
+        _check_arranged(run, sites, targets, doing)
     return sites
 
 
 def _site(
     run: DryRun,
-    host: str,
+    target: str,
     parent: str,
     name: str,
     hints: LayoutHints,
@@ -119,8 +122,8 @@ def _site(
     doing: str,
 ) -> Site:
     try:
-        x = _single_output(run, host, name)
-        layout = _infer(run, host, x, hints)
+        x = _single_output(run, target, name)
+        layout = _infer(run, target, x, hints)
         maps = layout.to_nchw(x, image_size(run.inputs))
         if name in own and is_reordered(maps, own[name]):
             raise ModelError(
@@ -132,32 +135,32 @@ def _site(
         others = f"Other modules return a tensor of {ndims[0]} or {ndims[1]} dimensions. {found}"
         raise ModelError(f"{doing} at {name!r}: {error} {others}") from None
     return Site(
-        host,
+        target,
         parent,
-        _caller(run, host),
+        _caller(run, target),
         _image_module(run),
-        run.calls[host].output is not x,
+        run.calls[target].output is not x,
         layout,
         maps.shape[1],
         tuple(maps.shape[2:]),
-        _has_effect(run, host, x, layout),
+        _has_effect(run, target, x, layout),
         x.device,
         x.dtype,
     )
 
 
-def _check_arranged(run: DryRun, sites: list[Site], hosts: Mapping[str, str], doing: str) -> None:
+def _check_arranged(run: DryRun, sites: list[Site], targets: Mapping[str, str], doing: str) -> None:
     """Raise an error for tokens that do not follow the positions of the image.
 
     timm models return maps to compare with; most transformers models do not.
     """
-    outputs: dict[Any, Mapping[str, Tensor]] = {}  # of all hosts, by the grid that is tested
+    outputs: dict[Any, Mapping[str, Tensor]] = {}  # of all targets, by the grid that is tested
 
     def read(site: Site, images: Tensor) -> Tensor:
         grid, image = site.map_layout.grid, (images.shape[2], images.shape[3])
         if grid not in outputs:
-            outputs[grid] = _outputs(run, hosts, images)
-        return site.map_layout.to_nchw(outputs[grid][site.host], image)
+            outputs[grid] = _outputs(run, targets, images)
+        return site.map_layout.to_nchw(outputs[grid][site.target], image)
 
     [image] = argument_values(run.inputs)
     for site in sites:
@@ -166,27 +169,27 @@ def _check_arranged(run: DryRun, sites: list[Site], hosts: Mapping[str, str], do
             partial(read, site), image[:1], (grid.rows, grid.columns)
         ):
             raise ModelError(
-                f"{doing} at {hosts[site.host]!r}: its tokens are not those of a {grid.rows} x "
+                f"{doing} at {targets[site.target]!r}: its tokens are not those of a {grid.rows} x "
                 f"{grid.columns} grid in row-major order: changing the image at one position "
                 "changes the tokens of other positions more than its own. If they are in this "
                 "order, pass grid= and num_prefix_tokens=."
             )
 
 
-def _outputs(run: DryRun, hosts: Iterable[str], images: Tensor) -> Mapping[str, Tensor]:
-    """Return the maps in the outputs of hosts for other images."""
+def _outputs(run: DryRun, targets: Iterable[str], images: Tensor) -> Mapping[str, Tensor]:
+    """Return the maps in the outputs of targets for other images."""
     outputs = {}
 
-    def note(host: str, _module: nn.Module, _args: object, output: object) -> None:
-        outputs[host] = find_map(output)
+    def note(target: str, _module: nn.Module, _args: object, output: object) -> None:
+        outputs[target] = find_map(output)
 
     with ExitStack() as stack:
         stack.enter_context(keep_random_state(run.model))
-        for host in hosts:
-            module = run.model.get_submodule(host)
-            stack.enter_context(module.register_forward_hook(partial(note, host), prepend=True))
+        for target in targets:
+            module = run.model.get_submodule(target)
+            stack.enter_context(module.register_forward_hook(partial(note, target), prepend=True))
         call_model(run.model, (images,))
-    return {host: x for host, x in outputs.items() if x is not None}
+    return {target: x for target, x in outputs.items() if x is not None}
 
 
 def _ndims_of_maps(run: DryRun) -> tuple[int, int]:
@@ -198,22 +201,22 @@ def _takes_volumes(run: DryRun) -> bool:
 
 
 def _with_ndim(run: DryRun, ndims: tuple[int, int]) -> list[str]:
-    """Return names of modules whose host runs once and returns a map with one of these ndims."""
+    """Return names of modules whose target runs once and returns a map with one of these ndims."""
     modules = dict(run.model.named_modules(remove_duplicate=False))
-    hosts = {name: run.calls[host_of(name, modules[name])] for name in modules if name}
-    return [name for name, call in hosts.items() if call.count == 1 and call.ndim in ndims]
+    targets = {name: run.calls[target_of(name, modules[name])] for name in modules if name}
+    return [name for name, call in targets.items() if call.count == 1 and call.ndim in ndims]
 
 
-def _tokens(run: DryRun, hosts: Mapping[str, str]) -> list[str]:
-    return [name for host, name in hosts.items() if run.calls[host].ndim == 3]
+def _tokens(run: DryRun, targets: Mapping[str, str]) -> list[str]:
+    return [name for target, name in targets.items() if run.calls[target].ndim == 3]
 
 
-def _caller(run: DryRun, host: str) -> str:
-    while host:
-        host = host.rpartition(".")[0]
-        if run.calls[host].count:
+def _caller(run: DryRun, target: str) -> str:
+    while target:
+        target = target.rpartition(".")[0]
+        if run.calls[target].count:
             break
-    return host
+    return target
 
 
 def _image_module(run: DryRun) -> str | None:
@@ -225,15 +228,15 @@ def _image_module(run: DryRun) -> str | None:
     return max(parts, key=lambda name: len(name.split(".")) if name else 0, default=None)
 
 
-def _single_output(run: DryRun, host: str, name: str) -> Tensor:
-    call = run.calls[host]
-    named = "it" if host == name else f"its last module {host!r}"
+def _single_output(run: DryRun, target: str, name: str) -> Tensor:
+    call = run.calls[target]
+    named = "it" if target == name else f"its last module {target!r}"
     if call.count == 0:
         raise ModelError(f"{named} doesn't run in eval mode, so attention has no effect there.")
     if call.count > 1:
         raise ModelError(
             f"{named} runs {call.count} times in a pass, and attention needs a module that runs "
-            f"once.{_shared(run.model, host)}"
+            f"once.{_shared(run.model, target)}"
         )
     x = find_map(call.output)
     if x is None or not x.is_floating_point():
@@ -246,33 +249,33 @@ def _single_output(run: DryRun, host: str, name: str) -> Tensor:
     return x
 
 
-def _shared(model: nn.Module, host: str) -> str:
+def _shared(model: nn.Module, target: str) -> str:
     modules = dict(model.named_modules(remove_duplicate=False))
-    same = [repr(n) for n, m in modules.items() if m is modules[host] and n != host]
+    same = [repr(n) for n, m in modules.items() if m is modules[target] and n != target]
     return f" It is the same module as {listed(same, 3)}: use a separate one." if same else ""
 
 
-def _infer(run: DryRun, host: str, x: Tensor, hints: LayoutHints) -> MapLayout:
+def _infer(run: DryRun, target: str, x: Tensor, hints: LayoutHints) -> MapLayout:
     images = image_shapes(run.inputs)
     if images and (x.ndim == 0 or x.shape[0] != images[0][0]):
         raise ModelError(
             f"its output {tuple(x.shape)} doesn't begin with the input's batch of {images[0][0]}: "
             "it holds windows, or sums over the batch."
         )
-    module = run.model.get_submodule(host)
+    module = run.model.get_submodule(target)
     # Buffers too: frozen norms have no parameters.
     vectors = [t for t in (*module.parameters(), *module.buffers()) if t.ndim == 1]
     output = ObservedOutput(
         tuple(x.shape),
         image_size(run.inputs),
         frozenset(vector.shape[0] for vector in vectors),
-        _prefix_tokens(run, host, x),
-        partial(_shape_of_half, run, host),
+        _prefix_tokens(run, target, x),
+        partial(_shape_of_half, run, target),
         is_volume=_takes_volumes(run),
     )
     layout = infer_layout_strictly(output, hints)
     if layout.layout is Layout.NCDHW and hints.layout is None:
-        fewer = _shape_of_half(run, host, dim=1)
+        fewer = _shape_of_half(run, target, dim=1)
         if fewer is not None and fewer[1] < x.shape[1]:
             raise ModelError(
                 f"its output {tuple(x.shape)} has a dimension of frames before its channels, which "
@@ -281,9 +284,9 @@ def _infer(run: DryRun, host: str, x: Tensor, hints: LayoutHints) -> MapLayout:
     return layout
 
 
-def _prefix_tokens(run: DryRun, host: str, x: Tensor) -> int | None:
+def _prefix_tokens(run: DryRun, target: str, x: Tensor) -> int | None:
     """Return the declared number, or one inferred from the shape if that is verified later."""
-    declared: int | None = _declared(run.model, host, "num_prefix_tokens")
+    declared: int | None = _declared(run.model, target, "num_prefix_tokens")
     image = image_size(run.inputs)
     if declared is None and image is not None and declares_main_input(run.model):
         likely = infer_layout(x, image)
@@ -291,15 +294,15 @@ def _prefix_tokens(run: DryRun, host: str, x: Tensor) -> int | None:
     return declared
 
 
-def _has_effect(run: DryRun, host: str, x: Tensor, layout: MapLayout) -> bool:
+def _has_effect(run: DryRun, target: str, x: Tensor, layout: MapLayout) -> bool:
     # If the head reads only a class token, positions have no effect after the last block. The same
     # holds for a map if the model uses only other parts of that output, such as pooled features.
-    is_part = run.calls[host].output is not x
+    is_part = run.calls[target].output is not x
     if not (layout.num_prefix_tokens or is_part) or not x.requires_grad or x.is_meta:
         return True
     output = run.output
     if is_part:
-        x, output = _run_from(run, host, x)
+        x, output = _run_from(run, target, x)
     outputs = [y for y in tensors_in(output) if y.requires_grad]
     # Random weights, since the plain sum may be constant, for example of probabilities.
     generator = torch.Generator().manual_seed(0)
@@ -311,21 +314,21 @@ def _has_effect(run: DryRun, host: str, x: Tensor, layout: MapLayout) -> bool:
     return True
 
 
-def _run_from(run: DryRun, host: str, x: Tensor) -> tuple[Tensor, Any]:
-    """Run the model with the map of a host replaced by an autograd leaf; return leaf and output."""
+def _run_from(run: DryRun, target: str, x: Tensor) -> tuple[Tensor, Any]:
+    """Run the model with the map of a target replaced by a leaf; return the leaf and the output."""
     leaf = x.detach().requires_grad_()
 
     def put(_module: nn.Module, _args: object, output: object) -> Any:
         return replace_map(output, leaf)
 
-    handle = run.model.get_submodule(host).register_forward_hook(put, prepend=True)
+    handle = run.model.get_submodule(target).register_forward_hook(put, prepend=True)
     with handle, torch.enable_grad(), keep_random_state(run.model):
         return leaf, call_model(run.model, run.inputs)
 
 
-def _shape_of_half(run: DryRun, host: str, dim: int = -2) -> tuple[int, ...] | None:
-    """Return the shape of a host's output for half of an image, by default of half the height."""
-    ndim = run.calls[host].ndim
+def _shape_of_half(run: DryRun, target: str, dim: int = -2) -> tuple[int, ...] | None:
+    """Return the shape of a target's output for half of an image, by default of half the height."""
+    ndim = run.calls[target].ndim
 
     def half(part: Any) -> Any:
         is_image = isinstance(part, Tensor) and part.ndim in (4, 5)
@@ -343,8 +346,8 @@ def _shape_of_half(run: DryRun, host: str, dim: int = -2) -> tuple[int, ...] | N
         x = find_map(output)
         shapes.append(() if x is None else tuple(x.shape))
 
-    handle = run.model.get_submodule(host).register_forward_hook(note, prepend=True)
-    # A model for one size raises an error, before the host has run or after.
+    handle = run.model.get_submodule(target).register_forward_hook(note, prepend=True)
+    # A model for one size raises an error, before the target has run or after.
     with handle, torch.no_grad(), suppress(Exception):
         call_model(run.model, halves)
     return shapes[0] if shapes and len(shapes[0]) == ndim else None
