@@ -28,7 +28,7 @@ __all__ = ["from_pretrained", "save_pretrained"]
 
 _WEIGHTS = "model.safetensors"
 _KIND = "softattn.SoftAttentionClassifier"  # the field "model" of a config.json
-_INSTEAD = "Save its state_dict instead: torch.save(model.state_dict(), path)."
+_SAVE_STATE_DICT = "Save its state_dict instead: torch.save(model.state_dict(), path)."
 _LIBRARY_NAMES = "timm:, torchvision: or transformers: (model types)"
 # Arguments of the libraries that load weights from other places, some by unpickling. The
 # weights are in the folder.
@@ -119,7 +119,8 @@ def save_pretrained(model: SoftAttentionClassifier, folder: str | PathLike[str])
     store = _store_class(doing)
     if not isinstance(model, SoftAttentionClassifier):
         raise ArgumentTypeError(
-            f"{doing}: expected a SoftAttentionClassifier, found {type(model).__name__}. {_INSTEAD}"
+            f"{doing}: expected a SoftAttentionClassifier, found {type(model).__name__}. "
+            f"{_SAVE_STATE_DICT}"
         )
     arguments = _arguments_of(model, doing)
     cfg = model.pretrained_cfg
@@ -260,25 +261,25 @@ def _arguments_of(model: SoftAttentionClassifier, doing: str) -> dict[str, Any]:
     if model.wrap_arguments is None:
         raise ModelError(
             f"{doing}: only models that wrap_backbone built from names can be built again, and "
-            f"this one was given a module, or a function as block or head. {_INSTEAD}"
+            f"this one was given a module, or a function as block or head. {_SAVE_STATE_DICT}"
         )
     arguments = {key: value for key, value in model.wrap_arguments.items() if key not in _SOURCES}
     arguments["block"] = pack_block(arguments["block"])
     if not _is_library_name(arguments["backbone"]):
         raise ModelError(
             f"{doing}: the backbone was built from {arguments['backbone']!r}, and only names of "
-            f"{_LIBRARY_NAMES} can be built again without other files. {_INSTEAD}"
+            f"{_LIBRARY_NAMES} can be built again without other files. {_SAVE_STATE_DICT}"
         )
     if sources := _sources(arguments):
         raise ModelError(
             f"{doing}: {', '.join(sources)} can refer to other files or to the network, so "
-            f"the model cannot be rebuilt from its arguments. {_INSTEAD}"
+            f"the model cannot be rebuilt from its arguments. {_SAVE_STATE_DICT}"
         )
     try:
         json.dumps(arguments)
     except TypeError as error:
         raise ModelError(
-            f"{doing}: its arguments cannot be written as JSON: {error}. {_INSTEAD}"
+            f"{doing}: its arguments cannot be written as JSON: {error}. {_SAVE_STATE_DICT}"
         ) from error
     with torch.random.fork_rng(devices=[]):
         again = _build(arguments)
@@ -290,7 +291,7 @@ def _arguments_of(model: SoftAttentionClassifier, doing: str) -> dict[str, Any]:
         shown = ", ".join(differing[:3]) + (", ..." if len(differing) > 3 else "")
         raise ModelError(
             f"{doing}: the model was changed after it was built: {len(differing)} of its tensors "
-            f"differ in name or shape ({shown}). {_INSTEAD}"
+            f"differ in name or shape ({shown}). {_SAVE_STATE_DICT}"
         )
     return arguments
 

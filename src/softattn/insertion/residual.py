@@ -272,8 +272,8 @@ class GatedBlock(nn.Module):
         dtype: Dtype of gamma.
 
     Shape:
-        - x: in the layout.
-        - output: the shape of x.
+        - x: Feature map in the layout of `map_layout`.
+        - output: The shape of x.
 
     Raises:
         ShapeError: In `forward`, x has another shape, or the block does not keep it.

@@ -23,7 +23,7 @@ from softattn.errors import (
 __all__ = ["NamedModel", "is_model_type", "load_model", "preprocessing"]
 
 # Fields of a configuration that describe weights, classes or the library.
-_NOT_OF_ARCHITECTURE = {
+_NON_ARCHITECTURE_FIELDS = {
     "_name_or_path",
     "architectures",
     "dtype",
@@ -241,7 +241,7 @@ def is_model_type(name: str) -> bool:
 def _fields(config: Any) -> dict[str, Any]:
     """Return the fields of a configuration that differ from the defaults of its model type."""
     fields = config.to_diff_dict()
-    return {key: value for key, value in fields.items() if key not in _NOT_OF_ARCHITECTURE}
+    return {key: value for key, value in fields.items() if key not in _NON_ARCHITECTURE_FIELDS}
 
 
 def _config(name: str, is_type: bool, kwargs: dict[str, Any], doing: str) -> Any:

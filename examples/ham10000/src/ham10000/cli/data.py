@@ -36,7 +36,7 @@ from ham10000.data import synthesize as synthesize_folder
 from ham10000.errors import ArgumentError
 from ham10000.reporting import console, explore_dataset, print_counts, print_verification
 
-_WITH_SHARE = ("paper", "paper_val", "honest")
+_PROTOCOLS_WITH_SHARE = ("paper", "paper_val", "honest")
 """Protocols with a share of the test set."""
 
 
@@ -170,7 +170,7 @@ def split(
             f"splitting: --validation is for kfold, found --protocol {protocol}. Omit it; lesion "
             "and paper_val always have a validation set."
         )
-    if test_share != TEST_SHARE and protocol not in _WITH_SHARE:
+    if test_share != TEST_SHARE and protocol not in _PROTOCOLS_WITH_SHARE:
         raise ArgumentError(
             f"splitting: --test-share is for paper and paper_val, found --protocol {protocol}. "
             "Omit it."

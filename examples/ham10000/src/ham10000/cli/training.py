@@ -49,9 +49,9 @@ from ham10000.training import (
 from ham10000.training import train as train_run
 from ham10000.utils import write_text
 
-_RESTARTS = 3
-_IN_PROCESSES = Option(group="processes")
-_OF_RECIPE = Option(group="recipe")
+_MAX_RESTARTS = 3  # with --elastic
+_PROCESSES_GROUP = Option(group="processes")
+_RECIPE_GROUP = Option(group="recipe")
 
 
 def recipes(recipes: Sequence[str] = (), /, **overrides: Any) -> int:
@@ -108,11 +108,11 @@ def train(
     out: Path | None = None,
     resume: Path | None = None,
     replace_other: Annotated[bool, Option(name="replace")] = False,
-    processes: Annotated[int, _IN_PROCESSES] = 1,
-    elastic: Annotated[bool, _IN_PROCESSES] = False,
-    max_minutes: Annotated[float | None, _OF_RECIPE] = None,
-    profile: Annotated[int | None, _OF_RECIPE] = None,
-    print_config: Annotated[bool, _OF_RECIPE] = False,
+    processes: Annotated[int, _PROCESSES_GROUP] = 1,
+    elastic: Annotated[bool, _PROCESSES_GROUP] = False,
+    max_minutes: Annotated[float | None, _RECIPE_GROUP] = None,
+    profile: Annotated[int | None, _RECIPE_GROUP] = None,
+    print_config: Annotated[bool, _RECIPE_GROUP] = False,
     **overrides: Any,
 ) -> int:
     """Train a recipe, or resume a run.
@@ -168,7 +168,7 @@ def train(
         with lock_run(folder, LAUNCHER_LOCK):
             with lock_run(folder, TRAINER_LOCK):  # fails if a killed launcher left processes
                 run, _ = claim_run(folder, loaded)
-            status = launch(run, processes, _RESTARTS if elastic else 0)
+            status = launch(run, processes, _MAX_RESTARTS if elastic else 0)
     else:
         status = train_run(loaded, folder)
     if os.environ.get("RANK", "0") == "0" and LAUNCHED not in os.environ:

@@ -173,7 +173,7 @@ def count_places(first: Features, second: Features) -> int:
 
 COLUMNS = ("image_id", "other_image_id", "lesion_id", "other_lesion_id", "places")
 
-_KNOWN = Path(__file__).with_name("known_duplicates.csv")
+_KNOWN_PAIRS_FILE = Path(__file__).with_name("known_duplicates.csv")
 
 
 def known_pairs(table: pd.DataFrame) -> pd.DataFrame:
@@ -194,7 +194,7 @@ def known_pairs(table: pd.DataFrame) -> pd.DataFrame:
         One row per pair, with the first four of `COLUMNS`, and the similarity that Abhishek et al.
         give.
     """
-    known = pd.read_csv(_KNOWN, comment="#")
+    known = pd.read_csv(_KNOWN_PAIRS_FILE, comment="#")
     lesions = table.set_index("image_id")["lesion_id"]
     known = known[known["image_a"].isin(lesions.index) & known["image_b"].isin(lesions.index)]
     pairs = pd.DataFrame(

@@ -351,7 +351,7 @@ def _fold(value: str) -> str:
     return " ".join(str(value).casefold().replace("_", " ").replace("-", " ").split())
 
 
-_KNOWN = {
+_KNOWN_VALUES = {
     column: {_fold(value): value for value in values} | _SYNONYMS[column]
     for column, values in CATEGORIES.items()
 }
@@ -359,7 +359,7 @@ _KNOWN = {
 
 def _canonical(column: str, value: str) -> str:
     folded = _fold(value)
-    return "unknown" if folded in _MISSING else _KNOWN[column].get(folded, value)
+    return "unknown" if folded in _MISSING else _KNOWN_VALUES[column].get(folded, value)
 
 
 def _decode(path: Path, doing: str) -> str:

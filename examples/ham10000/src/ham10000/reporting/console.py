@@ -111,10 +111,10 @@ _HEADLINES = (
     "brier",
     "log_loss",
 )
-_OF_CLASSES = ("recall", "precision", "auc")
-_OF_RUNS = ("balanced_accuracy", "auc_macro", "precision_weighted")
-_OF_STRATA = ("auc_macro", "balanced_accuracy")
-_NAME = 16
+_CLASS_METRICS = ("recall", "precision", "auc")
+_RUN_METRICS = ("balanced_accuracy", "auc_macro", "precision_weighted")
+_STRATUM_METRICS = ("auc_macro", "balanced_accuracy")
+_NAME_WIDTH = 16
 """Width of the column of names, where four intervals beside it fill 80 columns."""
 
 
@@ -132,10 +132,10 @@ def print_evaluation(evaluation: Evaluation) -> None:
 
     table = _table("")
     table.add_column("n", justify="right", no_wrap=True)
-    for metric in _OF_CLASSES:
+    for metric in _CLASS_METRICS:
         table.add_column(metric_name(metric), no_wrap=True)
     for name in image.class_counts:
-        intervals = (image.metrics[f"{metric}/{name}"] for metric in _OF_CLASSES)
+        intervals = (image.metrics[f"{metric}/{name}"] for metric in _CLASS_METRICS)
         count = f"{image.class_counts[name]:,}"
         table.add_row(name, count, *(_interval(each) for each in intervals))
     out.print(table, "")
@@ -150,17 +150,17 @@ def print_evaluation(evaluation: Evaluation) -> None:
 def print_evaluations(runs: Sequence[Evaluated]) -> None:
     """Print the most important metrics of several runs side by side, also by stratum."""
     out = console()
-    table = _table("", width=_NAME)
+    table = _table("", width=_NAME_WIDTH)
     table.add_column("images", justify="right", no_wrap=True)
-    for metric in _OF_RUNS:
+    for metric in _RUN_METRICS:
         table.add_column(metric_name(metric), width=14)
     for run in runs:
         image = run.evaluation.per_image
-        cells = (_two_lines(image.metrics[metric]) for metric in _OF_RUNS)
+        cells = (_two_lines(image.metrics[metric]) for metric in _RUN_METRICS)
         table.add_row(escape(run.name), f"{image.count:,}", *cells)
     out.print(table, "")
-    for metric in _OF_STRATA if any(run.evaluation.strata for run in runs) else ():
-        table = _table(metric_name(metric), width=_NAME)
+    for metric in _STRATUM_METRICS if any(run.evaluation.strata for run in runs) else ():
+        table = _table(metric_name(metric), width=_NAME_WIDTH)
         for title in ("all images", *STRATA.values()):
             table.add_column(title, width=14)
         for run in runs:

@@ -37,7 +37,7 @@ ExportFormat = Literal["hub", "onnx", "torch-export"]
 TOLERANCE = 1e-4
 """Largest difference of a probability between the exported model and the model of the run."""
 
-_OTHERS = "Use --to onnx or --to torch-export."
+_OTHER_FORMATS = "Use --to onnx or --to torch-export."
 _CONFIG = "config.json"
 _METRICS = (
     "balanced_accuracy",
@@ -170,7 +170,7 @@ def _write_hub(run: Run, model: LesionClassifier, folder: Path, doing: str) -> L
     except MissingExtraError:
         raise
     except SoftAttnError as error:
-        raise ExportError(f"{doing}: {error} {_OTHERS}") from error
+        raise ExportError(f"{doing}: {error} {_OTHER_FORMATS}") from error
     return lambda images: loaded(images).softmax(1)
 
 
@@ -181,7 +181,7 @@ def _from_name(recipe: Recipe, model: LesionClassifier, doing: str) -> SoftAtten
         what = f"backbone {recipe.model.backbone}" if source == "ham10000" else recipe.model.head
         raise ExportError(
             f"{doing}: softattn.hub builds models of timm and torchvision with the heads pool and "
-            f"flatten, found {what}. {_OTHERS}"
+            f"flatten, found {what}. {_OTHER_FORMATS}"
         )
     try:
         built = wrap_backbone(
@@ -195,7 +195,7 @@ def _from_name(recipe: Recipe, model: LesionClassifier, doing: str) -> SoftAtten
         )
         built.load_state_dict(model.network.state_dict())
     except (SoftAttnError, RuntimeError) as error:
-        raise ExportError(f"{doing}: {error} {_OTHERS}") from error
+        raise ExportError(f"{doing}: {error} {_OTHER_FORMATS}") from error
     return built.eval()
 
 
@@ -210,7 +210,7 @@ def _block(recipe: Recipe, doing: str) -> Any:
         return partial(KerasSoftAttention, **shared, concat=attention.concat)
     if attention.layer in ("none", "keras"):
         what = "the activation relu" if attention.layer == "none" else "keras in the paper's block"
-        raise ExportError(f"{doing}: softattn.hub cannot store {what}. {_OTHERS}")
+        raise ExportError(f"{doing}: softattn.hub cannot store {what}. {_OTHER_FORMATS}")
     gamma = 1.0 if attention.gamma == "uniform" else attention.gamma  # the learned one is loaded
     shared |= {"kernel_size": attention.kernel_size, "gamma": gamma}
     if attention.block == "plain":

@@ -48,9 +48,9 @@ TableFormat = Literal["csv", "latex", "md"]
 """Format of the files of tables."""
 
 _INTERVAL = ("value", "low", "high", "method")
-_BELOW = "Below each value: its 95 % confidence interval over lesions."
+_INTERVAL_NOTE = "Below each value: its 95 % confidence interval over lesions."
 _HEAD_WIDTH = 16
-_MOST_ROWS = 20
+_MAX_ROWS = 20
 _ESCAPES = str.maketrans(
     {
         **{symbol: f"\\{symbol}" for symbol in "&%$#_{}"},
@@ -116,7 +116,9 @@ def metric_table(run: Evaluated) -> Table:
         for title, name in names.items()
     ]
     head = ["metric", f"{image.count:,} images", f"{lesion.count:,} lesions"]
-    caption = f"{_BELOW} For lesions, probabilities are averaged over the images of a lesion."
+    caption = (
+        f"{_INTERVAL_NOTE} For lesions, probabilities are averaged over the images of a lesion."
+    )
     return Table(caption, head, rows)
 
 
@@ -132,7 +134,7 @@ def class_table(run: Evaluated) -> Table:
         for name in image.class_counts
     ]
     head = ["class", "images", *(metric_name(metric) for metric in CLASS_METRICS)]
-    return Table(f"Each class against all others, per image. {_BELOW}", head, rows)
+    return Table(f"Each class against all others, per image. {_INTERVAL_NOTE}", head, rows)
 
 
 def strata_tables(run: Evaluated) -> list[Table]:
@@ -144,8 +146,14 @@ def strata_tables(run: Evaluated) -> list[Table]:
     ]
     tables = []
     for names, notes in (
-        (AVERAGES, ["Averages within strata, per image.", _BELOW, *strata_notes(run.evaluation)]),
-        (metrics_of_classes(run.evaluation), ["Each class against all others, per image.", _BELOW]),
+        (
+            AVERAGES,
+            ["Averages within strata, per image.", _INTERVAL_NOTE, *strata_notes(run.evaluation)],
+        ),
+        (
+            metrics_of_classes(run.evaluation),
+            ["Each class against all others, per image.", _INTERVAL_NOTE],
+        ),
     ):
         rows = [
             [
@@ -318,7 +326,7 @@ def to_latex(table: Table, label: str) -> str:
         [[_latex_cell(cell) for cell in row] for row in table.rows],
         columns=[_latex_cell(cell, small="") for cell in head],
     )
-    is_long = len(table.rows) > _MOST_ROWS
+    is_long = len(table.rows) > _MAX_ROWS
     text = frame.style.hide(axis="index").to_latex(
         hrules=True,
         caption=_latex(table.caption),

@@ -38,7 +38,7 @@ _METHODS = {
     "gaussian": "centred Gaussian",
     "random": "random map",
 }
-_OF_THE_MODEL = ("attention", "grad_cam")
+_MODEL_METHODS = ("attention", "grad_cam")
 
 
 def mean_over_lesions(values: npt.ArrayLike, lesions: npt.ArrayLike) -> tuple[float, float]:
@@ -102,7 +102,7 @@ def _localisation(table: pd.DataFrame) -> str:
         for method, name in _METHODS.items():
             part = own[own["method"] == method]
             # The other maps do not depend on the model, and are shown for the first one.
-            if len(part) and (recipe == first or method in _OF_THE_MODEL):
+            if len(part) and (recipe == first or method in _MODEL_METHODS):
                 rows.append([str(recipe), name, *(_interval(part, score, 2) for score in _SCORES)])
     return markdown_table(rows)
 

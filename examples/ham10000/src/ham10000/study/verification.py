@@ -57,7 +57,7 @@ _QUOTATION = re.compile(
     re.DOTALL,
 )
 
-_OF_SPLITS = ("precision_weighted", "accuracy", "auc_weighted", "balanced_accuracy")
+_SPLIT_METRICS = ("precision_weighted", "accuracy", "auc_weighted", "balanced_accuracy")
 
 POPULATION_METRICS = ("auc_macro", "auc_weighted", "auc/mel", "auc/nv", "balanced_accuracy")
 """Metrics of `population_metrics`."""
@@ -223,13 +223,13 @@ def _splits(studies: Sequence[PublishedStudy]) -> str:
     There are no intervals, since the test sets of the splits overlap.
     """
     control, *arms = studies[0].record.plan.recipes
-    change = f"{metric_name(_OF_SPLITS[0])}: difference from {control}"
-    head = ["arm", *map(metric_name, _OF_SPLITS), change]
+    change = f"{metric_name(_SPLIT_METRICS[0])}: difference from {control}"
+    head = ["arm", *map(metric_name, _SPLIT_METRICS), change]
     rows = [head]
     for recipe in (control, *arms):
-        means = {metric: _by_split(studies, recipe, metric) for metric in _OF_SPLITS}
+        means = {metric: _by_split(studies, recipe, metric) for metric in _SPLIT_METRICS}
         cells = [f"{each.mean():.3f} ± {each.std(ddof=1):.3f}" for each in means.values()]
-        first = _OF_SPLITS[0]
+        first = _SPLIT_METRICS[0]
         changes = means[first] - _by_split(studies, control, first)
         last = f"{changes.mean():+.3f} ± {changes.std(ddof=1):.3f}" if recipe != control else ""
         rows.append([recipe, *cells, last])

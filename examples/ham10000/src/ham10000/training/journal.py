@@ -43,13 +43,19 @@ _LOG = logging.getLogger(__name__)
 _PACKAGE = logging.getLogger("ham10000")
 _RAISED = {"raised": True}
 """Marks records of errors that are raised as well, and so printed by the caller."""
-_LOST = ("Connection closed by peer", "Connection reset by peer", "timed out", "Timed out", "NCCL")
-_MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_CONNECTION_ERRORS = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "timed out",
+    "Timed out",
+    "NCCL",
+)
+_MEMORY_ERRORS = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _FILE_ONLY = {"file_only": True}
 """Marks records for the text log alone."""
-_OF_TRAIN = ("loss", "accuracy")
-_OF_VALIDATION = ("loss", "accuracy", "balanced_accuracy", "auc_weighted")
-_WIDTH = 9
+_TRAIN_COLUMNS = ("loss", "accuracy")
+_VALIDATION_COLUMNS = ("loss", "accuracy", "balanced_accuracy", "auc_weighted")
+_COLUMN_WIDTH = 9
 """Width of a column of the table of epochs, which has at most 80 columns."""
 _SECONDS = 60.0
 """Time between two lines if standard error is not a terminal."""
@@ -242,14 +248,14 @@ def table_head(validation_split: str) -> list[str]:
     Args:
         validation_split: The split that the columns on the right are of.
     """
-    names = [*_OF_TRAIN, *_OF_VALIDATION]
-    titles = [textwrap.wrap(metric_name(name), _WIDTH - 1) for name in names]
+    names = [*_TRAIN_COLUMNS, *_VALIDATION_COLUMNS]
+    titles = [textwrap.wrap(metric_name(name), _COLUMN_WIDTH - 1) for name in names]
     cells = [["epoch "], *titles, ["time"], ["images/s"]]
-    groups = f"{'train':>{2 * _WIDTH - 1}}{validation_split:>{2 * _WIDTH}}"
-    lines = [f"{groups:{6 * _WIDTH}}{'* = best so far':>{8 + 2 * _WIDTH - 1}}"]
+    groups = f"{'train':>{2 * _COLUMN_WIDTH - 1}}{validation_split:>{2 * _COLUMN_WIDTH}}"
+    lines = [f"{groups:{6 * _COLUMN_WIDTH}}{'* = best so far':>{8 + 2 * _COLUMN_WIDTH - 1}}"]
     for row in zip_longest(*cells, fillvalue=""):
         first, *others = row
-        lines.append(f"{first:>8}" + "".join(f"{cell:>{_WIDTH}}" for cell in others))
+        lines.append(f"{first:>8}" + "".join(f"{cell:>{_COLUMN_WIDTH}}" for cell in others))
     return [line.rstrip() for line in lines]
 
 
@@ -264,17 +270,19 @@ def table_row(
         epochs: Number of epochs of the recipe.
         is_best: Whether the epoch is marked as the best so far.
     """
-    values = [train[name] for name in _OF_TRAIN] + [validation[name] for name in _OF_VALIDATION]
+    values = [train[name] for name in _TRAIN_COLUMNS] + [
+        validation[name] for name in _VALIDATION_COLUMNS
+    ]
     minutes, seconds = divmod(round(train["seconds"] + validation["seconds"]), 60)
     epoch = f"{train['epoch']}/{epochs}{'*' if is_best else ' '}"
     cells = [f"{value:.4f}" for value in values]
     cells += [f"{minutes}:{seconds:02}", f"{train['images_per_second']:.0f}"]
-    return f"{epoch:>8}" + "".join(f"{cell:>{_WIDTH}}" for cell in cells)
+    return f"{epoch:>8}" + "".join(f"{cell:>{_COLUMN_WIDTH}}" for cell in cells)
 
 
 def _brief(record: dict[str, Any]) -> str:
     return ", ".join(
-        f"{metric_name(name)} {record[name]:.4f}" for name in _OF_VALIDATION if name in record
+        f"{metric_name(name)} {record[name]:.4f}" for name in _VALIDATION_COLUMNS if name in record
     )
 
 
@@ -324,14 +332,14 @@ def explain_failures(recipe: Recipe, run: RunDir) -> Iterator[None]:
 def _explain(error: Exception, recipe: Recipe, run: RunDir) -> str | None:
     text = str(error)
     memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    if memory or any(part in text for part in _MEMORY):
+    if memory or any(part in text for part in _MEMORY_ERRORS):
         return (
             f"training: out of memory with training.batch_size {recipe.training.batch_size} and "
             f"data.size {recipe.data.size}. Lower training.batch_size and raise "
             "optimizer.accumulate by the same factor, lower data.size, or use "
             "training.precision bf16."
         )
-    if any(part in text for part in _LOST):
+    if any(part in text for part in _CONNECTION_ERRORS):
         steps = run.step_checkpoints()
         then = f"Continue from {steps[0].name} with" if steps else "Start again with"
         return (

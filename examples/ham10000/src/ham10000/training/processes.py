@@ -66,17 +66,20 @@ _FIXED = {
 
 _PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 # Newer versions of torch renamed broadcast_buffers.
-_SYNC = "forward_sync_buffers"
-_KNOWN = signature(DistributedDataParallel).parameters
-_NO_BUFFERS: dict[str, Any] = {_SYNC if _SYNC in _KNOWN else "broadcast_buffers": False}
+_SYNC_BUFFERS = "forward_sync_buffers"
+_DDP_PARAMETERS = signature(DistributedDataParallel).parameters
+_NO_BUFFERS: dict[str, Any] = {
+    _SYNC_BUFFERS if _SYNC_BUFFERS in _DDP_PARAMETERS else "broadcast_buffers": False
+}
 
-_TIMEOUT = "HAM10000_TIMEOUT"
+_TIMEOUT_VARIABLE = "HAM10000_TIMEOUT"
 """Variable with the seconds after which a rank that waits for another one raises an error."""
-_TIMEOUT_DEFAULT = "600"
+_DEFAULT_TIMEOUT = "600"
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # constants of malloc.h
-_PAD = 64 * 2**20
-_OTHERS = ("tcmalloc", "jemalloc", "mimalloc")
+_TOP_PAD_BYTES = 64 * 2**20
+"""Memory that glibc requests at once: more than the activations of a layer, so few requests."""
+_OTHER_ALLOCATORS = ("tcmalloc", "jemalloc", "mimalloc")
 
 
 def launch(run: RunDir, processes: int, restarts: int = 0) -> int:
@@ -274,7 +277,7 @@ def tune_allocator() -> str:
     MALLOC_TRIM_THRESHOLD_ do the same at the start of a process, and tcmalloc and jemalloc keep
     blocks by default.
     """
-    loaded = next((name for name in _OTHERS if name in _loaded_libraries()), None)
+    loaded = next((name for name in _OTHER_ALLOCATORS if name in _loaded_libraries()), None)
     if loaded:
         return f"memory: {loaded} is loaded, which keeps freed blocks by default"
     if "MALLOC_MMAP_THRESHOLD_" in os.environ or "MALLOC_TRIM_THRESHOLD_" in os.environ:
@@ -283,7 +286,7 @@ def tune_allocator() -> str:
         return "memory: the allocator of this system is unchanged"
     malloc = ctypes.CDLL(None)
     done = malloc.mallopt(_MMAP_MAX, 0) and malloc.mallopt(_TRIM_THRESHOLD, -1)
-    if not (done and malloc.mallopt(_TOP_PAD, _PAD)):
+    if not (done and malloc.mallopt(_TOP_PAD, _TOP_PAD_BYTES)):
         return "memory: glibc refused to keep freed blocks, so steps take longer"
     return "memory: glibc keeps freed blocks, which saves page faults"
 
@@ -298,11 +301,11 @@ def limit_threads(processes: int) -> str:
 
 
 def _timeout() -> timedelta:
-    given = os.environ.get(_TIMEOUT, _TIMEOUT_DEFAULT)
+    given = os.environ.get(_TIMEOUT_VARIABLE, _DEFAULT_TIMEOUT)
     if not re.fullmatch(r"[1-9]\d{0,5}", given):
         raise ArgumentError(
-            f"starting: {_TIMEOUT} must be a whole number of seconds from 1 to 999999, found "
-            f"{given!r}. Without it, a process waits {_TIMEOUT_DEFAULT} s for another one."
+            f"starting: {_TIMEOUT_VARIABLE} must be a whole number of seconds from 1 to 999999, "
+            f"found {given!r}. Without it, a process waits {_DEFAULT_TIMEOUT} s for another one."
         )
     return timedelta(seconds=int(given))
 
