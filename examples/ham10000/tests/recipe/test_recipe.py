@@ -78,6 +78,7 @@ FROZEN = {
     },
     "frozen_placebo": {"attention.layer", "attention.gamma"},
     "frozen_sa": {"attention.layer", "attention.gamma"},
+    "frozen_sa_paper": {"attention.layer"},  # its gamma is the default
     "frozen_keras": {"attention.layer"},
     "frozen_se": {"attention.layer"},
     "frozen_eca": {"attention.layer"},
