@@ -310,6 +310,7 @@ def nest_config(folder: Path) -> None:
             partial(change, block={"class": "SoftAttention", "arguments": {"colour": 1}}),
             "block raises TypeError for 96 channels: .*colour",
         ),
+        (partial(change, act_layer="nope"), "cannot build the model of config.json: .*'nope'"),
         (partial(change, colour="red"), "cannot build the model of config.json: .*colour"),
         (
             partial(change, arguments={}),

@@ -118,6 +118,28 @@ def test_a_file_that_is_cut_short(tmp_path):
     assert "it is damaged" in message_of(file)
 
 
+@pytest.mark.parametrize("kind", ["h5", "keras"])
+def test_no_damage_ends_in_a_foreign_error(tmp_path, kind):
+    file = save(tmp_path / "model.weights.h5", arrays(prefix="layers/attention/"))
+    if kind == "keras":
+        with zipfile.ZipFile(tmp_path / "model.keras", "w", zipfile.ZIP_LZMA) as archive:
+            archive.write(file, file.name)
+            archive.writestr("config.json", "{}")
+        file = tmp_path / "model.keras"
+    whole, rng = file.read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for place in rng.integers(len(whole), size=rng.integers(1, 4)):
+            damaged[place] = rng.integers(256)
+        file.write_bytes(damaged)
+        try:
+            load_weights(KerasSoftAttention(8, 4), file)
+        except WeightsError:
+            refused += 1
+    assert refused > 30
+
+
 def test_an_archive_that_is_not_keras(tmp_path):
     file = tmp_path / "model.keras"
     with zipfile.ZipFile(file, "w") as archive:

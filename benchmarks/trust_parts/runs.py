@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,8 @@ def kill(whole: Whole, rng: random.Random) -> None:
     for _ in range(rng.randint(1, 3)):
         number = rng.choice((signal.SIGKILL, signal.SIGTERM))
         said = _size_of_log(out)
-        process = start(whole.recipe, out)
+        data = replace(whole.recipe.data, workers=rng.choice((0, 2)))
+        process = start(replace(whole.recipe, data=data), out)
         time.sleep(rng.random() * whole.seconds)
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid or 0, number)

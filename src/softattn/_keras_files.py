@@ -1,9 +1,11 @@
 """Read the authors' layer from Keras files with h5py alone: no TensorFlow, no pickle."""
 
 import json
+import lzma
 import os
 import re
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -21,6 +23,19 @@ from softattn.errors import ArgumentTypeError, WeightsError
 _DOING = "loading the authors' weights"
 _WEIGHTS_IN_ARCHIVE = "model.weights.h5"
 _CONFIG_IN_ARCHIVE = "config.json"
+
+# What zipfile and h5py raise for damaged files. h5py has KeyError for objects that it can't open.
+_DAMAGE = (
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class Entry(NamedTuple):
@@ -77,9 +92,12 @@ def open_file(source: str | os.PathLike[str]) -> Iterator[list[Entry]]:
         names: dict[str, str] = {}  # layer names by group
         arrays: dict[str, Any] = {}
 
-        def visit(name: str, item: Any) -> None:
+        def visit(name: str | bytes, item: Any) -> None:
+            if isinstance(name, bytes):  # as h5py returns names that are not UTF-8
+                raise ValueError(f"the name {name!r} is not UTF-8")
             if isinstance(item, h5py.Dataset):
                 arrays[name] = item
+                item.shape  # noqa: B018 - raises an error if the item is damaged
             elif "name" in item.attrs and name.rpartition("/")[2] == "vars":
                 names[name.removesuffix("/vars")] = str(item.attrs["name"])
 
@@ -88,7 +106,9 @@ def open_file(source: str | os.PathLike[str]) -> Iterator[list[Entry]]:
                 content, names = _unpacked(path)
             stack.enter_context(file := h5py.File(content, "r"))
             file.visititems(visit)
-        except (OSError, RuntimeError, zipfile.BadZipFile) as error:
+        except WeightsError:
+            raise
+        except _DAMAGE as error:
             raise WeightsError(
                 f"{_DOING}: {path} is neither an HDF5 file nor a .keras archive, or it is "
                 f"damaged ({error}). Keras writes these with model.save_weights(...) and "
@@ -229,7 +249,13 @@ def _nothing_fits(entries: list[Entry], where: str, shape: tuple[int, ...]) -> s
 def _tensor(entry: Entry, where: str) -> Tensor:
     if isinstance(entry.array, Tensor):
         return entry.array.detach()
-    values = _numpy(entry.array)
+    try:
+        values = _numpy(entry.array)
+    except _DAMAGE as error:
+        raise WeightsError(
+            f"{_DOING}: {where} has {entry.path!r}, which cannot be read ({error}). Save the "
+            "weights again."
+        ) from error
     # HDF5 has no bfloat16: Keras stores its two raw bytes.
     if values.dtype.name == "bfloat16" or (values.dtype.kind == "V" and values.itemsize == 2):
         values = (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32)

@@ -67,6 +67,19 @@ def test_without_timm_its_models_say_what_to_install(monkeypatch, name):
         load_model(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("timm:test_efficientnet", {"act_layer": "nope"}),
+        ("timm:test_vit", {"img_size": 161, "patch_size": 0}),
+        ("torchvision:vit_b_32", {"image_size": 33}),
+    ],
+)
+def test_values_that_the_model_does_not_take(name, arguments):
+    with pytest.raises(ArgumentError, match=rf"building {name} with .*: the library raises "):
+        load_model(name, kwargs=arguments)
+
+
 @pytest.mark.parametrize("name", ["timm:test_resnet", "torchvision:resnet18"])
 def test_arguments_that_the_model_does_not_take(name):
     with pytest.raises(ArgumentTypeError, match=rf"building {name} with .*colour.*"):

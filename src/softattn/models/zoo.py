@@ -103,9 +103,25 @@ def load_model(
         if library == "timm":
             return _from_timm(name, pretrained, dict(kwargs or {}))
         return _from_torchvision(name, pretrained, dict(kwargs or {}))
+    except SoftAttnError:
+        raise
     except TypeError as error:
         raise ArgumentTypeError(
             f"building {library}:{name} with {dict(kwargs or {})}: {error}."
+        ) from error
+    except (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        ValueError,
+    ) as error:
+        if not kwargs:
+            raise
+        raise ArgumentError(
+            f"building {library}:{name} with {dict(kwargs)}: the library raises "
+            f"{type(error).__name__}: {error}."
         ) from error
 
 

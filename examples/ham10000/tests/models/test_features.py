@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -78,6 +79,15 @@ def test_the_manifest(made: Path) -> None:
     assert (manifest["fields"]["size"], manifest["layout"]) == (64, "NCHW")
     assert manifest["versions"]["torch"] == torch.__version__.partition("+")[0]
     check_features(made)
+
+
+def test_an_array_that_is_truncated_in_use_is_named(recipe: Recipe, out: Path) -> None:
+    features = open_features(out, recipe)
+    rows = np.array([len(features.table) - 1])
+    assert features.read(rows).isfinite().all()
+    os.truncate(out / "maps.npy", 4096)
+    with pytest.raises(CacheError, match=r"maps.npy was truncated while it was in use. Compute"):
+        features.read(rows)
 
 
 def test_they_are_computed_once(

@@ -34,8 +34,8 @@ from ham10000.recipe.fields import describe_type
         ("loss", "name", None, "loss.name must be one of cross_entropy, focal, class_"),
         ("training", "deterministic", None, "training.deterministic must be true or false"),
         ("training", "epochs", 10**400, "training.epochs must be less than 2^63, found 1000"),
-        ("optimizer", "lr", 10**400, "a number is too large"),
-        ("optimizer", "betas", [10**400, 0.9], "a number is too large"),
+        ("optimizer", "lr", 10**400, "optimizer.lr is too large"),
+        ("optimizer", "betas", [10**400, 0.9], "optimizer.betas is too large"),
     ],
 )
 def test_values_out_of_range(part: str, field: str, value: object, message: str) -> None:

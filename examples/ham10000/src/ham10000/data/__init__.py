@@ -13,7 +13,7 @@ from ham10000.data.augment import (
     mixup,
     offline_plan,
 )
-from ham10000.data.cache import Cache, check_cache, open_cache, read_manifest
+from ham10000.data.cache import Cache, check_cache, is_truncated, open_cache, read_manifest
 from ham10000.data.catalog import (
     DATASETS,
     HAM10000_INFO,
@@ -168,6 +168,7 @@ __all__ = [
     "find_pairs",
     "find_table",
     "image_files",
+    "is_truncated",
     "kfold_split",
     "known_pairs",
     "lesion_groups",

@@ -30,6 +30,7 @@ __all__ = [
     "Cache",
     "check_cache",
     "check_mapped",
+    "is_truncated",
     "open_cache",
     "read_manifest",
 ]
@@ -76,10 +77,15 @@ def check_mapped(path: Path, array: NDArray[np.uint8]) -> None:
     Raises:
         CacheError: The file was truncated.
     """
-    mapped = array.base
-    if isinstance(mapped, mmap) and mapped.size() < len(mapped):
+    if is_truncated(array):
         name = Path(getattr(array, "filename", "")).name
         raise _damaged(path, f"{name} was truncated while it was in use")
+
+
+def is_truncated(array: NDArray[Any]) -> bool:
+    """Return whether the file of a mapped array is shorter than the map."""
+    mapped = array.base
+    return isinstance(mapped, mmap) and mapped.size() < len(mapped)
 
 
 def open_cache(path: Path) -> Cache:

@@ -28,6 +28,7 @@ from ham10000.data import (
     Augment,
     CachedHAM10000,
     find_dataset,
+    is_truncated,
     open_cache,
     read_table,
 )
@@ -73,7 +74,13 @@ class FeatureMaps:
     """Hash of the backbone's weights, from `hash_weights`."""
 
     def read(self, rows: NDArray[np.int64]) -> Tensor:
-        """Return the maps of some rows, (B, C, H, W), float32."""
+        """Return the maps of some rows, (B, C, H, W), float32.
+
+        Raises:
+            CacheError: The file was truncated after it was opened.
+        """
+        if is_truncated(self.maps):
+            raise _damaged(self.path, f"{_MAPS} was truncated while it was in use")
         return torch.from_numpy(self.maps[rows]).float()
 
 

@@ -1,7 +1,8 @@
 """Recipes as YAML files: find by name, load with bases and overrides, check, and save."""
 
 import re
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -208,10 +209,23 @@ def _with_texts(content: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _too_large(value: Any, name: str) -> Iterator[str]:
+    """Return the names of fields with a number that no float can hold."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _too_large(part, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _too_large(part, name)
+    elif isinstance(value, int) and abs(value) > sys.float_info.max:
+        yield name
+
+
 def _wrong_type(content: Mapping[str, Any], doing: str, error: Exception) -> RecipeError:
     message = _one_line(str(error))
     if isinstance(error, OverflowError):
-        return RecipeError(f"{doing}: a number is too large ({message}).")
+        name = next(_too_large(content, ""), "a number")
+        return RecipeError(f"{doing}: {name} is too large ({message}).")
     found = re.match(r'Parser key "([a-z_.]+?)":', message)
     info = recipe_fields().get(found[1]) if found is not None else None
     if found is None or info is None:
