@@ -320,7 +320,7 @@ def _by_arm(rows: list[dict[str, str]]) -> pd.DataFrame:
 
 
 def spread(values: list[float], *, sign: bool = False) -> str:
-    mean = f"{statistics.fmean(values):{'+' if sign else ''}.3f}"
+    mean = f"{statistics.fmean(values):{'+' if sign else ''}z.3f}"
     return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.3f}"
 
 
