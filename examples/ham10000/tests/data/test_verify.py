@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ham10000.data import Finding, Report, find_dataset, open_folder, verify_dataset
+from ham10000.data import Finding, VerificationReport, find_dataset, open_folder, verify_dataset
 from ham10000.errors import DataError, MissingDataError
 
 FIRST = "HAM10000_images_part_1"
 IDS = ["image_id", "other_image_id"]
 
 
-def found(report: Report, check: str) -> Finding:
+def found(report: VerificationReport, check: str) -> Finding:
     return next(finding for finding in report.findings if finding.check == check)
 
 
