@@ -154,11 +154,14 @@ def test_predict(
 
 @pytest.mark.filterwarnings("error::FutureWarning")
 def test_predict_writes_empty_splits_of_other_images_without_a_warning(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
-    assert main(["predict", str(run), str(tmp_path / "a.jpg"), "--csv", str(tmp_path / "t")]) == 0
-    assert pd.read_csv(tmp_path / "t", keep_default_na=False)["split"].tolist() == [""]
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 8)).save("a.jpg")
+    assert main(["predict", str(run), "a.jpg", "--csv", "table.csv"]) == 0
+    assert pd.read_csv("table.csv", keep_default_na=False)["split"].tolist() == [""]
+    # The folder is the title of the table, unless it is the working directory.
+    assert not any(line.strip() == "." for line in capsys.readouterr().out.splitlines())
 
 
 @pytest.mark.parametrize(

@@ -264,7 +264,9 @@ def _prediction_table(predicted: pd.DataFrame, info: DatasetInfo) -> Table:
         box=box.SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
-        title=escape(str(folders.copy().pop())) if len(folders) == 1 else None,
+        title=escape(str(folders.copy().pop()))
+        if len(folders) == 1 and Path() not in folders
+        else None,
         title_justify="left",
         caption="; ".join(f"{name}: {info.class_names[name]}" for name in shown),
         caption_justify="left",
