@@ -67,6 +67,14 @@ def test_links_are_absolute_on_pypi():
     assert {path for raw, path in found if raw} == {"docs/images/explain.png"}
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/study.md", "examples/ham10000/README.md"])
+def test_a_quoted_result_in_a_sentence_does_not_begin_a_line(page):
+    # A comment at the beginning of a line is a block of HTML: it ends a paragraph or a list.
+    text = (README.parent / page).read_text(encoding="utf-8")
+    assert "<!-- results " in text
+    assert re.findall(r"^ *<!-- results .*?-->(?=\S).*", text, re.MULTILINE) == []
+
+
 def test_relative_links_are_found():
     text = '[a](b.md) ![c](d.png) <img src="e.svg"> [f](https://g.org/h) [i](#j)'
     assert relative_links(text) == ["b.md", "d.png", "e.svg"]

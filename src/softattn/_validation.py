@@ -387,5 +387,5 @@ def describe(value: object) -> str:
 
 def _kind(value: object) -> str:
     name = type(value).__name__
-    # U is left out, since max_items names with it sound like UNet.
+    # U is left out, since most names with it sound like UNet.
     return f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}"

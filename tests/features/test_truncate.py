@@ -86,6 +86,7 @@ CHANGES_IN_PLACE = {
     "module": lambda model, y: model.relu(y),
     "function": lambda model, y: F.relu(y, inplace=True),
     "positional argument": lambda model, y: F.relu(y, True),
+    "keyword argument": lambda model, y: F.relu(input=y, inplace=True),
     "name with an underscore": lambda model, y: torch.relu_(y),
     "method": lambda model, y: y.relu_(),
 }
@@ -112,6 +113,24 @@ def test_a_change_in_place_whose_result_is_not_used_is_kept(kind):
         expected = model.norm(model.conv(images).relu())
         assert torch.equal(truncate(model, "norm")(images), expected)
         assert torch.equal(find_backbone(model, input_size=8)(images), expected.relu())
+
+
+def test_an_operator_whose_name_ends_with_an_underscore_changes_nothing():
+    class Masks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            y = self.conv(x)
+            large = y > 0
+            both = large & (y < 0.1)
+            return self.conv.weight.sum() + y * large - both.float()
+
+    torch.manual_seed(0)
+    model, images = Masks().eval(), torch.randn(2, 3, 8, 8)
+    with torch.inference_mode():
+        assert torch.equal(truncate(model, "sub")(images), model(images))
 
 
 def test_only_what_is_needed_is_kept(network):

@@ -7,6 +7,7 @@ truncation point are traced. All others are called as they are.
 """
 
 import inspect
+import operator
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
@@ -204,8 +205,8 @@ def _use_values_after_changes(graph: fx.Graph, model: nn.Module) -> None:
     """
     order = {node: number for number, node in enumerate(graph.nodes)}
     for node in graph.nodes:
-        changed = node.args[0] if node.args else None
-        if isinstance(changed, fx.Node) and _is_in_place(node, model):
+        changed = next(iter(node.all_input_nodes), None)
+        if changed is not None and _is_in_place(node, model):
             for user in [user for user in changed.users if order[user] > order[node]]:
                 user.replace_input_with(changed, node)
 
@@ -217,7 +218,9 @@ def _is_in_place(node: fx.Node, model: nn.Module) -> bool:
         return _is_name_in_place(str(node.target))
     if node.op != "call_function" or not callable(node.target):
         return False
-    if _is_name_in_place(node.target.__name__):
+    name = getattr(node.target, "__name__", "")
+    # operator.and_ and others have an underscore because `and` is a keyword.
+    if _is_name_in_place(name) and getattr(operator, name, None) is not node.target:
         return True
     try:
         arguments = inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments
