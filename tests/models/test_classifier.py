@@ -181,6 +181,24 @@ def test_a_new_head_must_be_a_module():
     assert model.head is before
 
 
+@pytest.mark.parametrize(
+    ("head", "text"),
+    [
+        (lambda c, n: nn.Sequential(nn.Flatten(), nn.Linear(7, n)), "it raises RuntimeError"),
+        (lambda c, n: ClassifierHead(c + 1, n), "it raises RuntimeError"),
+        (lambda c, n: ClassifierHead(c, n + 1), r"expected scores \(B, 3\), found .*4"),
+        (lambda c, n: ClassifierHead(c, n, size=(5, 5)), "it raises ShapeError"),
+    ],
+)
+def test_a_new_head_must_fit(head, text):
+    model = wrap_backbone("test_resnet", 2, input_size=64)
+    before = model.head
+    with pytest.raises(ModelError, match=f"applying the head .* feature map .*: {text}"):
+        model.reset_classifier(3, head=head)
+    assert (model.head, model.num_classes) == (before, 2)
+    assert model(torch.randn(1, 3, 64, 64)).shape == (1, 2)
+
+
 def tiny_vit():
     return VisionTransformer(64, 16, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=16)
 
@@ -219,7 +237,7 @@ def test_torch_fx_traces_the_call_without_maps(size):
 @pytest.mark.parametrize("training", [True, False])
 def test_a_new_head_is_in_the_mode_of_the_model(training):
     model = wrap_backbone("torchvision:resnet18", 3, input_size=32).train(training)
-    model.reset_classifier(2, head=lambda c, n: nn.Sequential(nn.Dropout(), nn.Linear(c, n)))
+    model.reset_classifier(2, head=lambda c, n: nn.Sequential(nn.Dropout(), ClassifierHead(c, n)))
     model.reset_classifier(4, head=lambda c, n: ClassifierHead(c, n, drop_rate=0.5))
     model.reset_classifier(5)
     assert {module.training for module in model.modules()} == {training}

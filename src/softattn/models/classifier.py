@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from torch import Tensor, nn
 from torch.fx import Proxy
+from torch.nn.parameter import is_lazy
 
-from softattn._validation import check_fraction, check_int, check_non_negative
+from softattn._validation import check_fraction, check_int, check_non_negative, describe
 from softattn.errors import ArgumentTypeError, ModelError, ShapeError
-from softattn.features import SpatialBackbone, device_and_dtype
+from softattn.features import SpatialBackbone, device_and_dtype, dry_run, random_images
 from softattn.models.param_groups import decays, layer_ids, make_groups
 
-__all__ = ["ClassifierHead", "HeadFactory", "SoftAttentionClassifier"]
+__all__ = ["ClassifierHead", "HeadFactory", "SoftAttentionClassifier", "check_head"]
 
 HeadFactory = Callable[[int, int], nn.Module]
 """Builds a head from (in_channels, num_classes)."""
@@ -97,6 +98,8 @@ class SoftAttentionClassifier(nn.Module):
         num_classes: Number of class scores that the head returns.
         wrap_arguments: Arguments with which `wrap_backbone` builds the same model again, or `None`
             if some of them cannot be stored.
+        map_size: (H, W) of the attended feature map, with which `reset_classifier` tries a new
+            head. By default, heads are not tried.
 
     Shape:
         - x: (B, 3, H', W'), as the backbone takes it.
@@ -118,6 +121,7 @@ class SoftAttentionClassifier(nn.Module):
         num_features: int,
         num_classes: int,
         wrap_arguments: dict[str, Any] | None = None,
+        map_size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -127,6 +131,7 @@ class SoftAttentionClassifier(nn.Module):
         self.num_classes: int = num_classes
         # Not `config`, which tools such as PEFT take for the configuration of a transformers model.
         self.wrap_arguments: dict[str, Any] | None = wrap_arguments
+        self._map_size = map_size
         self._classifier: str | None = None
         self.head_hidden_size: int = num_features
         self._frozen: frozenset[str] | None = None
@@ -221,7 +226,8 @@ class SoftAttentionClassifier(nn.Module):
         Raises:
             ArgumentError: `num_classes` is negative.
             ArgumentTypeError: `head` returns something other than a module.
-            ModelError: The head has no linear layer, and `head` is not given.
+            ModelError: The new head does not fit the feature map; or the head has no linear layer,
+                and `head` is not given. The model is not changed.
         """
         doing = "resetting the classifier"
         number = check_int(doing, "num_classes", num_classes, minimum=0)
@@ -232,7 +238,11 @@ class SoftAttentionClassifier(nn.Module):
                     f"{doing}: head must return a torch.nn.Module, found {built!r} "
                     f"({type(built).__name__})."
                 )
-            self.head = built.to(device_and_dtype(self)).train(self.training)
+            built = built.to(device_and_dtype(self)).train(self.training)
+            if self._map_size is not None and number:
+                features = random_images(self, (self.num_features, *self._map_size))
+                check_head(built, features, number)
+            self.head = built
             self._find_classifier()
         elif self._classifier is None:
             raise self._no_classifier(doing)
@@ -361,6 +371,19 @@ class SoftAttentionClassifier(nn.Module):
         }
         top = max(ids.values(), default=-1) + 1
         return lambda name: ids.get(name, top)
+
+
+def check_head(head: nn.Module, features: Tensor, num_classes: int) -> None:
+    """Raise an error unless a head computes class scores of an attended feature map."""
+    if any(is_lazy(parameter) for parameter in head.parameters()):
+        return  # it gets its shape in the first pass
+    doing = f"applying the head {type(head).__name__} to a feature map {tuple(features.shape)}"
+    try:
+        scores = dry_run(head, (features.detach(),)).output
+    except Exception as error:
+        raise ModelError(f"{doing}: it raises {type(error).__name__}: {error}") from error
+    if not isinstance(scores, Tensor) or scores.shape[:2] != (len(features), num_classes):
+        raise ModelError(f"{doing}: expected scores (B, {num_classes}), found {describe(scores)}.")
 
 
 def _takes(module: nn.Module, argument: str) -> bool:

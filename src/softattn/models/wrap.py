@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from softattn._validation import (
     check_finite,
@@ -26,7 +25,12 @@ from softattn.features import (
     random_images,
 )
 from softattn.keras import KerasSoftAttention
-from softattn.models.classifier import ClassifierHead, HeadFactory, SoftAttentionClassifier
+from softattn.models.classifier import (
+    ClassifierHead,
+    HeadFactory,
+    SoftAttentionClassifier,
+    check_head,
+)
 from softattn.models.zoo import load_model, preprocessing
 
 __all__ = ["pack_block", "unpack_block", "wrap_backbone"]
@@ -144,7 +148,7 @@ def wrap_backbone(
         attended = _attended(attention, plan.feature_map)
         new_head = make_head(attended, num_classes).to(like)
     if not isinstance(head, str):
-        _check_head(new_head, attended, num_classes)
+        check_head(new_head, attended, num_classes)
     arguments: dict[str, Any] | None = None
     if name is not None and pack_block(block) is not NotImplemented and isinstance(head, str):
         arguments = {"backbone": name, "num_classes": num_classes, "at": at, "block": block}
@@ -154,7 +158,13 @@ def wrap_backbone(
     # The configuration has the size of the pretrained weights, and the model may have another.
     built_backbone.pretrained_cfg["input_size"] = plan.feature_map.input_size
     built = SoftAttentionClassifier(
-        built_backbone, attention, new_head, attended.shape[1], num_classes, arguments
+        built_backbone,
+        attention,
+        new_head,
+        attended.shape[1],
+        num_classes,
+        arguments,
+        (attended.shape[2], attended.shape[3]),
     )
     # Only the new modules get the mode of the model: parts of it may be in another mode.
     for module in (built, built.backbone, *attention.modules(), *new_head.modules()):
@@ -303,19 +313,6 @@ def _head_factory(
 def _linear_head(x: Tensor, num_classes: int, drop_rate: float, flatten: bool) -> nn.Module:
     size = (x.shape[2], x.shape[3]) if flatten else None
     return ClassifierHead(x.shape[1], num_classes, size, drop_rate)
-
-
-def _check_head(head: nn.Module, attended: Tensor, num_classes: int) -> None:
-    """Raise an error unless a head computes class scores of the attended feature map."""
-    if any(is_lazy(parameter) for parameter in head.parameters()):
-        return  # it gets its shape in the first pass
-    doing = f"applying the head {type(head).__name__} to a feature map {tuple(attended.shape)}"
-    try:
-        scores = dry_run(head, (attended.detach(),)).output
-    except Exception as error:
-        raise ModelError(f"{doing}: it raises {type(error).__name__}: {error}") from error
-    if not isinstance(scores, Tensor) or scores.shape[:2] != (len(attended), num_classes):
-        raise ModelError(f"{doing}: expected scores (B, {num_classes}), found {describe(scores)}.")
 
 
 def _attended(attention: nn.Module, found: FeatureMap) -> Tensor:
