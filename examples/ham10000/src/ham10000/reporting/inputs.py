@@ -18,7 +18,7 @@ from ham10000.data import SYNTHETIC, data_folder, data_name, load_table
 from ham10000.errors import ArgumentError, DataError, Ham10000Error, MissingDataError
 from ham10000.evaluation import STRATA, Evaluation, Predictions, evaluate
 from ham10000.recipe import load_recipe
-from ham10000.training import Run, dataset_of, find_predictions, open_run
+from ham10000.training import Run, RunDir, dataset_of, find_predictions, open_run
 
 __all__ = [
     "Evaluated",
@@ -54,7 +54,7 @@ class EvaluatedRun(Evaluated):
     @property
     def epochs(self) -> list[dict[str, Any]]:
         """Rows of metrics.jsonl; empty without this file."""
-        path = self.run.folder / "metrics.jsonl"
+        path = self.run.files.metrics
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         try:
             return [json.loads(line) for line in lines if line.strip()]
@@ -66,17 +66,17 @@ class EvaluatedRun(Evaluated):
     @property
     def environment(self) -> dict[str, Any]:
         """Content of environment.json; empty without this file."""
-        return read_json(self.run.folder / "environment.json", optional=True)
+        return read_json(self.run.files.environment, optional=True)
 
     @property
     def recipe_text(self) -> str:
         """Recipe with all fields, as YAML."""
-        return (self.run.folder / "recipe.yaml").read_text(encoding="utf-8")
+        return self.run.files.recipe.read_text(encoding="utf-8")
 
     @property
     def split_hash(self) -> str:
         """SHA-256 of split.csv, equal for runs with the same training and test images."""
-        return hashlib.sha256((self.run.folder / "split.csv").read_bytes()).hexdigest()
+        return hashlib.sha256(self.run.files.split.read_bytes()).hexdigest()
 
     @property
     def split_counts(self) -> pd.DataFrame:
@@ -185,7 +185,7 @@ def open_source(folders: Sequence[Path], *, data: Path | None = None) -> ReportS
     if studies:
         return _open_study(studies[0], data)
     for folder in folders:
-        if not (folder / "recipe.yaml").is_file():
+        if not RunDir(folder).recipe.is_file():
             raise MissingDataError(
                 f"reporting on {folder}: it has neither the {STUDY} of a study nor the recipe.yaml "
                 "of a run. Train a run with: ham10000 train RECIPE --out RUN"
@@ -215,8 +215,7 @@ def _open_study(folder: Path, data: Path | None) -> ReportSource:
 
 def _open(folder: Path, name: str, data: Path | None) -> EvaluatedRun:
     run = open_run(folder)
-    path = folder / "predictions.csv"
-    if not path.is_file():
+    if not run.files.done:
         raise MissingDataError(
             f"reporting on {folder}: it has no predictions.csv, which training writes at its end. "
             f"Resume training with: ham10000 train --resume {folder}"
@@ -229,8 +228,8 @@ def _evaluate(
     predictions: Predictions, source: Path, data: Path | None, seed: int = 0
 ) -> Evaluation:
     try:
-        if data is None and (source / "recipe.yaml").is_file():
-            data = load_recipe(source / "recipe.yaml").data.root
+        if data is None and RunDir(source).recipe.is_file():
+            data = load_recipe(RunDir(source).recipe).data.root
         table = load_table(data_folder(data), dataset_of(source, predictions.classes))
         return evaluate(predictions, seed=seed, table=table)
     except Ham10000Error as error:
@@ -240,8 +239,8 @@ def _evaluate(
 
 
 def _recipe_name(source: Path) -> str:
-    if (source / "recipe.yaml").is_file():
-        return load_recipe(source / "recipe.yaml").name
+    if RunDir(source).recipe.is_file():
+        return load_recipe(RunDir(source).recipe).name
     return source.stem if source.is_file() else source.resolve().name
 
 

@@ -236,7 +236,7 @@ def restore_study(folder: Path, out: Path) -> None:
         for each in environments:
             if run.folder in each["runs"]:
                 text = json.dumps(each["environment"], indent=2) + "\n"
-                write_text(files.path / "environment.json", text)
+                write_text(files.environment, text)
         write_text(files.predictions(), table.to_csv(index=False, lineterminator="\n"))
     # Written last, so that an interrupted restoration is repeated.
     write_text(out / PLAN, (folder / PLAN).read_text(encoding="utf-8"))
@@ -374,7 +374,7 @@ def _packed(study: Path, runs: Iterable[PlannedRun]) -> pd.DataFrame:
 def _write_environments(study: Path, runs: Sequence[PlannedRun], folder: Path) -> None:
     found: dict[str, list[str]] = {}
     for run in runs:
-        path = study / run.folder / "environment.json"
+        path = RunDir(study / run.folder).environment
         if path.exists():
             content = json.loads(path.read_text(encoding="utf-8"))
             content.pop("time", None)

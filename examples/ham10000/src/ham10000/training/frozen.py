@@ -145,7 +145,7 @@ def train_head(recipe: Recipe, run: RunDir, features: FeatureMaps) -> None:
     with _one_thread():
         session = _build_session(recipe, run, features)
         environment = describe_environment(torch.device("cpu"), processes=1)
-        write_text(run.path / "environment.json", json.dumps(environment, indent=2) + "\n")
+        write_text(run.environment, json.dumps(environment, indent=2) + "\n")
         best: dict[str, Any] | None = None
         counters, training = Counters(), recipe.training
         while not counters.finished(training.epochs, training.patience):

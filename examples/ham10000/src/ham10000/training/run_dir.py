@@ -109,6 +109,11 @@ class RunDir:
         return self.path / "images.sha256"
 
     @property
+    def environment(self) -> Path:
+        """Versions, machine and settings of the training, JSON."""
+        return self.path / "environment.json"
+
+    @property
     def checkpoints(self) -> Path:
         """The folder of the latest checkpoints and the best weights."""
         return self.path / "checkpoints"

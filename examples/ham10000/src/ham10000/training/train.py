@@ -260,7 +260,7 @@ def _describe(setup: Setup, state: TrainState, tuned: list[str]) -> None:
     environment = describe_environment(fabric.device, fabric.world_size)
     if setup.rank == 0:
         text = json.dumps(environment, indent=2) + "\n"
-        write_text(setup.run.path / "environment.json", text)
+        write_text(setup.run.environment, text)
     _LOG.info(
         "%s: %d train, %d %s, on %d process%s of %s",
         recipe.name,
