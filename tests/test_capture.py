@@ -12,7 +12,14 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from softattn import ModelError, SoftAttention, SoftAttentionBlock, SpatialAttention, capture_maps
+from softattn import (
+    ArgumentTypeError,
+    ModelError,
+    SoftAttention,
+    SoftAttentionBlock,
+    SpatialAttention,
+    capture_maps,
+)
 from softattn.capture import _captures
 from softattn.keras import KerasSoftAttention
 
@@ -61,6 +68,11 @@ def test_every_attention_by_name_in_the_order_of_the_pass(net, images):
         (2, 2, 7, 6),
     ]
     torch.testing.assert_close(maps["early.0"], net.early[0](net.stem(images), return_maps=True)[1])
+
+
+def test_something_other_than_a_module_is_refused():
+    with pytest.raises(ArgumentTypeError, match="capturing maps: expected a"), capture_maps(None):
+        pass
 
 
 def test_features_are_what_they_were(net, images):

@@ -1,5 +1,6 @@
 import itertools
 import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -600,6 +601,7 @@ def test_operands_on_different_devices_are_refused(name):
         (10**30, ArgumentError, r"gamma must be below 2\*\*63, found 10"),
         (1j, ArgumentTypeError, r"found 1j \(complex\)"),
         (torch.ones(1, dtype=torch.complex64), ArgumentTypeError, "gamma must hold real numbers"),
+        (Fraction(1, 2), ArgumentTypeError, r"found Fraction\(1, 2\) \(Fraction\)"),
         (torch.ones(1).to_sparse(), ArgumentTypeError, "gamma must be a dense tensor"),
         (torch.ones(1, device="meta"), ArgumentError, "x is on cpu and gamma on meta"),
     ],
@@ -607,6 +609,25 @@ def test_operands_on_different_devices_are_refused(name):
 def test_a_gamma_that_is_no_factor_is_refused(gamma, kind, message):
     with pytest.raises(kind, match=message):
         soft_attention(X, WEIGHT, gamma=gamma)
+
+
+def test_maps_of_small_integers_do_not_overflow():
+    maps = torch.full((1, 2, 3, 3), 200, dtype=torch.uint8)
+    for gamma, aggregate in ((2, False), (2.0, False), (2, True)):
+        scaled = attend(torch.ones(1, 1, 3, 3), maps, gamma, aggregate=aggregate)
+        assert (scaled == (800 if aggregate else 400)).all()
+
+
+def test_weights_without_a_map_are_refused():
+    with pytest.raises(ShapeError, match="with at least one map, found none"):
+        attention_maps(X, WEIGHT[:0])
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_are_refused():
+    nested = torch.nested.nested_tensor([torch.ones(2, 3, 3), torch.ones(2, 4, 3)])
+    with pytest.raises(ArgumentTypeError, match=r"found a nested one\. Call x\.to_padded"):
+        attention_maps(nested, WEIGHT)
 
 
 def test_a_gamma_may_be_any_real_number():

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import torchvision
 
 from softattn import SoftAttention, SoftAttentionBlock, capture_maps, wrap_backbone
 from softattn.keras import KerasSoftAttention
@@ -39,6 +40,12 @@ def test_equals_the_cpu_in_float64(module, memory_format):
     torch.testing.assert_close(y.grad.cpu(), x.grad)
     for (name, theirs), parameter in zip(module.named_parameters(), ours.parameters(), strict=True):
         torch.testing.assert_close(parameter.grad.cpu(), theirs.grad, msg=name)
+
+
+def test_a_model_on_the_gpu_is_wrapped_there():
+    wrapped = wrap_backbone(torchvision.models.resnet18().cuda(), 7, input_size=64)
+    assert {parameter.device.type for parameter in wrapped.parameters()} == {"cuda"}
+    assert wrapped(torch.randn(2, 3, 64, 64, device="cuda")).shape == (2, 7)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

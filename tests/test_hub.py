@@ -24,6 +24,7 @@ from softattn import (
 )
 from softattn.hub import from_pretrained, save_pretrained
 from softattn.keras import KerasSoftAttention
+from softattn.models import ClassifierHead
 
 pytest.importorskip("timm", reason="needs softattn[timm]")
 huggingface_hub = pytest.importorskip("huggingface_hub", reason="needs softattn[hub]")
@@ -118,6 +119,13 @@ def test_another_number_of_classes(number: int, tmp_path: Path) -> None:
     assert loaded.num_classes == number
     x = torch.randn(1, 3, 64, 64)
     assert torch.equal(loaded(x), model(x))
+
+
+def test_a_head_of_a_function_cannot_be_stored(tmp_path: Path) -> None:
+    model = build()
+    model.reset_classifier(3, head=lambda c, n: ClassifierHead(c, n, drop_rate=0.5))
+    with pytest.raises(ModelError):
+        save_pretrained(model, tmp_path)
 
 
 @pytest.mark.parametrize(("block", "gamma"), [(None, 0.01), ("se", "uniform")])

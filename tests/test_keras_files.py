@@ -381,6 +381,31 @@ def test_keras_variables_and_parameters():
         assert module.bias.is_leaf
 
 
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda values: values.to(torch.complex64),
+        lambda values: values.to("meta"),
+        lambda values: values.to_sparse(),
+        lambda values: torch.quantize_per_tensor(values, 0.1, 0, torch.qint8),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+def test_tensors_that_are_not_dense_and_real_are_refused(spoil):
+    contents = {name: torch.tensor(values) for name, values in arrays().items()}
+    module = KerasSoftAttention(8, 4)
+    before = module.weight.detach().clone()
+    for name in contents:
+        with pytest.raises(WeightsError, match=f"{name}.*expected a dense one of real numbers"):
+            load_weights(module, {**contents, name: spoil(contents[name])})
+        assert torch.equal(module.weight, before)
+
+
+def test_a_name_that_is_not_text_is_refused():
+    with pytest.raises(ArgumentTypeError, match=r"found the name 1 \(int\)"):
+        load_weights(KerasSoftAttention(8, 4), {1: np.zeros(4)})
+
+
 @pytest.mark.parametrize("source", [[np.zeros(4)], None, 3])
 def test_a_source_of_another_kind(source):
     with pytest.raises(ArgumentTypeError, match="expected a path or a mapping of arrays, found"):

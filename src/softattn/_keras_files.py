@@ -59,6 +59,11 @@ class Entry(NamedTuple):
 def read_mapping(arrays: Mapping[str, Any]) -> list[Entry]:
     """Return the arrays of a mapping with slashes in its names, as Keras variables have them."""
     for name, array in arrays.items():
+        if not isinstance(name, str):
+            raise ArgumentTypeError(
+                f"{_DOING}: expected arrays by name, found the name {name!r} "
+                f"({type(name).__name__})."
+            )
         if not hasattr(array, "shape"):
             raise ArgumentTypeError(
                 f"{_DOING}: expected arrays by name, found {type(array).__name__} for {name!r}. "
@@ -248,7 +253,15 @@ def _nothing_fits(entries: list[Entry], where: str, shape: tuple[int, ...]) -> s
 
 def _tensor(entry: Entry, where: str) -> Tensor:
     if isinstance(entry.array, Tensor):
-        return entry.array.detach()
+        array = entry.array.detach()
+        dense = array.layout is torch.strided and not array.is_quantized
+        if array.is_complex() or array.is_meta or not dense:
+            kind = "on the meta device" if array.is_meta else f"of {array.dtype}, {array.layout}"
+            raise WeightsError(
+                f"{_DOING}: {where} has {entry.path!r}, a tensor {kind}; expected a dense one of "
+                "real numbers. Convert it to float32 first."
+            )
+        return array
     try:
         values = _numpy(entry.array)
     except _DAMAGE as error:

@@ -4,7 +4,7 @@ import difflib
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from numbers import Real
+from numbers import Integral, Rational, Real
 from typing import Any
 
 import numpy as np
@@ -124,10 +124,11 @@ def check_dense(doing: str, dtypes: tuple[torch.dtype, ...], **arguments: object
             raise ArgumentTypeError(
                 f"{doing}: {name} must be a tensor, found {value!r} ({type(value).__name__})."
             )
-        if value.layout is not torch.strided:
+        if value.layout is not torch.strided or value.is_nested:
+            kind = "a nested one" if value.is_nested else f"one with the layout {value.layout}"
+            remedy = "to_padded_tensor(0.0)" if value.is_nested else "to_dense()"
             raise ArgumentTypeError(
-                f"{doing}: {name} must be a dense tensor, found one with the layout "
-                f"{value.layout}. Call {name}.to_dense()."
+                f"{doing}: {name} must be a dense tensor, found {kind}. Call {name}.{remedy}."
             )
         if value.dtype not in dtypes:
             floats = dtypes is FLOATS
@@ -153,7 +154,9 @@ def check_gamma(doing: str, x: Tensor, gamma: object) -> None:
     """Raise an error unless gamma is a number, one in a tensor, or `None`."""
     if isinstance(gamma, int) and abs(gamma) >= 2**63:
         raise ArgumentError(f"{doing}: gamma must be below 2**63, found {gamma}. Pass a float.")
-    if gamma is None or isinstance(gamma, Real | torch.SymFloat | torch.SymInt):
+    is_fraction = isinstance(gamma, Rational) and not isinstance(gamma, Integral)
+    numbers = Real | torch.SymFloat | torch.SymInt
+    if gamma is None or (isinstance(gamma, numbers) and not is_fraction):
         return
     if not isinstance(gamma, Tensor):
         raise ArgumentTypeError(
@@ -213,6 +216,8 @@ def picture_pairs(
         raise ArgumentTypeError(f"{doing}: {_EXPECTED_MAPS}, found {describe(maps)}.")
     if also_others and _is_volume(doing, pictures, maps):
         return [(_from_0_to_1(doing, pictures).expand(3, -1, -1, -1), _maps(doing, maps, 3))]
+    if any(getattr(each, "ndim", 1) == 0 for each in (pictures, maps)):
+        raise ShapeError(f"{doing}: {_EXPECTED_MAPS}, found a tensor without dimensions.")
     if len(pictures) != len(maps) or not len(pictures):
         raise ShapeError(f"{doing}: found {len(pictures)} images and the maps of {len(maps)}.")
     return [

@@ -8,7 +8,7 @@ from threading import local
 import torch
 from torch import Tensor, nn
 
-from softattn.errors import ModelError
+from softattn.errors import ArgumentTypeError, ModelError
 from softattn.ops import without_compiler
 
 __all__ = ["SpatialAttention", "capture_maps"]
@@ -132,9 +132,14 @@ def capture_maps(model: nn.Module) -> Iterator[Mapping[str, Tensor]]:
         an earlier one. Maps carry gradients like any output; `detach()` those that you keep.
 
     Raises:
+        ArgumentTypeError: `model` is not a module.
         ModelError: The model contains no attention module; or, at the end of the block, a tool
             has replaced a module that inserted attention follows, so that no pass reaches it.
     """
+    if not isinstance(model, nn.Module):
+        raise ArgumentTypeError(
+            f"capturing maps: expected a torch.nn.Module, found {model!r} ({type(model).__name__})."
+        )
     names = {
         module: without_compiler(name)
         for name, module in model.named_modules()

@@ -277,7 +277,7 @@ def attend(
     check_gamma(doing, x, gamma)
     scales = maps.sum(dim=1, keepdim=True) if aggregate else maps
     if gamma is not None:
-        scales = gamma * scales
+        scales = gamma * (scales if scales.is_floating_point() else scales.to(x.dtype))
     scales = scales.to(x.dtype)
     attended = x * scales if aggregate else _scale_by_each(x, scales)
     return torch.cat([x, attended], dim=1) if concat else attended
@@ -338,6 +338,8 @@ def _check_shapes(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
             f"{_joined(letters)}, found {tuple(weight.shape)}. A kernel of even size has no centre."
         )
     num_maps, channels = weight.shape[:2]
+    if not num_maps:
+        raise ShapeError(f"{doing}: expected a weight with at least one map, found none.")
     if bias is not None and bias.shape != (num_maps,):
         raise ShapeError(
             f"{doing}: expected a bias of shape ({num_maps},) for a weight with {num_maps} maps, "

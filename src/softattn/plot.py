@@ -71,7 +71,7 @@ def plot_maps(
         ShapeError: `image` or `maps` has another shape.
         ArgumentError: An image is not from 0 to 1, attention is negative or not finite, `opacity`
             is not from 0 to 1, or `cmap` is unknown.
-        ArgumentTypeError: `image` or `maps` has another type.
+        ArgumentTypeError: Another argument has the wrong type.
         MissingExtraError: Matplotlib is not installed.
     """
     style, drawn = _Style(cmap, opacity), picture_pairs(_DRAWING, image, maps, also_others=True)
@@ -334,8 +334,7 @@ def overlay(
     style, drawn = _Style(cmap, opacity), picture_pairs(_DRAWING, image, attention)
     scale = style.scale([_summed(maps) for _, maps in drawn])
     laid = [style.lay(picture, _summed(maps), scale) for picture, maps in drawn]
-    sizes = sorted({(each.shape[0], each.shape[1]) for each in laid})
-    if len(sizes) > 1:
+    if len(sizes := sorted({(each.shape[0], each.shape[1]) for each in laid})) > 1:
         raise ShapeError(f"{_DRAWING}: expected images of one size, found {sizes}.")
     is_one = isinstance(image, Image) or getattr(image, "ndim", 4) < 4
     return laid[0] if is_one else torch.stack(laid)
@@ -365,9 +364,10 @@ class _Style:
             from matplotlib.figure import Figure
         except ImportError:
             raise missing_extra(_DRAWING, "matplotlib", "plot") from None
+        if not isinstance(cmap, str | colors.Colormap):
+            raise ArgumentTypeError(f"{_DRAWING}: cmap must be a colour map, found {cmap!r}.")
         if isinstance(cmap, str) and cmap not in colormaps:
-            near = closest(cmap, colormaps)
-            raise ArgumentError(f"{_DRAWING}: matplotlib has no colour map {cmap!r}. {near}")
+            raise ArgumentError(f"{_DRAWING}: no colour map {cmap!r}. {closest(cmap, colormaps)}")
         self.cmap, self.opacity = cmap, check_fraction(_DRAWING, "opacity", opacity)
         self.figure = partial(Figure, layout="constrained")
         # By the square root, since the darkest colours look like a part of the image.

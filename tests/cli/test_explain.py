@@ -1,3 +1,4 @@
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -546,6 +547,14 @@ def test_what_is_no_image(tmp_path):
     text.write_text("not an image")
     cut = saved(Image.fromarray(GRAY), tmp_path / "cut.png")
     cut.write_bytes(cut.read_bytes()[:60])
+    tiff = saved(Image.fromarray(GRAY), tmp_path / "tiles.tiff")
+    content = bytearray(tiff.read_bytes())
+    for place in range(8, len(content)):  # Pillow raises errors of several kinds
+        with contextlib.suppress(ArgumentError):
+            spoiled = content.copy()
+            spoiled[place] ^= 0xFF
+            tiff.write_bytes(spoiled)
+            read_image(tiff)
     for path in (text, cut):
         with pytest.raises(ArgumentError, match=f"{path} is not an image, or is damaged"):
             read_image(path)

@@ -210,6 +210,23 @@ def iter_forever() -> Iterator[int]:
         yield 0
 
 
+def test_a_list_of_results_is_not_shared() -> None:
+    class Logs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.log: list[Tensor] = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.log.append(self.conv(x))
+            return self.log[-1]
+
+    model, x = Logs(), torch.randn(1, 3, 8, 8)
+    model(x)
+    assert len(dry_run(model, (x,)).model.log) == 2
+    assert len(model.log) == 1
+
+
 def test_what_cannot_be_copied_is_shared() -> None:
     model = Uncopyable()
     copied = copy_sharing_parameters(model)

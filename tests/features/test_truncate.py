@@ -1,5 +1,6 @@
 import copy
 import pickle
+import random
 
 import pytest
 import torch
@@ -80,6 +81,56 @@ def test_it_computes_what_the_model_computes_there(network, x, name):
 
 def test_a_change_in_place_before_the_point_is_kept(network, x):
     assert torch.equal(truncate(network, "dropout")(x), 2 * network.conv(x))
+
+
+CHANGES_OF_A_VIEW = {
+    "module": lambda model, y: model.relu(y[:, :2]),
+    "function": lambda model, y: F.relu(y[:, :2], inplace=True),
+    "name with an underscore": lambda model, y: torch.relu_(y[:, :2]),
+    "method": lambda model, y: y[:, :2].relu_(),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES_OF_A_VIEW)
+def test_a_change_in_place_of_a_view_is_kept(kind):
+    class Changes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.relu = nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True)
+            self.last = nn.Conv2d(4, 4, 1)
+
+        def forward(self, x):
+            y = self.conv(x)
+            CHANGES_OF_A_VIEW[kind](self, y)
+            return self.last(y)
+
+    torch.manual_seed(0)
+    model, images = Changes().eval(), torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(truncate(model, "last")(images), model(images))
+
+
+@pytest.mark.parametrize("draw", [lambda: torch.rand(()).item(), random.random])
+def test_random_numbers_outside_of_modules_are_refused(draw):
+    class Drops(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.pool = nn.Conv2d(3, 3, 3), nn.AdaptiveAvgPool2d(1)
+            self.blocks = nn.ModuleList(nn.Conv2d(3, 3, 1) for _ in range(2))
+
+        def forward(self, x):
+            x = self.stem(x)
+            for block in self.blocks:
+                if not (self.training and draw() < 0.5):
+                    x = x + block(x)
+            return self.pool(x)
+
+    model = Drops()
+    before = torch.get_rng_state(), random.getstate()
+    with pytest.raises(ModelError, match="draws random numbers outside of modules"):
+        find_backbone(model, input_size=32)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
 
 
 CHANGES_IN_PLACE = {

@@ -25,6 +25,7 @@ from softattn import (
     ArgumentTypeError,
     ModelError,
     ShapeError,
+    SoftAttention,
     SoftAttnError,
     capture_maps,
     insert_attention,
@@ -731,6 +732,37 @@ def test_a_block_must_be_a_new_module_in_each_call() -> None:
         with pytest.raises(ArgumentError, match="block returned a module that is in use already"):
             insert_attention(model, names, block=lambda channels, block=block: block)
     assert snapshot(model) == before
+
+
+def test_an_activation_that_is_a_module_is_copied_for_each_attention() -> None:
+    model = insert_attention(res_net(), ["layer3", "layer4"], activation=nn.ReLU())
+    first, second = (getattr(model, name)[-1].soft_attention for name in ("layer3", "layer4"))
+    assert first.activation is not second.activation
+
+
+def test_a_block_without_values_is_refused() -> None:
+    model = res_net()
+    before = snapshot(model)
+    with pytest.raises(ModelError, match=r"SoftAttention to a map .*: it raises NotImpl"):
+        insert_attention(model, "layer4", block=lambda c: SoftAttention(c, device="meta"))
+    assert snapshot(model) == before
+
+
+def test_a_module_of_the_user_may_have_the_name_of_the_attention() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3)
+            self.soft_attention = nn.Conv2d(8, 8, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.soft_attention(self.conv(x))
+
+    model = Net()
+    before, expected = snapshot(model), model(IMAGE)
+    remove_attention(insert_attention(model, "soft_attention", example=IMAGE))
+    assert snapshot(model) == before
+    assert torch.equal(model(IMAGE), expected)
 
 
 @pytest.mark.parametrize("block", [None, "se"])

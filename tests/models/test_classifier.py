@@ -56,8 +56,9 @@ def test_a_head_of_ones_own(x):
         model.forward_head(model.forward_features(x), pre_logits=True)
     model.reset_classifier(4)
     assert model(x).shape == (2, 4)
-    model.reset_classifier(2, head=lambda c, n: nn.Sequential(nn.Conv2d(c, n, 1), nn.Flatten(2)))
-    assert model(x).shape[:2] == (2, 2)
+    pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model.reset_classifier(2, head=lambda c, n: nn.Sequential(nn.Conv2d(c, n, 1), *pooled))
+    assert model(x).shape == (2, 2)
     with pytest.raises(
         ModelError, match="getting the classifier: the head, Sequential, contains no"
     ):
@@ -176,8 +177,9 @@ def test_heads_that_do_not_fit_are_found_when_the_model_is_built(head, text, x):
 def test_a_new_head_must_be_a_module():
     model = wrap_backbone("test_resnet", 3)
     before = model.head
-    with pytest.raises(ArgumentTypeError, match=r"resetting the classifier: head must return a t"):
-        model.reset_classifier(3, head=lambda c, n: None)
+    for head in (lambda c, n: None, "pool", nn.Linear(3, 3)):
+        with pytest.raises(ArgumentTypeError, match="head must be a function that returns a torch"):
+            model.reset_classifier(3, head=head)
     assert model.head is before
 
 
@@ -188,6 +190,7 @@ def test_a_new_head_must_be_a_module():
         (lambda c, n: ClassifierHead(c + 1, n), "it raises RuntimeError"),
         (lambda c, n: ClassifierHead(c, n + 1), r"expected scores \(B, 3\), found .*4"),
         (lambda c, n: ClassifierHead(c, n, size=(5, 5)), "it raises ShapeError"),
+        (lambda c, n: nn.Conv2d(c, n, 1), r"expected scores \(B, 3\), found .*2, 2"),
     ],
 )
 def test_a_new_head_must_fit(head, text):
@@ -197,6 +200,37 @@ def test_a_new_head_must_fit(head, text):
         model.reset_classifier(3, head=head)
     assert (model.head, model.num_classes) == (before, 2)
     assert model(torch.randn(1, 3, 64, 64)).shape == (1, 2)
+
+
+def test_the_classifier_is_the_layer_with_an_output_for_each_class():
+    class Head(nn.Module):
+        def __init__(self, in_channels, num_classes):
+            super().__init__()
+            self.fc = nn.Linear(16, num_classes)
+            self.hidden = nn.Linear(in_channels, 16)
+
+        def forward(self, x):
+            return self.fc(self.hidden(x.mean((2, 3))).relu())
+
+    model = wrap_backbone("test_resnet", 3, head=Head)
+    assert model.get_classifier() is model.head.fc
+    model.reset_classifier(16)
+    x = torch.randn(2, 3, 64, 64)
+    assert (model(x).shape, model.head_hidden_size) == ((2, 16), 16)
+
+
+def test_a_lazy_classifier_can_be_reset():
+    def head(in_channels, num_classes):
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LazyLinear(num_classes))
+
+    x = torch.randn(2, 3, 64, 64)
+    for runs in (False, True):
+        model = wrap_backbone("test_resnet", 3, head=head)
+        if runs:
+            model(x)
+            assert model.head_hidden_size == model.num_features
+        model.reset_classifier(5)
+        assert model(x).shape == (2, 5)
 
 
 def tiny_vit():

@@ -217,6 +217,16 @@ def _train(rank, port, path):
     torch.distributed.destroy_process_group()
 
 
+def test_inference_mode_freezes_nothing():
+    model = torchvision.models.resnet18()
+    with torch.inference_mode():
+        wrapped = wrap_backbone(model, 3, input_size=64)
+    assert wrapped.attention.weight.requires_grad
+    wrapped(torch.randn(2, 3, 64, 64)).sum().backward()
+    named = wrapped.named_parameters()
+    assert not [name for name, parameter in named if parameter.grad is None]
+
+
 def test_two_processes_stay_equal(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

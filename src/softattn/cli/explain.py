@@ -174,7 +174,9 @@ def read_image(path: Path) -> Image.Image:
         raise ArgumentError(
             f"reading an image: {path} is a directory. Pass the files in it."
         ) from None
-    except (OSError, Image.DecompressionBombError) as error:
+    except ArgumentError:
+        raise
+    except Exception as error:  # damaged files raise whatever the decoders of Pillow raise
         raise ArgumentError(
             f"reading an image: {path} is not an image, or is damaged ({error})."
         ) from error

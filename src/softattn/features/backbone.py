@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-import torch
 import torch.fx
 from torch import Tensor, nn
 
@@ -205,6 +204,7 @@ class BackbonePlan:
         return SpatialBackbone(self.model, self.feature_map, self.pretrained_cfg, self.dropped)
 
 
+@torch.inference_mode(False)  # which would hide what depends on what
 def find_backbone(
     model: nn.Module,
     at: str | None = None,

@@ -264,13 +264,19 @@ def copy_sharing_parameters(model: nn.Module, doing: str = "running a model") ->
 
 def _uncopyable(model: nn.Module, memo: Mapping[int, Any]) -> Iterator[object]:
     for module in model.modules():
-        attributes = {name: value for name, value in vars(module).items() if name != "_modules"}
-        for value in attributes.values():
-            for part in value.values() if isinstance(value, dict) else [value]:
-                try:
-                    copy.deepcopy(part, dict(memo))
-                except Exception:
-                    yield part
+        for name, value in vars(module).items():
+            if name != "_modules":
+                yield from _uncopyable_parts(value, memo)
+
+
+def _uncopyable_parts(value: Any, memo: Mapping[int, Any]) -> Iterator[object]:
+    # The items of a list and not the list itself, to which the copy could append.
+    try:
+        copy.deepcopy(value, dict(memo))
+    except Exception:
+        items = value.values() if isinstance(value, dict) else value
+        parts = items if isinstance(value, dict | list | tuple) else ()
+        yield from [x for part in parts for x in _uncopyable_parts(part, memo)] or [value]
 
 
 def candidate_sizes(
@@ -327,7 +333,9 @@ def _pair(size: object) -> tuple[int, int] | None:
 def random_images(model: nn.Module, size: tuple[int, ...], batch: int = 1) -> Tensor:
     """Return the same random images at each call, with the device and dtype of the parameters."""
     # Random, since equal positions would not show the order of tokens.
-    images = torch.randn(batch, *size, generator=torch.Generator().manual_seed(0))
+    # On the CPU, whatever the default device is: the generator is one of the CPU.
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(batch, *size, generator=generator, device="cpu")
     return images.to(device_and_dtype(model))
 
 

@@ -8,18 +8,20 @@ truncation point are traced. All others are called as they are.
 
 import inspect
 import operator
+import random
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.feature_extraction import NodePathTracer
 
 from softattn._validation import closest
 from softattn.errors import ModelError
-from softattn.features.dry_run import copy_sharing_parameters
+from softattn.features.dry_run import copy_sharing_parameters, keep_random_state
 from softattn.ops import children, is_persistent
 
 __all__ = ["TruncatedModel", "find_checkpointing_switch", "trace", "truncate", "truncate_to_module"]
@@ -176,7 +178,7 @@ def trace(model: nn.Module, inside: Collection[str], training: bool) -> dict[str
         training: The mode.
 
     Raises:
-        ModelError: The model can't be traced.
+        ModelError: The model can't be traced, or draws random numbers.
     """
     tracer = _ShallowTracer(inside)
     defaults = list(inspect.signature(model.forward).parameters.values())[1:]
@@ -187,13 +189,24 @@ def trace(model: nn.Module, inside: Collection[str], training: bool) -> dict[str
     for module in model.modules():
         module.training = training
     try:
-        tracer.trace(model, concrete_args=concrete)
+        with keep_random_state(model):
+            before = torch.get_rng_state(), random.getstate()
+            tracer.trace(model, concrete_args=concrete)
+            drawn = not torch.equal(torch.get_rng_state(), before[0])
+            drawn |= random.getstate() != before[1]
+            random.setstate(before[1])
     except Exception as error:
         raise ModelError(
             f"tracing {type(model).__name__}: its forward can't be traced "
             f"({type(error).__name__}: {error}). Only at= and models without forward_features(x) "
             "need tracing. insert_attention never does."
         ) from error
+    if drawn:
+        raise ModelError(
+            f"tracing {type(model).__name__}: its forward draws random numbers outside of modules, "
+            "as layer dropping does, and a trace would keep the first of them for ever. Draw them "
+            "in a module, or use insert_attention, which does not trace."
+        )
     _use_values_after_changes(tracer.graph, model)
     return _names(tracer.node_to_qualname)
 
@@ -286,8 +299,8 @@ def truncate(model: nn.Module, at: str) -> TruncatedModel:
     called, always_called = map(_called, (in_training.values(), in_evaluation.values()))
     return TruncatedModel(
         model,
-        _cut(in_training[at]),
-        _cut(in_evaluation[at]),
+        _cut(in_training[at], copied),
+        _cut(in_evaluation[at], copied),
         tuple(name for name in called if name not in always_called),
         constants,
     )
@@ -327,7 +340,7 @@ def _not_there(model: nn.Module, at: str, nodes: Mapping[str, fx.Node]) -> Model
     return ModelError(f"{doing}: there is no module or node of this name. {closest(at, options)}")
 
 
-def _cut(point: fx.Node) -> fx.Graph:
+def _cut(point: fx.Node, model: nn.Module) -> fx.Graph:
     """Return the graph that ends at a node, without nodes that it doesn't depend on."""
     graph = point.graph
     needed: set[fx.Node] = set()
@@ -336,7 +349,7 @@ def _cut(point: fx.Node) -> fx.Graph:
         if node is point:
             break
         # A change in place of a view or a buffer affects nodes that don't use its result.
-        if node.op == "call_method" and _is_name_in_place(str(node.target)):
+        if _is_in_place(node, model):
             waiting.append(node)
     while waiting:
         node = waiting.pop()

@@ -225,7 +225,8 @@ def detach(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
     This includes attention that no hook calls any more, and hooks without attention.
     """
     found = False
-    for module in list(model.modules()):
+    # From the inside, since a module of the user may have the name of the attention inside it.
+    for module in reversed(list(model.modules())):
         for hooks in (forward_hooks(module), forward_pre_hooks(module)):
             for key, hook in list(hooks.items()):
                 if isinstance(hook, _AttendOutput | _KeepAttached | InputSize):

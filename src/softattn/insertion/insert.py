@@ -5,6 +5,7 @@ applies it. No module is replaced and no key renamed, so code that indexes, iter
 saves or compares the network works as before.
 """
 
+import copy
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -80,6 +81,10 @@ def insert_attention(
     In a model that classifies from a class token, only later layers that mix tokens propagate
     attention on patch tokens. Inserting after the last block has no effect and issues a warning.
 
+    Attention on tokens gets the grid from the size of the images of the last pass. With gradient
+    checkpointing, a recomputation takes that size too: after a pass, call `backward` before a pass
+    with images of another aspect ratio.
+
     If a module returns a tuple, a mapping or a data class, as in models of transformers, its
     feature map is attended and the rest is returned unchanged. The map is `last_hidden_state`, the
     last of `feature_maps`, or else the first floating-point tensor of three or more dimensions.
@@ -150,7 +155,13 @@ def insert_attention(
                 GatedBlock(_block(make_block, site, name), **shared)
                 if make_block is not None
                 else ResidualAttention(
-                    site.channels, num_maps, kernel_size, activation=activation, bias=bias, **shared
+                    site.channels,
+                    num_maps,
+                    kernel_size,
+                    # Each attention has a module of its own, as it has weights of its own.
+                    activation=copy.deepcopy(activation),
+                    bias=bias,
+                    **shared,
                 )
             )
     _check_separate(model, attentions)
@@ -208,12 +219,13 @@ def _refuse_with_block(**arguments: object) -> None:
 def _block(make: Callable[[int], nn.Module], site: Site, name: str) -> nn.Module:
     """Build a block for a site, and check that it keeps the shape of the map."""
     with torch.device(site.device):
-        block = make(site.channels).to(device=site.device, dtype=site.dtype)
+        block = make(site.channels)
     shape = (site.channels, *site.size)
     doing = f"{DOING} at {name!r}: applying {type(block).__name__} to a map {(2, *shape)}"
-    x = random_images(block, shape, batch=2).to(device=site.device, dtype=site.dtype)
-    given = x.clone()
     try:
+        block = block.to(device=site.device, dtype=site.dtype)
+        x = random_images(block, shape, batch=2).to(device=site.device, dtype=site.dtype)
+        given = x.clone()
         output = dry_run(block, (given,)).output
     except Exception as error:
         raise ModelError(f"{doing}: it raises {type(error).__name__}: {error}") from error

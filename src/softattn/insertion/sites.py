@@ -306,7 +306,7 @@ def _has_effect(run: DryRun, target: str, x: Tensor, layout: MapLayout) -> bool:
     outputs = [y for y in tensors_in(output) if y.requires_grad]
     # Random weights, since the plain sum may be constant, for example of probabilities.
     generator = torch.Generator().manual_seed(0)
-    weights = [torch.randn(y.shape, generator=generator).to(y) for y in outputs]
+    weights = [torch.randn(y.shape, generator=generator, device="cpu").to(y) for y in outputs]
     # A reentrant checkpoint hides its gradients.
     with suppress(RuntimeError):
         [grad] = torch.autograd.grad(outputs, x, weights, retain_graph=True, allow_unused=True)

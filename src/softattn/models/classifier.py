@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.parameter import is_lazy
 
-from softattn._validation import check_fraction, check_int, check_non_negative, describe
+from softattn._validation import check_int, describe
 from softattn.errors import ArgumentTypeError, ModelError, ShapeError
 from softattn.features import SpatialBackbone, device_and_dtype, dry_run, random_images
-from softattn.models.param_groups import decays, layer_ids, make_groups
+from softattn.models.param_groups import decays, groups_by_layer, layer_ids
 
 __all__ = ["ClassifierHead", "HeadFactory", "SoftAttentionClassifier", "check_head"]
 
@@ -132,8 +132,8 @@ class SoftAttentionClassifier(nn.Module):
         # Not `config`, which tools such as PEFT take for the configuration of a transformers model.
         self.wrap_arguments: dict[str, Any] | None = wrap_arguments
         self._map_size = map_size
+        self._hidden_size: int = num_features
         self._classifier: str | None = None
-        self.head_hidden_size: int = num_features
         self._frozen: frozenset[str] | None = None
         self._find_classifier()
 
@@ -206,69 +206,81 @@ class SoftAttentionClassifier(nn.Module):
         return hidden
 
     def get_classifier(self) -> nn.Module:
-        """Return the last linear layer of the head, or `nn.Identity` after `reset_classifier(0)`.
+        """Return the linear layer that computes the scores, or `nn.Identity` after a reset to 0.
 
         Raises:
-            ModelError: The head has no linear layer.
+            ModelError: The head has no linear layer with `num_classes` outputs.
         """
         if self._classifier is None:
             raise self._no_classifier("getting the classifier")
         return self.get_submodule(self._classifier)
 
     def reset_classifier(self, num_classes: int, head: HeadFactory | None = None) -> None:
-        """Replace the last linear layer of the head with a new one.
+        """Replace the linear layer that computes the scores with a new one.
 
         Args:
             num_classes: Number of class scores. With 0, `forward` returns the input of the
                 classifier.
-            head: Builds a whole new head from (in_channels, num_classes).
+            head: Builds a whole new head from (in_channels, num_classes). It must fit the feature
+                map of the `input_size` of `wrap_backbone`. `save_pretrained` cannot store it.
 
         Raises:
             ArgumentError: `num_classes` is negative.
-            ArgumentTypeError: `head` returns something other than a module.
-            ModelError: The new head does not fit the feature map; or the head has no linear layer,
+            ArgumentTypeError: `head` is not a function, or returns something other than a module.
+            ModelError: The new head does not fit the feature map; or the head has no such layer,
                 and `head` is not given. The model is not changed.
         """
         doing = "resetting the classifier"
         number = check_int(doing, "num_classes", num_classes, minimum=0)
         if head is not None:
-            built = head(self.num_features, number)
-            if not isinstance(built, nn.Module):
+            is_function = callable(head) and not isinstance(head, nn.Module)
+            built = head(self.num_features, number) if is_function else head
+            if not (is_function and isinstance(built, nn.Module)):
                 raise ArgumentTypeError(
-                    f"{doing}: head must return a torch.nn.Module, found {built!r} "
-                    f"({type(built).__name__})."
+                    f"{doing}: head must be a function that returns a torch.nn.Module, found "
+                    f"{built!r} ({type(built).__name__})."
                 )
             built = built.to(device_and_dtype(self)).train(self.training)
             if self._map_size is not None and number:
                 features = random_images(self, (self.num_features, *self._map_size))
                 check_head(built, features, number)
-            self.head = built
+            self.head, self.num_classes, self.wrap_arguments = built, number, None
             self._find_classifier()
-        elif self._classifier is None:
+            return
+        if self._classifier is None:
             raise self._no_classifier(doing)
-        else:
-            new: nn.Module = nn.Identity()
-            if number:
-                new = nn.Linear(self.head_hidden_size, number).to(device_and_dtype(self))
-            self.set_submodule(self._classifier, new.train(self.training))
+        self._hidden_size = self.head_hidden_size
+        new: nn.Module = nn.Identity()
+        if number:  # a lazy classifier that has not run yet is replaced with another
+            size = self._hidden_size
+            new = nn.Linear(size, number) if size else nn.LazyLinear(number)
+            new = new.to(device_and_dtype(self))
+        self.set_submodule(self._classifier, new.train(self.training))
         self.num_classes = number
         if self.wrap_arguments is not None:
             self.wrap_arguments = {**self.wrap_arguments, "num_classes": number}
 
+    @property
+    def head_hidden_size(self) -> int:
+        """Number of inputs of the classifier."""
+        found = self.get_submodule(self._classifier) if self._classifier else None
+        return found.in_features if isinstance(found, nn.Linear) else self._hidden_size
+
     def _find_classifier(self) -> None:
+        # A head registers its layers in any order, and the number of outputs tells the last one.
         layers = [
-            (f"head.{name}" if name else "head", layer)
+            f"head.{name}" if name else "head"
             for name, layer in self.head.named_modules()
-            if isinstance(layer, nn.Linear)
+            if isinstance(layer, nn.Linear) and layer.out_features == self.num_classes
         ]
-        self._classifier = layers[-1][0] if layers else None
-        self.head_hidden_size = layers[-1][1].in_features if layers else self.num_features
+        self._classifier = layers[-1] if layers else None
+        self._hidden_size = self.num_features
 
     def _no_classifier(self, doing: str) -> ModelError:
         return ModelError(
-            f"{doing}: the head, {type(self.head).__name__}, contains no torch.nn.Linear. Call "
-            "reset_classifier(num_classes, head=...) with a function that builds a head from "
-            "(in_channels, num_classes)."
+            f"{doing}: the head, {type(self.head).__name__}, contains no torch.nn.Linear with "
+            f"{self.num_classes} outputs. Call reset_classifier(num_classes, head=...) with a "
+            "function that builds a head from (in_channels, num_classes)."
         )
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -338,21 +350,13 @@ class SoftAttentionClassifier(nn.Module):
             ArgumentError: An argument is out of range.
             ArgumentTypeError: An argument is not a number.
         """
-        doing = "making parameter groups"
-        lr = check_non_negative(doing, "lr", lr)
-        scale = check_non_negative(doing, "head_lr_scale", head_lr_scale)
-        weight_decay = check_non_negative(doing, "weight_decay", weight_decay)
-        layer_decay = check_fraction(doing, "layer_decay", layer_decay)
-        layers = self.group_matcher()
-        kept, top = self.no_weight_decay(), layers("head")
-        groups = []
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                layer = layers(name)
-                factor = scale if layer == top else layer_decay ** (top - 1 - layer)
-                without = parameter.ndim <= 1 or name in kept
-                groups.append((parameter, lr * factor, 0.0 if without else weight_decay))
-        return make_groups(groups)
+        return groups_by_layer(
+            self.named_parameters(),
+            self.group_matcher(),
+            self.no_weight_decay(),
+            rates=(lr, head_lr_scale, layer_decay),
+            weight_decay=weight_decay,
+        )
 
     def no_weight_decay(self) -> Collection[str]:
         """Return names of parameters without weight decay, for timm's optimizer factory.
@@ -382,7 +386,7 @@ def check_head(head: nn.Module, features: Tensor, num_classes: int) -> None:
         scores = dry_run(head, (features.detach(),)).output
     except Exception as error:
         raise ModelError(f"{doing}: it raises {type(error).__name__}: {error}") from error
-    if not isinstance(scores, Tensor) or scores.shape[:2] != (len(features), num_classes):
+    if not isinstance(scores, Tensor) or scores.shape != (len(features), num_classes):
         raise ModelError(f"{doing}: expected scores (B, {num_classes}), found {describe(scores)}.")
 
 

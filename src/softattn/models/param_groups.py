@@ -1,11 +1,13 @@
 """Parameter groups of an optimizer: weight decay, and learning rates by depth."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from torch import nn
 
-__all__ = ["decays", "layer_ids", "make_groups"]
+from softattn._validation import check_fraction, check_non_negative
+
+__all__ = ["decays", "groups_by_layer", "layer_ids", "make_groups"]
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
@@ -57,6 +59,43 @@ def layer_ids(model: nn.Module) -> dict[str, int]:
         layer = tuple(path[: digits[0] + 1] if digits else path[:1])
         ids[name] = numbers.setdefault(layer, len(numbers))
     return ids
+
+
+def groups_by_layer(
+    parameters: Iterable[tuple[str, nn.Parameter]],
+    layers: Callable[[str], int],
+    without_decay: Collection[str],
+    *,
+    rates: tuple[float, float, float],
+    weight_decay: float,
+) -> list[dict[str, Any]]:
+    """Group the trainable parameters of a `SoftAttentionClassifier`; see its `param_groups`.
+
+    Args:
+        parameters: From `named_parameters`.
+        layers: From `group_matcher`.
+        without_decay: From `no_weight_decay`.
+        rates: Of `param_groups`: lr, head_lr_scale and layer_decay.
+        weight_decay: Of `param_groups`.
+
+    Raises:
+        ArgumentError: An argument is out of range.
+        ArgumentTypeError: An argument is not a number.
+    """
+    doing = "making parameter groups"
+    lr = check_non_negative(doing, "lr", rates[0])
+    scale = check_non_negative(doing, "head_lr_scale", rates[1])
+    layer_decay = check_fraction(doing, "layer_decay", rates[2])
+    weight_decay = check_non_negative(doing, "weight_decay", weight_decay)
+    top = layers("head")
+    groups = []
+    for name, parameter in parameters:
+        if parameter.requires_grad:
+            layer = layers(name)
+            factor = scale if layer == top else layer_decay ** (top - 1 - layer)
+            without = parameter.ndim <= 1 or name in without_decay
+            groups.append((parameter, lr * factor, 0.0 if without else weight_decay))
+    return make_groups(groups)
 
 
 def make_groups(

@@ -53,6 +53,7 @@ _BLOCKS: dict[str, Callable[..., nn.Module]] = {
 _NEARLY_UNIFORM = 0.01
 
 
+@torch.inference_mode(False)  # parameters made in inference mode cannot be trained
 def wrap_backbone(
     backbone: str | nn.Module,
     num_classes: int,
@@ -144,8 +145,8 @@ def wrap_backbone(
     plan = plan_backbone(model, at, size, cfg)
     like = device_and_dtype(plan.model)
     with torch.device(like.device):
-        attention = make_attention(plan.feature_map).to(like)
-        attended = _attended(attention, plan.feature_map)
+        attention = make_attention(plan.feature_map)
+        attended = _attended(attention, plan.feature_map, like)
         new_head = make_head(attended, num_classes).to(like)
     if not isinstance(head, str):
         check_head(new_head, attended, num_classes)
@@ -315,14 +316,15 @@ def _linear_head(x: Tensor, num_classes: int, drop_rate: float, flatten: bool) -
     return ClassifierHead(x.shape[1], num_classes, size, drop_rate)
 
 
-def _attended(attention: nn.Module, found: FeatureMap) -> Tensor:
-    """Return the output of the attention for the feature map, after checking its shape."""
+def _attended(attention: nn.Module, found: FeatureMap, like: Tensor) -> Tensor:
+    """Move the attention, and return its output for the feature map, after checking its shape."""
     height, width = found.size
     doing = (
         f"applying {type(attention).__name__} to a feature map of {found.channels} x {height} x "
         f"{width}"
     )
     try:
+        attention.to(like)
         x = random_images(attention, (found.channels, *found.size))
         features = dry_run(attention, (x,)).output
     except Exception as error:
