@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -100,6 +101,15 @@ def test_a_column_in_which_nothing_is_understood_is_refused(editable: Path) -> N
     with pytest.raises(DataError, match=message):
         HAM10000(editable, metadata=METADATA)
     assert len(HAM10000(editable, metadata=["age", "localization"])) == 280
+
+
+def test_columns_without_any_value_are_refused(editable: Path) -> None:
+    path = editable / "HAM10000_metadata.csv"
+    table = pd.read_csv(path).assign(age="", sex="unknown")
+    table.to_csv(path, index=False)
+    with pytest.raises(DataError, match="no image has a known value of age, sex"):
+        HAM10000(editable, metadata=["age", "sex"])
+    assert len(HAM10000(editable, metadata=["age", "sex", "localization"])) == 280
 
 
 def test_a_table_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from ham10000.data import (
+    check_same_split,
     check_split,
     data_name,
     kfold_split,
@@ -80,6 +81,37 @@ def test_a_lesion_in_two_splits_is_named_with_both_rows(table: pd.DataFrame) -> 
     rows = rf"train \(ISIC_\d+, row {double[0] + 2}\) and test \(ISIC_\d+, row {double[1] + 2}\)"
     with pytest.raises(SplitError, match=rf"lesion {lesion} is in two splits: {rows}"):
         check_split(split, table)
+
+
+def test_a_lesion_with_two_diagnoses_is_refused(table: pd.DataFrame) -> None:
+    table = table.assign(lesion_id=table["lesion_id"].where(table.index > 1, "L"))
+    table.loc[[0, 1], "dx"] = ["nv", "mel"]
+    split = table[["image_id", "lesion_id", "dx"]].assign(split="train")
+    with pytest.raises(SplitError, match="row 3 has the dx mel for the lesion L, and an earlier"):
+        check_split(split, table)
+
+
+SPLIT = "image_id,lesion_id,dx,split\na,x,nv,train\nb,y,nv,test\nc,z,nv,test\n"
+
+
+@pytest.mark.parametrize(
+    ("edited", "difference"),
+    [
+        (SPLIT.replace("a,x,nv,train", "a,x,nv,test"), r"a was in train and is now in test \(1 "),
+        (SPLIT.replace("c,z,nv,test\n", ""), "c was in test and is now in no split"),
+        (SPLIT + "d,w,nv,train\n", "d was in no split and is now in train"),
+        ("", "split.csv is damaged"),
+        ("image,part\na,train\n", "split.csv is damaged"),
+    ],
+)
+def test_a_split_that_differs_is_refused(edited: str, difference: str) -> None:
+    with pytest.raises(SplitError, match=rf"^resuming: .*{difference}"):
+        check_same_split(SPLIT, edited, "resuming")
+
+
+def test_the_order_of_rows_and_line_ends_are_free() -> None:
+    head, *rows = SPLIT.splitlines()
+    check_same_split(SPLIT, "\r\n".join([head, *reversed(rows)]), "resuming")
 
 
 def test_a_repeated_image_is_refused(table: pd.DataFrame) -> None:

@@ -53,12 +53,19 @@ def test_values_out_of_range(part: str, field: str, value: object, message: str)
         ("loss", {"name": "multi_weighted", "class_weights": {"mel": 5}}, "weights of its own"),
         ("loss", {"name": "multi_weighted", "cumulative": [4, 4]}, "increasing epochs, found [4"),
         ("schedule", {"name": "plateau", "warmup_epochs": 1}, "has no schedule.warmup_epochs"),
+        ("model", {"head": "rest", "drop_rate": 0.5}, "model.drop_rate 0.5 does not change"),
     ],
 )
 def test_values_that_do_not_go_together(part: str, fields: dict[str, object], message: str) -> None:
     with pytest.raises(RecipeError) as caught:
         make_recipe({"name": "x", part: fields})
     assert message in str(caught.value)
+
+
+def test_metadata_need_single_images() -> None:
+    fields = {"name": "x", "data": {"metadata": True, "mix": "cutmix"}}
+    with pytest.raises(RecipeError, match=r"data\.mix cutmix mixes two images"):
+        make_recipe(fields)
 
 
 def test_weights_of_images_need_single_images() -> None:

@@ -7,14 +7,14 @@ import pytest
 
 from ham10000.cli import main
 from ham10000.data import load_table
-from ham10000.errors import ArgumentError
+from ham10000.errors import ArgumentError, RecipeError
 from ham10000.evaluation import metrics_of, read_predictions, summarize
 from ham10000.recipe import load_recipe
 from ham10000.reporting import reproduction
-from ham10000.reporting.reproduction import describe_plan, list_items, plan_item, reproduce_item
-from ham10000.study import PlannedRun, estimate_seconds
+from ham10000.reporting.reproduction import list_items, plan_item, reproduce_item
+from ham10000.study import PlannedRun, describe_plan, estimate_seconds
 from ham10000.study.launcher import RunTrainer
-from ham10000.training import RunDir
+from ham10000.training import RunDir, claim_run
 
 CONTENT = {
     "protocol": ["data.protocol=paper", "data.workers=0"],
@@ -82,6 +82,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, run: Path) -> list[str]:
         shutil.copytree(run, self.study / planned.folder, dirs_exist_ok=True)
 
     monkeypatch.setattr(RunTrainer, "__call__", copy)
+    monkeypatch.setattr(reproduction, "claim_runs", lambda study, runs: None)  # has another recipe
     monkeypatch.setattr(reproduction, "_content", lambda: CONTENT)
     return folders
 
@@ -122,6 +123,27 @@ def test_an_item_is_written_beside_the_published_values(
     assert "mean nothing" not in text
     out = reproduce_item("single", tmp_path, data=synthetic, seeds=[1], scale="tiny")
     assert "the values mean nothing" in (out / "single.md").read_text()
+
+
+def test_finished_runs_of_something_else_are_refused(
+    run: Path, synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reproduction, "_content", lambda: CONTENT)
+    ((planned, recipe),) = plan_item(list_items()["single"], [0], synthetic).items()
+    finished, _ = claim_run(tmp_path / planned.folder, recipe)
+    shutil.copy(run / "predictions.csv", finished.path)
+    reproduce_item("single", tmp_path, data=synthetic)
+    before = finished.recipe.read_text()
+    finished.recipe.write_text(before.replace("num_maps: 16", "num_maps: 4"))
+    with pytest.raises(RecipeError, match=r"with attention\.num_maps 4 instead of 16"):
+        reproduce_item("single", tmp_path, data=synthetic)
+    finished.recipe.write_text(before)
+    others = Path(shutil.copytree(synthetic, tmp_path / "others"))
+    table = pd.read_csv(others / "HAM10000_metadata.csv")
+    tested = read_predictions(run / "predictions.csv").table["image_id"].iloc[0]
+    table[table["image_id"] != tested].to_csv(others / "HAM10000_metadata.csv", index=False)
+    with pytest.raises(ArgumentError, match=f"another data set, which has the image {tested}"):
+        reproduce_item("single", tmp_path, data=others)
 
 
 def test_a_dry_run_trains_and_writes_nothing(

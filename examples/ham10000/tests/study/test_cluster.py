@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import ranks
 
-from ham10000.errors import LockedError, MissingPackageError, TrainingError
+from ham10000.errors import DataError, LockedError, MissingPackageError, TrainingError
 from ham10000.recipe import Recipe, make_recipe
 from ham10000.study import JobOptions, cluster
 from ham10000.study.cluster import SubmititLauncher, queued_jobs
@@ -195,6 +195,12 @@ def test_a_rejected_submission_quotes_sbatch(slurm: Path, tmp_path: Path) -> Non
     ):
         next(SubmititLauncher(tmp_path)(unset(RUNS), print))
     assert not (tmp_path / "jobs.json").exists()
+
+
+def test_a_damaged_list_of_jobs_is_named(slurm: Path, tmp_path: Path) -> None:
+    (tmp_path / "jobs.json").write_text("{")
+    with pytest.raises(DataError, match=r"jobs\.json: it is damaged .* remove it"):
+        next(SubmititLauncher(tmp_path)(unset(RUNS), print))
 
 
 def test_what_is_missing_is_named(

@@ -1,11 +1,12 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from studies import guess
 
-from ham10000.data import load_table, read_split
+from ham10000.data import load_table, paper_split, prepare, read_split, write_split
 from ham10000.errors import (
     ArgumentError,
     DataError,
@@ -18,6 +19,7 @@ from ham10000.study import study
 from ham10000.study.launcher import RunTrainer
 from ham10000.study.plan import PlannedRun
 from ham10000.study.results import publish_study
+from ham10000.training import RunDir
 
 
 @pytest.fixture
@@ -151,6 +153,65 @@ def test_some_of_the_planned_seeds_are_refused(
     with pytest.raises(ArgumentError, match="Pass --extend"):
         run(recipes, synthetic, tmp_path / "study", seeds=[0, 1, 2, 3])
     assert json.loads((tmp_path / "study/study.json").read_text()) == before
+
+
+@pytest.mark.parametrize("override", ["seed=7", "data.fold=1", "name=x"])
+def test_runs_cannot_be_made_equal(
+    recipes: list[Path], synthetic: Path, tmp_path: Path, trained: list[str], override: str
+) -> None:
+    overrides = [f"data.root={synthetic}", override]
+    with pytest.raises(ArgumentError, match=f"{override} would be the same in all runs"):
+        study.run_study(recipes, [0, 1], tmp_path / "study", overrides=overrides)
+    assert not (tmp_path / "study").exists()
+
+
+def test_runs_that_were_trained_in_another_way_are_refused(
+    recipes: list[Path], synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(self: RunTrainer, run: PlannedRun, environment: dict[str, str]) -> None:
+        guess(self, run, environment)
+        path = RunDir(self.study / run.folder).recipe
+        path.write_text(re.sub(r"^seed: .*", "seed: 0", path.read_text(), flags=re.MULTILINE))
+
+    monkeypatch.setattr(RunTrainer, "__call__", train)
+    with pytest.raises(RecipeError, match="bare-seed1 was trained with seed 0, and the plan has 1"):
+        run(recipes, synthetic, tmp_path / "study")
+
+
+def test_another_split_is_refused(
+    recipes: list[Path], synthetic: Path, tmp_path: Path, trained: list[str]
+) -> None:
+    run(recipes, synthetic, tmp_path / "study")
+    table = load_table(synthetic)
+    write_split(paper_split(table, seed=5), tmp_path / "other.csv")
+    for more, message in (
+        (f"data.split={tmp_path / 'other.csv'}", r"split\.csv is not the split .*other\.csv"),
+        ("data.split_seed=5", "drawn with data.split_seed None, not 5"),
+    ):
+        overrides = [f"data.root={synthetic}", more]
+        with pytest.raises(SplitError, match=message):
+            study.run_study(recipes, [0, 1], tmp_path / "study", overrides=overrides)
+    same = [f"data.root={synthetic}", f"data.split={tmp_path / 'study/split.csv'}"]
+    study.run_study(recipes, [0, 1], tmp_path / "study", overrides=same)
+
+
+def test_a_damaged_cache_is_rebuilt(
+    recipes: list[Path], synthetic: Path, tmp_path: Path, trained: list[str]
+) -> None:
+    before = run(recipes, synthetic, tmp_path / "study")
+    (tmp_path / "study/cache-16/cache.json").write_text("{")
+    assert run(recipes, synthetic, tmp_path / "study") == before
+    assert not prepare(synthetic, tmp_path / "study/cache-16", 16).built
+
+
+def test_a_study_is_of_ham10000(recipes: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"data\.set is isic2017-keratosis in bare"):
+        study.run_study(
+            recipes,
+            [0, 1],
+            tmp_path / "study",
+            overrides=["data.set=isic2017-keratosis", "data.protocol=published"],
+        )
 
 
 def test_an_edited_plan_is_refused(

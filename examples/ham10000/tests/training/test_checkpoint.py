@@ -2,7 +2,7 @@ import errno
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,15 @@ import torch
 
 from ham10000.errors import CheckpointError, RecipeError, SplitError, cannot_write
 from ham10000.recipe import Recipe
-from ham10000.training import INTERRUPTED, RunDir, checkpoint, checkpoint_file, open_run, train
+from ham10000.training import (
+    INTERRUPTED,
+    RunDir,
+    checkpoint,
+    checkpoint_file,
+    open_run,
+    session,
+    train,
+)
 from ham10000.training.checkpoint import restore, save, snapshot
 from ham10000.training.checkpoint_file import read_checkpoint, read_latest, write_checkpoint
 from ham10000.training.data import prepare_data
@@ -103,6 +111,14 @@ LAST: dict[str, object] = {"monitor": "epoch", "mode": "max"}
 """The best epoch is always the last one, so an older file is always wrong."""
 FIRST: dict[str, object] = {"monitor": "epoch", "mode": "min", "keep": 1}
 """The best epoch is the first one, whose checkpoint is soon removed."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _any_mode() -> Iterator[None]:
+    """Allow `FIRST`, which no user needs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "check_monitor", lambda recipe: None)
+        yield
 
 
 @pytest.fixture(scope="module")

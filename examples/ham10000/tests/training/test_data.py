@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from ham10000.data import (
     EpochSampler,
@@ -17,7 +18,14 @@ from ham10000.data import (
     read_table,
     write_split,
 )
-from ham10000.errors import ArgumentError, CacheError, LockedError, MissingDataError, SplitError
+from ham10000.errors import (
+    ArgumentError,
+    CacheError,
+    DataError,
+    LockedError,
+    MissingDataError,
+    SplitError,
+)
 from ham10000.recipe import Recipe
 from ham10000.training.checkpoint_file import save_step
 from ham10000.training.data import (
@@ -140,6 +148,44 @@ def test_the_augmented_set_of_a_split_is_made_once(
     third, moved = claim_run(tmp_path / "three", replace(mine, seed=7))  # another split
     prepare_data(third, moved)
     assert len(list(tmp_path.glob("[!.]*-offline-*"))) == 2
+
+
+def test_an_augmented_set_is_made_again_from_other_pixels(
+    recipe: MakeRecipe, few_copies: None, editable: Path, tmp_path: Path
+) -> None:
+    data = {"offline": "auto", "root": str(editable), "cache": None}
+    for name in ("one", "two"):
+        run, mine = claim_run(tmp_path / name, recipe(data=data))
+        prepare_data(run, mine)
+        first = next(editable.rglob("*.jpg"))
+        Image.new("RGB", (48, 36), "red").save(first)
+    assert len(list(tmp_path.glob("[!.]*-offline-*"))) == 2
+
+
+def test_a_run_does_not_go_on_with_other_images(
+    recipe: MakeRecipe, editable: Path, tmp_path: Path
+) -> None:
+    run, mine = claim_run(tmp_path / "run", recipe(data={"root": str(editable), "cache": None}))
+    prepare_data(run, mine)
+    Image.new("RGB", (48, 36), "red").save(next(editable.rglob("*.jpg")))
+    cache = prepare_data(run, mine)  # nothing is trained yet
+    prepare(editable, cache, mine.data.size, masks=True)
+    save_step(run, 1, {"step": 1}, keep=1)
+    prepare_data(run, mine)  # masks change nothing
+    Image.new("RGB", (48, 36), "blue").save(next(editable.rglob("*.jpg")))
+    with pytest.raises(CacheError, match=r"images .* have changed since the run was trained"):
+        prepare_data(run, mine)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"image_id,split\xff\n", "not UTF-8"), (b"image_id,lesion_id,dx\na,b,nv\n", "'split'")],
+)
+def test_a_damaged_split_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    run = RunDir(tmp_path)
+    run.split.write_bytes(content)
+    with pytest.raises(DataError, match=rf"split\.csv.*{message}"):
+        splits_of(run)
 
 
 def test_an_augmented_set_of_another_split_is_refused(

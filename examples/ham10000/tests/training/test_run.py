@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import ranks
 import torch
+import yaml
 from making import make
 from PIL import Image
 
@@ -30,10 +31,12 @@ from ham10000.errors import (
     DataError,
     MissingDataError,
     PredictionError,
+    RecipeError,
 )
 from ham10000.evaluation import OfficialTest, read_predictions, write_predictions
 from ham10000.recipe import Recipe, dump_recipe, load_recipe, make_recipe
 from ham10000.training import RunDir, claim_run, find_predictions, open_run, train
+from ham10000.training.checkpoint_file import read_checkpoint, write_checkpoint
 from ham10000.training.data import prepare_data
 
 
@@ -234,6 +237,26 @@ def test_a_run_predicts_the_official_test_set_as_it_does_its_own(
     own = pd.concat(splits).set_index("image_id").loc[truth["image_id"]]
     expected = own[list(OfficialTest.classes)].to_numpy()
     assert found.probabilities == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_official_test_set_needs_a_run_of_its_classes(binary_run: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"has other, mel\. Use a run"):
+        open_run(binary_run).predict_official(binary_run, pd.DataFrame())
+
+
+def test_classes_in_another_order_are_refused(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "clinic.yaml"
+    names = dict(reversed(HAM10000_INFO.class_names.items()))
+    path.write_text(
+        yaml.safe_dump({"name": "clinic", "table": "a.csv", "classes": names}, sort_keys=False)
+    )
+    copy = RunDir(Path(shutil.copytree(run, tmp_path / "run")))
+    content = read_checkpoint(copy.best)
+    recipe = content["recipe"].replace("set: ham10000", f"set: {path}")
+    write_checkpoint(copy.best, {**content, "recipe": recipe})
+    copy.recipe.write_text(recipe)
+    with pytest.raises(RecipeError, match=r"on the classes akiec, .*, vasc, and data\.set"):
+        open_run(copy.path).load_model()
 
 
 def test_image_files_are_predicted_as_the_images_of_a_split(run: Path, synthetic: Path) -> None:

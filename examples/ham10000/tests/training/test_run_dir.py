@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 import ranks
 
-from ham10000.errors import ArgumentError, MissingDataError, RecipeError, SplitError
+from ham10000.errors import ArgumentError, CheckpointError, MissingDataError, RecipeError
 from ham10000.recipe import Recipe, dump_recipe, load_recipe, save_recipe
 from ham10000.training import INTERRUPTED, TRAINER_LOCK, train
 from ham10000.training.checkpoint_file import save_step
 from ham10000.training.run_dir import (
     RunDir,
     check_same_recipe,
-    check_same_split,
     claim_run,
     find_run,
     with_absolute_paths,
@@ -32,6 +31,19 @@ def test_another_recipe_is_refused_by_the_field_that_differs(
         claim_run(run.path, recipe(optimizer={"lr": 0.5}))
     claim_run(run.path, recipe(data={"workers": 1}, training={"max_minutes": 3}))
     assert load_recipe(run.recipe).data.workers == 1
+
+
+def test_a_finished_run_without_its_weights_keeps_recipe_and_predictions(
+    recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    run, mine = claim_run(tmp_path / "run", recipe())
+    run.predictions().touch()
+    with pytest.raises(RecipeError, match=r"with optimizer.lr 0.001 instead of 0.5. Choose"):
+        claim_run(run.path, recipe(optimizer={"lr": 0.5}))
+    with pytest.raises(CheckpointError, match=r"made with training.tta 1, .* with 8 are gone"):
+        claim_run(run.path, recipe(training={"tta": 8}))
+    assert load_recipe(run.recipe) == mine
+    assert run.done
 
 
 def test_paths_do_not_depend_on_the_working_directory(
@@ -91,9 +103,6 @@ def test_paths_are_spelled_out(
     assert load_recipe(Path("run") / "recipe.yaml") == resolved
 
 
-SPLIT = "image_id,lesion_id,dx,split\na,x,nv,train\nb,y,nv,test\nc,z,nv,test\n"
-
-
 def test_a_recipe_may_differ_where_the_weights_do_not(recipe: Callable[..., Recipe]) -> None:
     trained = dump_recipe(recipe())
     check_same_recipe(trained, recipe(), "resuming")
@@ -107,26 +116,6 @@ def test_a_recipe_may_differ_where_the_weights_do_not(recipe: Callable[..., Reci
         RecipeError, match=r"resuming: .* optimizer.lr was 0.001 and is now 0.5 and 1 more field"
     ):
         check_same_recipe(trained, other, "resuming")
-
-
-@pytest.mark.parametrize(
-    ("edited", "difference"),
-    [
-        (SPLIT.replace("a,x,nv,train", "a,x,nv,test"), r"a was in train and is now in test \(1 "),
-        (SPLIT.replace("c,z,nv,test\n", ""), "c was in test and is now in no split"),
-        (SPLIT + "d,w,nv,train\n", "d was in no split and is now in train"),
-        ("", "split.csv is damaged"),
-        ("image,part\na,train\n", "split.csv is damaged"),
-    ],
-)
-def test_a_split_that_differs_is_refused(edited: str, difference: str) -> None:
-    with pytest.raises(SplitError, match=rf"^resuming: .*{difference}"):
-        check_same_split(SPLIT, edited, "resuming")
-
-
-def test_the_order_of_rows_and_line_ends_are_free() -> None:
-    head, *rows = SPLIT.splitlines()
-    check_same_split(SPLIT, "\r\n".join([head, *reversed(rows)]), "resuming")
 
 
 def test_checkpoints_are_listed_from_the_newest(tmp_path: Path) -> None:

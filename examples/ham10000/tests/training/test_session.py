@@ -89,6 +89,22 @@ def test_a_mode_that_selects_the_worst_value_is_refused(
         build(training={field: monitor, name: mode})
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"training": {"mode": "min"}}, r"epoch, whose best .* training\.mode=max"),
+        ({"schedule": {"name": "plateau"}}, r"schedule\.name plateau waits for a metric"),
+        ({"training": {"patience": 3}}, r"training\.patience waits for a metric"),
+    ],
+)
+def test_the_number_of_an_epoch_is_not_a_metric(
+    build: Any, fields: dict[str, dict[str, object]], message: str
+) -> None:
+    training = {"monitor": "epoch", "mode": "max", **fields.get("training", {})}
+    with pytest.raises(TrainingError, match=message):
+        build(**{**fields, "training": training})
+
+
 @torch.no_grad()
 def test_synchronized_norms_keep_the_activations_in_them() -> None:
     torch.manual_seed(0)

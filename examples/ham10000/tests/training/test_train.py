@@ -460,10 +460,15 @@ def test_a_last_batch_of_one_is_left_out(recipe: MakeRecipe, tmp_path: Path) -> 
     assert content["state"]["step"] == 2
 
 
-def test_all_that_a_recipe_can_ask_for_works_together(recipe: MakeRecipe, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("combined", "fusion"), [({"metadata": True}, "metablock"), ({"mix": "cutmix"}, "late")]
+)
+def test_all_that_a_recipe_can_ask_for_works_together(
+    recipe: MakeRecipe, tmp_path: Path, combined: dict[str, object], fusion: str
+) -> None:
     mine = recipe(
-        data={"protocol": "lesion", "metadata": True, "mix": "cutmix", "workers": 1},
-        model={"fusion": "metablock"},
+        data={"protocol": "lesion", "workers": 1, **combined},
+        model={"fusion": fusion},
         optimizer={"accumulate": 2, "clip_norm": 1.0, "name": "adamw"},
         schedule={"name": "plateau", "patience": 0},
         training={"precision": "bf16", "head_first_epochs": 1, "patience": 1, "epochs": 4},

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from ham10000.cli.options import Data, Option, recipe_overrides
-from ham10000.data import DATA_VARIABLE, data_folder, link_sample, open_folder, synthesize
+from ham10000.data import (
+    DATA_VARIABLE,
+    check_files,
+    data_folder,
+    link_sample,
+    open_folder,
+    synthesize,
+)
 from ham10000.errors import ArgumentError
 from ham10000.recipe import find_recipe
 from ham10000.reporting import (
@@ -106,6 +113,7 @@ def study(
     """
     if verify is not None:
         return _verify(verify, pages)
+    check_files(pages, "quoting results")
     if not recipes or not seeds or out is None:
         lacking = "recipes" if not recipes else "--seeds" if not seeds else "--out"
         raise ArgumentError(f"running a study: {lacking} missing. See: ham10000 study --help")

@@ -75,9 +75,11 @@ from ham10000.data.prepare import Prepared, prepare
 from ham10000.data.samplers import BALANCES, EpochSampler, SequentialShard
 from ham10000.data.split_file import (
     SYNTHETIC,
+    check_same_split,
     check_split,
     data_name,
     read_split,
+    read_split_table,
     split_counts,
     split_rows,
     write_split,
@@ -153,6 +155,7 @@ __all__ = [
     "check_columns",
     "check_files",
     "check_metadata",
+    "check_same_split",
     "check_split",
     "convert_challenge",
     "cutmix",
@@ -191,6 +194,7 @@ __all__ = [
     "read_mask",
     "read_pairs",
     "read_split",
+    "read_split_table",
     "read_table",
     "resize",
     "scan_pairs",

@@ -54,7 +54,7 @@ class Cache:
     path: Path
     size: int
     inputs: str
-    """Hash of the table and of all image and mask files."""
+    """Hash of the table and of all image files."""
     table: pd.DataFrame
     """The table as `read_table` returns it; row n belongs to image n."""
     images: NDArray[np.uint8]
@@ -132,9 +132,9 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     """Read the manifest of a cache; return `None` if there is none.
 
     Returns:
-        "version", "size", "count", "inputs", the file names "images", "masks" (or None) and
-        "index", and "sha256", the checksum of each of these files. If the data set is not HAM10000,
-        also "set", with its "name", "title" and "class_names".
+        "version", "size", "count", "inputs" and "mask_inputs" (or None), the file names "images",
+        "masks" (or None) and "index", and "sha256", the checksum of each of these files. If the
+        data set is not HAM10000, also "set", with its "name", "title" and "class_names".
 
     Raises:
         CacheError: It has another version, or is damaged.

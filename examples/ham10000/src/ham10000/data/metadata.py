@@ -12,7 +12,8 @@ from torch import Tensor
 from ham10000.data.catalog import HAM10000_INFO
 from ham10000.data.constants import DX_TYPES, LOCALIZATIONS, SEXES, TABLE_COLUMNS
 from ham10000.data.descriptions import DatasetInfo
-from ham10000.errors import ArgumentError, DataError, MissingDataError, closest, some
+from ham10000.errors import ArgumentError, DataError, closest, some
+from ham10000.utils import read_text
 
 __all__ = [
     "CATEGORIES",
@@ -153,7 +154,7 @@ def read_csv(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
         DataError: It is not UTF-8, not a table, lacks a required column, or has no rows.
     """
     doing = f"reading {path}"
-    text = _decode(path, doing)
+    text = read_text(path, doing)
     header = text.partition("\n")[0]
     if not header.strip():
         raise DataError(f"{doing}: it is empty. Get it again.")
@@ -316,9 +317,9 @@ def unknown_values(table: pd.DataFrame) -> dict[str, dict[str, int]]:
 
 
 def check_metadata(table: pd.DataFrame, columns: Sequence[str], doing: str) -> None:
-    """Refuse columns that have values, none of which is understood.
+    """Refuse columns that have values, none of which is understood, or columns without any value.
 
-    Such a column would be encoded as unknown everywhere, and a network would train on a constant.
+    They would be encoded as unknown everywhere, and a network would train on a constant.
 
     Args:
         table: The whole data set, as `read_table` returns it.
@@ -326,7 +327,7 @@ def check_metadata(table: pd.DataFrame, columns: Sequence[str], doing: str) -> N
         doing: What the message starts with.
 
     Raises:
-        DataError: There is such a column.
+        DataError: There is such a column, or none of the columns has a known value.
     """
     for column in (name for name in CATEGORIES if name in columns):
         values = {_canonical(column, value) for value in table[column]} - {"unknown"}
@@ -336,6 +337,12 @@ def check_metadata(table: pd.DataFrame, columns: Sequence[str], doing: str) -> N
                 f"{some(sorted(values))}. Expected {', '.join(CATEGORIES[column])} or unknown. "
                 "Rename the values, or leave the column out of the metadata."
             )
+    encoded = encode_metadata(table, [name for name in columns if name in METADATA])
+    if encoded and not any(values.any() for values in encoded.values()):
+        raise DataError(
+            f"{doing}: no image has a known value of {', '.join(columns)}. Use a data set with "
+            "metadata, or a model without: data.metadata=false."
+        )
 
 
 def _ordered(columns: Sequence[str]) -> list[str]:
@@ -360,27 +367,6 @@ _KNOWN_VALUES = {
 def _canonical(column: str, value: str) -> str:
     folded = _fold(value)
     return "unknown" if folded in _MISSING else _KNOWN_VALUES[column].get(folded, value)
-
-
-def _decode(path: Path, doing: str) -> str:
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError as error:
-        raise MissingDataError(f"{doing}: there is no such file.") from error
-    except OSError as error:
-        raise MissingDataError(f"{doing}: {(error.strerror or str(error)).lower()}.") from error
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        row = raw[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"{doing}: row {row} is not UTF-8 (byte 0x{raw[error.start]:02x} at {error.start}). "
-            "Save it as UTF-8, or get it again."
-        ) from error
-    if "\0" in text:
-        row = text[: text.index("\0")].count("\n") + 1
-        raise DataError(f"{doing}: row {row} holds a null byte. Save it as UTF-8, or get it again.")
-    return text
 
 
 def _first(rows: "pd.Series[bool]") -> int:

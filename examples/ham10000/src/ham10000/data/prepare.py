@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +93,7 @@ def prepare(
     mask_paths = folder.mask_paths() if masks else []
     _make_place(out)
     with _locked(out):
-        found = _up_to_date(out, folder, paths + mask_paths, size, masks, workers, check)
+        found = _up_to_date(out, folder, paths, mask_paths, size, workers, check)
         if found is not None:
             return Prepared(found, built=False)
         _clear(out, keep=None, unfinished_only=True)
@@ -145,13 +145,14 @@ def _up_to_date(
     out: Path,
     folder: Folder,
     paths: list[Path],
+    mask_paths: list[Path],
     size: int,
-    masks: bool,
     workers: int | None,
     check: bool,
 ) -> Cache | None:
     try:
         manifest = read_manifest(out)
+        masks = bool(mask_paths)
         if manifest is None or manifest["size"] != size or bool(manifest["masks"]) != masks:
             return None
         cache = open_cache(out)
@@ -163,8 +164,17 @@ def _up_to_date(
     def job(path: Path) -> bytes:
         return hashlib.sha256(read_bytes(path)).digest()
 
-    digests = in_order(job, paths, "Comparing the files with the cache", workers)
-    return cache if _hash_inputs(folder, size, digests) == cache.inputs else None
+    everything = [*paths, *mask_paths]
+    digests = list(in_order(job, everything, "Comparing the files with the cache", workers))
+    same = _hash_inputs(folder, size, digests[: len(paths)]) == cache.inputs and _hash_masks(
+        digests[len(paths) :]
+    ) == manifest.get("mask_inputs")
+    return cache if same else None
+
+
+def _hash_masks(digests: Sequence[bytes]) -> str | None:
+    """Return a hash of the mask files. It is not part of that of the images, which train a run."""
+    return hashlib.sha256(b"".join(digests)).hexdigest() if digests else None
 
 
 def _hash_inputs(folder: Folder, size: int, digests: Iterable[bytes]) -> str:
@@ -226,7 +236,8 @@ def _build(
             "version": VERSION,
             "size": size,
             "count": len(paths),
-            "inputs": _hash_inputs(folder, size, digests),
+            "inputs": _hash_inputs(folder, size, digests[: len(paths)]),
+            "mask_inputs": _hash_masks(digests[len(paths) :]),
             **names,
             **_describe(folder.info),
             "sha256": sums,

@@ -1,5 +1,6 @@
 """The split file: reading, checks, writing, its rows, and the data set that it is of."""
 
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from ham10000.utils import write_text
 
 __all__ = [
     "SYNTHETIC",
+    "check_same_split",
     "check_split",
     "data_name",
     "read_split",
+    "read_split_table",
     "split_counts",
     "split_rows",
     "write_split",
@@ -60,7 +63,7 @@ def read_split(path: Path, table: pd.DataFrame) -> pd.DataFrame:
         SplitError: A lesion is in two splits, an image is unknown or repeated, or a class is
             missing from a split. The message names the row.
     """
-    split = read_csv(path, COLUMNS)
+    split = read_split_table(path)
     if "fold" in split.columns:
         folds = pd.to_numeric(split["fold"], errors="coerce")
         wrong = folds.isna() | (folds % 1 != 0)
@@ -73,6 +76,16 @@ def read_split(path: Path, table: pd.DataFrame) -> pd.DataFrame:
         split["fold"] = folds.astype("int64")
     check_split(split, table, f"reading {path}")
     return split
+
+
+def read_split_table(path: Path) -> pd.DataFrame:
+    """Read a split file without the data set that it is of, as text.
+
+    Raises:
+        MissingDataError: There is no such file.
+        DataError: It is not a table with the columns image_id, lesion_id, dx and split.
+    """
+    return read_csv(path, COLUMNS)
 
 
 def check_split(split: pd.DataFrame, table: pd.DataFrame, doing: str = "checking a split") -> None:
@@ -88,7 +101,7 @@ def check_split(split: pd.DataFrame, table: pd.DataFrame, doing: str = "checking
         ham10000.errors.SplitError: checking a split: lesion x is in two splits: train (a, row 2)...
 
     Raises:
-        SplitError: See `read_split`.
+        SplitError: See `read_split`; also if a lesion has two diagnoses.
     """
     unknown = ~split["split"].isin(SPLITS)
     if unknown.any():
@@ -98,6 +111,15 @@ def check_split(split: pd.DataFrame, table: pd.DataFrame, doing: str = "checking
             f"{closest(name, SPLITS)}"
         )
     _check_against(split, table, doing)
+    before = split.groupby("lesion_id")["dx"].transform("first")
+    differs = split["dx"] != before
+    if differs.any():
+        second = split[differs].iloc[0]
+        raise SplitError(
+            f"{doing}: row {_first(differs)} has the dx {second['dx']} for the lesion "
+            f"{second['lesion_id']}, and an earlier row has {before[differs].iloc[0]}. A lesion "
+            "has one diagnosis: correct the table, or name another column in columns.lesion."
+        )
     if "fold" not in split.columns:
         _check_splits(split, doing)
         return
@@ -159,6 +181,40 @@ def _check_splits(rows: pd.DataFrame, doing: str) -> None:
                 f"{doing}: {name} has no image of {', '.join(empty)}, so nothing can be learned or "
                 "measured about it. Use more images, fewer folds, or another seed."
             )
+
+
+def check_same_split(trained: str, now: str, doing: str) -> None:
+    """Check that a split is the one that weights were trained with, in any order of rows.
+
+    Args:
+        trained: The content of split.csv in the checkpoint.
+        now: The content of the run's split.csv.
+        doing: The operation, as the start of the error message.
+
+    Raises:
+        SplitError: An image has moved, was added or was removed; the message names it.
+    """
+    if trained == now:
+        return
+    before, after = _split_of_images(trained, doing), _split_of_images(now, doing)
+    moved = [name for name in before | after if before.get(name) != after.get(name)]
+    if not moved:
+        return
+    name = moved[0]
+    raise SplitError(
+        f"{doing}: split.csv was changed after training began: {name} was in "
+        f"{before.get(name, 'no split')} and is now in {after.get(name, 'no split')} "
+        f"({len(moved)} such image{'s' * (len(moved) > 1)}). "
+        "Change it back, or train in another folder."
+    )
+
+
+def _split_of_images(text: str, doing: str) -> dict[str, str]:
+    try:
+        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+        return dict(zip(table["image_id"], table["split"], strict=True))
+    except (ValueError, KeyError) as error:
+        raise SplitError(f"{doing}: split.csv is damaged ({error}). Restore it.") from error
 
 
 def split_counts(

@@ -132,6 +132,16 @@ def check_values(recipe: Recipe, doing: str) -> None:
             f"{doing}: schedule.warmup_epochs must be less than training.epochs "
             f"({recipe.training.epochs}), found {schedule.warmup_epochs}."
         )
+    if recipe.data.metadata and recipe.data.mix != "none":
+        raise RecipeError(
+            f"{doing}: data.mix {recipe.data.mix} mixes two images, and data.metadata is of single "
+            "ones. Remove one of them."
+        )
+    if model.head == "rest" and model.drop_rate:
+        raise RecipeError(
+            f"{doing}: model.head rest is the backbone's own, which model.drop_rate "
+            f"{model.drop_rate} does not change. Remove one of them."
+        )
     if loss.dx_type_weights is not None and recipe.data.mix != "none":
         raise RecipeError(
             f"{doing}: loss.dx_type_weights are of single images, and data.mix {recipe.data.mix} "

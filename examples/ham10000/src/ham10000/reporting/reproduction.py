@@ -4,7 +4,7 @@ reproduction.yaml has the items, their runs and the published values. Runs are t
 study, in a folder that all items share, so a run that several items need is trained once.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -31,14 +31,19 @@ from ham10000.reporting.inputs import evaluate_sources
 from ham10000.reporting.style import LIGHT, Theme, new_figure, save_figure
 from ham10000.reporting.tables import Table, write_tables
 from ham10000.saliency import attention_maps, grad_cam_maps, image_network, image_reader
-from ham10000.study import LocalLauncher, PlannedRun, estimate_seconds
+from ham10000.study import (
+    LocalLauncher,
+    PlannedRun,
+    claim_runs,
+    describe_plan,
+    estimate_seconds,
+)
 from ham10000.training import RunDir, find_predictions, open_run
 
 __all__ = [
     "Item",
     "Scale",
     "Variant",
-    "describe_plan",
     "heatmap_figure",
     "list_items",
     "plan_item",
@@ -170,45 +175,6 @@ def plan_item(
     }
 
 
-def describe_plan(
-    runs: Mapping[PlannedRun, Recipe], seconds: Sequence[float], out: Path
-) -> list[str]:
-    """Return a line for each run with its state and estimate, and one for their sum.
-
-    Example:
-        >>> from pathlib import Path
-        >>> from ham10000.recipe import load_recipe
-        >>> from ham10000.reporting.reproduction import describe_plan
-        >>> from ham10000.study import PlannedRun
-        >>> runs = {PlannedRun("irv2", 0): load_recipe("irv2")}
-        >>> for line in describe_plan(runs, [9000.0], Path("out")): print(line)
-        runs/irv2-seed0: timm:inception_resnet_v2.tf_in1k, 299 pixels, at most 2 h 30 min
-        1 of 1 runs to train, at most 2 h 30 min on this machine, one after the other
-
-    Args:
-        runs: From `plan_item`.
-        seconds: From `estimate_seconds`.
-        out: Folder with the folder `runs`.
-    """
-    lines, total, missing = [], 0.0, 0
-    for (run, recipe), duration in zip(runs.items(), seconds, strict=True):
-        done = RunDir(out / run.folder).done
-        state = "finished" if done else f"at most {_duration(duration)}"
-        total += 0.0 if done else duration
-        missing += not done
-        lines.append(f"{run.folder}: {recipe.model.backbone}, {recipe.data.size} pixels, {state}")
-    lines.append(
-        f"{missing} of {len(runs)} runs to train, at most {_duration(total)} on this machine, one "
-        "after the other"
-    )
-    return lines
-
-
-def _duration(seconds: float) -> str:
-    minutes = max(1, round(seconds / 60))
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
-
-
 def reproduce_item(
     name: str,
     out: Path,
@@ -237,7 +203,9 @@ def reproduce_item(
         The folder of the item.
 
     Raises:
-        ArgumentError: There is no such item, or the seeds are invalid.
+        ArgumentError: There is no such item, the seeds are invalid, or `out` has runs of another
+            data set.
+        RecipeError: `out` has runs of other recipes.
         Ham10000Error: The data set cannot be used, or a run fails.
     """
     items = list_items()
@@ -249,22 +217,26 @@ def reproduce_item(
         if item.info == HAM10000_INFO and not dry_run:
             root = _sample(root, out / "data", log)
     runs = plan_item(item, seeds, root, scale)
-    for line in describe_plan(
-        runs, estimate_seconds(runs.values(), load_table(root, item.info)), out
-    ):
+    table = load_table(root, item.info)
+    for line in describe_plan(runs, estimate_seconds(runs.values(), table), out):
         log(line)
     if dry_run:
         return out / name
     missing = {run: each for run, each in runs.items() if not RunDir(out / run.folder).done}
+    finished = {run: each for run, each in runs.items() if run not in missing}
+    claim_runs(out, finished)  # refuses runs of other recipes
+    for run in finished:
+        folder = out / run.folder
+        _check_images(find_predictions(folder).table["image_id"], table, folder)
     if missing:
         for run in LocalLauncher(out, parallel)(missing, log):
             log(f"{run.folder}: trained")
     predictions = {run: find_predictions(out / run.folder) for run in runs}
     frame = reproduction_frame(item, predictions)
-    table = reproduction_table(item, frame)
+    result = reproduction_table(item, frame)
     if scale == "tiny":
-        table = replace(table, caption=f"{_TINY_NOTE} {table.caption}")
-    write_tables(out / name, ("csv", "latex", "md"), {name: table}, {name: frame})
+        result = replace(result, caption=f"{_TINY_NOTE} {result.caption}")
+    write_tables(out / name, ("csv", "latex", "md"), {name: result}, {name: frame})
     for metric in item.metrics:
         file = f"{name}_{metric.replace('/', '_')}.svg"
         save_figure(reproduction_figure(item, frame, metric), out / name / file)
@@ -277,12 +249,23 @@ def reproduce_item(
     return out / name
 
 
+def _check_images(image_ids: Iterable[str], table: pd.DataFrame, path: Path) -> None:
+    known = set(table["image_id"])
+    others = [name for name in image_ids if name not in known]
+    if others:
+        raise ArgumentError(
+            f"reproducing with {path}: it is of another data set, which has the image {others[0]}. "
+            "Choose another --out, or remove it to make it again."
+        )
+
+
 def _sample(root: Path, folder: Path, log: Callable[[str], None]) -> Path:
     if len(load_table(root)) <= _TINY_IMAGES:
         return root
     if not folder.exists():
         number = link_sample(root, folder, _TINY_IMAGES, seed=0)
         log(f"Using random lesions of {root}, {number:,} images")
+    _check_images(load_table(folder)["image_id"], load_table(root), folder)
     return folder
 
 

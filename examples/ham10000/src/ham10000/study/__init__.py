@@ -1,8 +1,8 @@
 """A comparison of recipes with a control over folds and seeds: plan, runs and result."""
 
 from ham10000.study.cluster import JobOptions
-from ham10000.study.estimate import estimate_seconds
-from ham10000.study.launcher import LocalLauncher
+from ham10000.study.estimate import describe_plan, estimate_seconds
+from ham10000.study.launcher import LocalLauncher, claim_runs
 from ham10000.study.plan import PRIMARY, RULE, PlannedRun, StudyPlan, make_plan
 from ham10000.study.preregistration import PLAN, StudyRecord
 from ham10000.study.results import publish_study, restore_study
@@ -27,7 +27,9 @@ __all__ = [
     "StudyCheck",
     "StudyPlan",
     "StudyRecord",
+    "claim_runs",
     "describe_change",
+    "describe_plan",
     "describe_verdict",
     "estimate_seconds",
     "make_plan",

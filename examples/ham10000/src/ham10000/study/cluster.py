@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ham10000.errors import MissingPackageError, TrainingError
+from ham10000.errors import DataError, MissingPackageError, TrainingError
 from ham10000.recipe import Recipe
 from ham10000.study.launcher import RunTrainer, claim_runs
 from ham10000.study.plan import PlannedRun
@@ -138,8 +138,13 @@ class SubmititLauncher:
 
     def _recorded(self) -> dict[str, str]:
         path = self.study / JOBS
-        recorded: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
-        return recorded
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(
+                f"reading {path}: it is damaged ({error}). If no jobs of the study are queued "
+                "(see squeue), remove it, and run the same command again."
+            ) from error
 
     def _submit(
         self, runs: Sequence[PlannedRun], recorded: Mapping[str, str]

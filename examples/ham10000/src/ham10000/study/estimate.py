@@ -1,8 +1,9 @@
-"""Estimates of how long runs will take."""
+"""Estimates of how long runs will take, and a list of runs with them."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -10,9 +11,10 @@ import torch
 from ham10000.data import PUBLISHED_SPLIT, find_dataset
 from ham10000.models import build_model
 from ham10000.recipe import Recipe
-from ham10000.training import build_loss
+from ham10000.study.plan import PlannedRun
+from ham10000.training import RunDir, build_loss
 
-__all__ = ["estimate_seconds"]
+__all__ = ["describe_plan", "estimate_seconds"]
 
 
 def estimate_seconds(recipes: Iterable[Recipe], table: pd.DataFrame) -> list[float]:
@@ -79,3 +81,41 @@ def _seconds_per_image(recipe: Recipe) -> tuple[float, float]:
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
+
+
+def describe_plan(
+    runs: Mapping[PlannedRun, Recipe], seconds: Sequence[float], out: Path
+) -> list[str]:
+    """Return a line for each run with its state and estimate, and one for their sum.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from ham10000.recipe import load_recipe
+        >>> from ham10000.study import PlannedRun, describe_plan
+        >>> runs = {PlannedRun("irv2", 0): load_recipe("irv2")}
+        >>> for line in describe_plan(runs, [9000.0], Path("out")): print(line)
+        runs/irv2-seed0: timm:inception_resnet_v2.tf_in1k, 299 pixels, at most 2 h 30 min
+        1 of 1 runs to train, at most 2 h 30 min on this machine, one after the other
+
+    Args:
+        runs: Runs with their recipes.
+        seconds: From `estimate_seconds`.
+        out: Folder with the folder `runs`.
+    """
+    lines, total, missing = [], 0.0, 0
+    for (run, recipe), duration in zip(runs.items(), seconds, strict=True):
+        done = RunDir(out / run.folder).done
+        state = "finished" if done else f"at most {_duration(duration)}"
+        total += 0.0 if done else duration
+        missing += not done
+        lines.append(f"{run.folder}: {recipe.model.backbone}, {recipe.data.size} pixels, {state}")
+    lines.append(
+        f"{missing} of {len(runs)} runs to train, at most {_duration(total)} on this machine, one "
+        "after the other"
+    )
+    return lines
+
+
+def _duration(seconds: float) -> str:
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"

@@ -125,7 +125,13 @@ class StudyRecord:
                 )
 
     def register(
-        self, plan: StudyPlan, recipes: Sequence[Recipe], split: str, *, extend: bool = False
+        self,
+        plan: StudyPlan,
+        recipes: Sequence[Recipe],
+        split: str,
+        *,
+        split_seed: int | None = None,
+        extend: bool = False,
     ) -> None:
         """Record a plan, or check that the recorded plan is the same.
 
@@ -133,19 +139,25 @@ class StudyRecord:
             plan: Plan of the study.
             recipes: Recipes with the overrides of the study applied.
             split: Hash of split.csv, from `table_hash`.
+            split_seed: Seed that split.csv was made with, if the recipes have one.
             extend: Record additional seeds.
 
         Raises:
             ArgumentError: The recorded plan is another one, has seeds that `plan` leaves out, or
                 lacks seeds of `plan` and `extend` is false.
             RecipeError: A recipe was changed.
-            SplitError: The split was changed.
+            SplitError: The split was changed, or another seed of the split is wanted.
         """
         doing = f"running a study in {self.folder}"
         fields = {recipe.name: recorded_values(recipe) for recipe in recipes}
         if not self.entries:
             hashes = {name: content_hash(values) for name, values in fields.items()}
-            content = {"split": split, "recipe_hashes": hashes, "recipe_fields": fields}
+            content = {
+                "split": split,
+                "split_seed": split_seed,
+                "recipe_hashes": hashes,
+                "recipe_fields": fields,
+            }
             self._append("plan", {**plan.terms(), "seeds": plan.seeds, **content})
             return
         recorded = self.entries[0]
@@ -155,6 +167,12 @@ class StudyRecord:
                     f"{doing}: its plan has {name} {recorded[name]!r}, not {value!r}. "
                     "Choose another folder."
                 )
+        drawn = recorded.get("split_seed", split_seed)  # older plans lack it
+        if drawn != split_seed:
+            raise SplitError(
+                f"{doing}: its split was drawn with data.split_seed {drawn}, not {split_seed}. "
+                "Choose another folder."
+            )
         for name, values in fields.items():
             _check_recipe(name, recorded["recipe_fields"][name], values, doing)
         if recorded["split"] != split:

@@ -10,8 +10,18 @@ from typing import Any
 
 from rich.console import Console
 
-from ham10000.data import data_folder, open_cache, prepare, read_csv, write_split
-from ham10000.errors import Ham10000Error
+from ham10000.data import (
+    HAM10000_INFO,
+    data_folder,
+    find_dataset,
+    open_cache,
+    prepare,
+    read_csv,
+    read_manifest,
+    read_split,
+    write_split,
+)
+from ham10000.errors import ArgumentError, CacheError, Ham10000Error, SplitError
 from ham10000.models import summarize_recipes, summary_table
 from ham10000.recipe import Recipe, load_recipe
 from ham10000.statistics import MIN_TRAINING_DF, seeds_needed
@@ -98,7 +108,9 @@ def run_study(
     launcher: Launcher = LocalLauncher(out, parallel, processes)
     if jobs is not None:
         launcher = SubmititLauncher(out, jobs, parallel, processes)
+    _check_overrides(overrides)
     recipes = [load_recipe(path, overrides) for path in recipe_files]
+    _check_sets(recipes)
     plan = make_plan(
         recipes,
         seeds,
@@ -115,7 +127,13 @@ def run_study(
         record = StudyRecord(out)
         record.check_looks(_looks_taken(out / RESULT))
         shared = [*_share_images(recipes, plan, out), *overrides]
-        record.register(plan, recipes, table_hash(read_csv(out / SPLIT, ())), extend=extend)
+        record.register(
+            plan,
+            recipes,
+            table_hash(read_csv(out / SPLIT, ())),
+            split_seed=recipes[0].data.split_seed,
+            extend=extend,
+        )
         finished, missing = _by_state(plan, out)
         record.check_predictions(_hashes(finished, out))
         _check_recipes(finished, record, out)
@@ -138,6 +156,7 @@ def run_study(
             # Publishing takes longer than training a head, and less than training a network.
             if publish is not None and not (resolved[run].model.frozen and unfinished[run.seed]):
                 publish_study(out, publish, publish_seeds, known=rows)
+        _check_recipes(missing, record, out)
         check_test_images(missing, out, recipes[0].data.fold)
         result = summarize_study(plan, read_study(plan, out), record.look_number(plan.seeds))
         record.add_look(result, _hashes(plan.runs, out))
@@ -147,6 +166,28 @@ def run_study(
         if publish is not None:
             publish_study(out, publish, publish_seeds, known=rows)
     return result
+
+
+def _check_overrides(overrides: Sequence[str]) -> None:
+    """Check that no override is of a field that distinguishes the runs of a study."""
+    options = {"seed": "--seeds", "data.fold": "--folds", "name": "recipes with other names"}
+    for override in overrides:
+        name = override.partition("=")[0]
+        if name in options:
+            raise ArgumentError(
+                f"planning a study: {override} would be the same in all runs, which must differ "
+                f"in it. Use {options[name]}."
+            )
+
+
+def _check_sets(recipes: Sequence[Recipe]) -> None:
+    for recipe in recipes:
+        if find_dataset(recipe.data.set) != HAM10000_INFO:
+            raise ArgumentError(
+                f"planning a study: data.set is {recipe.data.set} in {recipe.name}, and the "
+                "metrics of a study are those of HAM10000. Train the recipes with ham10000 train, "
+                "and compare their runs with ham10000 compare."
+            )
 
 
 def _looks_taken(result: Path) -> list[dict[str, Any]]:
@@ -220,8 +261,19 @@ def _share_images(recipes: Sequence[Recipe], plan: StudyPlan, out: Path) -> list
     else:
         cache = data.cache or out / f"cache-{data.size}"
         shared = [f"data.cache={cache.absolute()}"]
-    prepare(data_folder(data.root), cache, data.size)
+    try:
+        manifest = read_manifest(cache)
+    except CacheError:
+        manifest = None  # `prepare` rebuilds it
+    prepare(data_folder(data.root), cache, data.size, masks=bool(manifest and manifest["masks"]))
     split = out / SPLIT
+    if split.exists() and data.split is not None:
+        wanted = read_split(data.split, open_cache(cache).table).astype(str)
+        if table_hash(wanted) != table_hash(read_csv(split, ())):
+            raise SplitError(
+                f"running a study in {out}: its split.csv is not the split {data.split} of the "
+                "recipes. Choose another folder."
+            )
     if not split.exists():
         seed = plan.seeds[0] if data.split_seed is None else data.split_seed
         kind = replace(data, protocol="kfold") if plan.folds is not None else data

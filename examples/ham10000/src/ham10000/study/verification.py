@@ -35,7 +35,7 @@ from ham10000.study.summary import (
     summarize_changes,
     summarize_study,
 )
-from ham10000.utils import write_text
+from ham10000.utils import read_text, write_text
 
 __all__ = [
     "POPULATION_METRICS",
@@ -125,7 +125,7 @@ def quote_results(page: Path, results: Path, *, write: bool = False) -> list[str
         One sentence for each quotation that differs or names an unknown part; with `write`, only
         for the latter.
     """
-    text, problems = page.read_text(encoding="utf-8"), []
+    text, problems = read_text(page, f"quoting results in {page}"), list[str]()
 
     def quote(match: re.Match[str]) -> str:
         name, part = match["name"], match["part"]

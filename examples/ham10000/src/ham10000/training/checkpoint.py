@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from torch import Tensor
 
+from ham10000.data import check_same_split
 from ham10000.errors import CheckpointError, Ham10000Error, MissingDataError, TrainingError
 from ham10000.recipe import dump_recipe
 from ham10000.training.checkpoint_file import (
@@ -24,7 +25,7 @@ from ham10000.training.checkpoint_file import (
 )
 from ham10000.training.processes import all_gather
 from ham10000.training.reproducibility import random_state, seed_all, set_random_state
-from ham10000.training.run_dir import RunDir, check_same_recipe, check_same_split
+from ham10000.training.run_dir import RunDir, check_same_recipe
 from ham10000.training.session import Setup
 from ham10000.training.state import Counters, RunningMetrics, TrainState
 
@@ -74,6 +75,7 @@ def snapshot(setup: Setup, state: TrainState) -> dict[str, Any]:
         "version": VERSION,
         "recipe": dump_recipe(setup.recipe),
         "split": setup.split_text,
+        "classes": setup.train_data.classes,
         "state": counters.state_dict(),
         "model": state.model.state_dict(),
         "ema": None if state.ema is None else state.ema.state_dict(),
@@ -129,6 +131,7 @@ def mark_best(setup: Setup, state: TrainState) -> None:
             "version": VERSION,
             "recipe": dump_recipe(setup.recipe),
             "split": setup.split_text,
+            "classes": setup.train_data.classes,
             "model": state.evaluated_model.state_dict(),
             "epoch": state.counters.best_epoch,
             setup.recipe.training.monitor: state.counters.best,
@@ -310,6 +313,7 @@ def _best_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return {
         "version": checkpoint["version"],
         "recipe": checkpoint["recipe"],
+        "classes": checkpoint.get("classes", ()),
         "split": checkpoint["split"],
         "model": weights,
         "epoch": checkpoint["state"]["epoch"],

@@ -23,6 +23,7 @@ from ham10000.data import (
     read_manifest,
     read_pairs,
     read_split,
+    read_split_table,
     scan_pairs,
     split_by_protocol,
     write_split,
@@ -136,19 +137,24 @@ def prepare_data(run: RunDir, recipe: Recipe) -> Path:
         The folder of the cache.
 
     Raises:
+        CacheError: The images are not those that the run was trained on.
         Ham10000Error: The data set is unusable, or cannot be split as the recipe says.
     """
     cache = _prepare_cache(run, recipe.data)
     opened = open_cache(cache)
     table = opened.table
     with run.lock():
-        # A run that has begun without this file was perhaps trained on other images.
-        begun = run.images.exists() or run.step_checkpoints() or run.done
-        if not begun:
+        if not run.begun:
             write_text(run.images, f"{opened.inputs}\n")
+        elif run.images.exists() and run.images.read_text().strip() != opened.inputs:
+            raise CacheError(
+                f"opening the images of {run.path}: the table, the images or the classes of the "
+                "data set have changed since the run was trained on them. Restore them, train in "
+                "another folder, or replace the run with --replace."
+            )
     prepare_split(run, recipe, table)
     if recipe.data.offline is not None:
-        _prepare_offline(run, recipe.data, read_split(run.split, table))
+        _prepare_offline(run, recipe.data, read_split(run.split, table), opened.inputs)
     return cache
 
 
@@ -247,19 +253,21 @@ def open_train(cache: Path, run: RunDir, data: DataRecipe) -> HAM10000:
     """
     if data.offline is None:
         return open_split(cache, run, "train", metadata=data.metadata)
-    table = open_cache(cache).table
+    opened = open_cache(cache)
+    table = opened.table
     split = read_split(run.split, table)
     columns = METADATA_COLUMNS if data.metadata else ()
-    folder = _find_offline(run, data, split)
+    folder = _find_offline(run, data, split, opened.inputs)
     info = find_dataset(data.set)
     return OfflineHAM10000(folder, split, table, size=data.size, metadata=columns, info=info)
 
 
-def _find_offline(run: RunDir, data: DataRecipe, split: pd.DataFrame) -> Path:
+def _find_offline(run: RunDir, data: DataRecipe, split: pd.DataFrame, inputs: str) -> Path:
     if isinstance(data.offline, Path):
         return data.offline
+    # The name tells sets of other images apart, and those of the same images with other pixels.
     images = sorted(split["image_id"][split["split"] == "train"])
-    digest = hashlib.sha256("\n".join(images).encode()).hexdigest()[:8]
+    digest = hashlib.sha256("\n".join([inputs, *images]).encode()).hexdigest()[:8]
     return run.path.absolute().parent / f"{_data_name(data)}-offline-{data.size}-{digest}"
 
 
@@ -270,9 +278,9 @@ def _data_name(data: DataRecipe) -> str:
     return folder if info == HAM10000_INFO else f"{folder}-{info.name}"
 
 
-def _prepare_offline(run: RunDir, data: DataRecipe, split: pd.DataFrame) -> None:
+def _prepare_offline(run: RunDir, data: DataRecipe, split: pd.DataFrame, inputs: str) -> None:
     # The seed does not depend on the run's, so that runs share one set, as the authors' do.
-    out = _find_offline(run, data, split)
+    out = _find_offline(run, data, split, inputs)
     out.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(out.with_name(f".{out.name}.lock")):
         if not out.exists():
@@ -282,7 +290,7 @@ def _prepare_offline(run: RunDir, data: DataRecipe, split: pd.DataFrame) -> None
 
 def splits_of(run: RunDir) -> list[str]:
     """Return which of train, val and test the run's split has, in this order."""
-    present = set(pd.read_csv(run.split, dtype=str)["split"])
+    present = set(read_split_table(run.split)["split"])
     return [split for split in ("train", "val", "test") if split in present]
 
 

@@ -170,6 +170,7 @@ def train_head(recipe: Recipe, run: RunDir, features: FeatureMaps) -> None:
             "version": VERSION,
             "recipe": dump_recipe(recipe),
             "split": session.split_hash,
+            "classes": find_dataset(recipe.data.set).classes,
             "backbone": features.weights,
             "model": {f"{_PREFIX}{name}": value for name, value in best.items()},
             "epoch": counters.best_epoch,

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ham10000.data import (
+    CLASSES,
     HAM10000,
     SPLITS,
     check_files,
+    check_same_split,
     data_folder,
     data_name,
     encode_metadata,
@@ -21,9 +23,9 @@ from ham10000.data import (
     image_files,
     load_table,
     metadata_features,
+    open_cache,
     open_folder,
-    read_csv,
-    read_manifest,
+    read_split_table,
 )
 from ham10000.errors import ArgumentError, Ham10000Error, MissingDataError, closest
 from ham10000.evaluation import (
@@ -42,11 +44,12 @@ from ham10000.training.frozen import load_head
 from ham10000.training.predict import normalize, predict, predict_files, read_pixels
 from ham10000.training.run_dir import (
     RunDir,
+    check_same_classes,
     check_same_recipe,
-    check_same_split,
     dataset_of,
     find_run,
 )
+from ham10000.utils import read_text
 
 __all__ = ["ImageFiles", "Run", "find_images", "find_predictions", "open_run"]
 
@@ -77,7 +80,7 @@ class Run:
     @property
     def split_table(self) -> pd.DataFrame:
         """The split, with the columns image_id, lesion_id, dx and split."""
-        return pd.read_csv(self.files.split, dtype=str, keep_default_na=False)
+        return read_split_table(self.files.split)
 
     @property
     def splits(self) -> list[str]:
@@ -101,19 +104,19 @@ class Run:
         Raises:
             MissingDataError: The run has no weights yet.
             CheckpointError: Its best weights are lost.
-            RecipeError: The recipe was changed after training.
+            RecipeError: The recipe or the classes were changed after training.
             SplitError: The split was changed after training.
         """
         recipe, content = self.recipe, read_best(self.files)
         doing = f"loading the model of {self.folder}"
         check_same_recipe(content["recipe"], recipe, doing)
+        check_same_classes(content, self.info, doing)
         if recipe.model.frozen:
             model = build_model(recipe)
             load_head(model, content, self.files)
             return _placed(model, recipe, device)
         if self.files.split.exists():
-            split = self.files.split.read_text(encoding="utf-8")
-            check_same_split(content["split"], split, doing)
+            check_same_split(content["split"], read_text(self.files.split, doing), doing)
         bare = replace(recipe.model, pretrained=False, weights=None)  # replaced below
         model = build_model(replace(recipe, model=bare))
         model.load_state_dict(content["model"])
@@ -125,10 +128,8 @@ class Run:
         If the cache of the run is gone, it is created again. Masks that it lacks are read from the
         files of the data set.
         """
-        data = self.recipe.data
-        cache = prepare_data(self.files, self.recipe)
-        manifest = read_manifest(cache)
-        if masks and not (manifest and manifest["masks"]):
+        cache, data = prepare_data(self.files, self.recipe), self.recipe.data
+        if masks and open_cache(cache).masks is None:
             return HAM10000(
                 data_folder(data.root),
                 split,
@@ -253,8 +254,14 @@ class Run:
             device: Device of the model.
 
         Raises:
+            ArgumentError: The run has other classes, or the same in another order.
             MissingDataError: An image is missing.
         """
+        if self.info.classes != CLASSES:
+            raise ArgumentError(
+                f"predicting the official test set, of {', '.join(CLASSES)}: {self.folder} has "
+                f"{', '.join(self.info.classes)}. Use a run that was trained on HAM10000."
+            )
         columns = METADATA_COLUMNS if self.recipe.data.metadata else ()
         data = OfficialTest(root, truth, self.recipe.data.size, columns)
         return predict(
@@ -370,10 +377,10 @@ def find_predictions(
             return open_run(source, data=data).predict(split, tta)
         classes = dataset_of(source).classes if RunDir(source).recipe.is_file() else ()
         found = of_split(read_predictions(written, classes), split)
-        if (source / "split.csv").is_file():
-            splits = read_csv(source / "split.csv", ("image_id", "lesion_id", "dx", "split"))
+        if (path := RunDir(source).split).is_file():
+            splits = read_split_table(path)
             expected = splits[splits["split"] == split]
-            check_images(found, expected, f"the split {split} of {source / 'split.csv'}")
+            check_images(found, expected, f"the split {split} of {path}")
     elif source.exists():
         if tta is not None and tta != 1:
             raise ArgumentError(

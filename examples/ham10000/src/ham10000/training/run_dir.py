@@ -1,24 +1,22 @@
 """The folder of a run: where its files are, and which recipe and split it belongs to."""
 
-import io
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 from filelock import FileLock
 
 from ham10000.data import DATASETS, DatasetInfo, dataset_of_classes, find_dataset
 from ham10000.errors import (
     ArgumentError,
+    CheckpointError,
     MissingDataError,
     RecipeError,
-    SplitError,
     cannot_write,
 )
 from ham10000.models import PACKAGED
@@ -29,8 +27,8 @@ __all__ = [
     "LAUNCHER_LOCK",
     "TRAINER_LOCK",
     "RunDir",
+    "check_same_classes",
     "check_same_recipe",
-    "check_same_split",
     "claim_run",
     "clear_run",
     "dataset_of",
@@ -155,6 +153,11 @@ class RunDir:
     def lock(self) -> FileLock:
         """Return the lock under which the processes of a run create its files."""
         return FileLock(self.path / ".lock")
+
+    @property
+    def begun(self) -> bool:
+        """Whether there are weights or predictions, which belong to one recipe and its images."""
+        return bool(self.step_checkpoints()) or self.best.exists() or self.done
 
     @property
     def done(self) -> bool:
@@ -321,38 +324,18 @@ def check_same_recipe(trained: str, now: Recipe, doing: str) -> None:
     )
 
 
-def check_same_split(trained: str, now: str, doing: str) -> None:
-    """Check that a split is the one that weights were trained with, in any order of rows.
-
-    Args:
-        trained: The content of split.csv in the checkpoint.
-        now: The content of the run's split.csv.
-        doing: The operation, as the start of the error message.
+def check_same_classes(content: Mapping[str, Any], info: DatasetInfo, doing: str) -> None:
+    """Check that a data set still has the classes that weights were trained on, in their order.
 
     Raises:
-        SplitError: An image has moved, was added or was removed; the message names it.
+        RecipeError: It has others.
     """
-    if trained == now:
-        return
-    before, after = _split_of_images(trained, doing), _split_of_images(now, doing)
-    moved = [name for name in before | after if before.get(name) != after.get(name)]
-    if not moved:
-        return
-    name = moved[0]
-    raise SplitError(
-        f"{doing}: split.csv was changed after training began: {name} was in "
-        f"{before.get(name, 'no split')} and is now in {after.get(name, 'no split')} "
-        f"({len(moved)} such image{'s' * (len(moved) > 1)}). "
-        "Change it back, or train in another folder."
-    )
-
-
-def _split_of_images(text: str, doing: str) -> dict[str, str]:
-    try:
-        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
-        return dict(zip(table["image_id"], table["split"], strict=True))
-    except (ValueError, KeyError) as error:
-        raise SplitError(f"{doing}: split.csv is damaged ({error}). Restore it.") from error
+    trained = tuple(content.get("classes") or info.classes)  # files of older versions lack them
+    if trained != info.classes:
+        raise RecipeError(
+            f"{doing}: it was trained on the classes {', '.join(trained)}, and data.set now has "
+            f"{', '.join(info.classes)}. Restore the description of the data set."
+        )
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
@@ -374,21 +357,33 @@ def _check_claimed(run: RunDir, recipe: Recipe) -> None:
     before = load_recipe(run.recipe)
     differing = differing_fields(before, recipe)
     if not differing:
-        old, new = field_values(before), field_values(recipe)
-        if any(old[name] != new[name] for name in PREDICTION_FIELDS) and run.best.exists():
-            for path in run.path.glob("predictions*.csv"):
-                path.unlink()
+        _remove_predictions(run, field_values(before), field_values(recipe))
         return
-    if not run.step_checkpoints():  # nothing has been trained, so nothing is lost
+    if not run.begun:  # nothing is lost
         run.split.unlink(missing_ok=True)
         run.images.unlink(missing_ok=True)
         return
-    (name, (before, now)), *others = differing.items()
+    (name, (old, new)), *others = differing.items()
     more = f", and {len(others)} more" if others else ""
     raise RecipeError(
         f"training into {run.path}: the folder holds a run of another recipe, with {name} "
-        f"{before!r} instead of {now!r}{more}. Choose another folder."
+        f"{old!r} instead of {new!r}{more}. Choose another folder."
     )
+
+
+def _remove_predictions(run: RunDir, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Remove predictions that are made in another way than the recipe now says."""
+    differing = [name for name in PREDICTION_FIELDS if before[name] != now[name]]
+    if differing and run.done and not run.best.exists():
+        name = differing[0]
+        raise CheckpointError(
+            f"training into {run.path}: its predictions were made with {name} {before[name]!r}, "
+            f"and the weights to predict again with {now[name]!r} are gone. Leave {name} as it "
+            "was, or choose another folder."
+        )
+    if differing:
+        for path in run.path.glob("predictions*.csv"):
+            path.unlink()
 
 
 def _flat(recipe: Recipe) -> dict[str, Any]:

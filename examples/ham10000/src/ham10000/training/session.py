@@ -35,6 +35,7 @@ from ham10000.training.state import TrainState
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+from ham10000.utils import read_text
 
 __all__ = [
     "Setup",
@@ -89,7 +90,7 @@ def build_session(
     torch.manual_seed(recipe.seed)
     model = _build_model(recipe, fabric)
     seed_all(recipe.seed, fabric.global_rank)
-    split_text = run.split.read_text(encoding="utf-8")
+    split_text = read_text(run.split, f"reading {run.split}")
     validation_split = "val" if "val" in splits_of(run) else "test"
     metadata = recipe.data.metadata
     train_data = open_train(cache, run, recipe.data)
@@ -215,12 +216,20 @@ def check_monitor(recipe: Recipe) -> None:
             )
         mode = field.replace("monitor", "mode")
         best = "min" if name in ("loss", *LOWER_IS_BETTER) else "max"
-        if name not in (None, "epoch") and getattr(recipe.training, mode) != best:
+        if name is not None and getattr(recipe.training, mode) != best:
             raise TrainingError(
                 f"building the session: training.{field} is {name}, whose best value is its "
                 f"{best}imum, and training.{mode} is {getattr(recipe.training, mode)}. Set "
                 f"training.{mode}={best}."
             )
+    needs = "schedule.name plateau" if recipe.schedule.name == "plateau" else ""
+    if recipe.training.patience is not None and recipe.training.stop_monitor is None:
+        needs = "training.patience"
+    if needs and recipe.training.monitor == "epoch":
+        raise TrainingError(
+            f"building the session: {needs} waits for a metric to improve, and training.monitor is "
+            "epoch, which always does. Set training.monitor to a metric."
+        )
 
 
 def class_frequencies(recipe: Recipe, counts: Tensor) -> Tensor:

@@ -14,7 +14,14 @@ import torch
 import torch.distributed as dist
 from rich.console import Console
 
-from ham10000.errors import Ham10000Error, MissingDataError, PredictionError, TrainingError
+from ham10000.data import check_same_split
+from ham10000.errors import (
+    DataError,
+    Ham10000Error,
+    MissingDataError,
+    PredictionError,
+    TrainingError,
+)
 from ham10000.evaluation import Predictions, summarize, write_predictions
 from ham10000.models import parameter_table
 from ham10000.recipe import Recipe
@@ -49,7 +56,6 @@ from ham10000.training.run_dir import (
     LAUNCHER_LOCK,
     TRAINER_LOCK,
     RunDir,
-    check_same_split,
     claim_run,
     lock_run,
 )
@@ -61,7 +67,7 @@ from ham10000.training.step import (
     remaining_batches,
     train_step,
 )
-from ham10000.utils import write_text
+from ham10000.utils import read_text, write_text
 
 __all__ = ["evaluate", "train", "train_one_epoch"]
 
@@ -340,10 +346,10 @@ def _check_split(setup: Setup) -> None:
     """Check that split.csv is still the one of the training."""
     doing = f"predicting with {setup.run.path}"
     try:
-        now = setup.run.split.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        now = read_text(setup.run.split, doing)
+    except (MissingDataError, DataError) as error:
         raise MissingDataError(
-            f"{doing}: split.csv cannot be read any more ({error}). It is made again by: "
+            f"{doing}: split.csv cannot be read any more ({error}) It is made again by: "
             f"ham10000 train --resume {setup.run.path}"
         ) from error
     check_same_split(setup.split_text, now, doing)

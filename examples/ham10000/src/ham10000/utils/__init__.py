@@ -1,10 +1,11 @@
-"""Utilities of all packages: atomic writes, locks and threads."""
+"""Utilities of all packages: text files, atomic writes, locks and threads."""
 
 from ham10000.utils.files import (
     PARTIAL,
     is_locked,
     lock_folder,
     new_folder,
+    read_text,
     replacing,
     sync_folder,
     write_text,
@@ -26,6 +27,7 @@ __all__ = [
     "lock_folder",
     "new_folder",
     "on_threads",
+    "read_text",
     "replacing",
     "sync_folder",
     "with_bar",

@@ -1,4 +1,4 @@
-"""Atomic writes (a temporary name in the same folder, fsync, rename), and locks on folders."""
+"""Text files, atomic writes (under another name, fsync, rename), and locks on folders."""
 
 import os
 import re
@@ -11,7 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from ham10000.errors import ArgumentError, Ham10000Error, LockedError, WriteError, cannot_write
+from ham10000.errors import (
+    ArgumentError,
+    DataError,
+    Ham10000Error,
+    LockedError,
+    MissingDataError,
+    WriteError,
+    cannot_write,
+)
 
 if sys.platform != "win32":
     import fcntl
@@ -20,6 +28,7 @@ __all__ = [
     "is_locked",
     "lock_folder",
     "new_folder",
+    "read_text",
     "replacing",
     "sync_folder",
     "write_text",
@@ -73,6 +82,33 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, in UTF-8 and with Unix line ends."""
     with replacing(path) as file:
         file.write(text.encode())
+
+
+def read_text(path: Path, doing: str) -> str:
+    """Read a file as UTF-8.
+
+    Raises:
+        MissingDataError: It does not exist, or cannot be read.
+        DataError: It is not text.
+    """
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError as error:
+        raise MissingDataError(f"{doing}: there is no such file.") from error
+    except OSError as error:
+        raise MissingDataError(f"{doing}: {(error.strerror or str(error)).lower()}.") from error
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        row = raw[: error.start].count(b"\n") + 1
+        raise DataError(
+            f"{doing}: row {row} is not UTF-8 (byte 0x{raw[error.start]:02x} at {error.start}). "
+            "Save it as UTF-8, or get it again."
+        ) from error
+    if "\0" in text:
+        row = text[: text.index("\0")].count("\n") + 1
+        raise DataError(f"{doing}: row {row} holds a null byte. Save it as UTF-8, or get it again.")
+    return text
 
 
 @contextmanager
