@@ -259,7 +259,7 @@ def _tensor(entry: Entry, where: str) -> Tensor:
             kind = "on the meta device" if array.is_meta else f"of {array.dtype}, {array.layout}"
             raise WeightsError(
                 f"{_DOING}: {where} has {entry.path!r}, a tensor {kind}; expected a dense one of "
-                "real numbers. Convert it to float32 first."
+                "real numbers, with values. Convert it, as with to_dense(), dequantize() or abs()."
             )
         return array
     try:

@@ -71,7 +71,7 @@ def plot_maps(
         ShapeError: `image` or `maps` has another shape.
         ArgumentError: An image is not from 0 to 1, attention is negative or not finite, `opacity`
             is not from 0 to 1, or `cmap` is unknown.
-        ArgumentTypeError: Another argument has the wrong type.
+        ArgumentTypeError: An argument has the wrong type.
         MissingExtraError: Matplotlib is not installed.
     """
     style, drawn = _Style(cmap, opacity), picture_pairs(_DRAWING, image, maps, also_others=True)

@@ -2,6 +2,7 @@ import copy
 import pickle
 import random
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -110,27 +111,54 @@ def test_a_change_in_place_of_a_view_is_kept(kind):
         assert torch.equal(truncate(model, "last")(images), model(images))
 
 
-@pytest.mark.parametrize("draw", [lambda: torch.rand(()).item(), random.random])
-def test_random_numbers_outside_of_modules_are_refused(draw):
-    class Drops(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.stem, self.pool = nn.Conv2d(3, 3, 3), nn.AdaptiveAvgPool2d(1)
-            self.blocks = nn.ModuleList(nn.Conv2d(3, 3, 1) for _ in range(2))
+DRAWS = {
+    "torch": lambda: torch.rand(()).item(),
+    "random": random.random,
+    "NumPy": lambda: np.random.rand(),  # a copy of the function has other numbers
+}
 
-        def forward(self, x):
-            x = self.stem(x)
-            for block in self.blocks:
-                if not (self.training and draw() < 0.5):
-                    x = x + block(x)
-            return self.pool(x)
 
-    model = Drops()
-    before = torch.get_rng_state(), random.getstate()
-    with pytest.raises(ModelError, match="draws random numbers outside of modules"):
+class Drops(nn.Module):
+    """Layer dropping in the forward of the model."""
+
+    def __init__(self, draw, rate=0.5):
+        super().__init__()
+        self.draw, self.rate = draw, rate
+        self.stem, self.pool = nn.Conv2d(3, 3, 3), nn.AdaptiveAvgPool2d(1)
+        self.blocks = nn.ModuleList(nn.Conv2d(3, 3, 1) for _ in range(2))
+
+    def forward(self, x):
+        x = self.stem(x)
+        for block in self.blocks:
+            if not (self.training and self.draw() < self.rate):
+                x = x + block(x)
+        return self.pool(x)
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+def test_random_numbers_that_a_trace_would_repeat_are_refused(draw):
+    model = Drops(DRAWS[draw])
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
+    with pytest.raises(ModelError, match="repeat the random numbers that its forward draws"):
         find_backbone(model, input_size=32)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert random.getstate() == before[1]
+    assert np.array_equal(np.random.get_state()[1], before[2])
+
+
+def test_random_numbers_without_effect_are_not_refused():
+    x = torch.randn(2, 3, 32, 32)
+    for model, at in ((Drops(DRAWS["torch"], rate=0.0), None), (Drops(DRAWS["torch"]), "stem")):
+        expected = output_of(model.eval(), at or "pool", x)
+        found = find_backbone(model, at=at, input_size=32)(x)
+        assert torch.allclose(found.mean((2, 3)), expected.mean((2, 3)), atol=1e-6)
+
+
+def test_a_branch_that_the_point_does_not_need_is_left_out():
+    model = torchvision.models.squeezenet1_1()
+    backbone = find_backbone(model, at="features.12.expand3x3", input_size=64)
+    assert not [name for name in backbone.state_dict() if "12.expand1x1" in name]
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 CHANGES_IN_PLACE = {

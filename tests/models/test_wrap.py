@@ -19,6 +19,7 @@ from softattn import (
     SoftAttentionBlock,
     SoftAttnError,
     capture_maps,
+    find_backbone,
     wrap_backbone,
 )
 
@@ -225,6 +226,14 @@ def test_inference_mode_freezes_nothing():
     wrapped(torch.randn(2, 3, 64, 64)).sum().backward()
     named = wrapped.named_parameters()
     assert not [name for name, parameter in named if parameter.grad is None]
+
+
+def test_a_model_built_in_inference_mode_is_refused():
+    with torch.inference_mode():
+        model = torchvision.models.resnet18()
+    for function in (find_backbone, partial(wrap_backbone, num_classes=3)):
+        with pytest.raises(ModelError, match=r"built in torch\.inference_mode"):
+            function(model, input_size=64)
 
 
 def test_two_processes_stay_equal(tmp_path):

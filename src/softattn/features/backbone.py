@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-import torch.fx
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from softattn._validation import check_mapping, describe, parse_input_size
 from softattn.errors import ArgumentTypeError, ModelError
@@ -31,6 +30,7 @@ from softattn.features.inference import (
 from softattn.features.last_map import find_image_encoder, find_last_feature_map, run_failed
 from softattn.features.layout import Layout, MapLayout, Size, declared_map
 from softattn.features.truncate import find_checkpointing_switch, truncate, truncate_to_module
+from softattn.ops import outside_inference_mode
 
 __all__ = [
     "BackbonePlan",
@@ -99,7 +99,7 @@ def _to_nchw(output: Any, map_layout: MapLayout, image: Size) -> Tensor:
 
 
 # One node in a symbolic trace, since it checks sizes, which are unknown in a trace.
-torch.fx.wrap("_to_nchw")
+fx.wrap("_to_nchw")
 
 
 class SpatialBackbone(nn.Module):
@@ -204,7 +204,7 @@ class BackbonePlan:
         return SpatialBackbone(self.model, self.feature_map, self.pretrained_cfg, self.dropped)
 
 
-@torch.inference_mode(False)  # which would hide what depends on what
+@outside_inference_mode
 def find_backbone(
     model: nn.Module,
     at: str | None = None,

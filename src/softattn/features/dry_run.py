@@ -228,6 +228,11 @@ def copy_sharing_parameters(model: nn.Module, doing: str = "running a model") ->
             f"{doing}: {type(model).__name__} has lazy parameters, whose shapes are unknown before "
             "the first pass. Run the model once first."
         )
+    if not torch.is_inference_mode_enabled() and any(p.is_inference() for p in model.parameters()):
+        raise ModelError(
+            f"{doing}: {type(model).__name__} was built in torch.inference_mode, so that it cannot "
+            "be trained. Build it outside."
+        )
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
         # Subclasses, such as quantized weights, define how they are copied.
@@ -245,7 +250,9 @@ def copy_sharing_parameters(model: nn.Module, doing: str = "running a model") ->
         copied = copy.deepcopy(model, dict(memo))
     except Exception:
         # Objects that can't be copied, such as a lock or an open file, are shared with the copy.
-        memo.update({id(value): value for value in _uncopyable(model, memo)})
+        for module in model.modules():
+            attributes = {name: value for name, value in vars(module).items() if name != "_modules"}
+            memo.update({id(value): value for value in _uncopyable(attributes, memo)})
         try:
             copied = copy.deepcopy(model, memo)
         except Exception as error:
@@ -262,21 +269,14 @@ def copy_sharing_parameters(model: nn.Module, doing: str = "running a model") ->
     return copied
 
 
-def _uncopyable(model: nn.Module, memo: Mapping[int, Any]) -> Iterator[object]:
-    for module in model.modules():
-        for name, value in vars(module).items():
-            if name != "_modules":
-                yield from _uncopyable_parts(value, memo)
-
-
-def _uncopyable_parts(value: Any, memo: Mapping[int, Any]) -> Iterator[object]:
+def _uncopyable(value: Any, memo: Mapping[int, Any]) -> Iterator[object]:
     # The items of a list and not the list itself, to which the copy could append.
     try:
         copy.deepcopy(value, dict(memo))
     except Exception:
         items = value.values() if isinstance(value, dict) else value
         parts = items if isinstance(value, dict | list | tuple) else ()
-        yield from [x for part in parts for x in _uncopyable_parts(part, memo)] or [value]
+        yield from [x for part in parts for x in _uncopyable(part, memo)] or [value]
 
 
 def candidate_sizes(

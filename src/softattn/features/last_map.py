@@ -122,7 +122,8 @@ def find_last_feature_map(model: nn.Module, input_size: ImageSize) -> str:
     model = copy_sharing_parameters(model, "looking for the last feature map")
     inside: set[str] = set()
     while True:
-        nodes = trace(model, inside, training=False)
+        with keep_random_state(model):
+            nodes = trace(model, inside, training=False)
         values = _values(model, next(iter(nodes.values())).graph, input_size)
         if not inside:
             # A model may also return its input, as encoders of segmentation networks do.

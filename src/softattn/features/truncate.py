@@ -8,12 +8,16 @@ truncation point are traced. All others are called as they are.
 
 import inspect
 import operator
+import pickle
 import random
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.utils.checkpoint import checkpoint
@@ -25,6 +29,9 @@ from softattn.features.dry_run import copy_sharing_parameters, keep_random_state
 from softattn.ops import children, is_persistent
 
 __all__ = ["TruncatedModel", "find_checkpointing_switch", "trace", "truncate", "truncate_to_module"]
+
+
+_NUM_TRACES = 8  # that must agree if a model draws random numbers
 
 
 class _ShallowTracer(NodePathTracer):  # type: ignore[misc]
@@ -178,7 +185,7 @@ def trace(model: nn.Module, inside: Collection[str], training: bool) -> dict[str
         training: The mode.
 
     Raises:
-        ModelError: The model can't be traced, or draws random numbers.
+        ModelError: The model can't be traced.
     """
     tracer = _ShallowTracer(inside)
     defaults = list(inspect.signature(model.forward).parameters.values())[1:]
@@ -189,24 +196,13 @@ def trace(model: nn.Module, inside: Collection[str], training: bool) -> dict[str
     for module in model.modules():
         module.training = training
     try:
-        with keep_random_state(model):
-            before = torch.get_rng_state(), random.getstate()
-            tracer.trace(model, concrete_args=concrete)
-            drawn = not torch.equal(torch.get_rng_state(), before[0])
-            drawn |= random.getstate() != before[1]
-            random.setstate(before[1])
+        tracer.trace(model, concrete_args=concrete)
     except Exception as error:
         raise ModelError(
             f"tracing {type(model).__name__}: its forward can't be traced "
             f"({type(error).__name__}: {error}). Only at= and models without forward_features(x) "
             "need tracing. insert_attention never does."
         ) from error
-    if drawn:
-        raise ModelError(
-            f"tracing {type(model).__name__}: its forward draws random numbers outside of modules, "
-            "as layer dropping does, and a trace would keep the first of them for ever. Draw them "
-            "in a module, or use insert_attention, which does not trace."
-        )
     _use_values_after_changes(tracer.graph, model)
     return _names(tracer.node_to_qualname)
 
@@ -273,8 +269,6 @@ def truncate(model: nn.Module, at: str) -> TruncatedModel:
         >>> part = truncate(model, "layer3")
         >>> part(torch.zeros(1, 3, 64, 64)).shape
         torch.Size([1, 256, 4, 4])
-        >>> len(model.state_dict()), len(part.state_dict())
-        (122, 90)
 
     Args:
         model: It is not changed. Its parameters are shared.
@@ -282,17 +276,19 @@ def truncate(model: nn.Module, at: str) -> TruncatedModel:
             `torchvision.models.feature_extraction.get_graph_node_names`.
 
     Raises:
-        ModelError: There is no such name, or the model can't be traced.
+        ModelError: There is no such name, the model can't be traced, or random numbers that its
+            forward draws would be the same in all passes.
     """
-    parts = at.split(".")
-    around = {".".join(parts[:end]) for end in range(1, len(parts))}
+    around = {at[:place] for place, letter in enumerate(at) if letter == "."}
     copied = copy_sharing_parameters(model, f"truncating {type(model).__name__} at {at!r}")
-    in_training, in_evaluation = (trace(copied, around, training) for training in (True, False))
-    constants = {
-        name: value
-        for name, value in vars(copied).items()
-        if isinstance(value, Tensor) and name not in vars(model)
-    }
+    with _keep_random_states(model) as random_states:
+        before = random_states()
+        in_training, in_evaluation = (trace(copied, around, training) for training in (True, False))
+        if random_states() != before and _depends_on_seed(model, at, around):
+            raise ModelError(
+                f"truncating {type(model).__name__} at {at!r}: a trace would repeat the random "
+                "numbers that its forward draws. Draw them in a module, or use insert_attention."
+            )
     for nodes in (in_training, in_evaluation):
         if at not in nodes:
             raise _not_there(model, at, nodes)
@@ -302,8 +298,40 @@ def truncate(model: nn.Module, at: str) -> TruncatedModel:
         _cut(in_training[at], copied),
         _cut(in_evaluation[at], copied),
         tuple(name for name in called if name not in always_called),
-        constants,
+        _constants(copied, model),
     )
+
+
+@contextmanager
+def _keep_random_states(model: nn.Module) -> Iterator[Callable[[], bytes]]:
+    """Restore the random states at the end of a block; yields a function that returns them."""
+    states = torch.get_rng_state, random.getstate, np.random.get_state
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    with keep_random_state(model):
+        try:
+            yield lambda: pickle.dumps([read() for read in states])
+        finally:
+            random.setstate(of_python)
+            np.random.set_state(of_numpy)
+
+
+def _depends_on_seed(model: nn.Module, at: str, around: Collection[str]) -> bool:
+    """Return whether traces in training mode depend on random numbers, as with layer dropping."""
+    found = set()
+    for seed in range(_NUM_TRACES):
+        copied = copy_sharing_parameters(model)
+        for set_seed in (torch.manual_seed, random.seed, np.random.seed):
+            set_seed(seed)
+        nodes = trace(copied, around, training=True)
+        graph = str(_cut(nodes[at], copied)) if at in nodes else ""
+        found.add((graph, str(_constants(copied, model))))
+    return len(found) > 1
+
+
+def _constants(copied: nn.Module, model: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors that tracing has added to a copy of a model."""
+    own, all_of_it = vars(model), vars(copied).items()
+    return {name: x for name, x in all_of_it if isinstance(x, Tensor) and name not in own}
 
 
 def truncate_to_module(model: nn.Module, name: str) -> TruncatedModel:
@@ -321,6 +349,14 @@ def truncate_to_module(model: nn.Module, name: str) -> TruncatedModel:
     graph = fx.Graph()
     graph.output(graph.call_module(name, (graph.placeholder("x"),)))
     return TruncatedModel(model, graph, graph)
+
+
+def _changes_any(change: fx.Node, needed: Collection[fx.Node]) -> bool:
+    """Return whether a change in place is of a needed value, of a view of one, or of a buffer."""
+    node = next(iter(change.all_input_nodes), None)
+    while node is not None and node not in needed and node.op in ("call_method", "call_function"):
+        node = next(iter(node.all_input_nodes), None)  # of a view, or of a copy, which is harmless
+    return node is not None and (node in needed or node.op in ("get_attr", "placeholder"))
 
 
 def _called(nodes: Iterable[fx.Node]) -> list[str]:
@@ -345,17 +381,16 @@ def _cut(point: fx.Node, model: nn.Module) -> fx.Graph:
     graph = point.graph
     needed: set[fx.Node] = set()
     waiting = [point]
-    for node in graph.nodes:
-        if node is point:
-            break
-        # A change in place of a view or a buffer affects nodes that don't use its result.
-        if _is_in_place(node, model):
-            waiting.append(node)
+    before = takewhile(lambda node: node is not point, graph.nodes)
+    changes = [node for node in before if _is_in_place(node, model)]
     while waiting:
         node = waiting.pop()
         if node not in needed:
             needed.add(node)
             waiting.extend(node.all_input_nodes)
+        # A change in place of a view affects nodes that don't use its result.
+        if not waiting:
+            waiting = [n for n in changes if n not in needed and _changes_any(n, needed)]
     for node in reversed(graph.nodes):
         if node.op == "output":
             node.args = (point,)

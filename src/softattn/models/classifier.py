@@ -268,13 +268,11 @@ class SoftAttentionClassifier(nn.Module):
 
     def _find_classifier(self) -> None:
         # A head registers its layers in any order, and the number of outputs tells the last one.
-        layers = [
-            f"head.{name}" if name else "head"
-            for name, layer in self.head.named_modules()
-            if isinstance(layer, nn.Linear) and layer.out_features == self.num_classes
-        ]
-        self._classifier = layers[-1] if layers else None
-        self._hidden_size = self.num_features
+        self._classifier, self._hidden_size = None, self.num_features
+        for name, layer in self.head.named_modules():
+            if isinstance(layer, nn.Linear) and layer.out_features == self.num_classes:
+                self._classifier = f"head.{name}" if name else "head"
+                self._hidden_size = layer.in_features
 
     def _no_classifier(self, doing: str) -> ModelError:
         return ModelError(
@@ -386,7 +384,7 @@ def check_head(head: nn.Module, features: Tensor, num_classes: int) -> None:
         scores = dry_run(head, (features.detach(),)).output
     except Exception as error:
         raise ModelError(f"{doing}: it raises {type(error).__name__}: {error}") from error
-    if not isinstance(scores, Tensor) or scores.shape != (len(features), num_classes):
+    if not isinstance(scores, Tensor) or scores.shape[:2] != (len(features), num_classes):
         raise ModelError(f"{doing}: expected scores (B, {num_classes}), found {describe(scores)}.")
 
 

@@ -32,6 +32,7 @@ from softattn.models.classifier import (
     check_head,
 )
 from softattn.models.zoo import load_model, preprocessing
+from softattn.ops import outside_inference_mode
 
 __all__ = ["pack_block", "unpack_block", "wrap_backbone"]
 
@@ -53,7 +54,7 @@ _BLOCKS: dict[str, Callable[..., nn.Module]] = {
 _NEARLY_UNIFORM = 0.01
 
 
-@torch.inference_mode(False)  # parameters made in inference mode cannot be trained
+@outside_inference_mode
 def wrap_backbone(
     backbone: str | nn.Module,
     num_classes: int,

@@ -12,6 +12,7 @@ from softattn.ops._torch import (
     is_compiled,
     is_exporting,
     is_persistent,
+    outside_inference_mode,
     remove_hook,
     without_compiler,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "is_compiled",
     "is_exporting",
     "is_persistent",
+    "outside_inference_mode",
     "remove_hook",
     "with_low_memory_gradient",
     "without_compiler",

@@ -1,10 +1,14 @@
 """Every private name of torch that softattn uses, one function each."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import nn
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # Name of the child in which torch.compile(module) stores the module.
 _COMPILED_CHILD = "_orig_mod"
@@ -23,6 +27,19 @@ def is_exporting() -> bool:
 def functorch_is_active() -> bool:
     """Return whether a transform of `torch.func` is active."""
     return torch._C._are_functorch_transforms_active()
+
+
+def outside_inference_mode(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a function so that parameters that it makes can be trained."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not torch.is_inference_mode_enabled():
+            return function(*args, **kwargs)
+        with torch.inference_mode(False):
+            return function(*args, **kwargs)
+
+    return call
 
 
 def is_compiled(module: nn.Module) -> bool:

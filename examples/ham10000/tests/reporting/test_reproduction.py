@@ -144,6 +144,9 @@ def test_finished_runs_of_something_else_are_refused(
     table[table["image_id"] != tested].to_csv(others / "HAM10000_metadata.csv", index=False)
     with pytest.raises(ArgumentError, match=f"another data set, which has the image {tested}"):
         reproduce_item("single", tmp_path, data=others)
+    assert finished.recipe.read_text() == before
+    finished.recipe.unlink()  # as of a run from elsewhere
+    reproduce_item("single", tmp_path, data=synthetic)
 
 
 def test_a_dry_run_trains_and_writes_nothing(

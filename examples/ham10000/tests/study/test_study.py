@@ -4,11 +4,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from studies import guess
 
-from ham10000.data import load_table, paper_split, prepare, read_split, write_split
+from ham10000.data import (
+    load_table,
+    open_cache,
+    paper_split,
+    prepare,
+    read_split,
+    write_split,
+)
 from ham10000.errors import (
     ArgumentError,
+    CacheError,
     DataError,
     LockedError,
     PredictionError,
@@ -155,13 +164,20 @@ def test_some_of_the_planned_seeds_are_refused(
     assert json.loads((tmp_path / "study/study.json").read_text()) == before
 
 
-@pytest.mark.parametrize("override", ["seed=7", "data.fold=1", "name=x"])
+@pytest.mark.parametrize(
+    ("override", "folds"), [("seed=7", None), ("data.fold=1", 3), ("name=x", None)]
+)
 def test_runs_cannot_be_made_equal(
-    recipes: list[Path], synthetic: Path, tmp_path: Path, trained: list[str], override: str
+    recipes: list[Path],
+    synthetic: Path,
+    tmp_path: Path,
+    trained: list[str],
+    override: str,
+    folds: int | None,
 ) -> None:
     overrides = [f"data.root={synthetic}", override]
     with pytest.raises(ArgumentError, match=f"{override} would be the same in all runs"):
-        study.run_study(recipes, [0, 1], tmp_path / "study", overrides=overrides)
+        study.run_study(recipes, [0, 1], tmp_path / "study", folds=folds, overrides=overrides)
     assert not (tmp_path / "study").exists()
 
 
@@ -202,6 +218,18 @@ def test_a_damaged_cache_is_rebuilt(
     (tmp_path / "study/cache-16/cache.json").write_text("{")
     assert run(recipes, synthetic, tmp_path / "study") == before
     assert not prepare(synthetic, tmp_path / "study/cache-16", 16).built
+
+
+def test_finished_runs_of_other_images_are_refused(
+    recipes: list[Path], editable: Path, tmp_path: Path, trained: list[str]
+) -> None:
+    run(recipes, editable, tmp_path / "study")
+    images = RunDir(tmp_path / "study/runs/sa-seed1").images
+    images.write_text(f"{open_cache(tmp_path / 'study/cache-16').inputs}\n")
+    run(recipes, editable, tmp_path / "study")
+    Image.new("RGB", (48, 36), "red").save(next(editable.rglob("*.jpg")))
+    with pytest.raises(CacheError, match="have changed since runs/sa-seed1 was trained"):
+        run(recipes, editable, tmp_path / "study", seeds=[0, 1, 2], extend=True)
 
 
 def test_a_study_is_of_ham10000(recipes: list[Path], tmp_path: Path) -> None:

@@ -113,8 +113,8 @@ FIRST: dict[str, object] = {"monitor": "epoch", "mode": "min", "keep": 1}
 """The best epoch is the first one, whose checkpoint is soon removed."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _any_mode() -> Iterator[None]:
+@pytest.fixture(scope="module")
+def any_mode() -> Iterator[None]:
     """Allow `FIRST`, which no user needs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session, "check_monitor", lambda recipe: None)
@@ -129,7 +129,7 @@ def last(recipe: MakeRecipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def first(recipe: MakeRecipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def first(recipe: MakeRecipe, any_mode: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("first") / "run"
     assert ranks.run(train, recipe(training=FIRST), out) == [0]
     return out

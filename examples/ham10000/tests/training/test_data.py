@@ -168,7 +168,11 @@ def test_a_run_does_not_go_on_with_other_images(
     run, mine = claim_run(tmp_path / "run", recipe(data={"root": str(editable), "cache": None}))
     prepare_data(run, mine)
     Image.new("RGB", (48, 36), "red").save(next(editable.rglob("*.jpg")))
+    before = run.images.read_text()
+    run.split.write_text("of the images before\n")
     cache = prepare_data(run, mine)  # nothing is trained yet
+    assert run.images.read_text() != before
+    assert splits_of(run) == ["train", "test"]
     prepare(editable, cache, mine.data.size, masks=True)
     save_step(run, 1, {"step": 1}, keep=1)
     prepare_data(run, mine)  # masks change nothing

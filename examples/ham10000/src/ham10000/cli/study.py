@@ -7,14 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from ham10000.cli.options import Data, Option, recipe_overrides
-from ham10000.data import (
-    DATA_VARIABLE,
-    check_files,
-    data_folder,
-    link_sample,
-    open_folder,
-    synthesize,
-)
+from ham10000.data import DATA_VARIABLE, data_folder, link_sample, open_folder, synthesize
 from ham10000.errors import ArgumentError
 from ham10000.recipe import find_recipe
 from ham10000.reporting import (
@@ -26,6 +19,7 @@ from ham10000.reporting import (
     write_report,
 )
 from ham10000.study import PRIMARY, JobOptions, quote_results, run_study, verify_study
+from ham10000.utils import read_text
 
 _DEMO_IMAGES = 1200
 """Number of synthetic images, if there is no data set."""
@@ -113,7 +107,8 @@ def study(
     """
     if verify is not None:
         return _verify(verify, pages)
-    check_files(pages, "quoting results")
+    for page in pages:
+        read_text(page, f"quoting results in {page}")  # before the study, not after it
     if not recipes or not seeds or out is None:
         lacking = "recipes" if not recipes else "--seeds" if not seeds else "--out"
         raise ArgumentError(f"running a study: {lacking} missing. See: ham10000 study --help")

@@ -155,6 +155,8 @@ def _up_to_date(
         masks = bool(mask_paths)
         if manifest is None or manifest["size"] != size or bool(manifest["masks"]) != masks:
             return None
+        if manifest.get("set") != _describe(folder.info).get("set"):
+            return None
         cache = open_cache(out)
         if check:
             check_cache(out)
@@ -179,8 +181,8 @@ def _hash_masks(digests: Sequence[bytes]) -> str | None:
 
 def _hash_inputs(folder: Folder, size: int, digests: Iterable[bytes]) -> str:
     whole = hashlib.sha256(f"{VERSION} {size}\n".encode())
-    if described := _describe(folder.info):
-        whole.update(json.dumps(described).encode())
+    if folder.info != HAM10000_INFO:  # its classes in order, and not how they are displayed
+        whole.update(json.dumps([folder.info.name, *folder.info.classes]).encode())
     whole.update(folder.table.to_csv(index=False).encode())
     for digest in digests:
         whole.update(digest)

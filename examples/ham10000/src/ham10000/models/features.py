@@ -72,6 +72,8 @@ class FeatureMaps:
     """Memory-mapped array, (N, C, H, W)."""
     weights: str
     """Hash of the backbone's weights, from `hash_weights`."""
+    images: str
+    """Hash of the images, `Cache.inputs`."""
 
     def read(self, rows: NDArray[np.int64]) -> Tensor:
         """Return the maps of some rows, (B, C, H, W), float32.
@@ -177,7 +179,7 @@ def open_features(path: Path, recipe: Recipe) -> FeatureMaps:
     shape = tuple(manifest["shape"])
     if maps.shape != shape or maps.dtype != np.float16 or len(table) != len(maps):
         raise _damaged(path, f"{_MAPS} has {maps.dtype} {maps.shape}, expected float16 {shape}")
-    return FeatureMaps(path, table, maps, manifest["fields"]["weights_sha256"])
+    return FeatureMaps(path, table, maps, manifest["fields"]["weights_sha256"], manifest["images"])
 
 
 def check_features(path: Path) -> None:

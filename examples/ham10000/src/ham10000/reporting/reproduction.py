@@ -222,12 +222,14 @@ def reproduce_item(
         log(line)
     if dry_run:
         return out / name
-    missing = {run: each for run, each in runs.items() if not RunDir(out / run.folder).done}
-    finished = {run: each for run, each in runs.items() if run not in missing}
-    claim_runs(out, finished)  # refuses runs of other recipes
+    finished = {run: each for run, each in runs.items() if RunDir(out / run.folder).done}
     for run in finished:
         folder = out / run.folder
         _check_images(find_predictions(folder).table["image_id"], table, folder)
+    # Refuses other recipes. A run from elsewhere may have no recipe.
+    known = [run for run in finished if RunDir(out / run.folder).recipe.exists()]
+    claim_runs(out, {run: finished[run] for run in known})
+    missing = {run: each for run, each in runs.items() if not RunDir(out / run.folder).done}
     if missing:
         for run in LocalLauncher(out, parallel)(missing, log):
             log(f"{run.folder}: trained")

@@ -21,17 +21,17 @@ from threading import Event
 from types import FrameType
 from typing import Protocol
 
-import pandas as pd
 import torch
 
 from ham10000.errors import ArgumentError, Ham10000Error, TrainingError
-from ham10000.models import open_features
+from ham10000.models import FeatureMaps, open_features
 from ham10000.recipe import Recipe
 from ham10000.study.plan import PlannedRun
 from ham10000.training import (
     INTERRUPTED,
     RunDir,
     check_frozen,
+    claim_images,
     claim_run,
     find_features,
     lock_run,
@@ -184,18 +184,19 @@ class FrozenLauncher:
                 pool.shutdown(cancel_futures=True)
 
     def _prepare(self, runs: Mapping[PlannedRun, Recipe], log: Callable[[str], None]) -> None:
-        tables: dict[Path, pd.DataFrame] = {}
+        found: dict[Path, FeatureMaps] = {}
         splits: dict[tuple[Path | None, int | None], Path] = {}
         for run, recipe in runs.items():
             files = RunDir(self.study / run.folder)
             features = find_features(files, recipe)
-            if features not in tables:
+            if features not in found:
                 log(f"Features of {recipe.model.backbone}: {features}")
-                tables[features] = prepare_features(files, recipe).table
+                found[features] = prepare_features(files, recipe)
+            claim_images(files, found[features].images)
             if not files.split.exists():
                 shared = splits.get((recipe.data.split, recipe.data.fold))
                 if shared is None:
-                    prepare_split(files, recipe, tables[features])
+                    prepare_split(files, recipe, found[features].table)
                 else:
                     _link(shared, files.split)
             splits[recipe.data.split, recipe.data.fold] = files.split

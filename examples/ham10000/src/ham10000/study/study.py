@@ -108,7 +108,7 @@ def run_study(
     launcher: Launcher = LocalLauncher(out, parallel, processes)
     if jobs is not None:
         launcher = SubmititLauncher(out, jobs, parallel, processes)
-    _check_overrides(overrides)
+    _check_overrides(overrides, folds)
     recipes = [load_recipe(path, overrides) for path in recipe_files]
     _check_sets(recipes)
     plan = make_plan(
@@ -137,6 +137,7 @@ def run_study(
         finished, missing = _by_state(plan, out)
         record.check_predictions(_hashes(finished, out))
         _check_recipes(finished, record, out)
+        _check_images(finished, out, shared)
         check_test_images(finished, out, recipes[0].data.fold)
         files = {each.name: path for each, path in zip(recipes, recipe_files, strict=True)}
         resolved = {run: _recipe_of(run, files[run.recipe], shared) for run in missing}
@@ -168,9 +169,11 @@ def run_study(
     return result
 
 
-def _check_overrides(overrides: Sequence[str]) -> None:
+def _check_overrides(overrides: Sequence[str], folds: int | None) -> None:
     """Check that no override is of a field that distinguishes the runs of a study."""
-    options = {"seed": "--seeds", "data.fold": "--folds", "name": "recipes with other names"}
+    options = {"seed": "--seeds", "name": "recipes with other names"}
+    if folds is not None:
+        options["data.fold"] = "--folds without it"
     for override in overrides:
         name = override.partition("=")[0]
         if name in options:
@@ -240,6 +243,21 @@ def _check_recipes(finished: Sequence[PlannedRun], record: StudyRecord, out: Pat
             record.check_run(run, load_recipe(path))
 
 
+def _check_images(finished: Sequence[PlannedRun], out: Path, shared: Sequence[str]) -> None:
+    """Check that finished runs are of the images that all runs share, where both are known."""
+    caches = [each.removeprefix("data.cache=") for each in shared if each.startswith("data.cache=")]
+    for cache in caches:
+        inputs = open_cache(Path(cache)).inputs
+        for run in finished:
+            path = RunDir(out / run.folder).images
+            if path.exists() and path.read_text().strip() != inputs:
+                raise CacheError(
+                    f"running a study in {out}: the images or the table of the data set have "
+                    f"changed since {run.folder} was trained. Restore them, or choose another "
+                    "folder."
+                )
+
+
 def _recipe_of(run: PlannedRun, recipe_file: Path, overrides: Sequence[str]) -> Recipe:
     fold = [] if run.fold is None else [f"data.fold={run.fold}"]
     return load_recipe(recipe_file, [f"seed={run.seed}", *fold, *overrides])
@@ -267,7 +285,7 @@ def _share_images(recipes: Sequence[Recipe], plan: StudyPlan, out: Path) -> list
         manifest = None  # `prepare` rebuilds it
     prepare(data_folder(data.root), cache, data.size, masks=bool(manifest and manifest["masks"]))
     split = out / SPLIT
-    if split.exists() and data.split is not None:
+    if split.exists() and data.split is not None and data.split.exists():
         wanted = read_split(data.split, open_cache(cache).table).astype(str)
         if table_hash(wanted) != table_hash(read_csv(split, ())):
             raise SplitError(

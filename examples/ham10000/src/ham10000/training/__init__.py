@@ -4,6 +4,7 @@ Other packages import these names from here, and none from the modules of this p
 """
 
 from ham10000.training.data import (
+    claim_images,
     find_features,
     make_split,
     prepare_features,
@@ -40,6 +41,7 @@ __all__ = [
     "build_optimizer",
     "build_schedule",
     "check_frozen",
+    "claim_images",
     "claim_run",
     "dataset_of",
     "find_features",

@@ -42,6 +42,7 @@ from ham10000.utils import write_text
 
 __all__ = [
     "EpochPlan",
+    "claim_images",
     "find_cache",
     "find_features",
     "make_split",
@@ -142,20 +143,33 @@ def prepare_data(run: RunDir, recipe: Recipe) -> Path:
     """
     cache = _prepare_cache(run, recipe.data)
     opened = open_cache(cache)
-    table = opened.table
+    claim_images(run, opened.inputs)
+    prepare_split(run, recipe, opened.table)
+    if recipe.data.offline is not None:
+        _prepare_offline(run, recipe.data, read_split(run.split, opened.table), opened.inputs)
+    return cache
+
+
+def claim_images(run: RunDir, inputs: str) -> None:
+    """Record which images (`Cache.inputs`) a run is trained on, or check that they are the same.
+
+    If nothing is trained yet, a split of other images is removed, so that it is made again.
+
+    Raises:
+        CacheError: The run was trained on other images.
+    """
     with run.lock():
-        if not run.begun:
-            write_text(run.images, f"{opened.inputs}\n")
-        elif run.images.exists() and run.images.read_text().strip() != opened.inputs:
+        changed = run.images.exists() and run.images.read_text().strip() != inputs
+        if changed and run.begun:
             raise CacheError(
                 f"opening the images of {run.path}: the table, the images or the classes of the "
-                "data set have changed since the run was trained on them. Restore them, train in "
-                "another folder, or replace the run with --replace."
+                "data set have changed since the run was trained on them. Restore them, or train "
+                "in another folder (ham10000 train --replace removes this run)."
             )
-    prepare_split(run, recipe, table)
-    if recipe.data.offline is not None:
-        _prepare_offline(run, recipe.data, read_split(run.split, table), opened.inputs)
-    return cache
+        if changed:
+            run.split.unlink(missing_ok=True)
+        if not run.begun:
+            write_text(run.images, f"{inputs}\n")
 
 
 def replace_run(out: Path, recipe: Recipe) -> bool:

@@ -349,8 +349,8 @@ def _check_split(setup: Setup) -> None:
         now = read_text(setup.run.split, doing)
     except (MissingDataError, DataError) as error:
         raise MissingDataError(
-            f"{doing}: split.csv cannot be read any more ({error}) It is made again by: "
-            f"ham10000 train --resume {setup.run.path}"
+            f"{doing}: split.csv cannot be read any more. Remove what is left of it; it is made "
+            f"again by: ham10000 train --resume {setup.run.path}"
         ) from error
     check_same_split(setup.split_text, now, doing)
 
