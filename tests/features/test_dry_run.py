@@ -227,6 +227,17 @@ def test_a_list_of_results_is_not_shared() -> None:
     assert len(model.log) == 1
 
 
+def test_a_module_in_a_list_is_not_shared() -> None:
+    model = nn.Sequential(Uncopyable())
+    model.taps = [model[0]]
+    model.taps.append(model.taps)  # a list in itself
+    copied = copy_sharing_parameters(model)
+    assert copied.taps[0] is copied[0] is not model[0]
+    assert copied.taps[1] is copied.taps
+    assert copied[0].lock is model[0].lock
+    assert model.training
+
+
 def test_what_cannot_be_copied_is_shared() -> None:
     model = Uncopyable()
     copied = copy_sharing_parameters(model)

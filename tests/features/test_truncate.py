@@ -85,6 +85,7 @@ def test_a_change_in_place_before_the_point_is_kept(network, x):
 
 
 CHANGES_OF_A_VIEW = {
+    "view of a module": lambda model, y: model.relu(model.flatten(y)),
     "module": lambda model, y: model.relu(y[:, :2]),
     "function": lambda model, y: F.relu(y[:, :2], inplace=True),
     "name with an underscore": lambda model, y: torch.relu_(y[:, :2]),
@@ -98,7 +99,7 @@ def test_a_change_in_place_of_a_view_is_kept(kind):
         def __init__(self):
             super().__init__()
             self.conv, self.relu = nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True)
-            self.last = nn.Conv2d(4, 4, 1)
+            self.last, self.flatten = nn.Conv2d(4, 4, 1), nn.Flatten()
 
         def forward(self, x):
             y = self.conv(x)
@@ -144,6 +145,26 @@ def test_random_numbers_that_a_trace_would_repeat_are_refused(draw):
     assert torch.equal(torch.get_rng_state(), before[0])
     assert random.getstate() == before[1]
     assert np.array_equal(np.random.get_state()[1], before[2])
+
+
+def test_without_random_numbers_a_model_is_traced_once(monkeypatch):
+    monkeypatch.setattr("softattn.features.truncate._depends_on_seed", None)
+    truncate(torchvision.models.resnet18(), "layer3")  # would call None
+
+
+def test_random_constants_after_the_point_are_not_refused():
+    class Noisy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Conv2d(3, 8, 3)
+
+        def forward(self, x):
+            return self.stem(x) + torch.randn(1, 8, 1, 1)
+
+    model, x = Noisy(), torch.randn(2, 3, 8, 8)
+    assert torch.equal(truncate(model, "stem")(x), model.stem(x))
+    with pytest.raises(ModelError, match="repeat the random numbers"):
+        truncate(model, "add")
 
 
 def test_random_numbers_without_effect_are_not_refused():

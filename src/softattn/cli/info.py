@@ -8,8 +8,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from softattn.errors import SoftAttnError
-from softattn.features import device_and_dtype
 from softattn.models import SoftAttentionClassifier, wrap_backbone
+from softattn.ops import device_and_dtype
 
 __all__ = ["PartCost", "part_costs", "summarize"]
 

@@ -5,13 +5,14 @@ run, so its buffers, modes, hooks, flags and caches do not change.
 """
 
 import copy
-import itertools
+import random
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -19,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from softattn.errors import ModelError
 from softattn.features.layout import find_map
+from softattn.ops import device_and_dtype
 
 __all__ = [
     "Call",
@@ -30,7 +32,6 @@ __all__ = [
     "candidate_sizes",
     "copy_sharing_parameters",
     "declares_main_input",
-    "device_and_dtype",
     "dry_run",
     "image_shapes",
     "image_size",
@@ -183,10 +184,17 @@ def declares_main_input(model: nn.Module) -> bool:
     return any(hasattr(module, "main_input_name") for module in model.modules())
 
 
-def keep_random_state(model: nn.Module) -> AbstractContextManager[None]:
-    """Restore the random state at the end of a block, also on the devices of a model."""
+@contextmanager
+def keep_random_state(model: nn.Module) -> Iterator[None]:
+    """Restore the random states of torch, also on a model's devices, of Python and of NumPy."""
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    return torch.random.fork_rng(list(devices))
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(list(devices)):
+            yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
 
 
 def _watch(module: nn.Module, call: Call, keep: bool) -> RemovableHandle:
@@ -250,9 +258,7 @@ def copy_sharing_parameters(model: nn.Module, doing: str = "running a model") ->
         copied = copy.deepcopy(model, dict(memo))
     except Exception:
         # Objects that can't be copied, such as a lock or an open file, are shared with the copy.
-        for module in model.modules():
-            attributes = {name: value for name, value in vars(module).items() if name != "_modules"}
-            memo.update({id(value): value for value in _uncopyable(attributes, memo)})
+        _share_uncopyable(model, memo)
         try:
             copied = copy.deepcopy(model, memo)
         except Exception as error:
@@ -269,14 +275,22 @@ def copy_sharing_parameters(model: nn.Module, doing: str = "running a model") ->
     return copied
 
 
-def _uncopyable(value: Any, memo: Mapping[int, Any]) -> Iterator[object]:
-    # The items of a list and not the list itself, to which the copy could append.
+def _share_uncopyable(
+    value: Any, memo: dict[int, Any], around: frozenset[int] = frozenset()
+) -> None:
+    """Add what cannot be copied to a memo of `copy.deepcopy`, so that it is shared."""
     try:
         copy.deepcopy(value, dict(memo))
     except Exception:
-        items = value.values() if isinstance(value, dict) else value
-        parts = items if isinstance(value, dict | list | tuple) else ()
-        yield from [x for part in parts for x in _uncopyable(part, memo)] or [value]
+        parts = vars(value) if isinstance(value, nn.Module) else value
+        parts = parts.values() if isinstance(parts, dict) else parts
+        known, inside = len(memo), around | {id(value)}
+        for part in parts if isinstance(value, nn.Module | dict | list | tuple) else ():
+            if id(part) not in inside:
+                _share_uncopyable(part, memo, inside)
+        # Not a list itself, or a module, to which the copy could write.
+        if len(memo) == known and not isinstance(value, nn.Module):
+            memo[id(value)] = value
 
 
 def candidate_sizes(
@@ -337,20 +351,6 @@ def random_images(model: nn.Module, size: tuple[int, ...], batch: int = 1) -> Te
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(batch, *size, generator=generator, device="cpu")
     return images.to(device_and_dtype(model))
-
-
-def device_and_dtype(model: nn.Module) -> Tensor:
-    """Return a tensor with the device on which a model computes, and the dtype of its parameters.
-
-    accelerate keeps offloaded parameters on the meta device, and moves them to an execution device
-    in each pass.
-    """
-    tensors = itertools.chain(model.parameters(), model.buffers())
-    like = next((t for t in tensors if t.is_floating_point()), torch.empty(0))
-    hooks = (getattr(m, "_hf_hook", None) for m in model.modules()) if like.is_meta else ()
-    devices = (getattr(hook, "execution_device", None) for hook in hooks)
-    device = next((d for d in devices if d is not None), like.device)
-    return torch.empty(0, device=device, dtype=like.dtype)
 
 
 def image_size(inputs: Inputs) -> tuple[int, int] | None:

@@ -11,8 +11,7 @@ import operator
 import pickle
 import random
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from itertools import takewhile
 from typing import Any
@@ -281,10 +280,10 @@ def truncate(model: nn.Module, at: str) -> TruncatedModel:
     """
     around = {at[:place] for place, letter in enumerate(at) if letter == "."}
     copied = copy_sharing_parameters(model, f"truncating {type(model).__name__} at {at!r}")
-    with _keep_random_states(model) as random_states:
-        before = random_states()
+    with keep_random_state(model):
+        before = _random_states()
         in_training, in_evaluation = (trace(copied, around, training) for training in (True, False))
-        if random_states() != before and _depends_on_seed(model, at, around):
+        if _random_states() != before and _depends_on_seed(model, at, around):
             raise ModelError(
                 f"truncating {type(model).__name__} at {at!r}: a trace would repeat the random "
                 "numbers that its forward draws. Draw them in a module, or use insert_attention."
@@ -302,17 +301,8 @@ def truncate(model: nn.Module, at: str) -> TruncatedModel:
     )
 
 
-@contextmanager
-def _keep_random_states(model: nn.Module) -> Iterator[Callable[[], bytes]]:
-    """Restore the random states at the end of a block; yields a function that returns them."""
-    states = torch.get_rng_state, random.getstate, np.random.get_state
-    of_python, of_numpy = random.getstate(), np.random.get_state()
-    with keep_random_state(model):
-        try:
-            yield lambda: pickle.dumps([read() for read in states])
-        finally:
-            random.setstate(of_python)
-            np.random.set_state(of_numpy)
+def _random_states() -> bytes:
+    return pickle.dumps((torch.get_rng_state().numpy(), random.getstate(), np.random.get_state()))
 
 
 def _depends_on_seed(model: nn.Module, at: str, around: Collection[str]) -> bool:
@@ -320,11 +310,14 @@ def _depends_on_seed(model: nn.Module, at: str, around: Collection[str]) -> bool
     found = set()
     for seed in range(_NUM_TRACES):
         copied = copy_sharing_parameters(model)
-        for set_seed in (torch.manual_seed, random.seed, np.random.seed):
+        # Not torch.manual_seed, which also seeds GPUs.
+        for set_seed in (torch.default_generator.manual_seed, random.seed, np.random.seed):
             set_seed(seed)
         nodes = trace(copied, around, training=True)
-        graph = str(_cut(nodes[at], copied)) if at in nodes else ""
-        found.add((graph, str(_constants(copied, model))))
+        graph = _cut(nodes[at], copied) if at in nodes else fx.Graph()
+        constants = _constants(copied, model)
+        used = [str(constants.get(str(node.target))) for node in graph.nodes]
+        found.add((str(graph), *used))
     return len(found) > 1
 
 
@@ -351,10 +344,12 @@ def truncate_to_module(model: nn.Module, name: str) -> TruncatedModel:
     return TruncatedModel(model, graph, graph)
 
 
-def _changes_any(change: fx.Node, needed: Collection[fx.Node]) -> bool:
+def _changes_any(change: fx.Node, needed: Collection[fx.Node], model: nn.Module) -> bool:
     """Return whether a change in place is of a needed value, of a view of one, or of a buffer."""
     node = next(iter(change.all_input_nodes), None)
-    while node is not None and node not in needed and node.op in ("call_method", "call_function"):
+    while node is not None and node not in needed and node.op.startswith("call"):
+        if node.op == "call_module" and [*model.get_submodule(str(node.target)).parameters()]:
+            return False
         node = next(iter(node.all_input_nodes), None)  # of a view, or of a copy, which is harmless
     return node is not None and (node in needed or node.op in ("get_attr", "placeholder"))
 
@@ -390,7 +385,7 @@ def _cut(point: fx.Node, model: nn.Module) -> fx.Graph:
             waiting.extend(node.all_input_nodes)
         # A change in place of a view affects nodes that don't use its result.
         if not waiting:
-            waiting = [n for n in changes if n not in needed and _changes_any(n, needed)]
+            waiting = [n for n in changes if n not in needed and _changes_any(n, needed, model)]
     for node in reversed(graph.nodes):
         if node.op == "output":
             node.args = (point,)

@@ -10,8 +10,9 @@ from torch.nn.parameter import is_lazy
 
 from softattn._validation import check_int, describe
 from softattn.errors import ArgumentTypeError, ModelError, ShapeError
-from softattn.features import SpatialBackbone, device_and_dtype, dry_run, random_images
+from softattn.features import SpatialBackbone, dry_run, random_images
 from softattn.models.param_groups import decays, groups_by_layer, layer_ids
+from softattn.ops import device_and_dtype
 
 __all__ = ["ClassifierHead", "HeadFactory", "SoftAttentionClassifier", "check_head"]
 

@@ -19,7 +19,6 @@ from softattn.attention import Block, SoftAttention, SoftAttentionBlock, attenti
 from softattn.errors import ArgumentError, ArgumentTypeError, ModelError
 from softattn.features import (
     FeatureMap,
-    device_and_dtype,
     dry_run,
     plan_backbone,
     random_images,
@@ -32,7 +31,7 @@ from softattn.models.classifier import (
     check_head,
 )
 from softattn.models.zoo import load_model, preprocessing
-from softattn.ops import outside_inference_mode
+from softattn.ops import device_and_dtype, outside_inference_mode
 
 __all__ = ["pack_block", "unpack_block", "wrap_backbone"]
 

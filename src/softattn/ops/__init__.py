@@ -6,6 +6,7 @@ No other module of softattn implements a backward pass or uses a private name of
 from softattn.ops._torch import (
     backward_hooks,
     children,
+    device_and_dtype,
     forward_hooks,
     forward_pre_hooks,
     functorch_is_active,
@@ -21,6 +22,7 @@ from softattn.ops.backward import dot, with_low_memory_gradient
 __all__ = [
     "backward_hooks",
     "children",
+    "device_and_dtype",
     "dot",
     "forward_hooks",
     "forward_pre_hooks",

@@ -1,11 +1,12 @@
-"""Every private name of torch that softattn uses, one function each."""
+"""Every private name of torch and accelerate that softattn uses, and modes of torch."""
 
+import itertools
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,6 +41,20 @@ def outside_inference_mode(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
 
     return call
+
+
+def device_and_dtype(model: nn.Module) -> Tensor:
+    """Return a tensor with the device on which a model computes, and the dtype of its parameters.
+
+    accelerate keeps offloaded parameters on the meta device, and moves them to an execution device
+    in each pass.
+    """
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    like = next((t for t in tensors if t.is_floating_point()), torch.empty(0))
+    hooks = (getattr(m, "_hf_hook", None) for m in model.modules()) if like.is_meta else ()
+    devices = (getattr(hook, "execution_device", None) for hook in hooks)
+    device = next((d for d in devices if d is not None), like.device)
+    return torch.empty(0, device=device, dtype=like.dtype)
 
 
 def is_compiled(module: nn.Module) -> bool:

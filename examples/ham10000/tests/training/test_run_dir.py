@@ -40,7 +40,7 @@ def test_a_finished_run_without_its_weights_keeps_recipe_and_predictions(
     run.predictions().touch()
     with pytest.raises(RecipeError, match=r"with optimizer.lr 0.001 instead of 0.5. Choose"):
         claim_run(run.path, recipe(optimizer={"lr": 0.5}))
-    with pytest.raises(CheckpointError, match=r"made with training.tta 1, .* with 8 are gone"):
+    with pytest.raises(CheckpointError, match=r"with training.tta 1, .* with 8, is gone"):
         claim_run(run.path, recipe(training={"tta": 8}))
     assert load_recipe(run.recipe) == mine
     assert run.done

@@ -126,7 +126,8 @@ def run_study(
             restore_study(restore, out)
         record = StudyRecord(out)
         record.check_looks(_looks_taken(out / RESULT))
-        shared = [*_share_images(recipes, plan, out), *overrides]
+        images = _share_images(recipes, plan, out)
+        shared = [*images, *overrides]
         record.register(
             plan,
             recipes,
@@ -137,7 +138,7 @@ def run_study(
         finished, missing = _by_state(plan, out)
         record.check_predictions(_hashes(finished, out))
         _check_recipes(finished, record, out)
-        _check_images(finished, out, shared)
+        _check_images(finished, out, images)
         check_test_images(finished, out, recipes[0].data.fold)
         files = {each.name: path for each, path in zip(recipes, recipe_files, strict=True)}
         resolved = {run: _recipe_of(run, files[run.recipe], shared) for run in missing}

@@ -374,11 +374,11 @@ def _check_claimed(run: RunDir, recipe: Recipe) -> None:
 def _remove_predictions(run: RunDir, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Remove predictions that are made in another way than the recipe now says."""
     differing = [name for name in PREDICTION_FIELDS if before[name] != now[name]]
-    if differing and run.done and not (run.best.exists() or run.step_checkpoints()):
+    if differing and run.done and not run.best.exists():
         name = differing[0]
         raise CheckpointError(
             f"training into {run.path}: its predictions were made with {name} {before[name]!r}, "
-            f"and the weights to predict again with {now[name]!r} are gone. Leave {name} as it "
+            f"and {run.best}, to predict again with {now[name]!r}, is gone. Leave {name} as it "
             "was, or choose another folder."
         )
     if differing:
