@@ -353,8 +353,10 @@ class SoftAttentionClassifier(nn.Module):
             self.named_parameters(),
             self.group_matcher(),
             self.no_weight_decay(),
-            rates=(lr, head_lr_scale, layer_decay),
+            lr=lr,
+            head_lr_scale=head_lr_scale,
             weight_decay=weight_decay,
+            layer_decay=layer_decay,
         )
 
     def no_weight_decay(self) -> Collection[str]:

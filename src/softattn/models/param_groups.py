@@ -7,7 +7,7 @@ from torch import nn
 
 from softattn._validation import check_fraction, check_non_negative
 
-__all__ = ["decays", "groups_by_layer", "layer_ids", "make_groups"]
+__all__ = ["decays", "groups_by_layer", "layer_ids"]
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
@@ -66,8 +66,10 @@ def groups_by_layer(
     layers: Callable[[str], int],
     without_decay: Collection[str],
     *,
-    rates: tuple[float, float, float],
+    lr: float,
+    head_lr_scale: float,
     weight_decay: float,
+    layer_decay: float,
 ) -> list[dict[str, Any]]:
     """Group the trainable parameters of a `SoftAttentionClassifier`; see its `param_groups`.
 
@@ -75,48 +77,27 @@ def groups_by_layer(
         parameters: From `named_parameters`.
         layers: From `group_matcher`.
         without_decay: From `no_weight_decay`.
-        rates: Of `param_groups`: lr, head_lr_scale and layer_decay.
-        weight_decay: Of `param_groups`.
+        lr: As in `param_groups`, like the other numbers.
+        head_lr_scale: See there.
+        weight_decay: See there.
+        layer_decay: See there.
 
     Raises:
         ArgumentError: An argument is out of range.
         ArgumentTypeError: An argument is not a number.
     """
     doing = "making parameter groups"
-    lr = check_non_negative(doing, "lr", rates[0])
-    scale = check_non_negative(doing, "head_lr_scale", rates[1])
-    layer_decay = check_fraction(doing, "layer_decay", rates[2])
+    lr = check_non_negative(doing, "lr", lr)
+    scale = check_non_negative(doing, "head_lr_scale", head_lr_scale)
+    layer_decay = check_fraction(doing, "layer_decay", layer_decay)
     weight_decay = check_non_negative(doing, "weight_decay", weight_decay)
     top = layers("head")
-    groups = []
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in parameters:
         if parameter.requires_grad:
             layer = layers(name)
-            factor = scale if layer == top else layer_decay ** (top - 1 - layer)
-            without = parameter.ndim <= 1 or name in without_decay
-            groups.append((parameter, lr * factor, 0.0 if without else weight_decay))
-    return make_groups(groups)
-
-
-def make_groups(
-    parameters: Iterable[tuple[nn.Parameter, float, float]],
-) -> list[dict[str, Any]]:
-    """Group parameters by learning rate and weight decay.
-
-    Example:
-        >>> import torch
-        >>> from softattn.models.param_groups import make_groups
-        >>> weight, bias = torch.nn.Linear(2, 2).parameters()
-        >>> [group["weight_decay"] for group in make_groups([(weight, 0.1, 0.05), (bias, 0.1, 0)])]
-        [0.05, 0]
-
-    Args:
-        parameters: Tuples of a parameter, its learning rate, and its weight decay.
-    """
-    groups: dict[tuple[float, float], dict[str, Any]] = {}
-    for parameter, lr, weight_decay in parameters:
-        group = groups.setdefault(
-            (lr, weight_decay), {"params": [], "lr": lr, "weight_decay": weight_decay}
-        )
-        group["params"].append(parameter)
+            rate = lr * (scale if layer == top else layer_decay ** (top - 1 - layer))
+            decay = 0.0 if parameter.ndim <= 1 or name in without_decay else weight_decay
+            group = {"params": [], "lr": rate, "weight_decay": decay}
+            groups.setdefault((rate, decay), group)["params"].append(parameter)
     return list(groups.values())

@@ -49,7 +49,7 @@ def prepare(
     out: Path,
     size: int,
     *,
-    masks: bool = False,
+    masks: bool | None = False,
     workers: int | None = None,
     check: bool = True,
     info: DatasetInfo = HAM10000_INFO,
@@ -76,7 +76,7 @@ def prepare(
         root: The data set's folder.
         out: The cache's folder.
         size: In pixels; images become size x size.
-        masks: Include the lesion masks.
+        masks: Include the lesion masks; with `None`, if an existing cache has them.
         workers: Number of threads; the number of cores by default.
         check: Compare the arrays of an existing cache with their checksums: `check_cache`.
         info: Description of the data set.
@@ -90,7 +90,8 @@ def prepare(
         raise ArgumentError(f"preparing: size must be between 1 and 4096 pixels, found {size}.")
     folder = open_folder(root, info)
     paths = folder.paths()
-    mask_paths = folder.mask_paths() if masks else []
+    wanted = _has_masks(out) if masks is None else masks
+    mask_paths = folder.mask_paths() if wanted else []
     _make_place(out)
     with _locked(out):
         found = _up_to_date(out, folder, paths, mask_paths, size, workers, check)
@@ -99,6 +100,14 @@ def prepare(
         _clear(out, keep=None, unfinished_only=True)
         _build(out, folder, paths, mask_paths, size, workers)
         return Prepared(open_cache(out), built=True)
+
+
+def _has_masks(out: Path) -> bool:
+    try:
+        manifest = read_manifest(out)
+    except CacheError:
+        return False  # it is rebuilt
+    return bool(manifest and manifest["masks"])
 
 
 def _make_place(out: Path) -> None:
@@ -168,10 +177,10 @@ def _up_to_date(
 
     everything = [*paths, *mask_paths]
     digests = list(in_order(job, everything, "Comparing the files with the cache", workers))
-    same = _hash_inputs(folder, size, digests[: len(paths)]) == cache.inputs and _hash_masks(
-        digests[len(paths) :]
-    ) == manifest.get("mask_inputs")
-    return cache if same else None
+    of_images, of_masks = digests[: len(paths)], digests[len(paths) :]
+    same_images = _hash_inputs(folder, size, of_images) == cache.inputs
+    same_masks = _hash_masks(of_masks) == manifest.get("mask_inputs")
+    return cache if same_images and same_masks else None
 
 
 def _hash_masks(digests: Sequence[bytes]) -> str | None:

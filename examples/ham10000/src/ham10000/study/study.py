@@ -17,7 +17,6 @@ from ham10000.data import (
     open_cache,
     prepare,
     read_csv,
-    read_manifest,
     read_split,
     write_split,
 )
@@ -126,8 +125,9 @@ def run_study(
             restore_study(restore, out)
         record = StudyRecord(out)
         record.check_looks(_looks_taken(out / RESULT))
-        images = _share_images(recipes, plan, out)
-        shared = [*images, *overrides]
+        cache, split = _share_images(recipes, plan, out)
+        own = [] if cache is None else [f"data.cache={cache.absolute()}"]
+        shared = [*own, f"data.split={split.absolute()}", *overrides]
         record.register(
             plan,
             recipes,
@@ -138,7 +138,8 @@ def run_study(
         finished, missing = _by_state(plan, out)
         record.check_predictions(_hashes(finished, out))
         _check_recipes(finished, record, out)
-        _check_images(finished, out, images)
+        if cache is not None:
+            _check_images(finished, out, open_cache(cache).inputs)
         check_test_images(finished, out, recipes[0].data.fold)
         files = {each.name: path for each, path in zip(recipes, recipe_files, strict=True)}
         resolved = {run: _recipe_of(run, files[run.recipe], shared) for run in missing}
@@ -244,19 +245,15 @@ def _check_recipes(finished: Sequence[PlannedRun], record: StudyRecord, out: Pat
             record.check_run(run, load_recipe(path))
 
 
-def _check_images(finished: Sequence[PlannedRun], out: Path, shared: Sequence[str]) -> None:
-    """Check that finished runs are of the images that all runs share, where both are known."""
-    caches = [each.removeprefix("data.cache=") for each in shared if each.startswith("data.cache=")]
-    for cache in caches:
-        inputs = open_cache(Path(cache)).inputs
-        for run in finished:
-            path = RunDir(out / run.folder).images
-            if path.exists() and path.read_text().strip() != inputs:
-                raise CacheError(
-                    f"running a study in {out}: the images or the table of the data set have "
-                    f"changed since {run.folder} was trained. Restore them, or choose another "
-                    "folder."
-                )
+def _check_images(finished: Sequence[PlannedRun], out: Path, inputs: str) -> None:
+    """Check that finished runs are of the images with the hash `inputs`, where theirs is known."""
+    for run in finished:
+        path = RunDir(out / run.folder).images
+        if path.exists() and path.read_text().strip() != inputs:
+            raise CacheError(
+                f"running a study in {out}: the images or the table of the data set have changed "
+                f"since {run.folder} was trained. Restore them, or choose another folder."
+            )
 
 
 def _recipe_of(run: PlannedRun, recipe_file: Path, overrides: Sequence[str]) -> Recipe:
@@ -270,22 +267,15 @@ def _hashes(runs: Iterable[PlannedRun], out: Path) -> dict[str, str]:
     return {name: table_hash(read_csv(path, ())) for name, path in paths.items()}
 
 
-def _share_images(recipes: Sequence[Recipe], plan: StudyPlan, out: Path) -> list[str]:
-    """Prepare the cache and the split; return the recipe fields that refer to them."""
-    data = recipes[0].data
-    if any(recipe.data.size != data.size for recipe in recipes):
-        # Each run prepares the cache of its own size, or finds it beside its folder.
-        cache = out / f"cache-{data.size}"
-        shared = []
-    else:
-        cache = data.cache or out / f"cache-{data.size}"
-        shared = [f"data.cache={cache.absolute()}"]
-    try:
-        manifest = read_manifest(cache)
-    except CacheError:
-        manifest = None  # `prepare` rebuilds it
-    prepare(data_folder(data.root), cache, data.size, masks=bool(manifest and manifest["masks"]))
-    split = out / SPLIT
+def _share_images(
+    recipes: Sequence[Recipe], plan: StudyPlan, out: Path
+) -> tuple[Path | None, Path]:
+    """Prepare the cache and the split, and return them; no cache if the sizes differ."""
+    data, split = recipes[0].data, out / SPLIT
+    # With several sizes, each run prepares the cache of its own, or finds it beside its folder.
+    is_shared = all(recipe.data.size == data.size for recipe in recipes)
+    cache = (is_shared and data.cache) or out / f"cache-{data.size}"
+    prepare(data_folder(data.root), cache, data.size, masks=None)
     if split.exists() and data.split is not None and data.split.exists():
         wanted = read_split(data.split, open_cache(cache).table).astype(str)
         if table_hash(wanted) != table_hash(read_csv(split, ())):
@@ -298,4 +288,4 @@ def _share_images(recipes: Sequence[Recipe], plan: StudyPlan, out: Path) -> list
         kind = replace(data, protocol="kfold") if plan.folds is not None else data
         table, validation = open_cache(cache).table, any(map(wants_validation, recipes))
         write_split(make_split(kind, seed, table, plan.folds or 5, validation=validation), split)
-    return [*shared, f"data.split={split.absolute()}"]
+    return cache if is_shared else None, split

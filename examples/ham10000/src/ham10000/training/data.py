@@ -326,14 +326,8 @@ def _prepare_cache(run: RunDir, data: DataRecipe) -> Path:
         if data.check_cache:
             check_cache(cache)
         return cache
-    try:
-        manifest = read_manifest(cache)
-    except CacheError:
-        manifest = None  # `prepare` rebuilds it
-    # An existing cache with masks keeps them.
-    masks = bool(manifest and manifest["masks"])
     info = find_dataset(data.set)
-    prepare(root, cache, data.size, masks=masks, check=data.check_cache, info=info)
+    prepare(root, cache, data.size, masks=None, check=data.check_cache, info=info)
     return cache
 
 
